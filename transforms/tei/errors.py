@@ -1,0 +1,23 @@
+"""What ends a run at the endpoint. Every one of these is for a person to mend, and exit code 3."""
+
+from __future__ import annotations
+
+
+class EndpointError(Exception):
+    """The endpoint cannot do this job; the message says why and what to mend. Never holds a token or a text."""
+
+
+class EndpointRefused(EndpointError):
+    """The endpoint answers, but will not do this: wrong token, wrong path, wrong kind of model, paused, unknown prompt."""
+
+
+class EndpointUnreachable(EndpointError):
+    """No request has succeeded for as long as `--give_up_after` allows."""
+
+
+class ModelChanged(EndpointError):
+    """The endpoint serves something else than the job's vectors were made with."""
+
+
+class PairingBroken(EndpointError):
+    """A known sentence did not come back with its vector in its place: no vector of this endpoint can be trusted."""
