@@ -12,7 +12,7 @@ DEPENDENCIES = [
     "orjson>=3.9.10",  # writes float32 as its shortest decimals
     "requests>=2.31",
     "tqdm>=4.66",
-    "zstandard>=0.22",  # .zst input, the codec that Beam itself uses for it
+    "backports.zstd>=1.0",  # .zst input; the standard library has it from Python 3.14, and it notices a truncated file
 ]
 EXTRAS = {
     "local": [
