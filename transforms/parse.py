@@ -33,10 +33,7 @@ def parse_line(line: Line, source: str, text_field: str, max_line_bytes: int) ->
         text_field: the field to embed; `meta.body` is the field `body` of the object in the field `meta`.
         max_line_bytes: a longer line is a dead letter.
     """
-    content = line.content
-    if line.offset == 0 and content.startswith(BOM):
-        content = content[len(BOM) :]
-    if line.length == len(line.content) and not content.strip():
+    if is_blank(line):
         return None
     try:
         if line.length > max_line_bytes:
@@ -44,10 +41,20 @@ def parse_line(line: Line, source: str, text_field: str, max_line_bytes: int) ->
                 Reason.LINE_TOO_LONG,
                 f"the line has {line.length} bytes, more than {max_line_bytes}; only its beginning is kept here",
             )
-        return Document(line.offset, line.content, _text_of(_parse_object(content), text_field))
+        return Document(line.offset, line.content, _text_of(_parse_object(_json_of(line)), text_field))
     except Unusable as unusable:
         kept = line.content[:LONG_LINE_KEPT_BYTES] if unusable.reason is Reason.LINE_TOO_LONG else line.content
         return DeadLetter(source, line.offset, Stage.READ, unusable.reason, unusable.detail, kept)
+
+
+def is_blank(line: Line) -> bool:
+    """Whether a line is no record: nothing but white space, or a byte order mark alone."""
+    return line.length == len(line.content) and not _json_of(line).strip()
+
+
+def _json_of(line: Line) -> bytes:
+    """Return a line without the byte order mark that a source may begin with."""
+    return line.content[len(BOM) :] if line.offset == 0 and line.content.startswith(BOM) else line.content
 
 
 def _parse_object(content: bytes) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import apache_beam as beam
 
 from transforms import storage
-from transforms.decompress import DamagedSource, decompressed_chunks, is_compressed
+from transforms.decompress import DamagedSource, decompressed_chunks
 from transforms.lines import Line, lines_beginning_in, split_lines
 from transforms.output import OutputFolder
 from transforms.parse import parse_line
@@ -26,8 +26,8 @@ class SourceChanged(Exception):
 def cut_stream(lines: Iterable[Line], source: Source, shard_bytes: int) -> Iterator[tuple[Shard, list[Line]]]:
     """Group a stream's lines into shards just as byte ranges of a seekable file would.
 
-    Shard k holds the lines that begin in `[k * shard_bytes, (k + 1) * shard_bytes)`. There is always at least one shard, and
-    the last one reaches the end of the stream.
+    Shard k holds the lines that begin in `[k * shard_bytes, (k + 1) * shard_bytes)`. There is always at least one
+    shard, and the last one reaches the end of the stream.
     """
     index, held, behind = 0, list[Line](), 0
     for line in lines:
@@ -46,13 +46,17 @@ def parse_shard(shard: Shard, lines: Iterable[Line], text_field: str) -> Documen
     """Parse the lines of one shard."""
     documents: list[Document] = []
     dead_letters: list[DeadLetter] = []
+    records = 0
     for line in lines:
         record = parse_line(line, shard.source.path, text_field, MAX_LINE_BYTES)
+        if record is None:
+            continue
+        records += 1
         if isinstance(record, Document):
             documents.append(record)
-        elif record is not None:
+        else:
             dead_letters.append(record)
-    return DocumentShard(shard, tuple(documents), tuple(dead_letters))
+    return DocumentShard(shard, tuple(documents), tuple(dead_letters), records)
 
 
 def lines_of(shard: Shard, shard_bytes: int) -> Iterator[tuple[Shard, Iterable[Line]]]:
@@ -67,7 +71,7 @@ def lines_of(shard: Shard, shard_bytes: int) -> Iterator[tuple[Shard, Iterable[L
     with storage.open_for_reading(source.path) as file:
         if shard.end is not None:
             yield shard, lines_beginning_in(file, shard.start, shard.end, MAX_LINE_BYTES)
-        elif is_compressed(source.path):
+        else:
             chunks = decompressed_chunks(file, source.path, source.size)
             yield from cut_stream(split_lines(chunks, 0, MAX_LINE_BYTES), source, shard_bytes)
 
@@ -75,7 +79,9 @@ def lines_of(shard: Shard, shard_bytes: int) -> Iterator[tuple[Shard, Iterable[L
 def _require_unchanged(source: Source) -> None:
     now = storage.stat(source.path)
     if now is None:
-        raise SourceChanged(f"{source.path} was there when the run was planned and is gone now. Put it back and run again.")
+        raise SourceChanged(
+            f"{source.path} was there when the run was planned and is gone now. Put it back and run again."
+        )
     if (now.size, now.mtime) != (source.size, source.mtime):
         raise SourceChanged(f"{source.path} changed since the run was planned. Run again: its shards will be redone.")
 

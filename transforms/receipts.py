@@ -21,7 +21,8 @@ class Receipt:
 
     Attributes:
         shard: the stem of the shard's files; with `source`, `index`, `start`, `end` and `last` all of its description.
-        source: the input file's path; `source_size` (bytes) and `source_mtime` (seconds since the epoch) as the plan saw them.
+        source: the input file's path; `source_size` (bytes) and `source_mtime` (seconds since the epoch) as the plan
+            saw them.
         records: lines that are not blank; always `embedded` + `dead_letters`.
         reasons: the dead letters by reason.
         started_at: seconds since the epoch; `finished_at` likewise.

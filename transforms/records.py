@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,8 +55,8 @@ class Source:
 class Shard:
     """The lines of one source that begin in the bytes `[start, end)`, counted after decompression.
 
-    `end` is None in the work item of an unsplittable source, which stands for all of its shards; the shards read from it
-    have theirs. `last` is true for the shard that ends its source.
+    `end` is None in the work item of an unsplittable source, which stands for all of its shards; the shards read from
+    it have theirs. `last` is true for the shard that ends its source.
     """
 
     source: Source
@@ -105,6 +104,7 @@ class DeadLetter:
 class DocumentShard:
     """A shard as read: its documents in input order, and the records that reading had to set aside.
 
+    `records` counts the lines that are not blank, whatever became of them: the ledger is balanced against it.
     `failure` says that the source cannot be read beyond this point; such a shard holds nothing. It travels behind the
     shards before it, so that they are finished before it ends the run.
     """
@@ -112,6 +112,7 @@ class DocumentShard:
     shard: Shard
     documents: tuple[Document, ...] = ()
     dead_letters: tuple[DeadLetter, ...] = ()
+    records: int = 0
     failure: str | None = None
 
 
@@ -123,7 +124,8 @@ class EmbeddedShard:
         shard: which one.
         documents: those that were embedded, in input order.
         vectors: float32[len(documents), dimensions]; row k is the vector of document k.
-        dead_letters: how many records of the shard became dead letters, by reason.
+        dead_letters: the shard's other records, by offset; its receipt counts them and vouches for their file.
+        records: lines of the shard that are not blank, as counted when it was read.
         statistics: what it took.
         started_at: seconds since the epoch at which its first text could be sent.
     """
@@ -131,14 +133,15 @@ class EmbeddedShard:
     shard: Shard
     documents: tuple[Document, ...]
     vectors: Vectors
-    dead_letters: Mapping[Reason, int]
+    dead_letters: tuple[DeadLetter, ...]
+    records: int
     statistics: RequestStatistics
     started_at: float
 
 
 @dataclass(frozen=True, slots=True)
 class ShardDeadLetters:
-    """All dead letters of one shard, by offset; empty where there are none, so that a stale file can be removed."""
+    """All dead letters of one shard, by offset; at least one."""
 
     shard: Shard
     dead_letters: tuple[DeadLetter, ...]

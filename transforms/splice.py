@@ -24,8 +24,8 @@ def json_key(field: str) -> bytes:
 def split_at_vector(line: bytes, key: bytes) -> tuple[bytes, bytes]:
     """Return what stands before and behind the vector in a line's output.
 
-    A line without the field gets it as its last one; a line that has it, at its top level, keeps its place and loses its value
-    (of a doubled field the last, which is the one that parsers believe).
+    A line without the field gets it as its last one; a line that has it, at its top level, keeps its place and loses
+    its value (of a doubled field the last, which is the one that parsers believe).
 
     Args:
         line: a JSON object with at least one field, white space around it allowed.

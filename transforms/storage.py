@@ -108,8 +108,8 @@ def list_below(folder: str) -> list[FileStat]:
 def write_whole(path: str, temporary: str, chunks: Iterable[bytes]) -> tuple[int, str]:
     """Write a file so that it is there whole or not at all, replacing what was there.
 
-    The bytes go to `temporary`, which gets the final name only when they are complete: a writer that dies, or an exception
-    while an object store's writer is open, can leave half a file, but never under the final name.
+    The bytes go to `temporary`, which gets the final name only when they are complete: a writer that dies, or an
+    exception while an object store's writer is open, can leave half a file, but never under the final name.
 
     Returns:
         its size in bytes and its CRC-32C in base64.

@@ -1,0 +1,85 @@
+"""The command line: `python -m pipeline COMMAND`, installed also as `tayyar`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from pipeline.errors import ExitCode, NotProven, PipelineFailed, UsageError
+from pipeline.options import make_parser, output_folder, run_options
+from transforms.tei.errors import EndpointError
+
+
+def main(arguments: list[str]) -> int:
+    """Carry out one command and return its exit code."""
+    if arguments[:1] == ["serve"]:
+        return _serve(arguments[1:])
+    parser = make_parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command != "run":
+        parser.error(f"unknown option {rest[0]}: see tayyar {options.command} --help")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        return int(_carry_out(options, rest))
+    except UsageError as error:
+        return _say_why(error, ExitCode.USAGE)
+    except EndpointError as error:
+        return _say_why(error, ExitCode.ENDPOINT)
+    except PipelineFailed as error:
+        return _say_why(f"{error}\nThe same command goes on from what is done.", ExitCode.FAILED)
+    except NotProven as error:
+        return _say_why(error, ExitCode.NOT_PROVEN)
+    except KeyboardInterrupt:
+        print("tayyar: stopped; the same command goes on from here", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def _carry_out(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    # Commands are imported when they are called: Beam alone takes a second, and --help needs none of it.
+    if options.command == "verify":
+        from pipeline.verify import verify
+
+        return verify(output_folder(options.output))
+    from pipeline.run import run
+
+    return run(run_options(options, rest))
+
+
+def _serve(arguments: list[str]) -> int:
+    try:
+        from pipeline.embedded_tei import server
+    except ImportError as error:
+        return _say_why(f"the embedded TEI is not installed ({error}): pip install 'tayyar[local]'", ExitCode.USAGE)
+    parser = argparse.ArgumentParser(
+        prog="tayyar serve",
+        description="Serve a small multilingual model by TEI's protocol, to try Tayyar and to develop against.",
+        epilog="example:\n  tayyar serve --port 8080",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    server.add_arguments(parser)
+    return server.main(parser.parse_args(arguments))
+
+
+def _say_why(error: Exception | str, code: ExitCode) -> int:
+    print(f"tayyar: {error}", file=sys.stderr)
+    return code
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> None:
+    """End as on Ctrl-C, so that what was started is stopped."""
+    raise KeyboardInterrupt
+
+
+def console() -> None:
+    """Run as the installed command."""
+    sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    console()

@@ -1,0 +1,46 @@
+"""The endpoint as the launcher sees it: given, or started here; reached, and known by its model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipeline.embedded_tei.process import EmbeddedTei
+from transforms.tei.client import TeiClient
+from transforms.tei.errors import EndpointRefused
+from transforms.tei.settings import EndpointSettings
+
+
+@contextmanager
+def reached(settings: EndpointSettings, expected_dimensions: int | None) -> Iterator[tuple[EndpointSettings, str]]:
+    """Give the settings with the model's identity, and the wire format; start the embedded TEI if no URL is given.
+
+    Raises:
+        EndpointError: if the endpoint cannot do the job; the message says what to mend.
+    """
+    if settings.urls:
+        yield probed(settings, expected_dimensions)
+        return
+    with EmbeddedTei() as tei:
+        yield probed(dataclasses.replace(settings, urls=(tei.url,)), expected_dimensions)
+
+
+def probed(settings: EndpointSettings, expected_dimensions: int | None) -> tuple[EndpointSettings, str]:
+    """Return the settings with the identity of the model that the endpoint serves, and the wire format chosen.
+
+    Raises:
+        EndpointError: if it cannot be reached, refuses, or its vectors have another size than expected.
+    """
+    client = TeiClient(settings)
+    try:
+        identity = client.probe()
+        wire_format = str(client.wire_format)
+    finally:
+        client.close()
+    if expected_dimensions not in (None, identity.dimensions):
+        raise EndpointRefused(
+            f"{identity.model_id} at {settings.urls[0]} gives vectors of {identity.dimensions} numbers, "
+            f"but --expected_dimensions is {expected_dimensions}. Point --endpoint at the right model, or change the option."
+        )
+    return dataclasses.replace(settings, identity=identity), wire_format

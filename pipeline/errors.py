@@ -1,0 +1,28 @@
+"""What ends a command, and the exit codes that say so."""
+
+from __future__ import annotations
+
+import enum
+
+
+class ExitCode(enum.IntEnum):
+    """What a command's exit code means."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    ENDPOINT = 3
+    TOO_MANY_DEAD_LETTERS = 4
+    NOT_PROVEN = 5
+
+
+class UsageError(Exception):
+    """The command cannot be carried out as it was given; the message names the value and the remedy."""
+
+
+class PipelineFailed(Exception):
+    """The runner or a worker failed; the message says why, as far as the runner tells."""
+
+
+class NotProven(Exception):
+    """The ledger does not balance, or the output is not what its receipts say."""

@@ -1,0 +1,182 @@
+"""The ledger: what the receipts in the output folder say of a plan; all that is known of a run."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from pipeline.errors import NotProven
+from pipeline.plan import Plan
+from transforms.decompress import is_compressed
+from transforms.output import DEAD_LETTERS, OutputFolder
+from transforms.receipts import Receipt, decode_receipt
+from transforms.records import Shard, Source
+from transforms.storage import FileStat
+
+_READERS = 32  # receipts are small files: reading them is waiting, most of all in a bucket
+_SHARD_FILE = re.compile(r"(.+)-\d{5,}\.(?:ndjson|json)")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceLedger:
+    """One source's valid receipts by shard index, and whether they are all that there will be."""
+
+    source: Source
+    receipts: Mapping[int, Receipt]
+    complete: bool
+
+    @property
+    def records(self) -> int:
+        """Lines that are not blank, in the shards done."""
+        return sum(receipt.records for receipt in self.receipts.values())
+
+    @property
+    def embedded(self) -> int:
+        """Documents that have their vector."""
+        return sum(receipt.embedded for receipt in self.receipts.values())
+
+    @property
+    def dead_letters(self) -> int:
+        """Records set aside."""
+        return sum(receipt.dead_letters for receipt in self.receipts.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """Plan and receipts together."""
+
+    plan: Plan
+    sources: tuple[SourceLedger, ...]
+
+    def receipts(self) -> Iterator[Receipt]:
+        """Yield every valid receipt, in the order of sources and shards."""
+        for source in self.sources:
+            for index in sorted(source.receipts):
+                yield source.receipts[index]
+
+    @property
+    def records(self) -> int:
+        """Lines that are not blank, in the shards done."""
+        return sum(source.records for source in self.sources)
+
+    @property
+    def embedded(self) -> int:
+        """Documents that have their vector."""
+        return sum(source.embedded for source in self.sources)
+
+    @property
+    def dead_letters(self) -> int:
+        """Records set aside."""
+        return sum(source.dead_letters for source in self.sources)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every shard of every source is done."""
+        return all(source.complete for source in self.sources)
+
+    def reasons(self) -> Counter[str]:
+        """Return the dead letters by reason."""
+        reasons: Counter[str] = Counter()
+        for receipt in self.receipts():
+            reasons.update(receipt.reasons)
+        return reasons
+
+    def work_left(self) -> list[Shard]:
+        """Return the work items that are not done."""
+        left: list[Shard] = []
+        for ledger in self.sources:
+            if not ledger.complete:
+                work = self.plan.shards_of(ledger.source)
+                left += [shard for shard in work if shard.end is None or shard.index not in ledger.receipts]
+        return left
+
+    def vouched_files(self, output: OutputFolder) -> set[str]:
+        """Return the names of the files that the valid receipts stand for, theirs included."""
+        names = set()
+        for receipt in self.receipts():
+            names.add(output.receipt(receipt.shard))
+            names.update(file.path for file in (receipt.output, receipt.dead_letter_output) if file is not None)
+        return names
+
+    def require_balance(self) -> None:
+        """Check that nothing was lost.
+
+        Raises:
+            NotProven: naming the first shard that does not balance, or the first source that is not complete.
+        """
+        for receipt in self.receipts():
+            if not receipt.balances:
+                raise NotProven(
+                    f"the ledger of {receipt.shard} does not balance: {receipt.records} records, "
+                    f"but {receipt.embedded} embedded "
+                    f"and {receipt.dead_letters} dead letters. Delete its receipt and run again."
+                )
+        for source in self.sources:
+            if not source.complete:
+                raise NotProven(f"{source.source.path} is not complete: shards of it have no valid receipt. Run again.")
+
+
+def read_ledger(plan: Plan, output: OutputFolder, job: str, files: Mapping[str, FileStat]) -> Ledger:
+    """Read the receipts of a plan.
+
+    Args:
+        plan: whose receipts.
+        output: the folder.
+        job: the digest that valid receipts bear.
+        files: a listing of the whole folder.
+    """
+    names = [name for name in files if name.startswith(output.receipts + "/")]
+    by_source: dict[str, list[Receipt]] = defaultdict(list)
+    for receipt in read_receipts(output, names):
+        by_source[receipt.source].append(receipt)
+    return Ledger(plan, tuple(_ledger_of(plan, source, by_source[source.path], job, files) for source in plan.sources))
+
+
+def read_receipts(output: OutputFolder, names: Iterable[str]) -> Iterator[Receipt]:
+    """Yield the receipts with these names; a file that is none is as good as not there."""
+    with ThreadPoolExecutor(_READERS) as readers:
+        for data in readers.map(output.read, names):
+            try:
+                if data is not None:
+                    yield decode_receipt(data)
+            except ValueError:
+                continue
+
+
+def _ledger_of(
+    plan: Plan, source: Source, receipts: Iterable[Receipt], job: str, files: Mapping[str, FileStat]
+) -> SourceLedger:
+    if not is_compressed(source.path):
+        shards = {shard.index: shard for shard in plan.shards_of(source)}
+    else:
+        # How many shards it has is known when the one that ends it has its receipt.
+        shards = {r.index: Shard(source, r.index, r.index * plan.shard_bytes, None) for r in receipts}
+    valid = {
+        receipt.index: receipt
+        for receipt in receipts
+        if receipt.index in shards and receipt.is_of(shards[receipt.index], job) and receipt.files_are_there(files)
+    }
+    last = max((index for index, receipt in valid.items() if receipt.last), default=None)
+    return SourceLedger(source, valid, last is not None and all(index in valid for index in range(last + 1)))
+
+
+def stale_files(ledger: Ledger, output: OutputFolder, files: Iterable[str], only_of: set[str]) -> list[str]:
+    """Return the files of shards of these sources that no valid receipt stands for.
+
+    Args:
+        ledger: as it is now.
+        output: the folder.
+        files: the names in it.
+        only_of: names of sources; what bears none of these names was never this job's, and stays.
+    """
+    vouched = ledger.vouched_files(output)
+    stale = []
+    for name in files:
+        stem = name.removeprefix(output.receipts + "/").removeprefix(DEAD_LETTERS + "/")
+        match = _SHARD_FILE.fullmatch(stem)
+        if match is not None and match[1] in only_of and name not in vouched:
+            stale.append(name)
+    return stale

@@ -1,0 +1,293 @@
+"""The command line: options in groups, each checked where it is declared. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from pipeline.errors import UsageError
+from transforms.tei.settings import EndpointSettings, Overlong
+
+TOKEN_SCHEMES = ("env:", "file:", "gsm:")
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What `run` is told.
+
+    Attributes:
+        inputs: patterns of NDJSON files, absolute where they are local.
+        output: the output folder, absolute where it is local, without a final slash.
+        endpoint: where and how to embed; without a URL for the embedded TEI.
+        text_field: what is embedded, dotted for a nested field.
+        embedding_field: which field gets the vector.
+        expected_dimensions: numbers a vector must have; None for whatever the model gives.
+        shard_bytes: (decompressed) bytes of a file that make a shard.
+        max_dead_letter_ratio: dead letters a record from which the run counts as failed.
+        price_per_hour: of the endpoint, in dollars; None if nobody asks.
+        overwrite: start over in a folder that holds another job.
+        beam: the arguments left for Beam.
+    """
+
+    inputs: tuple[str, ...]
+    output: str
+    endpoint: EndpointSettings
+    text_field: str
+    embedding_field: str
+    expected_dimensions: int | None
+    shard_bytes: int
+    max_dead_letter_ratio: float
+    price_per_hour: float | None
+    overwrite: bool
+    beam: tuple[str, ...]
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="tayyar",
+        allow_abbrev=False,
+        description="Embed NDJSON documents through a Text Embeddings Inference endpoint; prove that nothing was lost.",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_run(commands)
+    _add_verify(commands)
+    commands.add_parser("serve", help="serve the embedded TEI alone", add_help=False)  # its options are its own
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str, example: str
+) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"example:\n  {example}",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _command(
+        commands,
+        "run",
+        "embed the documents; run it again to resume",
+        "tayyar run --input 'wiki/*.ndjson' --output embedded --endpoint http://127.0.0.1:8080",
+    )
+    _add_data(parser)
+    add_endpoint(parser)
+    limits = parser.add_argument_group("limits and cost")
+    limits.add_argument(
+        "--max_dead_letter_ratio",
+        type=_number(float, 0, 1),
+        default=0.01,
+        metavar="SHARE",
+        help="more dead letters a record than this, and the run ends with exit code 4 (default: %(default)s)",
+    )
+    limits.add_argument(
+        "--price_per_hour", type=_number(float, 0), metavar="DOLLARS", help="of the endpoint, for the bill"
+    )
+    parser.add_argument_group(
+        "Beam",
+        "Beam's own options are passed on. --runner's default is its in-process Fn API runner, without download.",
+    )
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--input",
+        action="append",
+        required=True,
+        metavar="PATTERN",
+        help="NDJSON files, also compressed (.gz, .bz2, .zst): path, folder, or pattern with *, ?, **; repeatable",
+    )
+    add_output(data)
+    data.add_argument(
+        "--text_field", default="content", help="the text, dotted for a nested field (default: %(default)s)"
+    )
+    data.add_argument(
+        "--embedding_field", default="embedding", help="the field that gets the vector (default: %(default)s)"
+    )
+    data.add_argument(
+        "--shard_bytes",
+        type=_number(int, 1),
+        default=16 * _MIB,
+        metavar="BYTES",
+        help="of a file that make a shard: one element, one output file, one receipt (default: %(default)s)",
+    )
+    data.add_argument("--overwrite", action="store_true", help="delete the output folder's former job and start over")
+
+
+def add_output(parser: argparse._ActionsContainer) -> None:
+    """Add the option that every command on an output folder has."""
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="the output folder")
+
+
+def add_endpoint(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where and how to embed."""
+    endpoint = parser.add_argument_group("endpoint")
+    endpoint.add_argument(
+        "--endpoint",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="base URL of a TEI server; repeatable for several of one model; without it, an embedded TEI is started",
+    )
+    endpoint.add_argument(
+        "--token",
+        metavar="REFERENCE",
+        help="where the bearer token is: env:NAME, file:PATH or gsm:projects/…/secrets/…/versions/…",
+    )
+    endpoint.add_argument(
+        "--expected_dimensions",
+        type=_number(int, 1),
+        metavar="N",
+        help="refuse an endpoint whose vectors have another size",
+    )
+    endpoint.add_argument(
+        "--overlong",
+        choices=[policy.value for policy in Overlong],
+        default=Overlong.TRUNCATE.value,
+        help="what happens to a text of more tokens than the model reads (default: %(default)s)",
+    )
+    endpoint.add_argument("--prompt_name", metavar="NAME", help="one of the model's prompts, to put before each text")
+    endpoint.add_argument("--no_normalize", action="store_true", help="take vectors as they are, not of unit norm")
+    endpoint.add_argument(
+        "--max_in_flight",
+        type=_number(int, 1),
+        metavar="TEXTS",
+        help="texts in flight from one process (default: what the server permits)",
+    )
+    endpoint.add_argument(
+        "--request_timeout",
+        type=_number(float, 0.001),
+        default=60.0,
+        metavar="SECONDS",
+        help="of one request (default: %(default)s)",
+    )
+    endpoint.add_argument(
+        "--give_up_after",
+        type=_number(float, 0),
+        default=600.0,
+        metavar="SECONDS",
+        help="without a single success, before the run stops (default: %(default)s)",
+    )
+
+
+def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _command(
+        commands,
+        "verify",
+        "prove from inputs and outputs that nothing was lost or changed",
+        "tayyar verify --output embedded",
+    )
+    add_output(parser)
+
+
+def _number(kind: Callable[[str], float], least: float, most: float = float("inf")) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not least <= value <= most:
+            bounds = f"at least {least}" if most == float("inf") else f"from {least} to {most}"
+            raise argparse.ArgumentTypeError(f"{text} is not {bounds}")
+        return value
+
+    parse.__name__ = kind.__name__  # argparse names it in its message
+    return parse
+
+
+def run_options(arguments: argparse.Namespace, beam: Sequence[str]) -> RunOptions:
+    """Check what `run` was given and return it as one value.
+
+    Raises:
+        UsageError: naming the option, its value and the remedy.
+    """
+    _check_fields(arguments.text_field, arguments.embedding_field)
+    return RunOptions(
+        inputs=tuple(absolute(pattern) for pattern in arguments.input),
+        output=output_folder(arguments.output),
+        endpoint=endpoint_settings(arguments),
+        text_field=arguments.text_field,
+        embedding_field=arguments.embedding_field,
+        expected_dimensions=arguments.expected_dimensions,
+        shard_bytes=arguments.shard_bytes,
+        max_dead_letter_ratio=arguments.max_dead_letter_ratio,
+        price_per_hour=arguments.price_per_hour,
+        overwrite=arguments.overwrite,
+        beam=tuple(beam),
+    )
+
+
+def endpoint_settings(arguments: argparse.Namespace) -> EndpointSettings:
+    """Check the endpoint's options and return them as one value."""
+    _check_token(arguments.token)
+    return EndpointSettings(
+        urls=tuple(_base_url(url) for url in arguments.endpoint),
+        token=arguments.token,
+        prompt_name=arguments.prompt_name,
+        normalize=not arguments.no_normalize,
+        overlong=Overlong(arguments.overlong),
+        max_in_flight=arguments.max_in_flight,
+        request_timeout=arguments.request_timeout,
+        give_up_after=arguments.give_up_after,
+    )
+
+
+def absolute(path: str) -> str:
+    """Return a local path made absolute, so that a run from another folder means the same; any other path as it is."""
+    if re.match(r"[a-z][a-z0-9+.-]*://", path):
+        return path
+    return os.path.abspath(os.path.expanduser(path)) + ("/" if path.endswith("/") else "")
+
+
+def output_folder(path: str) -> str:
+    """Return the output folder, absolute where it is local, without a final slash."""
+    if not path.strip("/"):
+        raise UsageError(f"--output {path!r} names no folder. Give a folder of its own.")
+    return absolute(path).rstrip("/")
+
+
+def _check_fields(text_field: str, embedding_field: str) -> None:
+    if not text_field or not all(text_field.split(".")):
+        raise UsageError(
+            f"--text_field {text_field!r} has an empty part. Write it as content, or as meta.body for a nested field."
+        )
+    if not embedding_field or re.search(r'["\\/\x00-\x1f]', embedding_field):
+        raise UsageError(
+            f"--embedding_field {embedding_field!r} is empty or holds a quotation mark, "
+            f"a slash, a backslash or a control character. "
+            "Use a plain name."
+        )
+    if embedding_field == text_field.split(".")[0]:
+        raise UsageError(
+            f"--embedding_field {embedding_field} would overwrite the text, which is in --text_field {text_field}."
+        )
+
+
+def _check_token(token: str | None) -> None:
+    if token is not None and not token.startswith(TOKEN_SCHEMES):
+        raise UsageError(
+            "--token takes a reference, never the token itself, which would end up in logs and job descriptions: "
+            "env:NAME, file:PATH or gsm:projects/…/secrets/…/versions/… (the value given is not shown)."
+        )
+
+
+def _base_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"--endpoint {url} is no URL of a server. Write it as http://127.0.0.1:8080 or https://host.")
+    if parts.username or parts.password:
+        raise UsageError("--endpoint holds a user name or password. Leave it out of the URL; use --token.")
+    if parts.query or parts.fragment or re.search(r"/(embed|embeddings|info|health)$", parts.path):
+        raise UsageError(
+            f"--endpoint {url} is the address of one route. Give the server's base URL, without {parts.path or '?'}."
+        )
+    return url.rstrip("/")

@@ -1,0 +1,70 @@
+"""The progress bar: fed by the receipts that appear in the output folder, so that it is the same on every runner."""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+
+from tqdm import tqdm
+
+from pipeline.ledger import read_receipts
+from transforms.output import OutputFolder
+from transforms.receipts import Receipt
+
+_INTERVAL_SECONDS = 1.0
+
+
+class Progress:
+    """Shows documents, documents/s and the time left while a run goes on.
+
+    Args:
+        output: the folder to watch.
+        seen: names of the receipts that were there before.
+        bytes_left: stored bytes of the shards to come, from which the number of documents to come is estimated.
+        visible: whether to show it; None for only where a person watches.
+    """
+
+    def __init__(self, output: OutputFolder, seen: set[str], bytes_left: int, visible: bool | None = None) -> None:
+        self._output = output
+        self._seen = set(seen)
+        self._bytes_left = bytes_left
+        self._bytes_done = 0
+        self._bar = tqdm(unit=" documents", disable=None if visible is None else not visible, smoothing=0.1)
+        self._finished = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
+
+    def __enter__(self) -> Progress:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._finished.set()
+        self._thread.join()
+        if kind is None:
+            self._look()
+            self._bar.total = self._bar.n
+        self._bar.close()
+
+    def _watch(self) -> None:
+        while not self._finished.wait(_INTERVAL_SECONDS):
+            self._look()
+
+    def _look(self) -> None:
+        names = set(self._output.list(self._output.receipts)) - self._seen
+        self._seen |= names
+        documents = 0
+        for receipt in read_receipts(self._output, names):
+            documents += receipt.records
+            self._bytes_done += _stored_bytes(receipt)
+        if self._bytes_done:
+            self._bar.total = round((self._bar.n + documents) * max(1.0, self._bytes_left / self._bytes_done))
+        self._bar.update(documents)
+
+
+def _stored_bytes(receipt: Receipt) -> int:
+    """Return how many stored bytes a shard stands for; of an unsplittable source, the last shard for all."""
+    if receipt.end is None or receipt.end > receipt.source_size:
+        return receipt.source_size if receipt.last else 0
+    return receipt.end - receipt.start

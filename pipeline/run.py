@@ -1,0 +1,211 @@
+"""The command `run`: plan, embed, write, report; what is done already is not done again."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timezone
+from importlib import metadata
+
+import apache_beam as beam
+import orjson
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import PipelineState
+
+from pipeline import graph
+from pipeline.endpoint import reached
+from pipeline.errors import ExitCode, PipelineFailed
+from pipeline.job import Job, read_job, require_same_job, write_job
+from pipeline.ledger import Ledger, read_ledger, stale_files
+from pipeline.options import RunOptions
+from pipeline.plan import Plan, make_plan, write_plan
+from pipeline.progress import Progress
+from pipeline.report import make_report, summary, write_report
+from pipeline.runner import beam_options, endpoint_error_in, failure_text, make_runner
+from transforms.output import JOB, OutputFolder
+from transforms.records import Shard
+from transforms.tei.settings import EndpointSettings
+
+_logger = logging.getLogger(__name__)
+
+
+def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
+    """Embed what is not embedded yet.
+
+    Args:
+        options: what to embed, how and where to.
+        say: takes the lines for the person at the terminal.
+
+    Returns:
+        DONE, or TOO_MANY_DEAD_LETTERS.
+
+    Raises:
+        UsageError: before anything is sent or written.
+        EndpointError: if the endpoint cannot do the job.
+        PipelineFailed: if anything else fails it; running again goes on from there.
+        NotProven: if records are missing in the end.
+    """
+    started = time.time()
+    pipeline_options = beam_options(options.beam)
+    FileSystems.set_options(pipeline_options)
+    plan = make_plan(options.inputs, options.output, options.shard_bytes)
+    output = OutputFolder(options.output, _run_name())
+    with reached(options.endpoint, options.expected_dimensions) as (endpoint, wire_format):
+        job = _job_of(options, endpoint, wire_format)
+        before = _prepare(output, plan, job, options.overwrite)
+        say(_opening(plan, before, job))
+        ledger = _embed(before, output, pipeline_options, _graph_settings(options, endpoint, output, job))
+    ledger.require_balance()
+    report = make_report(ledger, job, options.price_per_hour)
+    write_report(report, output)
+    for line in summary(ledger, report, ledger.embedded - before.embedded, time.time() - started):
+        say(line)
+    if ledger.dead_letters > options.max_dead_letter_ratio * ledger.records:
+        say(
+            f"{ledger.dead_letters} of {ledger.records} records are dead letters, more than --max_dead_letter_ratio "
+            f"{options.max_dead_letter_ratio} allows; they are in {output.path('dead_letters')}"
+        )
+        return ExitCode.TOO_MANY_DEAD_LETTERS
+    return ExitCode.DONE
+
+
+def _run_name() -> str:
+    return f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{socket.gethostname()}-{os.getpid()}"
+
+
+def _job_of(options: RunOptions, endpoint: EndpointSettings, wire_format: str) -> Job:
+    if endpoint.identity is None:
+        raise RuntimeError("the endpoint was not probed")
+    return Job(
+        model=endpoint.identity,
+        prompt_name=endpoint.prompt_name,
+        normalize=endpoint.normalize,
+        overlong=endpoint.overlong,
+        text_field=options.text_field,
+        embedding_field=options.embedding_field,
+        shard_bytes=options.shard_bytes,
+        inputs=options.inputs,
+        version=metadata.version("tayyar"),
+        wire_format=wire_format,
+    )
+
+
+def _prepare(output: OutputFolder, plan: Plan, job: Job, overwrite: bool) -> Ledger:
+    """Bring the output folder to the state from which the run goes on, and return what is done in it already.
+
+    Raises:
+        UsageError: if the folder holds another job, and is not to be overwritten.
+    """
+    if overwrite:
+        _delete_former_job(output)
+    require_same_job(read_job(output), job, output.root)
+    _announce(output)
+    files = output.list()
+    ledger = read_ledger(plan, output, job.digest, files)
+    # Only receipts go now: without them nothing else counts. Files go in the end, when another run cannot be about to
+    # write the receipts for them.
+    output.delete(name for name in _stale(ledger, output, files) if name.startswith(output.receipts + "/"))
+    write_job(job, output)
+    write_plan(plan, output)
+    return ledger
+
+
+def _delete_former_job(output: OutputFolder) -> None:
+    """Delete what the former job's receipts stand for, and all of Tayyar's own files; nothing else that is there."""
+    files = output.list()
+    names = {name for name in files if name.startswith((f"{JOB}/", "dead_letters/"))}
+    for name in files:
+        if name.startswith(output.receipts + "/"):
+            shard = name.removeprefix(output.receipts + "/").removesuffix(".json")
+            names.add(output.embedded(shard))
+    # The job's own description goes last: until then, an interrupted deletion is still the former job's folder.
+    output.delete(sorted(names - {output.job}))
+    output.delete([output.job])
+
+
+def _announce(output: OutputFolder) -> None:
+    """Warn if another run seems to be at work in this folder, and leave word that this one is."""
+    name, host, pid = f"{JOB}/run.json", socket.gethostname(), os.getpid()
+    data = output.read(name)
+    if data is not None:
+        other = orjson.loads(data)
+        if other["host"] != host or (other["pid"] != pid and os.path.exists(f"/proc/{other['pid']}")):
+            _logger.warning(
+                "another run (process %s on %s, since %s) may still be at work in %s; "
+                "two at once do no harm, but send texts twice",
+                *(other[key] for key in ("pid", "host", "since")),
+                output.root,
+            )
+    since = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    output.write(name, [orjson.dumps({"host": host, "pid": pid, "since": since}, option=orjson.OPT_APPEND_NEWLINE)])
+
+
+def _opening(plan: Plan, before: Ledger, job: Job) -> str:
+    total = sum(source.size for source in plan.sources)
+    done = f"; {before.embedded} documents are done already" if before.embedded else ""
+    model = f"{job.model.model_id}, {job.model.dimensions} dimensions"
+    return f"{len(plan.sources)} files, {total / 1e6:,.1f} MB, {model}{done}"
+
+
+def _graph_settings(options: RunOptions, endpoint: EndpointSettings, output: OutputFolder, job: Job) -> graph.Settings:
+    return graph.Settings(
+        endpoint,
+        output,
+        job.digest,
+        job.model.model_id,
+        options.text_field,
+        options.embedding_field,
+        options.shard_bytes,
+    )
+
+
+def _embed(before: Ledger, output: OutputFolder, options: PipelineOptions, settings: graph.Settings) -> Ledger:
+    """Run the pipeline over what is left, clean up, and return the ledger after it."""
+    files = output.list()
+    work = before.work_left()
+    if work:
+        seen = {name for name in files if name.startswith(output.receipts + "/")}
+        with Progress(output, seen, _stored_bytes(work)):
+            _run_pipeline(options, work, settings)
+    _clean_up(files, output)
+    files = output.list()
+    ledger = read_ledger(before.plan, output, settings.job, files)
+    output.delete(_stale(ledger, output, files))
+    return ledger
+
+
+def _run_pipeline(options: PipelineOptions, work: Sequence[Shard], settings: graph.Settings) -> None:
+    """Run the pipeline to its end.
+
+    Raises:
+        EndpointError: if the endpoint stopped it.
+        PipelineFailed: if anything else did.
+    """
+    pipeline = beam.Pipeline(make_runner(options), options)
+    graph.build(pipeline, work, settings)
+    try:
+        state = pipeline.run().wait_until_finish()
+    except Exception as error:  # runners raise errors of their own and of workers alike, of any type
+        raise endpoint_error_in(error) or PipelineFailed(failure_text(error)) from error
+    if state not in (None, PipelineState.DONE):
+        raise PipelineFailed(f"the runner ended in state {state}; its own log says why")
+
+
+def _stored_bytes(work: Sequence[Shard]) -> int:
+    return sum(shard.source.size if shard.end is None else shard.end - shard.start for shard in work)
+
+
+def _stale(ledger: Ledger, output: OutputFolder, files: Iterable[str]) -> list[str]:
+    return stale_files(ledger, output, files, {source.source.name for source in ledger.sources})
+
+
+def _clean_up(before: Iterable[str], output: OutputFolder) -> None:
+    """Remove temporary files: this run's, and those that were there when it began, which dead runs left."""
+    mine = f"{output.temporary}/{output.run}/"
+    output.delete(name for name in before if name.startswith(output.temporary + "/"))
+    output.delete(name for name in output.list(output.temporary) if name.startswith(mine))
+    output.delete([f"{JOB}/run.json"])

@@ -1,0 +1,107 @@
+"""Which Beam runner carries the pipeline, and what its failures mean."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions, _BeamArgumentParser
+from apache_beam.portability.api import beam_provision_api_pb2
+from apache_beam.runners.portability.fn_api_runner import fn_runner
+from apache_beam.runners.portability.portable_runner import JobServiceHandle
+
+from pipeline.errors import UsageError
+from transforms.tei import errors as endpoint_errors
+from transforms.tei.errors import EndpointError
+
+DEFAULT_RUNNER = "FnApiRunner"
+_IN_PROCESS = {"fnapirunner", "fnapi"}
+# These ask their job server which options it knows; what it does not know is refused there.
+_PORTABLE = {"flinkrunner", "flink", "portablerunner", "portable", "prismrunner", "prism", "sparkrunner", "spark"}
+_ENDPOINT_ERROR = re.compile(r"transforms\.tei\.errors\.(\w+): (.*)")
+
+
+def beam_options(arguments: Sequence[str]) -> PipelineOptions:
+    """Return Beam's options of a command line, after Tayyar's own were taken from it.
+
+    Raises:
+        UsageError: for an option that nobody knows, and for a mode that loses data.
+    """
+    options = PipelineOptions([f"--runner={DEFAULT_RUNNER}", *arguments])
+    runner = options.view_as(StandardOptions).runner.lower()
+    if runner not in _PORTABLE:
+        _refuse_unknown(arguments)
+    if options.view_as(DirectOptions).direct_running_mode == "multi_threading":
+        raise UsageError(
+            "--direct_running_mode multi_threading is refused: in this mode Beam's local runner "
+            "silently loses elements between "
+            "stages and still reports success. Use multi_processing, or leave it out."
+        )
+    # Nothing lives in __main__, and a pickled main session fails on workers in ways of its own.
+    options.view_as(beam.options.pipeline_options.SetupOptions).save_main_session = False
+    return options
+
+
+def _refuse_unknown(arguments: Sequence[str]) -> None:
+    parser = _BeamArgumentParser(allow_abbrev=False, add_help=False)
+    for options in _all_subclasses(PipelineOptions):
+        options._add_argparse_args(parser)
+    _, unknown = parser.parse_known_args(list(arguments))
+    if unknown:
+        raise UsageError(f"unknown option {unknown[0]}: neither Tayyar nor Beam has it. See --help.")
+
+
+def _all_subclasses(options: type[PipelineOptions]) -> Iterator[type[PipelineOptions]]:
+    for subclass in options.__subclasses__():
+        if subclass.__module__.startswith("apache_beam.options") and "_add_argparse_args" in vars(subclass):
+            yield subclass
+        yield from _all_subclasses(subclass)
+
+
+def make_runner(options: PipelineOptions) -> beam.runners.PipelineRunner | str:
+    """Return the runner for a pipeline: Beam's in-process one built here, any other by its name."""
+    name: str = options.view_as(StandardOptions).runner
+    if name.lower() not in _IN_PROCESS:
+        return name
+    _let_workers_import_this()
+    # By its name alone, the runner would give its worker processes no pipeline options at all.
+    encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
+    info = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
+    return fn_runner.FnApiRunner(provision_info=fn_runner.ExtendedProvisionInfo(info))
+
+
+def _let_workers_import_this() -> None:
+    """Put the packages' folder on the path of local worker processes, which may start elsewhere."""
+    here = str(Path(__file__).resolve().parent.parent)
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if here not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([here, *filter(None, paths)])
+
+
+def endpoint_error_in(error: BaseException) -> EndpointError | None:
+    """Return the endpoint's error that failed a pipeline, if it was one.
+
+    Some runners raise the error itself, with words of their own behind it; from a worker process there is only the
+    text of its traceback.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, EndpointError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    found = _ENDPOINT_ERROR.findall(str(error))
+    if not found:
+        return None
+    name, message = found[-1]
+    kind: type[EndpointError] = getattr(endpoint_errors, name, EndpointError)
+    return kind(message)
+
+
+def failure_text(error: BaseException) -> str:
+    """Return what a person needs of a pipeline's failure: without Beam's stack, which ends with the same line."""
+    text = str(error).strip() or type(error).__name__
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return re.sub(r"^(\w+\.)+(?=\w+: )", "", lines[-1] if "Traceback" in text else text)

@@ -1,0 +1,154 @@
+"""EmbedShards: the batched DoFn that gives every document its vector, or a dead letter its reason."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.windowed_value import WindowedValue
+
+from transforms.decompress import DamagedSource
+from transforms.records import DeadLetter, DocumentShard, EmbeddedShard, ShardDeadLetters, Stage
+from transforms.tei import sharing
+from transforms.tei.client import Embeddings, PendingEmbeddings, TeiClient
+from transforms.tei.settings import EndpointSettings
+
+EMBEDDED = "embedded"
+DEAD_LETTERS = "dead_letters"
+_COUNTERS = "tayyar"
+
+
+class Embedded(NamedTuple):
+    """The outputs of EmbedShards: of `EmbeddedShard` and of `ShardDeadLetters`."""
+
+    documents: beam.PCollection
+    dead_letters: beam.PCollection
+
+
+class _Waiting(NamedTuple):
+    """A shard whose texts are with the client."""
+
+    shard: DocumentShard
+    pending: PendingEmbeddings
+    started_at: float
+
+
+def merge_embeddings(
+    read: DocumentShard, embeddings: Embeddings, started_at: float
+) -> tuple[EmbeddedShard, ShardDeadLetters]:
+    """Put a shard's documents and their vectors together, and its dead letters of both stages.
+
+    Args:
+        read: the shard as read, n documents.
+        embeddings: of those n documents' texts, in their order.
+        started_at: seconds since the epoch.
+    """
+    rejected = [
+        DeadLetter(
+            read.shard.source.path,
+            read.documents[index].offset,
+            Stage.EMBED,
+            rejection.reason,
+            rejection.detail,
+            read.documents[index].line,
+            rejection.http_status,
+            rejection.attempts,
+        )
+        for index, rejection in sorted(embeddings.rejections.items())
+    ]
+    documents, vectors = read.documents, embeddings.vectors
+    if rejected:
+        kept = [index for index in range(len(documents)) if index not in embeddings.rejections]
+        documents, vectors = tuple(documents[index] for index in kept), vectors[kept]
+    dead_letters = tuple(sorted((*read.dead_letters, *rejected), key=lambda letter: letter.offset))
+    embedded = EmbeddedShard(
+        read.shard, documents, vectors, dead_letters, read.records, embeddings.statistics, started_at
+    )
+    return embedded, ShardDeadLetters(read.shard, dead_letters)
+
+
+@dataclass
+class EmbedShards(beam.PTransform):  # type: ignore[misc] # Beam ships no types
+    """`DocumentShard` in; `EmbeddedShard` and, where a shard has any, `ShardDeadLetters` out.
+
+    Attributes:
+        endpoint: where and how to embed; one client and one in-flight budget a process.
+    """
+
+    endpoint: EndpointSettings
+
+    def expand(self, documents: beam.PCollection) -> Embedded:
+        """Wire it."""
+        outputs = documents | beam.ParDo(_EmbedShard(self.endpoint)).with_outputs(EMBEDDED, DEAD_LETTERS)
+        return Embedded(outputs[EMBEDDED], outputs[DEAD_LETTERS])
+
+
+class _EmbedShard(beam.DoFn):  # type: ignore[misc]
+    """Hands each shard's texts to the client at once, and passes shards on in their order as they are done.
+
+    While the client waits for the endpoint, the runner goes on: the next shards are read and sent, earlier ones
+        written.
+    """
+
+    def __init__(self, endpoint: EndpointSettings) -> None:
+        self._endpoint = endpoint
+        self._client: TeiClient | None = None
+        self._waiting: deque[_Waiting] = deque()
+        self._documents_in = Metrics.counter(_COUNTERS, "documents_in")
+        self._documents_out = Metrics.counter(_COUNTERS, "documents_out")
+        self._dead_letters_out = Metrics.counter(_COUNTERS, "dead_letters_out")
+
+    def setup(self) -> None:
+        self._client = sharing.acquire(self._endpoint)
+
+    def start_bundle(self) -> None:
+        self._waiting.clear()
+
+    def process(self, shard: DocumentShard) -> Iterator[beam.pvalue.TaggedOutput]:
+        if shard.failure is not None:
+            while self._waiting:
+                yield from self._finish_oldest()
+            raise DamagedSource(shard.failure)
+        if self._client is None:
+            raise RuntimeError("setup() comes before process()")
+        self._documents_in.inc(len(shard.documents))
+        pending = self._client.submit([document.text for document in shard.documents])
+        self._waiting.append(_Waiting(shard, pending, time.time()))
+        while self._waiting and (self._waiting[0].pending.done() or self._enough_behind_the_oldest()):
+            yield from self._finish_oldest()
+
+    def finish_bundle(self) -> Iterator[beam.pvalue.TaggedOutput]:
+        while self._waiting:
+            for output in self._finish_oldest():
+                value = WindowedValue(output.value, GlobalWindow().max_timestamp(), (GlobalWindow(),))
+                yield beam.pvalue.TaggedOutput(output.tag, value)
+
+    def teardown(self) -> None:
+        if self._client is not None:
+            self._client = None
+            sharing.release(self._endpoint)
+
+    def _enough_behind_the_oldest(self) -> bool:
+        """Whether waiting for the oldest shard leaves the endpoint enough to do.
+
+        Twice what may be in flight lies behind it then; more would only take memory.
+        """
+        behind = sum(len(waiting.shard.documents) for waiting in self._waiting) - len(self._waiting[0].shard.documents)
+        return self._client is not None and behind >= 2 * self._client.max_in_flight
+
+    def _finish_oldest(self) -> Iterable[beam.pvalue.TaggedOutput]:
+        read, pending, started_at = self._waiting.popleft()
+        embedded, dead_letters = merge_embeddings(read, pending.result(), started_at)
+        self._documents_out.inc(len(embedded.documents))
+        self._dead_letters_out.inc(len(dead_letters.dead_letters))
+        # Dead letters first: where both writers are fused with this, they are there before the receipt that counts
+        # them.
+        if dead_letters.dead_letters:
+            yield beam.pvalue.TaggedOutput(DEAD_LETTERS, dead_letters)
+        yield beam.pvalue.TaggedOutput(EMBEDDED, embedded)

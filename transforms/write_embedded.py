@@ -1,0 +1,123 @@
+"""WriteEmbedded: one file of embedded documents a shard, and then its receipt."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import apache_beam as beam
+
+from transforms.output import OutputFolder
+from transforms.receipts import Receipt, encode_receipt
+from transforms.records import EmbeddedShard
+from transforms.splice import embedded_lines, json_key
+from transforms.storage import Crc32c, WrittenFile
+from transforms.write_dead_letters import encode_dead_letters
+
+_BLOCK_BYTES = 1 << 20
+
+
+def write_shard(shard: EmbeddedShard, output: OutputFolder, embedding_field: str, model: str, job: str) -> Receipt:
+    """Write a shard's embedded documents, if it has any, and its receipt.
+
+    Args:
+        shard: with its vectors.
+        output: where to.
+        embedding_field: the name of the field that gets the vector.
+        model: the model's id.
+        job: the digest of what shapes vectors and shards.
+    """
+    name = shard.shard.name
+    written = None
+    if shard.documents:
+        lines = embedded_lines(shard.documents, shard.vectors, json_key(embedding_field))
+        written = output.write(output.embedded(name), _in_blocks(lines))
+    receipt = _receipt_of(shard, written, _dead_letter_file(shard, output), model, job)
+    output.write(output.receipt(name), [encode_receipt(receipt)])
+    return receipt
+
+
+def _receipt_of(
+    shard: EmbeddedShard, written: WrittenFile | None, dead_letter_file: WrittenFile | None, model: str, job: str
+) -> Receipt:
+    source = shard.shard.source
+    return Receipt(
+        shard=shard.shard.name,
+        source=source.path,
+        index=shard.shard.index,
+        start=shard.shard.start,
+        end=shard.shard.end,
+        last=shard.shard.last,
+        source_size=source.size,
+        source_mtime=source.mtime,
+        records=shard.records,
+        embedded=len(shard.documents),
+        dead_letters=len(shard.dead_letters),
+        reasons=Counter(letter.reason.value for letter in shard.dead_letters),
+        started_at=shard.started_at,
+        finished_at=time.time(),
+        output=written,
+        dead_letter_output=dead_letter_file,
+        statistics=shard.statistics,
+        model=model,
+        job=job,
+    )
+
+
+def _dead_letter_file(shard: EmbeddedShard, output: OutputFolder) -> WrittenFile | None:
+    """Return what the shard's dead-letter file must be; WriteDeadLetters writes it."""
+    if not shard.dead_letters:
+        return None
+    crc, size = Crc32c(), 0
+    for line in encode_dead_letters(shard.dead_letters):
+        crc.update(line)
+        size += len(line)
+    return WrittenFile(output.dead_letters(shard.shard.name), size, crc.base64())
+
+
+def _in_blocks(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Join lines to blocks: a write a line costs more than encoding it."""
+    block: list[bytes] = []
+    size = 0
+    for line in lines:
+        block.append(line)
+        size += len(line)
+        if size >= _BLOCK_BYTES:
+            yield b"".join(block)
+            block, size = [], 0
+    if block:
+        yield b"".join(block)
+
+
+@dataclass
+class WriteEmbedded(beam.PTransform):  # type: ignore[misc] # Beam ships no types
+    """`EmbeddedShard` in, `Receipt` out, when the shard's file and its receipt are written.
+
+    Attributes:
+        output: where to.
+        embedding_field: the name of the field that gets the vector.
+        model: the model's id, for the receipts.
+        job: the digest of what shapes vectors and shards, for the receipts.
+    """
+
+    output: OutputFolder
+    embedding_field: str
+    model: str
+    job: str
+
+    def expand(self, embedded: beam.PCollection) -> beam.PCollection:
+        """Wire it."""
+        return embedded | beam.ParDo(_WriteEmbedded(self.output, self.embedding_field, self.model, self.job))
+
+
+@dataclass
+class _WriteEmbedded(beam.DoFn):  # type: ignore[misc]
+    output: OutputFolder
+    embedding_field: str
+    model: str
+    job: str
+
+    def process(self, shard: EmbeddedShard) -> Iterator[Receipt]:
+        yield write_shard(shard, self.output, self.embedding_field, self.model, self.job)
