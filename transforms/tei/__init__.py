@@ -1,1 +1,6 @@
-"""The endpoint's client: settings, HTTP, error grammar, in-flight budget, vector checks, the client itself. No Beam import."""
+"""The endpoint's client, from the wire up. No Beam import.
+
+Told: `settings`, `tokens`, `errors`. On the wire: `http`, `wire`, `vectors`, `info`, `grammar`, `advice`.
+Kept in bounds: `budget`, `health`, `patience`, `batching`.
+At work: `work`, `dispatcher`, `contact`, `sender`, `pool`, `statistics`, `client`.
+"""

@@ -8,7 +8,7 @@ class EndpointError(Exception):
 
 
 class EndpointRefused(EndpointError):
-    """The endpoint answers, but will not do this: wrong token, wrong path, wrong kind of model, paused, unknown prompt."""
+    """The endpoint answers, but will not do this: wrong token, path or kind of model, paused, unknown prompt."""
 
 
 class EndpointUnreachable(EndpointError):

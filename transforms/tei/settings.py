@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from transforms.tei.tokens import check_reference
 
 
 class Overlong(enum.Enum):
@@ -17,8 +20,8 @@ class Overlong(enum.Enum):
 class ModelIdentity:
     """What the vectors are: everything the endpoint tells that shapes them.
 
-    `sha` is the server's `--revision` verbatim: often None, sometimes a branch name. `dimensions` is learnt from a probe, because
-    `/info` does not tell it. `server_version` is recorded but shapes nothing.
+    `sha` is the server's `--revision` verbatim: often None, sometimes a branch name. `dimensions` is learnt from a
+    probe, because `/info` does not tell it. `server_version` is recorded but shapes nothing.
     """
 
     model_id: str
@@ -31,11 +34,12 @@ class ModelIdentity:
 
 @dataclass(frozen=True, slots=True)
 class EndpointSettings:
-    """How to reach the endpoint and what to ask of it. Picklable; holds no secret.
+    """How to reach the endpoint and what to ask of it. Picklable; holds no secret, and refuses to.
 
     Attributes:
         urls: base URLs, all of the same model.
-        token: a reference to the bearer token (`env:NAME`, `file:PATH`, `gsm:projects/…`), resolved where it is used; or None.
+        token: a reference to the bearer token (`env:NAME`, `file:PATH`, `gsm:projects/…`), resolved where it is used;
+            None for none.
         prompt_name: the model's prompt to put before each text; None for the server's default.
         normalize: whether vectors have unit norm.
         overlong: what happens to a text of more tokens than the model reads.
@@ -43,6 +47,9 @@ class EndpointSettings:
         request_timeout: seconds for one request, its time in the server's queue included.
         give_up_after: seconds without a single success after which the client gives up.
         identity: the model that the endpoint must serve; None before it is known.
+
+    Raises:
+        ValueError: a URL or the token's reference cannot be used. The message never repeats what may be a secret.
     """
 
     urls: tuple[str, ...]
@@ -54,3 +61,26 @@ class EndpointSettings:
     request_timeout: float = 60.0
     give_up_after: float = 600.0
     identity: ModelIdentity | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses what no request could be made with."""
+        if not self.urls:
+            raise ValueError("at least one endpoint URL is needed")
+        for url in self.urls:
+            _check_url(url)
+        if self.token is not None:
+            check_reference(self.token)
+        if self.max_in_flight is not None and self.max_in_flight < 1:
+            raise ValueError(f"max_in_flight is {self.max_in_flight}; at least 1 text must be allowed in flight")
+
+
+def _check_url(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.username is not None or parts.password is not None:
+        raise ValueError(
+            f"the endpoint URL of host {parts.hostname} holds a user name or password: name a token instead"
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"endpoint {url!r} is not a URL of the form http://HOST:PORT or https://HOST")
+    if parts.query or parts.fragment:
+        raise ValueError(f"the endpoint URL of host {parts.hostname} must end before its '?' or '#'")

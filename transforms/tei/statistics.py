@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -9,9 +10,16 @@ from dataclasses import dataclass, field
 BUCKETS_PER_DOUBLING = 4
 
 
+def latency_bucket(milliseconds: float) -> int:
+    """The upper bound of a latency's bucket, rounded up to whole milliseconds; at least 1."""
+    exponent = math.ceil(math.log2(max(milliseconds, 1.0)) * BUCKETS_PER_DOUBLING)
+    bound: float = 2.0 ** (exponent / BUCKETS_PER_DOUBLING)
+    return math.ceil(bound)
+
+
 @dataclass(slots=True)
 class RequestStatistics:
-    """Sums over requests. Mutable, and not shared between threads: each request's are added by the thread that waits for it.
+    """Sums over requests. Mutable, and not shared between threads: whoever shares one locks it.
 
     Attributes:
         tokens: as the server counted them, after truncation, special tokens included.

@@ -1,0 +1,172 @@
+"""Getting to know an endpoint: its `/info`, and a known sentence whose vector tells one model from another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from transforms.records import Vectors
+from transforms.tei.advice import refusal
+from transforms.tei.errors import EndpointError, ModelChanged
+from transforms.tei.grammar import Action, Verdict, doubtful_reply, no_reply, verdict_on
+from transforms.tei.http import NoReply, Reply, Transport
+from transforms.tei.info import ServerInfo, check_same_model, parse_info
+from transforms.tei.settings import EndpointSettings, ModelIdentity
+from transforms.tei.vectors import OtherDimensions, Rows, UnreadableReply, WrongCount
+from transforms.tei.wire import Wire, WireFormat, embed_json, means_the_same, openai_base64
+
+KNOWN_SENTENCE = "A current of water finds the sea: التيّار يبلغ البحر."
+# Half precision and a batch's other texts move a vector by some thousandths; another text's vector is far off.
+LEAST_COSINE = 0.99
+MISSING_ROUTE = (404, 405)
+
+
+class Unavailable(Exception):
+    """The endpoint gives no answer for now; `verdict` says what it gave."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(verdict.message)
+        self.verdict = verdict
+
+
+class RouteMissing(Exception):
+    """The server has no route for this format."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The known sentence's vector, float32[dimensions], and the tokens that the server counts for it."""
+
+    vector: Vectors
+    tokens: int
+
+    def matches(self, vector: Vectors) -> bool:
+        """Whether a vector can be the known sentence's."""
+        if vector.shape != self.vector.shape:
+            return False
+        mine, other = self.vector.astype(np.float64), vector.astype(np.float64)
+        return bool(mine @ other >= LEAST_COSINE * np.linalg.norm(mine) * np.linalg.norm(other))
+
+
+@dataclass(frozen=True, slots=True)
+class Acquaintance:
+    """What the first contact with an endpoint tells.
+
+    Attributes:
+        info: its `/info`.
+        identity: the model that everything after is checked against.
+        known: the known sentence as it embeds it.
+        wire: the format to use.
+        why: why that format, for the log.
+    """
+
+    info: ServerInfo
+    identity: ModelIdentity
+    known: Known
+    wire: Wire
+    why: str
+
+
+class Contact:
+    """Asks endpoints who they are. Holds nothing that changes; may be used from any thread."""
+
+    def __init__(self, transport: Transport, settings: EndpointSettings) -> None:
+        self._transport = transport
+        self._settings = settings
+
+    def read_info(self, url: str) -> ServerInfo:
+        """Reads `/info`.
+
+        Raises:
+            Unavailable: it cannot be read for now.
+            EndpointRefused: it never will be.
+            ModelChanged: it tells of another model than the settings pin.
+        """
+        target = f"{url}/info"
+        reply = self._answer(target, None)
+        info = parse_info(reply.body, url)
+        if self._settings.identity is not None:
+            check_same_model(info, self._settings.identity, url)
+        return info
+
+    def meet(self, url: str) -> Acquaintance:
+        """Learns all about an endpoint; raises as `read_info`."""
+        info = self.read_info(url)
+        json = embed_json(self._settings)
+        known = self.embed_known(url, json, self._settings.identity)
+        identity = info.identity(len(known.vector))
+        wire, why = self._choose(url, info, json, known)
+        return Acquaintance(info, identity, known, wire, why)
+
+    def check(self, url: str, wire: Wire, expected: Acquaintance) -> ServerInfo:
+        """Makes sure that an endpoint serves the model that was met first; raises as `read_info`, or RouteMissing."""
+        info = self.read_info(url)
+        check_same_model(info, expected.identity, url)
+        known = self.embed_known(url, wire, expected.identity)
+        if not expected.known.matches(known.vector):
+            raise ModelChanged(
+                f"{url} says that it serves {info.model_id}, but gives a known sentence another vector than this job's "
+                "model did"
+            )
+        return info
+
+    def embed_known(self, url: str, wire: Wire, identity: ModelIdentity | None) -> Known:
+        """Embeds the known sentence alone; raises as `read_info`, or RouteMissing."""
+        reply = self._answer(f"{url}{wire.path}", wire)
+        try:
+            rows = _decode(reply, wire, identity, url)
+        except (UnreadableReply, WrongCount) as error:
+            raise Unavailable(doubtful_reply(str(error))) from error
+        if not rows.good[0]:
+            raise Unavailable(doubtful_reply("a vector with nulls for a known sentence"))
+        return Known(rows.values[0], _tokens(reply))
+
+    def _choose(self, url: str, info: ServerInfo, json: Wire, known: Known) -> tuple[Wire, str]:
+        if not means_the_same(self._settings, info):
+            return json, "the job's settings or the server's version need it"
+        base64 = openai_base64()
+        try:
+            other = self.embed_known(url, base64, info.identity(len(known.vector)))
+        except RouteMissing:
+            return json, f"{url} has no {base64.path}"
+        except Unavailable:
+            raise
+        except EndpointError as error:
+            return json, f"{base64.path} cannot be used: {error}"
+        if not known.matches(other.vector):
+            return json, f"{base64.path} gives another vector"
+        return base64, "it gives the same vectors in a third of the bytes"
+
+    def _answer(self, target: str, wire: Wire | None) -> Reply:
+        try:
+            if wire is None:
+                reply = self._transport.get(target)
+            else:
+                reply = self._transport.post(target, wire.encode([KNOWN_SENTENCE]))
+        except NoReply as error:
+            raise Unavailable(no_reply(str(error))) from error
+        if reply.status == 200:
+            return reply
+        verdict = verdict_on(reply.status, reply.headers, reply.body)
+        if reply.status in MISSING_ROUTE and wire is not None and wire.format is WireFormat.OPENAI_BASE64:
+            raise RouteMissing(target)
+        if verdict.action is Action.STOP:
+            raise refusal(target, verdict, self._settings, reply.headers)
+        raise Unavailable(verdict)
+
+
+def _decode(reply: Reply, wire: Wire, identity: ModelIdentity | None, url: str) -> Rows:
+    expected = identity.dimensions if identity else None
+    try:
+        return wire.decode(reply.body, 1, expected)
+    except OtherDimensions as error:
+        raise ModelChanged(
+            f"{url} serves another model than this job's vectors were made with: "
+            f"dimensions {error.dimensions} instead of {expected}"
+        ) from error
+
+
+def _tokens(reply: Reply) -> int:
+    value = reply.headers.get("x-compute-tokens", "0")
+    return int(value) if value.isdigit() else 0

@@ -1,0 +1,215 @@
+"""Hands out tasks to the pool's threads: the earliest shard first, to an endpoint with room, not before it is time."""
+
+from __future__ import annotations
+
+import enum
+import heapq
+import itertools
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from transforms.tei.budget import Budget
+from transforms.tei.health import Health
+from transforms.tei.info import ServerInfo
+from transforms.tei.work import Task
+
+
+class Ending(enum.Enum):
+    """How a request ended, as far as the endpoint's state goes."""
+
+    ANSWERED = "answered"  # with vectors
+    OBJECTED = "objected"  # the server is well; the texts may not be
+    REFUSED = "refused"  # too much at once
+    FAILED = "failed"  # no answer of the server's own
+    UNSENT = "unsent"
+
+
+class Endpoint:
+    """One server, as this process sees it. Guarded by its dispatcher's lock.
+
+    Attributes:
+        url: base URL, without a slash at its end.
+        budget: texts in flight.
+        health: whether it answers.
+        batch_limit: texts that one request may hold.
+    """
+
+    def __init__(self, url: str, info: ServerInfo, max_in_flight: int | None, rng: random.Random) -> None:
+        self.url = url
+        self.health = Health(rng)
+        self.verified_generation = -1
+        self._max_in_flight = max_in_flight
+        self.batch_limit = info.batch_limit
+        self.budget = Budget(self._ceiling(info))
+
+    @property
+    def verified(self) -> bool:
+        """Whether its model has been checked since it last failed."""
+        return self.verified_generation == self.health.generation
+
+    @property
+    def most_at_best(self) -> int:
+        """Texts that a request may hold when nothing is short."""
+        return min(self.batch_limit, self.budget.ceiling)
+
+    @property
+    def most_texts(self) -> int:
+        """Texts that a request may hold now."""
+        return min(self.batch_limit, self.budget.limit)
+
+    def adopt(self, info: ServerInfo) -> None:
+        """Takes the limits that the server tells."""
+        self.batch_limit = info.batch_limit
+        ceiling = self._ceiling(info)
+        if ceiling != self.budget.ceiling:
+            self.budget.resize(ceiling)
+
+    def _ceiling(self, info: ServerInfo) -> int:
+        permits = info.max_concurrent_requests
+        return permits if self._max_in_flight is None else min(permits, self._max_in_flight)
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A task that is to be sent now, to an endpoint that keeps room for it."""
+
+    task: Task
+    endpoint: Endpoint
+    started: float
+
+
+@dataclass(order=True, slots=True)
+class _Entry:
+    key: tuple[float, ...]
+    task: Task = field(compare=False)
+
+
+class Dispatcher:
+    """The queue between those who submit and the pool's threads. Every method may be called from any thread."""
+
+    def __init__(
+        self, endpoints: Sequence[Endpoint], rng: random.Random, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.endpoints = tuple(endpoints)
+        self._rng = rng
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._ready: list[_Entry] = []
+        self._later: list[_Entry] = []
+        self._count = itertools.count()
+        self._stopped = False
+
+    def put(self, tasks: Iterable[Task], delay: float = 0.0) -> None:
+        """Queues tasks, to be handed out after so many seconds."""
+        with self._changed:
+            self._put(tasks, delay)
+            self._changed.notify_all()
+
+    def take(self) -> Assignment | None:
+        """Waits for a task that can be sent now; None when there is no more to do."""
+        with self._changed:
+            while not self._stopped:
+                now = self._clock()
+                assignment = self._next(now)
+                if assignment is not None:
+                    return assignment
+                self._changed.wait(self._seconds_to_next(now))
+            return None
+
+    def settle(
+        self,
+        assignment: Assignment,
+        ending: Ending,
+        again: Sequence[Task] = (),
+        delay: float = 0.0,
+        retry_after: float | None = None,
+    ) -> float:
+        """Takes back an assignment and what is left to do of it; gives the seconds of silence that a refusal brings."""
+        task, endpoint = assignment.task, assignment.endpoint
+        throttled = 0.0
+        with self._changed:
+            now = self._clock()
+            if ending is Ending.ANSWERED:
+                endpoint.budget.succeeded(task.size)
+                endpoint.health.succeeded()
+            elif ending is Ending.FAILED:
+                endpoint.health.failed(assignment.started, now, retry_after)
+            elif ending is Ending.REFUSED:
+                first = endpoint.budget.refused(assignment.started, now)
+                throttled = endpoint.health.refused(now, first, retry_after)
+            endpoint.budget.release(task.size)
+            self._put(again, delay)
+            # The thread that settles takes next; one more looks whether there is room for two.
+            self._changed.notify(1 + len(again))
+        return throttled
+
+    def generation(self, endpoint: Endpoint) -> int:
+        """How often the endpoint has failed so far: what `verified` wants to be told."""
+        with self._changed:
+            return endpoint.health.generation
+
+    def verified(self, endpoint: Endpoint, info: ServerInfo, generation: int) -> None:
+        """Notes that the endpoint served the right model after its failure of that number."""
+        with self._changed:
+            endpoint.adopt(info)
+            endpoint.verified_generation = generation
+
+    def limit_batch(self, endpoint: Endpoint, texts: int) -> None:
+        """Lowers what a request to the endpoint may hold."""
+        with self._changed:
+            endpoint.batch_limit = max(1, min(endpoint.batch_limit, texts))
+
+    def stop(self) -> None:
+        """Sends the threads home."""
+        with self._changed:
+            self._stopped = True
+            self._ready.clear()
+            self._later.clear()
+            self._changed.notify_all()
+
+    def _put(self, tasks: Iterable[Task], delay: float) -> None:
+        if self._stopped:
+            return
+        if delay > 0:
+            due = self._clock() + delay
+            for task in tasks:
+                heapq.heappush(self._later, _Entry((due, next(self._count)), task))
+        else:
+            for task in tasks:
+                heapq.heappush(self._ready, _Entry((task.job.number, task.sequence, next(self._count)), task))
+
+    def _next(self, now: float) -> Assignment | None:
+        while self._later and self._later[0].key[0] <= now:
+            self._put([heapq.heappop(self._later).task], 0.0)
+        while self._ready:
+            task = self._ready[0].task
+            endpoint = self._choose(task.size, now)
+            if endpoint is None:
+                return None
+            heapq.heappop(self._ready)
+            first, *rest = task.divided(endpoint.most_texts)
+            self._put(rest, 0.0)
+            endpoint.budget.acquire(first.size)
+            return Assignment(first, endpoint, now)
+        return None
+
+    def _choose(self, size: int, now: float) -> Endpoint | None:
+        """The less loaded of two endpoints with room, picked at random."""
+        open_ones = [
+            endpoint
+            for endpoint in self.endpoints
+            if endpoint.health.admits(now, endpoint.budget.in_flight)
+            and endpoint.budget.fits(min(size, endpoint.most_texts))
+        ]
+        if len(open_ones) > 2:
+            open_ones = self._rng.sample(open_ones, 2)
+        return min(open_ones, key=lambda endpoint: endpoint.budget.in_flight / endpoint.budget.limit, default=None)
+
+    def _seconds_to_next(self, now: float) -> float | None:
+        times = [entry.key[0] for entry in self._later[:1]]
+        if self._ready:
+            times += [e.health.quiet_until for e in self.endpoints if e.health.quiet_until > now]
+        return max(0.0, min(times) - now) if times else None

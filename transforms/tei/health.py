@@ -1,0 +1,69 @@
+"""When an endpoint may be asked again after failures and refusals. Pure; its owner locks."""
+
+from __future__ import annotations
+
+import random
+
+FIRST_REST = 0.25  # seconds
+LONGEST_REST = 10.0
+FIRST_PAUSE = 0.05
+LONGEST_PAUSE = 5.0
+SUSPECT_AFTER = 2  # failures in a row; one alone is a hiccup and stops nobody
+
+
+def full_jitter(first: float, longest: float, times: int, rng: random.Random) -> float:
+    """Seconds to wait: anything up to a bound that doubles every time, so that clients do not come back together."""
+    return rng.uniform(0, min(longest, first * 2.0 ** min(times, 30)))
+
+
+class Health:
+    """Whether an endpoint answers.
+
+    Failures of requests that were under way together count as one. From the second in a row on, the endpoint rests for
+    longer each time, and after each rest a single request finds out whether it is back.
+
+    Attributes:
+        failures: in a row.
+        quiet_until: the time before which nothing is sent.
+        generation: how often the endpoint has failed; what was known of its model before holds no longer.
+    """
+
+    def __init__(self, rng: random.Random) -> None:
+        self.failures = 0
+        self.quiet_until = float("-inf")
+        self.generation = 0
+        self._refusals = 0
+        self._failed_at = float("-inf")
+        self._rng = rng
+
+    def admits(self, now: float, in_flight: int) -> bool:
+        """Whether a request may go out."""
+        return now >= self.quiet_until and (self.failures < SUSPECT_AFTER or in_flight == 0)
+
+    def succeeded(self) -> None:
+        """Any good reply ends the trouble."""
+        self.failures = 0
+        self._refusals = 0
+
+    def failed(self, sent_at: float, now: float, retry_after: float | None = None) -> None:
+        """Counts a request that got no answer of the server's own."""
+        self.generation += 1
+        if retry_after is not None:
+            self.quiet_until = max(self.quiet_until, now + retry_after)
+        if sent_at < self._failed_at:
+            return
+        self._failed_at = now
+        self.failures += 1
+        if self.failures >= SUSPECT_AFTER:
+            bound = min(LONGEST_REST, FIRST_REST * 2.0 ** min(self.failures, 30))
+            self.quiet_until = max(self.quiet_until, now + self._rng.uniform(bound / 2, bound))
+
+    def refused(self, now: float, first_of_round: bool, retry_after: float | None = None) -> float:
+        """Pauses after a 429; gives back the seconds of silence that this adds."""
+        if first_of_round:
+            self._refusals += 1
+        pause = full_jitter(FIRST_PAUSE, LONGEST_PAUSE, self._refusals, self._rng)
+        until = now + max(pause, retry_after or 0.0)
+        added = max(0.0, until - max(now, self.quiet_until))
+        self.quiet_until = max(self.quiet_until, until)
+        return added

@@ -1,0 +1,53 @@
+"""The threads that send."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+
+from transforms.tei.dispatcher import Dispatcher
+from transforms.tei.sender import Sender
+
+MOST_THREADS = 64  # more than these only wait for each other
+
+
+class Pool:
+    """As many threads as there can be requests in flight; each takes a task, sends it, and takes the next.
+
+    Args:
+        dispatcher: where tasks come from.
+        sender: what is done with one.
+        fail: told of what a sender raises: nothing goes on after that.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, sender: Sender, fail: Callable[[BaseException], None]) -> None:
+        self.dispatcher = dispatcher
+        self.sender = sender
+        self._fail = fail
+        requests = sum(math.ceil(each.budget.ceiling / each.most_at_best) for each in dispatcher.endpoints)
+        self._threads = [
+            # Daemons, so that a request that hangs holds up no interpreter that wants to end.
+            threading.Thread(target=self._work, name=f"tei-{number}", daemon=True)
+            for number in range(min(requests, MOST_THREADS))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Lets the threads end after the request that each is at."""
+        self.dispatcher.stop()
+
+    def join(self, seconds: float) -> None:
+        """Waits for the threads, together no longer than this."""
+        share = seconds / max(1, len(self._threads))
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(share)
+
+    def _work(self) -> None:
+        while (assignment := self.dispatcher.take()) is not None:
+            try:
+                self.sender.carry_out(assignment)
+            except BaseException as failure:  # noqa: BLE001  (whoever waits must hear of it, whatever it is)
+                self._fail(failure)

@@ -1,0 +1,170 @@
+"""From a reply's body to rows of float32, believed only after they are checked."""
+
+from __future__ import annotations
+
+import binascii
+import functools
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+Vectors = npt.NDArray[np.float32]
+
+
+class UnreadableReply(Exception):
+    """Status 200, but not a list of rows: something between us and the server answered."""
+
+
+class WrongCount(Exception):
+    """As many rows as there are texts was asked for; none of these can be trusted to belong to its text."""
+
+
+class OtherDimensions(Exception):
+    """Every row has the same number of components, but not the known one: perhaps another model."""
+
+    def __init__(self, dimensions: int) -> None:
+        super().__init__(f"vectors of {dimensions} dimensions")
+        self.dimensions = dimensions
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The vectors of one reply.
+
+    Attributes:
+        values: float32[count, dimensions]; row k belongs to text k.
+        good: bool[count]; false where the row is missing, of the wrong length, not finite, or all zero.
+    """
+
+    values: Vectors
+    good: npt.NDArray[np.bool_]
+
+
+def rows_from_json(body: bytes, count: int, dimensions: int | None) -> Rows:
+    """Reads `[[f32, …], …]`, as `/embed` answers. `dimensions` None takes the first row's.
+
+    Raises:
+        UnreadableReply, WrongCount, OtherDimensions: none of the rows can be used.
+    """
+    rows = _load(body)
+    if not isinstance(rows, list):
+        _unreadable(body)
+    return _rows(rows, count, dimensions, _length_of_list, _pack_list)
+
+
+def rows_from_base64(body: bytes, count: int, dimensions: int | None) -> Rows:
+    """Reads `{"data": [{"index": 0, "embedding": "…"}, …]}`, float32 in base64; raises as `rows_from_json`."""
+    reply = _load(body)
+    try:
+        items = reply["data"]
+        indices = [item["index"] for item in items]
+        rows = [item["embedding"] for item in items]
+    except (KeyError, TypeError, IndexError):
+        _unreadable(body)
+    if indices != list(range(len(rows))):
+        rows = _reordered(indices, rows)
+    return _rows(rows, count, dimensions, _length_of_base64, _pack_base64)
+
+
+def _load(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        _unreadable(body)
+
+
+def _unreadable(body: bytes) -> NoReturn:
+    raise UnreadableReply(f"a reply of {len(body)} bytes that holds no vectors")
+
+
+def _reordered(indices: list[Any], rows: list[Any]) -> list[Any]:
+    try:
+        places = sorted(indices)
+    except TypeError:
+        places = []
+    if places != list(range(len(rows))):
+        raise WrongCount("the reply's indices are not those of the request")
+    by_index = dict(zip(indices, rows, strict=True))
+    return [by_index[index] for index in places]
+
+
+def _rows(
+    rows: list[Any],
+    count: int,
+    dimensions: int | None,
+    length_of: Callable[[Any], int | None],
+    pack: Callable[[Any, int], bytes],
+) -> Rows:
+    if len(rows) != count:
+        raise WrongCount(f"{len(rows)} rows for {count} texts")
+    if dimensions is None:
+        dimensions = length_of(rows[0]) or 0
+        if not dimensions:
+            raise UnreadableReply("a first row that is no vector")
+    try:
+        packed = b"".join([pack(row, dimensions) for row in rows])
+    except (struct.error, TypeError, ValueError, OverflowError):
+        packed = _packed_one_by_one(rows, dimensions, length_of, pack)
+    values = np.frombuffer(packed, dtype="<f4").reshape(count, dimensions)
+    return Rows(values, usable(values))
+
+
+def _packed_one_by_one(
+    rows: Sequence[Any], dimensions: int, length_of: Callable[[Any], int | None], pack: Callable[[Any, int], bytes]
+) -> bytes:
+    lengths = {length_of(row) for row in rows}
+    if len(lengths) == 1 and (other := lengths.pop()) and other != dimensions:
+        raise OtherDimensions(other)
+    missing = np.full(dimensions, np.nan, dtype="<f4").tobytes()
+    packed = []
+    for row in rows:
+        try:
+            packed.append(pack(row, dimensions))
+        except (struct.error, TypeError, ValueError, OverflowError):
+            packed.append(missing)
+    return b"".join(packed)
+
+
+def usable(values: Vectors) -> npt.NDArray[np.bool_]:
+    """bool[n]: which rows are finite and not all zero."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.einsum("ij,ij->i", values, values)
+        good: npt.NDArray[np.bool_] = np.isfinite(squares) & (squares > 0)
+    if not good.all():
+        # A sum of squares can overflow or vanish where the components do not.
+        good = np.logical_and(np.isfinite(values).all(axis=1), values.any(axis=1))
+    return good
+
+
+@functools.lru_cache(maxsize=8)
+def _packer(dimensions: int) -> struct.Struct:
+    return struct.Struct(f"<{dimensions}f")
+
+
+def _length_of_list(row: Any) -> int | None:
+    return len(row) if isinstance(row, list) else None
+
+
+def _pack_list(row: Any, dimensions: int) -> bytes:
+    # Three times faster than an array of the list, and rounded alike; a null raises.
+    return _packer(dimensions).pack(*row)
+
+
+def _length_of_base64(row: Any) -> int | None:
+    try:
+        size = len(binascii.a2b_base64(row))
+    except (TypeError, ValueError):
+        return None
+    return size // 4 if size % 4 == 0 else None
+
+
+def _pack_base64(row: Any, dimensions: int) -> bytes:
+    data = binascii.a2b_base64(row)
+    if len(data) != 4 * dimensions:
+        raise ValueError("a row of the wrong length")
+    return data
