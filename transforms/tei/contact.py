@@ -13,13 +13,15 @@ from transforms.tei.grammar import Action, Verdict, doubtful_reply, no_reply, ve
 from transforms.tei.http import NoReply, Reply, Transport
 from transforms.tei.info import ServerInfo, check_same_model, parse_info
 from transforms.tei.settings import EndpointSettings, ModelIdentity
-from transforms.tei.vectors import OtherDimensions, Rows, UnreadableReply, WrongCount
+from transforms.tei.vectors import UnreadableReply, WrongCount
 from transforms.tei.wire import Wire, WireFormat, embed_json, means_the_same, openai_base64
 
 KNOWN_SENTENCE = "A current of water finds the sea: التيّار يبلغ البحر."
 # Half precision and a batch's other texts move a vector by some thousandths; another text's vector is far off.
 LEAST_COSINE = 0.99
 MISSING_ROUTE = (404, 405)
+# One reply can be damaged on its way; that several in a row are damaged alike is another model.
+TRIES_TO_AGREE = 4
 
 
 class Unavailable(Exception):
@@ -94,7 +96,9 @@ class Contact:
         """Learns all about an endpoint; raises as `read_info`."""
         info = self.read_info(url)
         json = embed_json(self._settings)
-        known = self.embed_known(url, json, self._settings.identity)
+        known = self._agreed(url, json)
+        if self._settings.identity is not None:
+            _check_dimensions(url, known, self._settings.identity)
         identity = info.identity(len(known.vector))
         wire, why = self._choose(url, info, json, known)
         return Acquaintance(info, identity, known, wire, why)
@@ -103,31 +107,43 @@ class Contact:
         """Makes sure that an endpoint serves the model that was met first; raises as `read_info`, or RouteMissing."""
         info = self.read_info(url)
         check_same_model(info, expected.identity, url)
-        known = self.embed_known(url, wire, expected.identity)
-        if not expected.known.matches(known.vector):
-            raise ModelChanged(
-                f"{url} says that it serves {info.model_id}, but gives a known sentence another vector than this job's "
-                "model did"
-            )
-        return info
+        for _ in range(TRIES_TO_AGREE):
+            found = self.embed_known(url, wire)
+            if expected.known.matches(found.vector):
+                return info
+        _check_dimensions(url, found, expected.identity)
+        raise ModelChanged(
+            f"{url} says that it serves {info.model_id}, but gives a known sentence another vector than this job's "
+            "model did"
+        )
 
-    def embed_known(self, url: str, wire: Wire, identity: ModelIdentity | None) -> Known:
+    def embed_known(self, url: str, wire: Wire) -> Known:
         """Embeds the known sentence alone; raises as `read_info`, or RouteMissing."""
         reply = self._answer(f"{url}{wire.path}", wire)
         try:
-            rows = _decode(reply, wire, identity, url)
+            rows = wire.decode(reply.body, 1, None)
         except (UnreadableReply, WrongCount) as error:
             raise Unavailable(doubtful_reply(str(error))) from error
         if not rows.good[0]:
             raise Unavailable(doubtful_reply("a vector with nulls for a known sentence"))
         return Known(rows.values[0], _tokens(reply))
 
+    def _agreed(self, url: str, wire: Wire) -> Known:
+        """The known sentence's vector, once two replies agree on it."""
+        last = self.embed_known(url, wire)
+        for _ in range(TRIES_TO_AGREE):
+            known = self.embed_known(url, wire)
+            if last.matches(known.vector):
+                return known
+            last = known
+        raise Unavailable(doubtful_reply("a known sentence has another vector every time"))
+
     def _choose(self, url: str, info: ServerInfo, json: Wire, known: Known) -> tuple[Wire, str]:
         if not means_the_same(self._settings, info):
             return json, "the job's settings or the server's version need it"
         base64 = openai_base64()
         try:
-            other = self.embed_known(url, base64, info.identity(len(known.vector)))
+            other = self._agreed(url, base64)
         except RouteMissing:
             return json, f"{url} has no {base64.path}"
         except Unavailable:
@@ -156,15 +172,12 @@ class Contact:
         raise Unavailable(verdict)
 
 
-def _decode(reply: Reply, wire: Wire, identity: ModelIdentity | None, url: str) -> Rows:
-    expected = identity.dimensions if identity else None
-    try:
-        return wire.decode(reply.body, 1, expected)
-    except OtherDimensions as error:
+def _check_dimensions(url: str, known: Known, expected: ModelIdentity) -> None:
+    if len(known.vector) != expected.dimensions:
         raise ModelChanged(
             f"{url} serves another model than this job's vectors were made with: "
-            f"dimensions {error.dimensions} instead of {expected}"
-        ) from error
+            f"dimensions {len(known.vector)} instead of {expected.dimensions}"
+        )
 
 
 def _tokens(reply: Reply) -> int:
