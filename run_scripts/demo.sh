@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Embeds the sample beside this file with a real model on this machine, shows what comes out, and asks it questions.
+# Needs Python 3.10 to 3.13 and, the first time, PyPI.
+set -euo pipefail
+. "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
+
+use_environment local
+cd -- "$root"
+PATH=$venv/bin:$PATH
+
+heading() { printf '\n== %s\n' "$1"; }
+show() {
+    printf '$ %s\n' "$*"
+    "$@"
+}
+
+heading "60 documents, Arabic and English, in two files; the model runs on this machine's processor"
+show tayyar run --input run_scripts/sample --output demo_output --overwrite
+
+heading "What came out: embedded documents, and under _job what proves them"
+find demo_output -type f | sort
+
+heading "One document with its vector, of which only the ends are shown"
+sed -n -E '1s/\[([^],]*,[^],]*),[^]]*(,[^],]*)\]/[\1, …\2]/p' demo_output/flat-00000.ndjson
+
+heading "The proof: inputs and outputs, read again"
+show tayyar verify --output demo_output
+
+heading "Three questions: one in Arabic, two across the languages"
+python run_scripts/ask.py demo_output \
+    "لماذا نرى البرق قبل أن نسمع الرعد؟" \
+    "ما أكبر حيوان عاش على الأرض؟" \
+    "How many players are in a football team?"
+
+heading "Next"
+cat <<NEXT
+Ask something else:     $venv/bin/python run_scripts/ask.py demo_output "Who was Ibn Battuta and where did he travel?"
+Embed your own files:   run_scripts/direct.sh --input 'YOUR/*.ndjson' --output embedded --endpoint http://HOST:PORT
+Read on:                README.md
+NEXT

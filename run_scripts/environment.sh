@@ -1,0 +1,53 @@
+# shellcheck shell=bash
+# Sourced by the other scripts: a virtual environment with Tayyar in it, made once and used again.
+#
+#   TAYYAR_PYTHON  the Python to make it with; otherwise the first that fits of python3, python3.13 … python3.10
+#   TAYYAR_VENV    where it is; otherwise .venv beside setup.py
+
+root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+venv=${TAYYAR_VENV:-$root/.venv}
+fits='import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))'
+
+fail() {
+    printf '%s: %s\n' "$(basename -- "$0")" "$1" >&2
+    exit 1
+}
+
+# Prints the Python to make the environment with.
+find_python() {
+    local candidate without_venv=''
+    for candidate in ${TAYYAR_PYTHON:-python3 python3.13 python3.12 python3.11 python3.10}; do
+        "$candidate" -c "$fits" 2>/dev/null || continue
+        if "$candidate" -c 'import ensurepip, venv' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+        without_venv=$candidate
+    done
+    if [ -n "$without_venv" ]; then
+        fail "$without_venv cannot make virtual environments. On Debian and Ubuntu: apt install $("$without_venv" \
+            -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
+    fi
+    fail "Tayyar needs Python 3.10, 3.11, 3.12 or 3.13, and ${TAYYAR_PYTHON:-python3} is none of them.
+Install one, or name it: TAYYAR_PYTHON=/path/to/python3.12 $0"
+}
+
+# Makes the environment and installs the package with an extra, unless that was done for this setup.py in this place.
+use_environment() {
+    local extra=$1 python installed stamp
+    if [ ! -e "$venv" ]; then
+        python=$(find_python)
+        "$python" -m venv "$venv"
+    elif ! "$venv/bin/python" -c "import pip; $fits" 2>/dev/null; then
+        fail "$venv is there, but has no Python from 3.10 to 3.13 with pip. Delete it, or name another: TAYYAR_VENV=… $0"
+    fi
+    stamp="$root $(cksum <"$root/setup.py")"
+    for installed in "$extra" dev; do # dev holds all of local
+        if [ "$(cat "$venv/tayyar-$installed" 2>/dev/null)" = "$stamp" ]; then
+            return
+        fi
+    done
+    echo "Installing Tayyar and what it needs into $venv (once, a minute or more) …"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "${root}[$extra]"
+    echo "$stamp" >"$venv/tayyar-$extra"
+}
