@@ -1,6 +1,6 @@
 """The endpoint's client, from the wire up. No Beam import.
 
 Told: `settings`, `tokens`, `errors`. On the wire: `http`, `wire`, `vectors`, `info`, `grammar`, `advice`.
-Kept in bounds: `budget`, `health`, `patience`, `batching`.
+Kept in bounds: `budget`, `health`, `jitter`, `patience`, `batching`.
 At work: `work`, `dispatcher`, `contact`, `sender`, `pool`, `statistics`, `client`.
 """

@@ -15,9 +15,9 @@ from transforms.tei.batching import cut
 from transforms.tei.contact import Acquaintance, Contact, Unavailable
 from transforms.tei.dispatcher import Dispatcher, Endpoint
 from transforms.tei.errors import EndpointError, ModelChanged
-from transforms.tei.health import full_jitter
 from transforms.tei.http import HttpTransport, Transport
 from transforms.tei.info import ServerInfo, check_same_model
+from transforms.tei.jitter import Jitter
 from transforms.tei.patience import Patience
 from transforms.tei.pool import Pool
 from transforms.tei.sender import BODY_LIMIT, Sender
@@ -66,6 +66,7 @@ class TeiClient:
         transport: makes what carries the requests, once.
         clock: seconds.
         rng: chooses delays, endpoints, and the known sentence's place.
+        pace: what all delays are multiplied by.
         canary_every: a known sentence goes with one request in so many.
     """
 
@@ -76,13 +77,19 @@ class TeiClient:
         transport: Callable[[EndpointSettings], Transport] | None = None,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
+        pace: float = 1.0,
         canary_every: int = CANARY_EVERY,
     ) -> None:
+        if not settings.urls:
+            raise ValueError("at least one endpoint URL is needed")
+        if not settings.urls:
+            raise ValueError("a client needs at least one endpoint URL")
         self._settings = settings
         self._urls = tuple(url.rstrip("/") for url in settings.urls)
         self._make_transport = transport or connect
         self._clock = clock
         self._rng = rng or random.Random()
+        self._jitter = Jitter(self._rng, pace)
         self._canary_every = canary_every
         self._batches = itertools.count(1)
         self._numbers = itertools.count()
@@ -193,7 +200,7 @@ class TeiClient:
                 else:
                     self._patience.succeeded()
                     return answer
-            self._closing.wait(full_jitter(FIRST_WAIT, LONGEST_WAIT, times, self._rng))
+            self._closing.wait(self._jitter.full(FIRST_WAIT, LONGEST_WAIT, times))
         raise AssertionError("patience never ends the loop")
 
     def _start(self) -> Pool:
@@ -208,11 +215,14 @@ class TeiClient:
     def _open_pool(self, met: Acquaintance, contact: Contact) -> Pool:
         settings = self._settings
         share = None if settings.max_in_flight is None else max(1, settings.max_in_flight // len(self._urls))
-        endpoints = [Endpoint(url, met.info, share, self._rng) for url in self._urls]
+        endpoints = [Endpoint(url, met.info, share, self._jitter) for url in self._urls]
         dispatcher = Dispatcher(endpoints, self._rng, self._clock)
+        for endpoint in endpoints:
+            if endpoint.url == met.url:
+                dispatcher.verified(endpoint, met.info, generation=0)
         transport = self._transport
         assert transport is not None
-        sender = Sender(transport, settings, contact, met, dispatcher, self._patience, self._rng)
+        sender = Sender(transport, settings, contact, met, dispatcher, self._patience, self._jitter, self._rng)
         return Pool(dispatcher, sender, self._stop)
 
     # --- the end ------------------------------------------------------------------------------------------------------

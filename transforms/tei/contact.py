@@ -56,6 +56,7 @@ class Acquaintance:
     """What the first contact with an endpoint tells.
 
     Attributes:
+        url: of the endpoint.
         info: its `/info`.
         identity: the model that everything after is checked against.
         known: the known sentence as it embeds it.
@@ -63,6 +64,7 @@ class Acquaintance:
         why: why that format, for the log.
     """
 
+    url: str
     info: ServerInfo
     identity: ModelIdentity
     known: Known
@@ -101,7 +103,7 @@ class Contact:
             _check_dimensions(url, known, self._settings.identity)
         identity = info.identity(len(known.vector))
         wire, why = self._choose(url, info, json, known)
-        return Acquaintance(info, identity, known, wire, why)
+        return Acquaintance(url, info, identity, known, wire, why)
 
     def check(self, url: str, wire: Wire, expected: Acquaintance) -> ServerInfo:
         """Makes sure that an endpoint serves the model that was met first; raises as `read_info`, or RouteMissing."""

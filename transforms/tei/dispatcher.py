@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from transforms.tei.budget import Budget
 from transforms.tei.health import Health
 from transforms.tei.info import ServerInfo
+from transforms.tei.jitter import Jitter
 from transforms.tei.work import Task
 
 
@@ -35,12 +36,15 @@ class Endpoint:
         budget: texts in flight.
         health: whether it answers.
         batch_limit: texts that one request may hold.
+        verified_generation: the failure after which its model was last checked.
+        checking: held by the thread that checks its model; not guarded by the dispatcher.
     """
 
-    def __init__(self, url: str, info: ServerInfo, max_in_flight: int | None, rng: random.Random) -> None:
+    def __init__(self, url: str, info: ServerInfo, max_in_flight: int | None, jitter: Jitter) -> None:
         self.url = url
-        self.health = Health(rng)
+        self.health = Health(jitter)
         self.verified_generation = -1
+        self.checking = threading.Lock()
         self._max_in_flight = max_in_flight
         self.batch_limit = info.batch_limit
         self.budget = Budget(self._ceiling(info))

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import random
+from transforms.tei.jitter import Jitter
 
 FIRST_REST = 0.25  # seconds
-LONGEST_REST = 10.0
+LONGEST_REST = 5.0
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 5.0
 SUSPECT_AFTER = 2  # failures in a row; one alone is a hiccup and stops nobody
-
-
-def full_jitter(first: float, longest: float, times: int, rng: random.Random) -> float:
-    """Seconds to wait: anything up to a bound that doubles every time, so that clients do not come back together."""
-    return rng.uniform(0, min(longest, first * 2.0 ** min(times, 30)))
 
 
 class Health:
@@ -28,13 +23,13 @@ class Health:
         generation: how often the endpoint has failed; what was known of its model before holds no longer.
     """
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, jitter: Jitter) -> None:
         self.failures = 0
         self.quiet_until = float("-inf")
         self.generation = 0
         self._refusals = 0
         self._failed_at = float("-inf")
-        self._rng = rng
+        self._jitter = jitter
 
     def admits(self, now: float, in_flight: int) -> bool:
         """Whether a request may go out."""
@@ -55,14 +50,14 @@ class Health:
         self._failed_at = now
         self.failures += 1
         if self.failures >= SUSPECT_AFTER:
-            bound = min(LONGEST_REST, FIRST_REST * 2.0 ** min(self.failures, 30))
-            self.quiet_until = max(self.quiet_until, now + self._rng.uniform(bound / 2, bound))
+            rest = self._jitter.half(FIRST_REST, LONGEST_REST, self.failures)
+            self.quiet_until = max(self.quiet_until, now + rest)
 
     def refused(self, now: float, first_of_round: bool, retry_after: float | None = None) -> float:
         """Pauses after a 429; gives back the seconds of silence that this adds."""
         if first_of_round:
             self._refusals += 1
-        pause = full_jitter(FIRST_PAUSE, LONGEST_PAUSE, self._refusals, self._rng)
+        pause = self._jitter.full(FIRST_PAUSE, LONGEST_PAUSE, self._refusals)
         until = now + max(pause, retry_after or 0.0)
         added = max(0.0, until - max(now, self.quiet_until))
         self.quiet_until = max(self.quiet_until, until)

@@ -15,8 +15,8 @@ from transforms.tei.contact import KNOWN_SENTENCE, MISSING_ROUTE, Acquaintance, 
 from transforms.tei.dispatcher import Assignment, Dispatcher, Ending, Endpoint
 from transforms.tei.errors import PairingBroken
 from transforms.tei.grammar import Action, Verdict, doubtful_reply, no_reply, verdict_on
-from transforms.tei.health import full_jitter
 from transforms.tei.http import NoReply, Reply, Transport
+from transforms.tei.jitter import Jitter
 from transforms.tei.patience import Patience
 from transforms.tei.settings import EndpointSettings, Overlong
 from transforms.tei.vectors import OtherDimensions, Rows, UnreadableReply, WrongCount
@@ -30,7 +30,8 @@ LEAST_BODY_LIMIT = 10_000  # whoever refuses this many bytes does not do so beca
 BATCH_TRIES = 3  # of a batch that may hold a bad text, before it is halved
 LONE_TRIES = 7  # of a text alone, before it is blamed
 FIRST_DELAY = 0.1  # seconds
-LONGEST_DELAY = 5.0
+LONGEST_DELAY = 5.0  # before a text that may be bad is tried again
+LONGEST_WAIT = 1.0  # after a failure of the endpoint, which rests by itself where it must
 
 
 class Sender:
@@ -44,6 +45,7 @@ class Sender:
         acquaintance: Acquaintance,
         dispatcher: Dispatcher,
         patience: Patience,
+        jitter: Jitter,
         rng: random.Random,
     ) -> None:
         self.wire = acquaintance.wire
@@ -53,6 +55,7 @@ class Sender:
         self._met = acquaintance
         self._dispatcher = dispatcher
         self._patience = patience
+        self._jitter = jitter
         self._rng = rng
         self._body_limit = BODY_LIMIT
         self._answers: dict[Action, Callable[[Assignment, Task, Verdict], None]] = {
@@ -71,8 +74,7 @@ class Sender:
             EndpointError: the run must stop.
         """
         try:
-            if not assignment.endpoint.verified:
-                self._verify(assignment.endpoint)
+            self._make_sure_of(assignment.endpoint)
         except Unavailable as error:
             self._answer(assignment, assignment.task, _not_the_texts(error.verdict))
             return
@@ -80,8 +82,16 @@ class Sender:
         if body is not None:
             self._exchange(assignment, *body)
 
+    def _make_sure_of(self, endpoint: Endpoint) -> None:
+        """Checks the model once after every failure of the endpoint; the other threads wait for it."""
+        if endpoint.verified:
+            return
+        with endpoint.checking:
+            if not endpoint.verified:
+                self._verify(endpoint)
+
     def _verify(self, endpoint: Endpoint) -> None:
-        """Checks the model, once after every failure of the endpoint; raises as `Contact.check`."""
+        """Checks the model now; raises as `Contact.check`."""
         generation = self._dispatcher.generation(endpoint)
         try:
             info = self._contact.check(endpoint.url, self.wire, self._met)
@@ -205,6 +215,7 @@ class Sender:
             self._patience.succeeded()
             task.job.store([index for index, fine in zip(task.indices, good, strict=True) if fine], values[good])
         elif len(task.indices) == 1:
+            task = replace(task, ill_embedded=True)
             self._retry(assignment, task, doubtful_reply("the endpoint gives it a vector with nulls or of zeros alone"))
             return
         task.job.repeated(len(bad))
@@ -220,7 +231,9 @@ class Sender:
         self._out_of_luck(assignment, verdict)
         task.job.repeated()
         again = replace(task, waits=task.waits + 1)
-        self._dispatcher.settle(assignment, Ending.FAILED, [again], self._delay(task.waits), verdict.retry_after)
+        self._dispatcher.settle(
+            assignment, Ending.FAILED, [again], self._delay(task.waits, LONGEST_WAIT), verdict.retry_after
+        )
 
     def _slow_down(self, assignment: Assignment, task: Task, verdict: Verdict) -> None:
         self._out_of_luck(assignment, verdict)
@@ -230,6 +243,8 @@ class Sender:
     def _retry(self, assignment: Assignment, task: Task, verdict: Verdict) -> None:
         self._out_of_luck(assignment, verdict)
         blames = task.blames + 1
+        if task.alone and task.ill_embedded:
+            verdict = replace(verdict, reason=Reason.INVALID_VECTOR)
         if not task.alone and blames >= BATCH_TRIES:
             # From here on every half has one try: halving on finds the bad text sooner than waiting does.
             again, delay = task.halves(0 if len(task.indices) <= 2 else BATCH_TRIES - 1), 0.0
@@ -290,8 +305,8 @@ class Sender:
         status = f"{verdict.status} " if verdict.status else ""
         self._patience.failed(assignment.started, assignment.endpoint.url, f"{status}{verdict.message}")
 
-    def _delay(self, times: int) -> float:
-        return full_jitter(FIRST_DELAY, LONGEST_DELAY, times, self._rng)
+    def _delay(self, times: int, longest: float = LONGEST_DELAY) -> float:
+        return self._jitter.full(FIRST_DELAY, longest, times)
 
 
 def _not_the_texts(verdict: Verdict) -> Verdict:

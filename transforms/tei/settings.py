@@ -37,7 +37,7 @@ class EndpointSettings:
     """How to reach the endpoint and what to ask of it. Picklable; holds no secret, and refuses to.
 
     Attributes:
-        urls: base URLs, all of the same model.
+        urls: base URLs, all of the same model; none while the server is yet to be started.
         token: a reference to the bearer token (`env:NAME`, `file:PATH`, `gsm:projects/…`), resolved where it is used;
             None for none.
         prompt_name: the model's prompt to put before each text; None for the server's default.
@@ -64,8 +64,6 @@ class EndpointSettings:
 
     def __post_init__(self) -> None:
         """Refuses what no request could be made with."""
-        if not self.urls:
-            raise ValueError("at least one endpoint URL is needed")
         for url in self.urls:
             _check_url(url)
         if self.token is not None:

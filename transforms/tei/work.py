@@ -143,6 +143,7 @@ class Task:
         attempts: requests that have carried these texts.
         waits: failures in a row that were the endpoint's.
         blames: failures that may be a text's.
+        ill_embedded: whether its one text has had a vector that cannot be used: that tells more than errors do.
     """
 
     job: Job
@@ -152,6 +153,7 @@ class Task:
     attempts: int = 0
     waits: int = 0
     blames: int = 0
+    ill_embedded: bool = False
 
     @property
     def size(self) -> int:
