@@ -61,7 +61,11 @@ class TeiApp:
         request = Request(scope, receive, send)
         response = await self.respond(request)
         response.raw_headers.extend(_CORS_HEADERS)
-        await response(scope, receive, send)
+        await self.send(request, response, send)
+
+    async def send(self, request: Request, response: Response, send: Send) -> None:
+        """Sends a response."""
+        await response(request.scope, request.receive, send)
 
     async def respond(self, request: Request) -> Response:
         """Finds the handler and turns refusals into responses."""
@@ -84,9 +88,13 @@ class TeiApp:
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it
 
-    def _authorize(self, request: Request) -> None:
+    def needs_key(self, request: Request) -> bool:
+        """Whether a request must carry the key, if there is one."""
         path = request.url.path
-        if self._authorization is None or (path in _OPEN_PATHS and (path, request.method) != ("/", "POST")):
+        return path not in _OPEN_PATHS or (path, request.method) == ("/", "POST")
+
+    def _authorize(self, request: Request) -> None:
+        if self._authorization is None or not self.needs_key(request):
             return
         told = request.headers.get("authorization", "")
         if not hmac.compare_digest(told.encode(), self._authorization.encode()):
@@ -121,8 +129,12 @@ class TeiApp:
     ) -> tuple[Embedded, wire.EmbedRequest]:
         asked = parse(await self._read(request))
         self.engine.metrics.count("te_request_count", method="batch" if asked.is_batch else "single")
+        return await self.answer(request, asked), asked
+
+    async def answer(self, request: Request, asked: wire.EmbedRequest) -> Embedded:
+        """Embeds what is asked."""
         connection: Connection | None = request.scope.get("state", {}).get("connection")
-        return await self.engine.embed(asked, connection), asked
+        return await self.engine.embed(asked, connection)
 
     async def _tokenize(self, request: Request) -> Response:
         asked = wire.parse_tokenize(await self._read(request))

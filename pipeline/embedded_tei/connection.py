@@ -15,24 +15,29 @@ class Connection:
 
     Attributes:
         on_lost: called once if the client goes while its request is being answered.
+        lost: set when the connection has ended, or is to end because the server does.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self.on_lost: Callable[[], None] | None = None
+        self.lost = asyncio.Event()
 
-    def lost(self) -> None:
+    def has_ended(self) -> None:
         """The client has gone."""
-        if self.on_lost is not None:
-            self.on_lost()
-            self.on_lost = None
+        self.lost.set()
+        on_lost, self.on_lost = self.on_lost, None
+        if on_lost is not None:
+            on_lost()
 
     def reset(self) -> None:
         """Ends the connection with RST, without another byte."""
+        if self._transport.is_closing():
+            return
         handle = self._transport.get_extra_info("socket")
         handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
         self._transport.abort()
 
-    def write(self, data: bytes) -> None:
-        """Writes bytes beside the HTTP layer."""
-        self._transport.write(data)
+    def close(self) -> None:
+        """Ends the connection with FIN, behind what was written."""
+        self._transport.close()

@@ -95,7 +95,10 @@ class Engine:
         if connection is not None:
             connection.on_lost = lambda: self.device.drop(job)
         await self._submit(job, waits)
-        if job.pending and not await job.finished:
+        is_answerable = not job.pending or await job.finished
+        if connection is not None:
+            connection.on_lost = None
+        if not is_answerable:
             raise ClientDisconnect
         if job.refusals:
             raise job.refusals[min(job.refusals)]
@@ -124,14 +127,15 @@ class Engine:
         """Queues the texts that can be embedded; permits of the others are given back."""
         if not waits:
             self.permits.release(len(job.texts) - job.pending)
-            self.device.submit([Entry(job, row, text) for row, text in enumerate(job.texts) if text is not None])
+            now = time.perf_counter()
+            self.device.submit([Entry(job, row, text, now) for row, text in enumerate(job.texts) if text is not None])
             return
         for row, text in enumerate(job.texts):
             await self.permits.acquire()
             if text is None or job.finished.done():
                 self.permits.release(1)
             else:
-                self.device.submit([Entry(job, row, text)])
+                self.device.submit([Entry(job, row, text, time.perf_counter())])
 
     def _encode(self, item: TextInput, asked: EmbedRequest) -> Encoded | Refusal:
         try:

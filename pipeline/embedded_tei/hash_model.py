@@ -38,13 +38,18 @@ class HashModel:
 
     def __init__(self, seed: int = 0, dimensions: int = 384) -> None:
         self.model_id = "tayyar/hash"
-        self.sha: str | None = f"{seed:040x}"
+        self.sha: str | None = self.sha_of(seed)
         self.dimensions = dimensions
         table = np.random.default_rng(seed).standard_normal((_BLOCKS, _CHOICES, dimensions // _BLOCKS))
         table /= np.linalg.norm(table, axis=2, keepdims=True) * np.sqrt(_BLOCKS)
         self._table = table.astype(np.float32)
         self._json = [[_without_brackets(block) for block in blocks] for blocks in self._table]
         self._positions = np.arange(_BLOCKS)
+
+    @staticmethod
+    def sha_of(seed: int) -> str:
+        """The sha of the model that a seed makes."""
+        return f"{seed:040x}"
 
     def encode(self, text: str, prompt: str, encoding: Encoding) -> Encoded:
         """Counts words; cuts at a word's end."""

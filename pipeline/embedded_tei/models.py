@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,9 +27,8 @@ class Token:
     stop: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """A text ready for the device.
+class Encoded(NamedTuple):
+    """A text ready for the device; a tuple, because thousands are made in a second.
 
     Attributes:
         prompt: what the model reads before the text; may be empty.

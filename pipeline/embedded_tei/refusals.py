@@ -31,7 +31,7 @@ _STATUS = {
 }
 
 
-class Refusal(Exception):  # noqa: N818 - an answer, and no failure of the server
+class Refusal(Exception):
     """A request's error.
 
     Args:
@@ -58,7 +58,7 @@ class Refusal(Exception):  # noqa: N818 - an answer, and no failure of the serve
         return Response(orjson.dumps(body), status, media_type="application/json")
 
 
-class PlainRefusal(Exception):  # noqa: N818 - as above
+class PlainRefusal(Exception):
     """A request refused before TEI's own code sees it: text/plain, or no body at all where the message is empty."""
 
     def __init__(self, status: int, message: str = "") -> None:

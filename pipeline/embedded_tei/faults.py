@@ -1,0 +1,146 @@
+"""What the simulator does wrong, and how fast its device is."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+class Fault(enum.Enum):
+    """What can happen to one request for embeddings."""
+
+    OK = "ok"
+    REJECT = "reject"  # 429, as TEI says it
+    BACKEND = "backend"  # 424
+    THROTTLE = "throttle"  # 429 of a gateway
+    BAD_GATEWAY = "bad_gateway"  # 502
+    UNAVAILABLE = "unavailable"  # 503
+    GATEWAY_TIMEOUT = "gateway_timeout"  # 504
+    UNAUTHORIZED = "unauthorized"  # 401
+    FORBIDDEN = "forbidden"  # 403
+    NOT_FOUND = "not_found"  # 404
+    PAUSED = "paused"  # 400 of a paused endpoint
+    REDIRECT = "redirect"  # 307
+    RESET = "reset"  # RST before a reply
+    CUT = "cut"  # RST in the middle of the reply
+    END_EARLY = "end_early"  # FIN in the middle of the reply
+    HANG = "hang"  # no reply ever
+    SHORT_REPLY = "short_reply"  # the last row is missing
+    WRONG_DIMENSIONS = "wrong_dimensions"  # the last component of each row is missing
+    CRASH = "crash"  # all connections reset, new ones refused for a while
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """The simulator's settings; the defaults are a device that is instant and never fails.
+
+    A request's fault is the next of `script`; once that is used up, it is drawn from the chances. All chances but
+    `backend` and `null_rows` are of one request.
+
+    Attributes:
+        script: faults of the first requests, in the order in which these arrive.
+        seed: of what is drawn.
+        reject: chance of 429 as TEI says it.
+        backend: chance that a device batch fails, and with it (424) all requests that have a text in it.
+        throttle: chance of 429 as a gateway says it.
+        bad_gateway: chance of 502, with HTML.
+        unavailable: chance of 503, with HTML.
+        gateway_timeout: chance of 504, with HTML.
+        reset: chance of RST before a reply.
+        cut: chance of RST in the middle of the reply.
+        end_early: chance of FIN in the middle of the reply.
+        hang: chance of no reply.
+        short_reply: chance that the last row is missing.
+        wrong_dimensions: chance that rows lack a component.
+        null_rows: chance that one text's row has a null.
+        null_marker: texts with this in them always have a row of nulls.
+        refuse_marker: a request with such a text is answered with 422.
+        poison_marker: a device batch with such a text fails, and with it (424) all requests that have a text in it.
+        retry_after: seconds told in `Retry-After` by a gateway's 429 and 503; None for no such header.
+        paused: whether every request is answered as a paused endpoint does.
+        redirect: where every request is redirected to; None for no redirection.
+        crash_seconds: how long connections are refused after a crash.
+        model_seed: which model answers; another one has another sha and other vectors.
+        batch_seconds: how long the device takes for a batch of any size.
+        tokens_per_second: how many it reads on top of that; None for no limit.
+    """
+
+    script: tuple[Fault, ...] = ()
+    seed: int = 0
+    reject: float = 0.0
+    backend: float = 0.0
+    throttle: float = 0.0
+    bad_gateway: float = 0.0
+    unavailable: float = 0.0
+    gateway_timeout: float = 0.0
+    reset: float = 0.0
+    cut: float = 0.0
+    end_early: float = 0.0
+    hang: float = 0.0
+    short_reply: float = 0.0
+    wrong_dimensions: float = 0.0
+    null_rows: float = 0.0
+    null_marker: str | None = None
+    refuse_marker: str | None = None
+    poison_marker: str | None = None
+    retry_after: float | None = None
+    paused: bool = False
+    redirect: str | None = None
+    crash_seconds: float = 1.0
+    model_seed: int = 0
+    batch_seconds: float = 0.0
+    tokens_per_second: float | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the chances.
+
+        Raises:
+            ValueError: naming the one that is none.
+        """
+        chances = {fault.value: chance for fault, chance in self.chances().items()}
+        for name, chance in {**chances, "backend": self.backend, "null_rows": self.null_rows}.items():
+            if not 0 <= chance <= 1:
+                raise ValueError(f"{name} is {chance}: it must be a chance between 0 and 1")
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Faults:
+        """Reads `{"reject": 0.1, "script": ["reset", "ok"], …}`.
+
+        Raises:
+            ValueError: if it is no such object, or a name is unknown.
+        """
+        values: Any = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError(f"faults are a JSON object, not {text!r}")  # noqa: TRY004 - callers catch one type
+        unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
+        if unknown:
+            raise ValueError(f"no such faults: {', '.join(sorted(unknown))}")
+        return cls(**{**values, "script": tuple(map(Fault, values.get("script", ())))})
+
+    def to_json(self) -> str:
+        """Writes what `from_json` reads."""
+        values = {**dataclasses.asdict(self), "script": [fault.value for fault in self.script]}
+        return json.dumps(values)
+
+    def chances(self) -> Mapping[Fault, float]:
+        """The chances of a request."""
+        return {fault: getattr(self, fault.value) for fault in _DRAWN}
+
+
+_DRAWN = (
+    Fault.REJECT,
+    Fault.THROTTLE,
+    Fault.BAD_GATEWAY,
+    Fault.UNAVAILABLE,
+    Fault.GATEWAY_TIMEOUT,
+    Fault.RESET,
+    Fault.CUT,
+    Fault.END_EARLY,
+    Fault.HANG,
+    Fault.SHORT_REPLY,
+    Fault.WRONG_DIMENSIONS,
+)

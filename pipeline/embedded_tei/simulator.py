@@ -1,0 +1,307 @@
+"""The server as a simulator: a device of known speed, faults on demand, and counts of what the client did."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import orjson
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Send
+
+from pipeline.embedded_tei import refusals
+from pipeline.embedded_tei.app import TeiApp
+from pipeline.embedded_tei.connection import Connection
+from pipeline.embedded_tei.engine import Embedded, Engine
+from pipeline.embedded_tei.faults import Fault, Faults
+from pipeline.embedded_tei.hash_model import HashModel
+from pipeline.embedded_tei.limits import ServerLimits
+from pipeline.embedded_tei.models import Encoded, Encoding, Vectors
+from pipeline.embedded_tei.wire import EmbedRequest
+
+CONTROL = "/_simulator/"
+
+_LATENESS = 0.005  # seconds that the device may catch up on, because timers are late
+_GATEWAY = {
+    Fault.THROTTLE: (429, "Too Many Requests"),
+    Fault.BAD_GATEWAY: (502, "Bad Gateway"),
+    Fault.UNAVAILABLE: (503, "Service Temporarily Unavailable"),
+    Fault.GATEWAY_TIMEOUT: (504, "Gateway Time-out"),
+    Fault.FORBIDDEN: (403, "Forbidden"),
+    Fault.NOT_FOUND: (404, "Not Found"),
+}
+_TOLD_WHEN = frozenset({Fault.THROTTLE, Fault.UNAVAILABLE})
+
+
+class GatewayAnswer(Exception):
+    """A response that something in front of TEI gives."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(response.status_code)
+        self.response = response
+
+
+@dataclass(slots=True)
+class Statistics:
+    """What the server saw of its clients.
+
+    Attributes:
+        requests: requests for embeddings that could be parsed.
+        answered: those answered with 200.
+        rejected: those answered with 429.
+        texts: texts in all requests.
+        texts_repeated: texts that had been in an earlier request, or earlier in the same one.
+        texts_in_flight: texts in the requests that are not answered yet.
+        peak_texts_in_flight: the most there were.
+        batches: device batches.
+        tokens: tokens in them.
+        busy_seconds: how long the device computed.
+        started_at: when the first request came; seconds on a clock of their own, as the next.
+        ended_at: when the last request was answered.
+    """
+
+    requests: int = 0
+    answered: int = 0
+    rejected: int = 0
+    texts: int = 0
+    texts_repeated: int = 0
+    texts_in_flight: int = 0
+    peak_texts_in_flight: int = 0
+    batches: int = 0
+    tokens: int = 0
+    busy_seconds: float = 0.0
+    started_at: float | None = None
+    ended_at: float | None = None
+    seen: set[int] = field(default_factory=set, repr=False)
+
+    def begin(self, asked: EmbedRequest) -> None:
+        """Counts a request that has come."""
+        self.started_at = self.started_at or time.perf_counter()
+        self.requests += 1
+        self.texts += len(asked.inputs)
+        self.texts_in_flight += len(asked.inputs)
+        self.peak_texts_in_flight = max(self.peak_texts_in_flight, self.texts_in_flight)
+        for text in asked.inputs:
+            digest = hash(text if isinstance(text, str) else tuple(text))
+            self.texts_repeated += digest in self.seen
+            self.seen.add(digest)
+
+    def end(self, asked: EmbedRequest) -> None:
+        """Counts a request that is done with."""
+        self.texts_in_flight -= len(asked.inputs)
+        self.ended_at = time.perf_counter()
+
+    def told(self) -> dict[str, object]:
+        """Gives all counts, and which share of the time between first and last request the device was busy."""
+        counts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "seen"}
+        span = (self.ended_at or 0.0) - (self.started_at or 0.0)
+        return {**counts, "busy_share": min(self.busy_seconds / span, 1.0) if span > 0 else 0.0}
+
+
+class _MarkedModel(HashModel):
+    """A hash model that cannot tokenize texts with a marker."""
+
+    refuse_marker: str | None = None
+
+    def encode(self, text: str, prompt: str, encoding: Encoding) -> Encoded:
+        if self.refuse_marker is not None and self.refuse_marker in text:
+            raise refusals.invalid("`inputs` must not hold the marker of the simulator")
+        return super().encode(text, prompt, encoding)
+
+
+class SimulatedTei(TeiApp):
+    """TEI over the hash model, with faults.
+
+    `GET /_simulator/faults` tells the faults, `POST` replaces them; `GET /_simulator/stats` tells the counts, `POST`
+    starts them again; `POST /_simulator/crash` crashes now.
+
+    Args:
+        limits: the server's limits.
+        faults: what goes wrong from the start.
+
+    Attributes:
+        crash: resets all connections, and refuses new ones for some seconds; the server's hook.
+    """
+
+    def __init__(self, limits: ServerLimits, faults: Faults) -> None:
+        super().__init__(Engine(_MarkedModel(faults.model_seed), limits, self._compute))
+        self.crash: Callable[[float], None] | None = None
+        self.statistics = Statistics()
+        self._free_at = 0.0
+        self.set_faults(faults)
+        self.routes |= {
+            f"{CONTROL}faults": {"GET": self._get_faults, "POST": self._post_faults},
+            f"{CONTROL}stats": {"GET": self._get_stats, "POST": self._post_stats},
+            f"{CONTROL}crash": {"POST": self._post_crash},
+        }
+
+    def set_faults(self, faults: Faults) -> None:
+        """Replaces the faults; script and chance begin again."""
+        self.faults = faults
+        self._script = deque(faults.script)
+        self._random = random.Random(faults.seed)
+        model = self.engine.model
+        if model.sha != _MarkedModel.sha_of(faults.model_seed):
+            model = self.engine.model = _MarkedModel(faults.model_seed)
+        assert isinstance(model, _MarkedModel)
+        model.refuse_marker = faults.refuse_marker
+
+    async def respond(self, request: Request) -> Response:
+        """As TEI does, behind a gateway."""
+        try:
+            return await super().respond(request)
+        except GatewayAnswer as answer:
+            return answer.response
+
+    def needs_key(self, request: Request) -> bool:
+        """As TEI, but the control routes are open."""
+        return not request.url.path.startswith(CONTROL) and super().needs_key(request)
+
+    async def answer(self, request: Request, asked: EmbedRequest) -> Embedded:
+        """Embeds, unless a fault comes before."""
+        fault = self._next_fault()
+        self.statistics.begin(asked)
+        try:
+            await self._fail_before(fault, request)
+            embedded = _damaged(await super().answer(request, asked), fault)
+        except refusals.Refusal as refusal:
+            self.statistics.rejected += refusal.error_type is refusals.ErrorType.OVERLOADED
+            raise
+        finally:
+            self.statistics.end(asked)
+        self.statistics.answered += 1
+        request.scope["fault"] = fault
+        return embedded
+
+    async def send(self, request: Request, response: Response, send: Send) -> None:
+        """Sends a response, or half of it."""
+        fault = request.scope.get("fault")
+        if fault not in (Fault.CUT, Fault.END_EARLY):
+            await super().send(request, response, send)
+            return
+        half = bytes(response.body)[: len(response.body) // 2]
+        await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
+        await send({"type": "http.response.body", "body": half, "more_body": True})
+        connection = _connection(request)
+        connection.reset() if fault is Fault.CUT else connection.close()
+        await connection.lost.wait()
+
+    def _next_fault(self) -> Fault:
+        if self._script:
+            return self._script.popleft()
+        if self.faults.paused:
+            return Fault.PAUSED
+        if self.faults.redirect is not None:
+            return Fault.REDIRECT
+        for fault, chance in self.faults.chances().items():
+            if chance and self._random.random() < chance:
+                return fault
+        return Fault.OK
+
+    async def _fail_before(self, fault: Fault, request: Request) -> None:
+        """Raises what answers the request in the model's place, if the fault does."""
+        if fault is Fault.REJECT:
+            raise refusals.overloaded()
+        if fault is Fault.BACKEND:
+            raise refusals.backend("Inference error: out of memory")
+        if fault in (Fault.RESET, Fault.HANG, Fault.CRASH):
+            await self._vanish(fault, request)
+        answer = self._gateway_answer(fault, request)
+        if answer is not None:
+            self.statistics.rejected += answer.status_code == 429
+            raise GatewayAnswer(answer)
+
+    async def _vanish(self, fault: Fault, request: Request) -> None:
+        connection = _connection(request)
+        if fault is Fault.RESET:
+            connection.reset()
+        elif fault is Fault.CRASH and self.crash is not None:
+            self.crash(self.faults.crash_seconds)
+        await connection.lost.wait()
+        connection.reset()
+        raise ClientDisconnect
+
+    def _gateway_answer(self, fault: Fault, request: Request) -> Response | None:
+        if fault is Fault.UNAUTHORIZED:
+            return Response(status_code=401)
+        if fault is Fault.PAUSED:
+            return Response(b'{"error":"Bad Request: Invalid state"}', 400, media_type="application/json")
+        if fault is Fault.REDIRECT:
+            return Response(status_code=307, headers={"location": f"{self.faults.redirect}{request.url.path}"})
+        if fault not in _GATEWAY:
+            return None
+        status, title = _GATEWAY[fault]
+        told = self.faults.retry_after if fault in _TOLD_WHEN else None
+        headers = {} if told is None else {"retry-after": f"{told:g}"}
+        page = f"<html>\r\n<head><title>{status} {title}</title></head>\r\n<body><h1>{title}</h1></body>\r\n</html>\r\n"
+        return Response(page, status, headers, media_type="text/html")
+
+    async def _compute(self, texts: Sequence[Encoded]) -> Vectors:
+        """The device: takes its time, then fails or embeds."""
+        faults, tokens = self.faults, sum([text.tokens for text in texts])
+        seconds = faults.batch_seconds + (tokens / faults.tokens_per_second if faults.tokens_per_second else 0.0)
+        self.statistics.batches += 1
+        self.statistics.tokens += tokens
+        self.statistics.busy_seconds += seconds
+        if seconds:
+            now = time.perf_counter()
+            self._free_at = max(self._free_at, now - _LATENESS) + seconds
+            await asyncio.sleep(self._free_at - now)
+        poison = faults.poison_marker
+        if poison is not None and any(poison in text.text for text in texts):
+            raise RuntimeError("Inference error: poisoned batch")
+        if faults.backend and self._random.random() < faults.backend:
+            raise RuntimeError("Inference error: out of memory")
+        return self._with_nulls(self.engine.model.embed(texts), texts)
+
+    def _with_nulls(self, vectors: Vectors, texts: Sequence[Encoded]) -> Vectors:
+        chance, marker = self.faults.null_rows, self.faults.null_marker
+        for row, text in enumerate(texts):
+            if marker is not None and marker in text.text:
+                vectors[row] = np.nan
+            elif chance and self._random.random() < chance:
+                vectors[row, self._random.randrange(vectors.shape[1])] = np.nan
+        return vectors
+
+    async def _get_faults(self, _: Request) -> Response:
+        return Response(self.faults.to_json(), media_type="application/json")
+
+    async def _post_faults(self, request: Request) -> Response:
+        try:
+            self.set_faults(Faults.from_json(await request.body()))
+        except (ValueError, TypeError) as error:
+            raise refusals.PlainRefusal(422, str(error)) from error
+        return await self._get_faults(request)
+
+    async def _get_stats(self, _: Request) -> Response:
+        return Response(orjson.dumps(self.statistics.told()), media_type="application/json")
+
+    async def _post_stats(self, request: Request) -> Response:
+        in_flight = self.statistics.texts_in_flight
+        self.statistics = Statistics(texts_in_flight=in_flight, peak_texts_in_flight=in_flight)
+        return await self._get_stats(request)
+
+    async def _post_crash(self, request: Request) -> Response:
+        await self._vanish(Fault.CRASH, request)
+        return Response()
+
+
+def _damaged(embedded: Embedded, fault: Fault) -> Embedded:
+    if fault is Fault.SHORT_REPLY:
+        return replace(embedded, vectors=embedded.vectors[:-1])
+    if fault is Fault.WRONG_DIMENSIONS:
+        return replace(embedded, vectors=np.ascontiguousarray(embedded.vectors[:, :-1]))
+    return embedded
+
+
+def _connection(request: Request) -> Connection:
+    connection = request.scope["state"]["connection"]
+    assert isinstance(connection, Connection)
+    return connection
