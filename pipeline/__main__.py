@@ -23,6 +23,8 @@ def main(arguments: list[str]) -> int:
     if rest and options.command != "run":
         parser.error(f"unknown option {rest[0]}: see tayyar {options.command} --help")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger().addFilter(_without_beams_aside)
+    logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)  # what failed is said once, at the end
     signal.signal(signal.SIGTERM, _stop)
     try:
         return int(_carry_out(options, rest))
@@ -37,6 +39,12 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("tayyar: stopped; the same command goes on from here", file=sys.stderr)
         return 128 + signal.SIGINT
+
+
+def _without_beams_aside(record: logging.LogRecord) -> bool:
+    """Leave out what Beam warns of on every local run, and what nothing here depends on."""
+    message = record.getMessage()
+    return "apitools not found" not in message and "No semi_persistent_directory found" not in message
 
 
 def _carry_out(options: argparse.Namespace, rest: Sequence[str]) -> int:

@@ -41,6 +41,7 @@ def probed(settings: EndpointSettings, expected_dimensions: int | None) -> tuple
     if expected_dimensions not in (None, identity.dimensions):
         raise EndpointRefused(
             f"{identity.model_id} at {settings.urls[0]} gives vectors of {identity.dimensions} numbers, "
-            f"but --expected_dimensions is {expected_dimensions}. Point --endpoint at the right model, or change the option."
+            f"but --expected_dimensions is {expected_dimensions}. "
+            "Point --endpoint at the right model, or change the option."
         )
     return dataclasses.replace(settings, identity=identity), wire_format

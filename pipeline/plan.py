@@ -52,7 +52,7 @@ class Plan:
 
 
 def make_plan(patterns: Sequence[str], output_root: str, shard_bytes: int) -> Plan:
-    """Match the patterns and name what they match.
+    """Match the patterns and name what they match; a file that several match is named by the first.
 
     Args:
         patterns: paths with wildcards (`**` stands for any number of folders), or folders.
@@ -63,6 +63,7 @@ def make_plan(patterns: Sequence[str], output_root: str, shard_bytes: int) -> Pl
         UsageError: if a pattern matches nothing, a file is no NDJSON, or two files' outputs would have the same name.
     """
     sources: dict[str, Source] = {}
+    planned: set[str] = set()
     for pattern in patterns:
         prefix, files = _match(pattern)
         files = [file for file in files if not file.path.startswith(output_root + "/")]
@@ -73,12 +74,16 @@ def make_plan(patterns: Sequence[str], output_root: str, shard_bytes: int) -> Pl
                 f"put quotes around a pattern, so that the shell leaves it alone."
             )
         for file in files:
-            _add(sources, Source(file.path, _stem(file.path[len(prefix) :]), file.size, file.mtime))
+            if file.path not in planned:
+                planned.add(file.path)
+                _add(sources, Source(file.path, _stem(file.path[len(prefix) :]), file.size, file.mtime))
     return Plan(tuple(sources[name] for name in sorted(sources)), shard_bytes)
 
 
 def _add(sources: dict[str, Source], source: Source) -> None:
     """Add a source under its name, unless another one has it."""
+    if not _is_utf8(source.path):
+        raise UsageError(f"--input {source.path!a} has a name that is not UTF-8. Rename the file.")
     if source.name.split("/")[0] in RESERVED and "/" in source.name:
         raise UsageError(
             f"{source.path} would be written below {source.name.split('/')[0]}/ in the output folder, "
@@ -91,6 +96,15 @@ def _add(sources: dict[str, Source], source: Source) -> None:
             f"{other.path} and {source.path} would both be written to {source.name}-00000.ndjson. "
             "Rename one of them, or embed them into two output folders."
         )
+
+
+def _is_utf8(name: str) -> bool:
+    """Whether a name can be written: the bytes of a local one that are no UTF-8 came as lone surrogates."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _match(pattern: str) -> tuple[str, list[storage.FileStat]]:
@@ -149,10 +163,15 @@ def read_plan(output: OutputFolder, shard_bytes: int) -> Plan:
     """Return the plan that `write_plan` saved.
 
     Raises:
-        UsageError: if the folder holds none.
+        UsageError: if the folder holds none that can be read.
     """
     data = output.read(output.plan)
     if data is None:
         raise UsageError(f"{output.root} is no output folder of Tayyar: it has no {output.plan}. Check --output.")
-    fields = [orjson.loads(line) for line in data.splitlines()]
-    return Plan(tuple(Source(f["path"], f["name"], f["size"], f["mtime"]) for f in fields), shard_bytes)
+    try:
+        fields = [orjson.loads(line) for line in data.splitlines()]
+        return Plan(tuple(Source(f["path"], f["name"], f["size"], f["mtime"]) for f in fields), shard_bytes)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{output.path(output.plan)} cannot be read ({error}). Run the job again: that writes it anew."
+        ) from error

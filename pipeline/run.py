@@ -25,7 +25,8 @@ from pipeline.options import RunOptions
 from pipeline.plan import Plan, make_plan, write_plan
 from pipeline.progress import Progress
 from pipeline.report import make_report, summary, write_report
-from pipeline.runner import beam_options, endpoint_error_in, failure_text, make_runner
+from pipeline.runner import beam_options, make_runner, meaning_of
+from transforms import storage
 from transforms.output import JOB, OutputFolder
 from transforms.records import Shard
 from transforms.tei.settings import EndpointSettings
@@ -62,6 +63,7 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
     ledger.require_balance()
     report = make_report(ledger, job, options.price_per_hour)
     write_report(report, output)
+    _clean_up(output)
     for line in summary(ledger, report, ledger.embedded - before.embedded, time.time() - started):
         say(line)
     if ledger.dead_letters > options.max_dead_letter_ratio * ledger.records:
@@ -171,7 +173,7 @@ def _embed(before: Ledger, output: OutputFolder, options: PipelineOptions, setti
         seen = {name for name in files if name.startswith(output.receipts + "/")}
         with Progress(output, seen, _stored_bytes(work)):
             _run_pipeline(options, work, settings)
-    _clean_up(files, output)
+    output.delete(name for name in files if name.startswith(output.temporary + "/"))  # left by runs that died
     files = output.list()
     ledger = read_ledger(before.plan, output, settings.job, files)
     output.delete(_stale(ledger, output, files))
@@ -190,7 +192,8 @@ def _run_pipeline(options: PipelineOptions, work: Sequence[Shard], settings: gra
     try:
         state = pipeline.run().wait_until_finish()
     except Exception as error:  # runners raise errors of their own and of workers alike, of any type
-        raise endpoint_error_in(error) or PipelineFailed(failure_text(error)) from error
+        raise meaning_of(error) from error
+    # A runner that does not wait for the end gives None.
     if state not in (None, PipelineState.DONE):
         raise PipelineFailed(f"the runner ended in state {state}; its own log says why")
 
@@ -203,9 +206,9 @@ def _stale(ledger: Ledger, output: OutputFolder, files: Iterable[str]) -> list[s
     return stale_files(ledger, output, files, {source.source.name for source in ledger.sources})
 
 
-def _clean_up(before: Iterable[str], output: OutputFolder) -> None:
-    """Remove temporary files: this run's, and those that were there when it began, which dead runs left."""
-    mine = f"{output.temporary}/{output.run}/"
-    output.delete(name for name in before if name.startswith(output.temporary + "/"))
-    output.delete(name for name in output.list(output.temporary) if name.startswith(mine))
+def _clean_up(output: OutputFolder) -> None:
+    """Remove what is left of this run's temporary files, and the word that it is at work."""
     output.delete([f"{JOB}/run.json"])
+    mine = f"{output.temporary}/{output.run}-"
+    output.delete(name for name in output.list(output.temporary) if name.startswith(mine))
+    storage.delete_empty_folder(output.path(output.temporary))

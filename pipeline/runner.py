@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -13,14 +14,19 @@ from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
-from pipeline.errors import UsageError
+from pipeline.errors import PipelineFailed, UsageError
+from transforms.decompress import DamagedSource
+from transforms.read import SourceChanged
 from transforms.tei import errors as endpoint_errors
 from transforms.tei.errors import EndpointError
+
+_logger = logging.getLogger(__name__)
 
 DEFAULT_RUNNER = "FnApiRunner"
 _IN_PROCESS = {"fnapirunner", "fnapi"}
 # These ask their job server which options it knows; what it does not know is refused there.
 _PORTABLE = {"flinkrunner", "flink", "portablerunner", "portable", "prismrunner", "prism", "sparkrunner", "spark"}
+_WHERE = re.compile(r"( \[while running '[^']*'\])+$")
 _ENDPOINT_ERROR = re.compile(r"transforms\.tei\.errors\.(\w+): (.*)")
 
 
@@ -30,7 +36,9 @@ def beam_options(arguments: Sequence[str]) -> PipelineOptions:
     Raises:
         UsageError: for an option that nobody knows, and for a mode that loses data.
     """
-    options = PipelineOptions([f"--runner={DEFAULT_RUNNER}", *arguments])
+    # A worker's INFO is about Beam's own channels, and is many lines for each worker.
+    defaults = [f"--runner={DEFAULT_RUNNER}", "--default_sdk_harness_log_level=WARNING"]
+    options = PipelineOptions([*defaults, *arguments])
     runner = options.view_as(StandardOptions).runner.lower()
     if runner not in _PORTABLE:
         _refuse_unknown(arguments)
@@ -51,7 +59,8 @@ def _refuse_unknown(arguments: Sequence[str]) -> None:
         options._add_argparse_args(parser)
     _, unknown = parser.parse_known_args(list(arguments))
     if unknown:
-        raise UsageError(f"unknown option {unknown[0]}: neither Tayyar nor Beam has it. See --help.")
+        # What stands behind the name may be a secret under a misspelt one.
+        raise UsageError(f"unknown option {unknown[0].partition('=')[0]}: neither Tayyar nor Beam has it. See --help.")
 
 
 def _all_subclasses(options: type[PipelineOptions]) -> Iterator[type[PipelineOptions]]:
@@ -68,7 +77,7 @@ def make_runner(options: PipelineOptions) -> beam.runners.PipelineRunner | str:
         return name
     _let_workers_import_this()
     # By its name alone, the runner would give its worker processes no pipeline options at all.
-    encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
+    encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options(drop_default=True))
     info = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
     return fn_runner.FnApiRunner(provision_info=fn_runner.ExtendedProvisionInfo(info))
 
@@ -81,27 +90,34 @@ def _let_workers_import_this() -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join([here, *filter(None, paths)])
 
 
-def endpoint_error_in(error: BaseException) -> EndpointError | None:
-    """Return the endpoint's error that failed a pipeline, if it was one.
+def meaning_of(error: BaseException) -> BaseException:
+    """Return what a pipeline's failure means to its user: an `EndpointError`, an interruption, or a `PipelineFailed`.
 
-    Some runners raise the error itself, with words of their own behind it; from a worker process there is only the
-    text of its traceback.
+    Some runners raise the error itself, with words of their own behind it; from a worker process there is only the text
+    of its traceback.
     """
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, EndpointError):
+    for cause in _causes(error):
+        if isinstance(cause, (EndpointError, KeyboardInterrupt)):
             return cause
-        cause = cause.__cause__ or cause.__context__
+        if isinstance(cause, (DamagedSource, SourceChanged)):
+            return PipelineFailed(str(cause))
     found = _ENDPOINT_ERROR.findall(str(error))
-    if not found:
-        return None
-    name, message = found[-1]
-    kind: type[EndpointError] = getattr(endpoint_errors, name, EndpointError)
-    return kind(message)
+    if found:
+        name, message = found[-1]
+        kind: type[EndpointError] = getattr(endpoint_errors, name, EndpointError)
+        return kind(_WHERE.sub("", message))
+    _logger.error("the pipeline failed", exc_info=error)
+    return PipelineFailed(_last_line(error))
 
 
-def failure_text(error: BaseException) -> str:
-    """Return what a person needs of a pipeline's failure: without Beam's stack, which ends with the same line."""
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _last_line(error: BaseException) -> str:
+    """Return what a person needs of a failure's text: without Beam's stack, which ends with the same line."""
     text = str(error).strip() or type(error).__name__
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return re.sub(r"^(\w+\.)+(?=\w+: )", "", lines[-1] if "Traceback" in text else text)
+    return _WHERE.sub("", re.sub(r"^(\w+\.)+(?=\w+: )", "", lines[-1] if "Traceback" in text else text))

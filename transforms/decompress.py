@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import bz2
+import functools
 import gzip
 import zlib
-from collections.abc import Iterator
-from typing import BinaryIO, cast
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, Protocol
 
 from backports import zstd
 
 from transforms.lines import CHUNK_BYTES
 
 COMPRESSIONS = (".gz", ".bz2", ".zst")
+_INPUT_BYTES = 1 << 16
 
 
 class DamagedSource(Exception):
@@ -39,9 +41,7 @@ def decompressed_chunks(file: BinaryIO, path: str, stored_bytes: int) -> Iterato
     try:
         if stored_bytes == 0:
             raise EOFError("the file is empty")
-        stream = _decoder(file, path)
-        # read1 gives what is at hand: a larger read would drop, together with the damage, the good bytes before it.
-        while chunk := stream.read1(CHUNK_BYTES):  # type: ignore[attr-defined] # all three have it, BinaryIO does not
+        for chunk in _decoded(file, path):
             offset += len(chunk)
             yield chunk
     except (EOFError, OSError, ValueError, zlib.error, zstd.ZstdError) as error:
@@ -52,9 +52,37 @@ def decompressed_chunks(file: BinaryIO, path: str, stored_bytes: int) -> Iterato
         ) from error
 
 
-def _decoder(file: BinaryIO, path: str) -> BinaryIO:
+def _decoded(file: BinaryIO, path: str) -> Iterator[bytes]:
     if path.endswith(".gz"):
-        return cast(BinaryIO, gzip.GzipFile(fileobj=file))
-    if path.endswith(".bz2"):
-        return cast(BinaryIO, bz2.BZ2File(file))
-    return cast(BinaryIO, zstd.ZstdFile(file))
+        # read1 gives what is at hand: a larger read would drop, together with the damage, the good bytes before it.
+        return iter(functools.partial(gzip.GzipFile(fileobj=file).read1, CHUNK_BYTES), b"")
+    return _streams(file, bz2.BZ2Decompressor if path.endswith(".bz2") else zstd.ZstdDecompressor)
+
+
+class _Decompressor(Protocol):
+    """What the decompressors of one .bz2 stream and of one .zst frame have in common."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def needs_input(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+
+def _streams(file: BinaryIO, start: Callable[[], _Decompressor]) -> Iterator[bytes]:
+    """Decompress one stream behind the other; the library's own BZ2File takes a damaged second one for rubbish."""
+    data = file.read(_INPUT_BYTES)
+    while data:
+        decompressor = start()
+        while not decompressor.eof:
+            if decompressor.needs_input and not data and not (data := file.read(_INPUT_BYTES)):
+                raise EOFError("it ends in the middle of a stream")
+            if chunk := decompressor.decompress(data, CHUNK_BYTES):
+                yield chunk
+            data = b""
+        data = decompressor.unused_data or file.read(_INPUT_BYTES)

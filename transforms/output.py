@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -73,8 +75,9 @@ class OutputFolder:
 
     def write(self, name: str, chunks: Iterable[bytes]) -> storage.WrittenFile:
         """Write one file, whole or not at all."""
-        # The process id keeps apart two workers that were given the same shard.
-        temporary = self.path(f"{self.temporary}/{self.run}/{name}.{os.getpid()}")
+        # Process and thread keep apart two workers that were given the same shard; names of any length must fit.
+        digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+        temporary = self.path(f"{self.temporary}/{self.run}-{os.getpid()}-{threading.get_ident()}-{digest}")
         size, crc32c = storage.write_whole(self.path(name), temporary, chunks)
         return storage.WrittenFile(name, size, crc32c)
 

@@ -68,13 +68,13 @@ def _parse_object(content: bytes) -> dict[str, Any]:
 
 
 def _parse_leniently(content: bytes, error: orjson.JSONDecodeError) -> Any:
-    """Parse what orjson refuses although the grammar of JSON allows it, such as the escape of a lone surrogate."""
+    """Parse what orjson refuses although the grammar of JSON allows it, such as a lone surrogate or a huge number."""
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as invalid:
         raise Unusable(Reason.INVALID_UTF8, f"byte {invalid.start} of the line: {invalid.reason}") from error
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant, parse_int=float)
     except (ValueError, RecursionError):
         raise Unusable(Reason.INVALID_JSON, str(error)) from error
 

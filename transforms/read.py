@@ -12,7 +12,7 @@ from transforms import storage
 from transforms.decompress import DamagedSource, decompressed_chunks
 from transforms.lines import Line, lines_beginning_in, split_lines
 from transforms.output import OutputFolder
-from transforms.parse import parse_line
+from transforms.parse import is_blank, parse_line
 from transforms.receipts import is_done
 from transforms.records import DeadLetter, Document, DocumentShard, Shard, Source
 
@@ -26,15 +26,16 @@ class SourceChanged(Exception):
 def cut_stream(lines: Iterable[Line], source: Source, shard_bytes: int) -> Iterator[tuple[Shard, list[Line]]]:
     """Group a stream's lines into shards just as byte ranges of a seekable file would.
 
-    Shard k holds the lines that begin in `[k * shard_bytes, (k + 1) * shard_bytes)`. There is always at least one
-    shard, and the last one reaches the end of the stream.
+    Shard k holds the lines that begin in `[k * shard_bytes, (k + 1) * shard_bytes)`, but for blank ones. There is always
+    at least one shard, and the last one reaches the end of the stream; a final newline alone makes no shard.
     """
     index, held, behind = 0, list[Line](), 0
     for line in lines:
         while line.offset >= (index + 1) * shard_bytes:
             yield Shard(source, index, index * shard_bytes, (index + 1) * shard_bytes), held
             index, held = index + 1, []
-        held.append(line)
+        if not is_blank(line):  # millions of them would be in one shard
+            held.append(line)
         behind = line.offset + line.length
     while behind > (index + 1) * shard_bytes:
         yield Shard(source, index, index * shard_bytes, (index + 1) * shard_bytes), held

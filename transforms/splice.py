@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 
@@ -57,7 +58,8 @@ def _last_value_of(line: bytes, key: bytes) -> tuple[int, int] | None:
 
 
 def _is_key(token: bytes, key: bytes) -> bool:
-    return token == key or (b"\\" in token and bool(orjson.loads(token) == orjson.loads(key)))
+    # Not orjson: it refuses the escape of a lone surrogate, which a name may hold.
+    return token == key or (b"\\" in token and bool(json.loads(token) == json.loads(key)))
 
 
 def _value_end(line: bytes, start: int) -> int:

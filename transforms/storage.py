@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -132,12 +133,17 @@ def delete(paths: Iterable[str]) -> None:
     """Delete files; those that are not there are no error."""
     for path in paths:
         if is_local(path):
-            try:
+            with contextlib.suppress(FileNotFoundError):
                 os.remove(path)
-            except FileNotFoundError:
-                continue
         elif FileSystems.exists(path):
             FileSystems.delete([path])
+
+
+def delete_empty_folder(path: str) -> None:
+    """Delete a folder if nothing is in it; object stores have no folders."""
+    if is_local(path):
+        with contextlib.suppress(OSError):
+            os.rmdir(path)
 
 
 def _make_parent(path: str) -> None:

@@ -1,0 +1,311 @@
+"""The job as a user runs it, against a plain loop over the same files and the same server."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import os
+import random
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import orjson
+import psutil
+import pytest
+import requests
+
+from pipeline.embedded_tei.process import EmbeddedTei
+from tests.commands import output_files, start, tayyar, texts_embedded
+from tests.documents import documents, write_corpus, write_ndjson
+
+_VECTOR_FIELD = re.compile(rb',?"embedding":(?P<space> ?)(?P<vector>\[[^\]]*\])')
+
+
+@pytest.fixture(scope="module")
+def tei() -> Iterator[str]:
+    with EmbeddedTei(["--model", "hash"]) as server:
+        yield server.url
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    write_corpus(tmp_path / "in", files=3, per_file=200)
+    return tmp_path / "in"
+
+
+def embed_plainly(url: str, texts: list[str]) -> list[list[float]]:
+    """What the job must come to, by the simplest program that does it."""
+    vectors: list[list[float]] = []
+    for first in range(0, len(texts), 32):
+        reply = requests.post(f"{url}/embed", json={"inputs": texts[first : first + 32], "truncate": True}, timeout=30)
+        vectors += reply.json()
+    return vectors
+
+
+def assert_embedded(source: Path, output: Path, name: str, url: str) -> None:
+    """Hold one source against all of its shards: complete, in order, each line's bytes kept, each vector its text's."""
+    lines = source.read_bytes().splitlines()
+    shards = sorted(output.glob(f"{name}-?????.ndjson"))
+    found = [line for shard in shards for line in shard.read_bytes().splitlines()]
+    assert len(found) == len(lines) > 0
+    texts = [json.loads(line)["content"] for line in lines]
+    for line, embedded, vector in zip(lines, found, embed_plainly(url, texts), strict=True):
+        field = _VECTOR_FIELD.search(embedded)
+        assert field is not None
+        if field["space"]:  # the field was there already, and json.dumps writes a space behind the colon
+            without = embedded[: field.start("vector")] + b"null" + embedded[field.end() :]
+        else:
+            without = embedded[: field.start()] + embedded[field.end() :]
+        assert without == line
+        assert np.array_equal(np.array(orjson.loads(field["vector"]), "f4"), np.array(vector, "f4"))
+
+
+def run(corpus: Path, output: Path, url: str, *options: object, code: int | None = 0) -> str:
+    finished = tayyar("run", "--input", f"{corpus}/**", "--output", output, "--endpoint", url, *options, code=code)
+    return finished.stdout + finished.stderr
+
+
+@pytest.mark.parametrize(("shard_bytes", "batch"), [(1_000_000, 32), (7_000, 32), (7_000, 5), (900, 1)])
+def test_the_pipeline_does_what_a_plain_loop_does(
+    corpus: Path, tmp_path: Path, tei: str, shard_bytes: int, batch: int
+) -> None:
+    with EmbeddedTei(["--model", "hash", "--max_client_batch_size", str(batch)]) as server:
+        run(corpus, tmp_path / "out", server.url, "--shard_bytes", shard_bytes)
+    for source in sorted(corpus.rglob("*.ndjson")):
+        assert_embedded(source, tmp_path / "out", str(source.relative_to(corpus).with_suffix("")), tei)
+    tayyar("verify", "--output", tmp_path / "out")
+
+
+def test_the_summary_says_what_the_tutorial_said_and_more(corpus: Path, tmp_path: Path, tei: str) -> None:
+    (corpus / "wiki_00.ndjson").open("a").write("no json\n")
+    said = run(corpus, tmp_path / "out", tei, "--price_per_hour", "3600")
+    lines = said.splitlines()
+    assert "wiki_00.ndjson: embeddings = 200, documents = 201, dead letters = 1" in lines
+    assert "a/wiki_01.ndjson: embeddings = 200, documents = 200" in lines
+    assert "total: embeddings = 600, documents = 601, dead letters = 1" in lines
+    assert "  invalid_json: 1" in lines
+    report = json.loads((tmp_path / "out/_job/report.json").read_bytes())
+    assert report["totals"]["dollars"] == pytest.approx(report["totals"]["seconds"], abs=0.001)
+    assert report["totals"]["tokens"] > 600
+    assert report["complete"]
+    assert report["balanced"]
+
+
+def test_twelve_thousand_documents_survive_three_kills(tmp_path: Path, tei: str) -> None:
+    write_corpus(tmp_path / "in", files=6, per_file=2000)
+    options = ("--shard_bytes", 40_000, "--max_in_flight", 128)
+    run(tmp_path / "in", tmp_path / "undisturbed", tei, *options)
+    before = texts_embedded(tei)
+    receipts = tmp_path / "killed/_job/receipts"
+    rng = random.Random(5)
+    for _ in range(3):
+        inputs = ("--input", f"{tmp_path}/in/**", "--output", tmp_path / "killed")
+        process = start("run", *inputs, "--endpoint", tei, *options)
+        enough = len(list(receipts.rglob("*.json"))) + rng.randint(1, 20)
+        while process.poll() is None and len(list(receipts.rglob("*.json"))) < enough:
+            time.sleep(rng.random() / 50)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        process.stdout.close() if process.stdout else None
+    assert 3 <= len(list(receipts.rglob("*.json"))) < len(list((tmp_path / "undisturbed").rglob("*.json")))
+    run(tmp_path / "in", tmp_path / "killed", tei, *options)
+    sent = texts_embedded(tei) - before
+    assert 12_000 <= sent < 13_200
+    assert output_files(tmp_path / "killed") == output_files(tmp_path / "undisturbed")
+    assert sorted(path.name for path in (tmp_path / "killed/_job").iterdir()) == [
+        "job.json",
+        "plan.ndjson",
+        "receipts",
+        "report.json",
+    ]
+    for source in sorted((tmp_path / "in").rglob("*.ndjson")):
+        name = str(source.relative_to(tmp_path / "in").with_suffix(""))
+        assert_embedded(source, tmp_path / "killed", name, tei)
+    tayyar("verify", "--output", tmp_path / "killed")
+
+
+def test_a_finished_job_sends_nothing_again(corpus: Path, tmp_path: Path, tei: str) -> None:
+    run(corpus, tmp_path / "out", tei)
+    first = output_files(tmp_path / "out")
+    before = texts_embedded(tei)
+    run(corpus, tmp_path / "out", tei)
+    assert texts_embedded(tei) - before <= 8  # what it takes to know the endpoint
+    assert output_files(tmp_path / "out") == first
+
+
+def test_only_what_is_damaged_or_missing_is_done_again(corpus: Path, tmp_path: Path, tei: str) -> None:
+    run(corpus, tmp_path / "out", tei, "--shard_bytes", 20_000)
+    whole = output_files(tmp_path / "out")
+    (tmp_path / "out/_job/receipts/wiki_00-00001.json").unlink()
+    (tmp_path / "out/a/wiki_01-00000.ndjson").unlink()
+    cut = tmp_path / "out/a/b/wiki_02-00001.ndjson"
+    cut.write_bytes(cut.read_bytes()[:-1])
+    (tmp_path / "out/wiki_00-00099.ndjson").write_text("a shard that there is not\n")
+    (tmp_path / "out/dead_letters").mkdir()
+    (tmp_path / "out/dead_letters/wiki_00-00000.ndjson").write_text("left over\n")
+    (tmp_path / "out/notes.txt").write_text("the user's own")
+    before = texts_embedded(tei)
+    run(corpus, tmp_path / "out", tei, "--shard_bytes", 20_000)
+    assert 0 < texts_embedded(tei) - before < 400
+    assert output_files(tmp_path / "out") == whole | {"notes.txt": b"the user's own"}
+
+
+def test_changed_inputs_are_redone_and_their_stale_files_removed(corpus: Path, tmp_path: Path, tei: str) -> None:
+    run(corpus, tmp_path / "out", tei, "--shard_bytes", 10_000)
+    write_ndjson(corpus / "wiki_00.ndjson", documents(10, seed=77))
+    write_ndjson(corpus / "new.ndjson", documents(10, seed=78))
+    before = texts_embedded(tei)
+    run(corpus, tmp_path / "out", tei, "--shard_bytes", 10_000)
+    assert 20 <= texts_embedded(tei) - before <= 40
+    assert_embedded(corpus / "wiki_00.ndjson", tmp_path / "out", "wiki_00", tei)
+    tayyar("verify", "--output", tmp_path / "out")
+
+
+def test_another_job_is_refused_by_name_and_let_in_with_overwrite(corpus: Path, tmp_path: Path, tei: str) -> None:
+    run(corpus, tmp_path / "out", tei)
+    before = output_files(tmp_path / "out")
+    for option, value, named in [
+        ("--shard_bytes", "5000", "shard_bytes was 16777216 and is 5000"),
+        ("--prompt_name", "query", "prompt_name was None and is 'query'"),
+        ("--overlong", "dead_letter", "overlong was 'truncate' and is 'dead_letter'"),
+        ("--text_field", "id", "text_field was 'content' and is 'id'"),
+    ]:
+        assert named in run(corpus, tmp_path / "out", tei, option, value, code=2)
+    assert "inputs was" in run(corpus / "a", tmp_path / "out", tei, code=2)
+    assert output_files(tmp_path / "out") == before
+    run(corpus, tmp_path / "out", tei, "--text_field", "id", "--overwrite")
+    assert output_files(tmp_path / "out") != before
+    tayyar("verify", "--output", tmp_path / "out")
+
+
+def test_worker_processes_write_the_same_files(corpus: Path, tmp_path: Path, tei: str) -> None:
+    run(corpus, tmp_path / "one", tei, "--shard_bytes", 9_000)
+    workers = ("--direct_running_mode", "multi_processing", "--direct_num_workers", 2)
+    run(corpus, tmp_path / "two", tei, "--shard_bytes", 9_000, *workers)
+    run(corpus, tmp_path / "three", tei, "--shard_bytes", 9_000, "--runner", "DirectRunner")
+    assert output_files(tmp_path / "one") == output_files(tmp_path / "two") == output_files(tmp_path / "three")
+
+
+def test_a_killed_worker_process_ends_the_run_with_an_error_and_the_next_one_resumes(
+    corpus: Path, tmp_path: Path, tei: str
+) -> None:
+    write_corpus(corpus, files=3, per_file=4000)
+    options = ("--shard_bytes", 20_000, "--max_in_flight", 64)
+    workers = ("--direct_running_mode", "multi_processing", "--direct_num_workers", 2)
+    inputs = ("--input", f"{corpus}/**", "--output", tmp_path / "out")
+    process = start("run", *inputs, "--endpoint", tei, *options, *workers)
+    while process.poll() is None and not list((tmp_path / "out").rglob("receipts/**/*.json")):
+        time.sleep(0.01)
+    worker = next(
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "sdk_worker_main" in " ".join(child.cmdline()) and child.name().startswith("python")
+    )
+    worker.kill()
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 1, said
+    assert "The same command goes on" in said
+    run(corpus, tmp_path / "out", tei, *options)
+    tayyar("verify", "--output", tmp_path / "out")
+
+
+def test_the_embedded_server_ends_with_a_killed_run(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "in", files=1, per_file=300)
+    process = start("run", "--input", tmp_path / "in", "--output", tmp_path / "out")
+    children: list[psutil.Process] = []
+    while process.poll() is None and not children:
+        children = psutil.Process(process.pid).children(recursive=True)
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    process.stdout.close() if process.stdout else None
+    gone, alive = psutil.wait_procs(children, timeout=20)
+    assert gone
+    assert not alive
+
+
+def test_a_truncated_source_fails_the_run_by_name_and_keeps_its_complete_shards(tmp_path: Path, tei: str) -> None:
+    write_ndjson(tmp_path / "plain.ndjson", documents(500, seed=1))
+    whole = gzip.compress((tmp_path / "plain.ndjson").read_bytes())
+    source = tmp_path / "in/wiki.ndjson.gz"
+    source.parent.mkdir()
+    source.write_bytes(whole[: len(whole) * 3 // 4])
+    said = run(tmp_path / "in", tmp_path / "out", tei, "--shard_bytes", 10_000, code=1)
+    assert f"{source} is truncated or corrupt" in said
+    kept = output_files(tmp_path / "out")
+    assert len(kept) > 3
+    source.write_bytes(whole)
+    os.utime(source, (1, 1))
+    run(tmp_path / "in", tmp_path / "out", tei, "--shard_bytes", 10_000)
+    assert_embedded(tmp_path / "plain.ndjson", tmp_path / "out", "wiki", tei)
+    assert kept.items() <= output_files(tmp_path / "out").items()
+    tayyar("verify", "--output", tmp_path / "out")
+
+
+def test_every_reason_of_a_dead_letter_ends_in_its_file(tmp_path: Path, tei: str) -> None:
+    lines = [
+        b'{"content": "good"}',
+        b'{"content": "\xff"}',
+        b"{",
+        b"[]",
+        b"{}",
+        b'{"content": " "}',
+        b"",
+        b'{"content": "' + b"word " * 600 + b'"}',
+    ]
+    (tmp_path / "in.ndjson").write_bytes(b"\n".join(lines))
+    said = run(tmp_path / "in.ndjson", tmp_path / "out", tei, "--overlong", "dead_letter", code=2)
+    assert "matches no file" in said
+    options = ("--input", tmp_path / "in.ndjson", "--output", tmp_path / "out", "--endpoint", tei)
+    said = tayyar("run", *options, "--overlong", "dead_letter", code=4).stdout
+    assert "6 of 7 records are dead letters" in said
+    letters = [json.loads(line) for line in (tmp_path / "out/dead_letters/in-00000.ndjson").read_bytes().splitlines()]
+    assert [letter["reason"] for letter in letters] == [
+        "invalid_utf8",
+        "invalid_json",
+        "not_an_object",
+        "missing_text",
+        "empty_text",
+        "overlong_text",
+    ]
+    assert base64.b64decode(letters[0]["line_base64"]) == lines[1]
+    assert letters[5]["http_status"] == 422
+    assert letters[5]["line"].encode() == lines[7]
+    assert letters[2]["offset"] == len(b"\n".join(lines[:3])) + 1
+    tayyar("verify", "--output", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--endpoint", "http://127.0.0.1:1", "--give_up_after", "0.5"], 3, "127.0.0.1:1"),
+        (["--expected_dimensions", "768"], 3, "384"),
+        (["--prompt_name", "nonsense"], 3, "nonsense"),
+        (["--token", "env:TAYYAR_TEST_NO_SUCH_TOKEN"], 3, "TAYYAR_TEST_NO_SUCH_TOKEN"),
+        (["--shard_byte", "5"], 2, "--shard_byte"),
+        (["--direct_running_mode", "multi_threading"], 2, "loses"),
+    ],
+)
+def test_what_cannot_work_ends_at_once_with_its_exit_code(
+    corpus: Path, tmp_path: Path, tei: str, options: list[str], code: int, words: str
+) -> None:
+    endpoint = [] if "--endpoint" in options else ["--endpoint", tei]
+    said = tayyar("run", "--input", corpus, "--output", tmp_path / "out", *endpoint, *options, code=code)
+    assert words in said.stderr
+    assert not list(tmp_path.glob("out/**/*.ndjson"))
+
+
+def test_an_interrupted_run_says_how_to_go_on(corpus: Path, tmp_path: Path, tei: str) -> None:
+    write_corpus(corpus, files=3, per_file=4000)
+    process = start("run", "--input", corpus, "--output", tmp_path / "out", "--endpoint", tei, "--shard_bytes", 9000)
+    while process.poll() is None and not list((tmp_path / "out").rglob("receipts/**/*.json")):
+        time.sleep(0.01)
+    process.terminate()
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 130, said
+    assert said.strip().endswith("tayyar: stopped; the same command goes on from here")
