@@ -10,14 +10,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from pipeline.embedded_tei import refusals, wire
+from pipeline.embedded_tei import openapi, refusals, wire
 from pipeline.embedded_tei.connection import Connection
 from pipeline.embedded_tei.engine import Embedded, Engine
 from pipeline.embedded_tei.refusals import ErrorType, PlainRefusal, Refusal
 
 Handler = Callable[[Request], Awaitable[Response]]
 
-_OPEN_PATHS = frozenset({"/", "/health", "/ping", "/metrics"})
+_OPEN_PATHS = frozenset({"/", "/health", "/ping", "/metrics", "/api-doc/openapi.json"})
 _CORS_HEADERS = [
     (b"vary", b"origin, access-control-request-method, access-control-request-headers"),
     (b"access-control-allow-origin", b"*"),
@@ -46,6 +46,7 @@ class TeiApp:
             "/health": {"GET": self._health},
             "/ping": {"GET": self._health},
             "/metrics": {"GET": self._metrics},
+            "/api-doc/openapi.json": {"GET": self._openapi},
             "/info": {"GET": self._info},
             "/embed": {"POST": self._embed},
             "/invocations": {"POST": self._embed},
@@ -158,6 +159,9 @@ class TeiApp:
 
     async def _info(self, _: Request) -> Response:
         return _json(orjson.dumps(self.info()))
+
+    async def _openapi(self, _: Request) -> Response:
+        return _json(orjson.dumps(openapi.describe(self.engine.model, self.engine.limits)))
 
     def info(self) -> dict[str, object]:
         """What `/info` tells, in TEI's order."""

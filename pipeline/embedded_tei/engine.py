@@ -151,12 +151,10 @@ class Engine:
         prompt = self.prompt(asked.prompt_name)
         truncate = self.limits.auto_truncate if asked.truncate is None else asked.truncate
         limit, most = self.max_input_length, self.max_input_length * _CHARACTERS_PER_TOKEN
+        if len(item) > most and not truncate:
+            raise refusals.invalid(f"`inputs` must have less than {most} characters. Given: {len(item)}")
         is_text = isinstance(item, str)
-        text = item if isinstance(item, str) else self.model.decode(item, skip_special_tokens=bool(prompt))
-        if len(text) > most:
-            if not truncate:
-                raise refusals.invalid(f"`inputs` must have less than {most} characters. Given: {len(text)}")
-            text = text[:most]
+        text = _cut(item, most) if isinstance(item, str) else self.model.decode(item, skip_special_tokens=bool(prompt))
         # Ids bring their special tokens along, unless a prompt is put before them.
         encoding = Encoding(limit, left=asked.left, special_tokens=is_text or bool(prompt))
         encoded = self.model.encode(text, prompt, encoding)
@@ -198,6 +196,8 @@ class Engine:
         most = self.max_input_length * _CHARACTERS_PER_TOKEN
         prompt = self.prompt(asked.prompt_name)
         for text in asked.inputs:
+            if not text:
+                raise refusals.empty()
             if len(text) > most:
                 raise refusals.invalid(f"`inputs` must have less than {most} characters. Given: {len(text)}")
         special = asked.special_tokens
@@ -251,6 +251,14 @@ def _embedded(job: Job, vectors: Vectors, characters: int, total: float, tokeniz
         job.queue_seconds / count,
         job.inference_seconds / count,
     )
+
+
+def _cut(text: str, most: int) -> str:
+    """Cuts a text of too many characters; at a byte, and not at all where that is inside a character, as TEI does."""
+    if len(text) <= most:
+        return text
+    data = text.encode()
+    return text if data[most] & 0xC0 == 0x80 else data[:most].decode()
 
 
 def _milliseconds(seconds: float) -> str:

@@ -231,6 +231,7 @@ def test_other_kinds_of_model(tei: EmbeddedTei) -> None:
 def test_tokenize_errors(tei: EmbeddedTei) -> None:
     empty = post(tei.url, "/tokenize", {"inputs": []})
     assert (empty.status_code, empty.json()["error"]) == (400, "`inputs` cannot be empty")
+    assert post(tei.url, "/tokenize", {"inputs": ""}).json() == {"error": EMPTY, "error_type": "Empty"}
     assert post(tei.url, "/tokenize", {"inputs": ["a"] * 33}).json()["error_type"] == "Validation"
     assert post(tei.url, "/tokenize", {"inputs": [1]}).status_code == 422
     assert post(tei.url, "/tokenize", {"inputs": "w" * 128001}).status_code == 422
