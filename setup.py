@@ -39,7 +39,7 @@ EXTRAS["dev"] = [
 setup(
     name="tayyar",
     version="0.1.0",
-    description="Embed millions of NDJSON documents through Text Embeddings Inference, with proof that nothing was lost",
+    description="Embed NDJSON documents through Text Embeddings Inference, with proof that nothing was lost",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
