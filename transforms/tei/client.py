@@ -153,13 +153,14 @@ class TeiClient:
         met = self._meet(self._urls)
         job = Job(next(self._numbers), texts, met.identity.dimensions)
         kept = _reject_overlong(job, texts, met.info) if self._settings.overlong is Overlong.DEAD_LETTER else None
+        most = min(endpoint.most_at_best for endpoint in pool.dispatcher.endpoints)
+        batches = cut(texts, most, BODY_LIMIT, self._wants_canary, kept)
+        tasks = [Task(job, batch.indices, place, batch.canary) for place, batch in enumerate(batches)]
         with self._lock:
             self._raise_if_over()
             self._jobs = [other for other in self._jobs if not other.over]
             self._jobs.append(job)
-        most = min(endpoint.most_at_best for endpoint in pool.dispatcher.endpoints)
-        batches = cut(texts, most, BODY_LIMIT, self._wants_canary, kept)
-        pool.dispatcher.put([Task(job, batch.indices, place, batch.canary) for place, batch in enumerate(batches)])
+        pool.dispatcher.put(tasks)
         return PendingEmbeddings(job)
 
     def close(self) -> None:

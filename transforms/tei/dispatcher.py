@@ -46,7 +46,7 @@ class Endpoint:
         self.verified_generation = -1
         self.checking = threading.Lock()
         self._max_in_flight = max_in_flight
-        self.batch_limit = info.batch_limit
+        self.batch_limit = self._told_limit = info.batch_limit
         self.budget = Budget(self._ceiling(info))
 
     @property
@@ -65,8 +65,9 @@ class Endpoint:
         return min(self.batch_limit, self.budget.limit)
 
     def adopt(self, info: ServerInfo) -> None:
-        """Takes the limits that the server tells."""
-        self.batch_limit = info.batch_limit
+        """Takes the limits that the server tells, where they are news: a lower one may have been found since."""
+        if info.batch_limit != self._told_limit:
+            self.batch_limit = self._told_limit = info.batch_limit
         ceiling = self._ceiling(info)
         if ceiling != self.budget.ceiling:
             self.budget.resize(ceiling)

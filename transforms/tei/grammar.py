@@ -12,6 +12,7 @@ import orjson
 from transforms.records import Reason
 
 MOST_SHOWN = 300  # characters of a reply that a message repeats
+LONGEST_WAIT = 600.0  # seconds; a gateway that asks for more is asked again before
 
 
 class Action(enum.Enum):
@@ -133,4 +134,4 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         seconds = float(headers.get("Retry-After", ""))
     except ValueError:
         return None
-    return seconds if 0 <= seconds < float("inf") else None
+    return min(seconds, LONGEST_WAIT) if seconds >= 0 else None

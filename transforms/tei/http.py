@@ -36,7 +36,9 @@ class Reply:
 
 
 class NoReply(Exception):
-    """No whole reply came: refused, reset, cut off or too late. The message says which."""
+    """No whole reply came: refused, reset, cut off or too late. The message says which; `resent` is a reply's."""
+
+    resent = 0
 
 
 class Transport(Protocol):
@@ -53,7 +55,7 @@ class Transport(Protocol):
 
 
 class _Adapter(requests.adapters.HTTPAdapter):
-    """Hands out what `requests` would send with: two methods that it has for subclasses."""
+    """Hands out what `requests` would send with: three methods that it has for subclasses."""
 
     def pool_for(
         self, request: requests.PreparedRequest, found: Mapping[str, Any]
@@ -61,6 +63,9 @@ class _Adapter(requests.adapters.HTTPAdapter):
         """The connection pool for a request under the environment's settings, and what to ask it for."""
         pool = self.get_connection_with_tls_context(request, found["verify"], found["proxies"], found["cert"])
         assert isinstance(pool, urllib3.HTTPConnectionPool)
+        self.cert_verify(  # type: ignore[no-untyped-call]  # requests declares none for it
+            pool, request.url, found["verify"], found["cert"]
+        )
         return pool, self.request_url(request, found["proxies"])
 
 
@@ -131,23 +136,26 @@ class HttpTransport:
         started = self._clock()
         resent = 0
         try:
-            response = self._send(line, method, body)
+            try:
+                response = self._send(line, method, body)
+            except NoReply as error:
+                if not (line.used and _is_disconnect(error)):
+                    raise
+                # The server may have closed an idle connection just as this went out: that says nothing about now.
+                resent = 1
+                response = self._send(line, method, body)
+            content = self._read(response)
         except NoReply as error:
-            if not (line.used and _is_disconnect(error)):
-                raise
-            # The server may have closed an idle connection just as this request went out: that says nothing about now.
-            resent = 1
-            response = self._send(line, method, body)
-        content = self._read(response)
+            line.used, error.resent = False, resent
+            raise
         line.used = True
         return Reply(response.status, response.headers, content, self._clock() - started, resent)
 
     def _send(self, line: _Line, method: str, body: bytes | None) -> urllib3.BaseHTTPResponse:
         if self._closed:
             raise NoReply("the client was closed")
-        line.used, used = False, line.used
         try:
-            response = line.pool.urlopen(
+            return line.pool.urlopen(
                 method,
                 line.target,
                 body,
@@ -160,9 +168,7 @@ class HttpTransport:
                 decode_content=False,
             )
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            line.used = used
             raise self._no_reply(error) from error
-        return response
 
     def _line(self, url: str) -> _Line:
         lines: dict[str, _Line] = vars(self._lines)
@@ -204,7 +210,7 @@ class HttpTransport:
         return content
 
     def _no_reply(self, error: Exception) -> Exception:
-        if isinstance(error, urllib3.exceptions.TimeoutError):
+        if isinstance(error, urllib3.exceptions.ReadTimeoutError):
             return NoReply(f"no reply within {self._timeout.read_timeout:g} s")
         root = _root(error)
         if "CERTIFICATE_VERIFY_FAILED" in root:

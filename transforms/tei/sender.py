@@ -144,12 +144,13 @@ class Sender:
     # --- the exchange -------------------------------------------------------------------------------------------------
 
     def _exchange(self, assignment: Assignment, body: bytes, place: int | None) -> None:
-        task = assignment.task.sent()
+        task = assignment.task.sent(len(body))
         wire = self.wire
         target = f"{assignment.endpoint.url}{wire.path}"
         try:
             reply = self._transport.post(target, body)
         except NoReply as error:
+            task.job.repeated(error.resent)
             self._answer(assignment, task, no_reply(str(error)))
             return
         if reply.status != 200:
@@ -274,7 +275,7 @@ class Sender:
         self._dispatcher.settle(assignment, Ending.OBJECTED, task.halves())
 
     def _split_bytes(self, assignment: Assignment, task: Task, verdict: Verdict) -> None:
-        size = len(self.wire.encode(self._texts(task)))
+        size = task.body_bytes
         self._body_limit = max(LEAST_BODY_LIMIT, min(self._body_limit, size // 2))
         cannot_shrink = size <= LEAST_BODY_LIMIT or self._settings.overlong is Overlong.DEAD_LETTER
         if task.alone and cannot_shrink:

@@ -144,6 +144,7 @@ class Task:
         waits: failures in a row that were the endpoint's.
         blames: failures that may be a text's.
         ill_embedded: whether its one text has had a vector that cannot be used: that tells more than errors do.
+        body_bytes: of its last request.
     """
 
     job: Job
@@ -154,6 +155,7 @@ class Task:
     waits: int = 0
     blames: int = 0
     ill_embedded: bool = False
+    body_bytes: int = 0
 
     @property
     def size(self) -> int:
@@ -165,9 +167,9 @@ class Task:
         """Whether a failure can be nobody else's, as far as the request goes."""
         return self.size == 1
 
-    def sent(self) -> Task:
+    def sent(self, body_bytes: int) -> Task:
         """This task after one more request."""
-        return replace(self, attempts=self.attempts + 1)
+        return replace(self, attempts=self.attempts + 1, body_bytes=body_bytes)
 
     def only(self, indices: Sequence[int], blames: int = 0) -> Task:
         """Some of its texts as a task of their own."""

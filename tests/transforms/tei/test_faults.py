@@ -69,9 +69,13 @@ class Simulator:
         return vectors
 
 
+def simulated(*arguments: str) -> EmbeddedTei:
+    return EmbeddedTei(["--model", "hash", "--faults", "{}", "--max_client_batch_size", "16", *arguments])
+
+
 @pytest.fixture(scope="module")
 def simulator() -> Iterator[Simulator]:
-    with EmbeddedTei(["--model", "hash", "--faults", "{}", "--max_client_batch_size", "16"]) as tei:
+    with simulated() as tei:
         yield Simulator(tei.url)
 
 
@@ -185,3 +189,26 @@ def test_several_shards_at_once_keep_their_own(simulator: Simulator, client: Tei
     for shard, embeddings in zip(shards, results, strict=True):
         assert not embeddings.rejections
         np.testing.assert_array_equal(embeddings.vectors, simulator.vectors(shard))
+
+
+def test_the_older_generation_says_413_and_lets_batches_wait() -> None:
+    names = ["refuse_marker", "poison_marker", "null_marker", "reset"]
+    with simulated("--generation", "1.8", "--max_concurrent_requests", "64") as tei:
+        old = Simulator(tei.url)
+        client = TeiClient(EndpointSettings(urls=(tei.url,), request_timeout=5, give_up_after=20), pace=0.02)
+        run(old, client, names, seed=3)
+        client.close()
+
+
+def test_several_clients_of_one_small_server_get_all_their_texts() -> None:
+    with simulated("--max_concurrent_requests", "48") as tei:
+        small = Simulator(tei.url)
+        crowd = [TeiClient(EndpointSettings(urls=(tei.url,)), pace=0.05) for _ in range(4)]
+        small.set(batch_seconds=0.005)
+        shards = [corpus([], seed) for seed in range(4)]
+        pending = [client.submit(shard) for client, shard in zip(crowd, shards, strict=True)]
+        results = [each.result() for each in pending]
+        for client, shard, embeddings in zip(crowd, shards, results, strict=True):
+            client.close()
+            check(small, shard, [], embeddings)
+        assert small.statistics()["rejected"] > 0

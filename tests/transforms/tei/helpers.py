@@ -1,0 +1,70 @@
+"""Clients of scripted servers, and how what they give back is checked."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from transforms.tei.client import TeiClient
+from transforms.tei.contact import KNOWN_SENTENCE
+from transforms.tei.settings import EndpointSettings, ModelIdentity
+from transforms.tei.work import Embeddings
+
+from .server import (
+    DIMENSIONS,
+    Asked,
+    Says,
+    Script,
+    ScriptedTei,
+    vector_of,
+)
+
+IDENTITY = ModelIdentity("hash", "abc", "float32", "mean", DIMENSIONS, "1.9.3")
+
+
+@contextmanager
+def clients(*servers: ScriptedTei, **options: Any) -> Iterator[TeiClient]:
+    own = {name: options.pop(name) for name in ("canary_every", "rng") if name in options}
+    options = {"give_up_after": 10.0, "request_timeout": 5.0, **options}
+    settings = EndpointSettings(urls=tuple(server.url for server in servers), **options)
+    own = {"rng": random.Random(0), "canary_every": 10**9, **own}
+    client = TeiClient(settings, pace=0.01, **own)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def some_texts(number: int = 100) -> list[str]:
+    return [f"text {index} " + "و" * (index % 7) for index in range(number)]
+
+
+def check(texts: list[str], embeddings: Embeddings, rejected: set[int] | None = None) -> None:
+    rejected = rejected or set()
+    assert set(embeddings.rejections) == rejected
+    expected = [vector_of(text) for text in texts]
+    for index in rejected:
+        expected[index] = np.zeros(DIMENSIONS, np.float32)
+    np.testing.assert_array_equal(embeddings.vectors, expected)
+
+
+def when(condition: Callable[[Asked], bool], says: Says, times: int = 10**9) -> Script:
+    """Says something to requests for vectors that fit, so many times; never to the known sentence alone."""
+    left = itertools.count()
+
+    def script(asked: Asked) -> Says | None:
+        if asked.texts and asked.texts != [KNOWN_SENTENCE] and condition(asked) and next(left) < times:
+            return says
+        return None
+
+    return script
+
+
+def bodies(tei: ScriptedTei) -> list[dict[str, Any]]:
+    """What was asked for vectors, apart from the known sentence."""
+    return [asked.json for asked in tei.asked if asked.texts and asked.texts != [KNOWN_SENTENCE]]

@@ -1,0 +1,110 @@
+"""The client's own life: threads, several shards, mistakes, the end."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from transforms.tei.client import TeiClient
+from transforms.tei.contact import KNOWN_SENTENCE
+from transforms.tei.errors import (
+    EndpointError,
+)
+from transforms.tei.http import HttpTransport, Reply
+from transforms.tei.settings import EndpointSettings
+from transforms.tei.work import Embeddings
+
+from .helpers import bodies, check, clients, some_texts
+from .server import (
+    Asked,
+    Says,
+    ScriptedTei,
+    scripted,
+)
+
+
+def test_close_does_not_wait_for_requests_that_hang() -> None:
+    asked_for, release = threading.Event(), threading.Event()
+
+    def script(asked: Asked) -> Says | None:
+        if asked.texts and asked.texts != [KNOWN_SENTENCE]:
+            asked_for.set()
+            release.wait(20)
+        return None
+
+    with scripted(script) as tei, clients(tei, request_timeout=60) as client:
+        pending = client.submit(some_texts(1000))
+        assert asked_for.wait(5)
+        began = time.monotonic()
+        client.close()
+        assert time.monotonic() - began < 2
+        release.set()
+        with pytest.raises(EndpointError, match="closed"):
+            pending.result()
+        with pytest.raises(EndpointError, match="closed"):
+            client.submit(["more"])
+
+
+def test_close_does_not_wait_for_an_endpoint_that_is_down() -> None:
+    tei = ScriptedTei()
+    tei.close()
+    with clients(tei, give_up_after=60) as client:
+        failures: list[EndpointError] = []
+
+        def ask() -> None:
+            with pytest.raises(EndpointError, match="closed") as raised:
+                client.submit(["text"])
+            failures.append(raised.value)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        began = time.monotonic()
+        client.close()
+        thread.join(5)
+        assert time.monotonic() - began < 2
+    assert len(failures) == 1
+
+
+def test_a_mistake_of_our_own_leaves_nobody_waiting() -> None:
+    class Mistaken(HttpTransport):
+        def post(self, url: str, body: bytes) -> Reply:
+            if b"mistake" in body:
+                raise ZeroDivisionError
+            return super().post(url, body)
+
+    with scripted() as tei:
+        client = TeiClient(EndpointSettings(urls=(tei.url,)), transport=lambda _: Mistaken(None, 5, {}))
+        check(["fine"], client.submit(["fine"]).result())
+        with pytest.raises(ZeroDivisionError):
+            client.submit(["mistake"]).result()
+        client.close()
+
+
+def test_several_threads_may_submit() -> None:
+    shards = [[f"shard {shard} {index}" for index in range(137)] for shard in range(8)]
+    results: dict[int, Embeddings] = {}
+    with scripted(max_client_batch_size=8) as tei, clients(tei) as client:
+
+        def embed(number: int) -> None:
+            results[number] = client.submit(shards[number]).result()
+
+        threads = [threading.Thread(target=embed, args=(number,)) for number in range(len(shards))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+    for number, shard in enumerate(shards):
+        check(shard, results[number])
+
+
+def test_earlier_shards_go_first() -> None:
+    with scripted(max_concurrent_requests=8, max_client_batch_size=8) as tei, clients(tei) as client:
+        client.probe()
+        pending = [client.submit([f"shard {shard} {index}" for index in range(64)]) for shard in range(4)]
+        pending[0].result()
+        later = [text for body in bodies(tei)[:8] for text in body["input"] if not text.startswith("shard 0")]
+        for each in pending:
+            each.result()
+    assert not later

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from transforms.tei.errors import EndpointUnreachable
+from transforms.tei.health import LONGEST_REST, Health
+from transforms.tei.jitter import Jitter
+from transforms.tei.patience import Patience
+
+
+def health() -> Health:
+    return Health(Jitter(random.Random(0)))
+
+
+def test_one_failure_stops_nobody() -> None:
+    one = health()
+    one.failed(sent_at=0, now=1)
+    assert one.admits(1, in_flight=100)
+
+
+def test_failures_of_requests_that_were_under_way_together_are_one() -> None:
+    one = health()
+    for _ in range(16):
+        one.failed(sent_at=0, now=1)
+    assert one.failures == 1
+    assert one.generation == 16
+
+
+def test_an_endpoint_that_fails_again_rests_longer_each_time_and_is_then_asked_by_one() -> None:
+    one, now, rests = health(), 0.0, []
+    for _ in range(12):
+        one.failed(sent_at=now, now=now)
+        rests.append(one.quiet_until - now)
+        assert not one.admits(now, 0) or one.failures == 1
+        now = max(now, one.quiet_until)
+    assert one.admits(now, in_flight=0)
+    assert not one.admits(now, in_flight=1)
+    assert rests[-1] <= LONGEST_REST
+    assert rests[2] > 0.4
+
+
+def test_a_success_ends_the_trouble() -> None:
+    one = health()
+    for now in range(5):
+        one.failed(now, now)
+    one.succeeded()
+    assert one.admits(one.quiet_until, in_flight=100)
+
+
+def test_what_a_gateway_asks_for_is_kept() -> None:
+    one = health()
+    one.failed(sent_at=0, now=1, retry_after=30)
+    assert not one.admits(30.9, 0)
+    assert one.admits(31, 0)
+
+
+def test_the_seconds_of_silence_are_counted_once() -> None:
+    one = health()
+    first = one.refused(now=10, first_of_round=True, retry_after=5)
+    second = one.refused(now=11, first_of_round=False, retry_after=5)
+    assert first == pytest.approx(5)
+    assert second == pytest.approx(1)
+    assert not one.admits(15.9, 0)
+
+
+def test_jitter_doubles_up_to_its_bound() -> None:
+    jitter = Jitter(random.Random(0))
+    assert max(jitter.full(1, 8, 2) for _ in range(500)) == pytest.approx(4, rel=0.05)
+    assert max(jitter.full(1, 8, 99) for _ in range(500)) <= 8
+    assert min(jitter.half(1, 8, 3) for _ in range(500)) >= 4
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_patience_ends_after_so_long_without_a_success() -> None:
+    clock = Clock()
+    patience = Patience(10, clock)
+    for clock.now in (100.0, 105.0, 109.0):
+        patience.failed(100.0, "http://tei", "refused")
+    clock.now = 110.0
+    with pytest.raises(EndpointUnreachable, match=r"http://tei.* 10 s .*refused"):
+        patience.failed(109.5, "http://tei", "refused")
+
+
+def test_a_success_or_idle_hours_are_not_held_against_the_endpoint() -> None:
+    clock = Clock()
+    patience = Patience(10, clock)
+    patience.failed(0.0, "http://tei", "refused")
+    clock.now = 9.0
+    patience.succeeded()
+    clock.now = 9999.0
+    patience.failed(9998.0, "http://tei", "refused")

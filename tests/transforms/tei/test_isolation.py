@@ -1,0 +1,174 @@
+"""One bad text costs itself, not its neighbours."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+
+from transforms.records import Reason
+from transforms.tei.errors import (
+    EndpointUnreachable,
+)
+from transforms.tei.settings import Overlong
+
+from .helpers import bodies, check, clients, some_texts, when
+from .server import (
+    DIMENSIONS,
+    Asked,
+    Says,
+    error,
+    scripted,
+    vector_of,
+)
+
+
+@pytest.mark.parametrize("flat", [True, False])
+@pytest.mark.parametrize("status", [413, 422])
+def test_a_bad_text_is_found_and_its_neighbours_embedded(status: int, flat: bool) -> None:
+    script = when(lambda asked: any("bad" in text for text in asked.texts), error(status, "tokenizer error", flat=flat))
+    texts = some_texts(100)
+    texts[5] = texts[77] = "bad"
+    with scripted(script) as tei, clients(tei) as client:
+        embeddings = client.submit(texts).result()
+    check(texts, embeddings, {5, 77})
+    assert {rejection.reason for rejection in embeddings.rejections.values()} == {Reason.REJECTED_BY_ENDPOINT}
+    assert embeddings.rejections[5].detail == "tokenizer error"
+    assert embeddings.rejections[5].http_status == status
+
+
+def test_a_device_that_fails_for_a_while_costs_no_text() -> None:
+    with (
+        scripted(when(lambda _: True, error(424, "Backend error: out of memory", "Backend"), times=40)) as tei,
+        clients(tei) as client,
+    ):
+        embeddings = client.submit(some_texts(64)).result()
+    check(some_texts(64), embeddings)
+    assert embeddings.statistics.retries == 40
+
+
+def test_a_text_that_fails_the_device_alone_again_and_again_is_blamed() -> None:
+    script = when(lambda asked: "poison" in asked.texts, error(424, "Backend error: out of memory", "Backend"))
+    texts = some_texts(32)
+    texts[9] = "poison"
+    with scripted(script) as tei, clients(tei) as client:
+        embeddings = client.submit(texts).result()
+        alone = [body for body in bodies(tei) if body["input"] == ["poison"]]
+    check(texts, embeddings, {9})
+    assert embeddings.rejections[9].http_status == 424
+    assert len(alone) >= 5
+    assert embeddings.rejections[9].attempts > len(alone)
+
+
+def test_a_device_that_always_fails_is_no_texts_fault() -> None:
+    with scripted() as tei, clients(tei, give_up_after=0.5) as client:
+        client.probe()
+        tei.script = lambda asked: error(424, "Backend error: device lost", "Backend") if asked.texts else None
+        with pytest.raises(EndpointUnreachable, match="device lost"):
+            client.submit(["one text"]).result()
+
+
+def test_a_model_that_gives_only_nulls_is_no_texts_fault() -> None:
+    with scripted() as tei, clients(tei, give_up_after=0.5) as client:
+        client.probe()
+        tei.vectors = lambda _: np.full(DIMENSIONS, np.nan, np.float32)
+        with pytest.raises(EndpointUnreachable):
+            client.submit(some_texts(3)).result()
+
+
+@pytest.mark.parametrize("normalize", [True, False], ids=["base64", "json"])
+@pytest.mark.parametrize("value", [np.nan, 0.0])
+def test_a_row_that_is_bad_once_is_asked_for_again_alone(value: float, normalize: bool) -> None:
+    damaged: set[str] = set()
+
+    def vectors(text: str) -> Any:
+        if text in ("text 3 ووو", "text 50 و") and text not in damaged:
+            damaged.add(text)
+            return np.full(DIMENSIONS, value, np.float32)
+        return vector_of(text)
+
+    with scripted() as tei, clients(tei, normalize=normalize) as client:
+        client.probe()
+        tei.vectors = vectors
+        embeddings = client.submit(some_texts(64)).result()
+        field = "input" if normalize else "inputs"
+        assert sorted(body[field] for body in bodies(tei) if len(body[field]) == 1) == [["text 3 ووو"], ["text 50 و"]]
+    check(some_texts(64), embeddings)
+    assert embeddings.statistics.retries == 2
+
+
+def test_a_row_that_is_always_bad_is_an_invalid_vector() -> None:
+    def vectors(text: str) -> Any:
+        return np.full(DIMENSIONS, np.nan, np.float32) if text == "text 3 ووو" else vector_of(text)
+
+    with scripted() as tei, clients(tei) as client:
+        client.probe()
+        tei.vectors = vectors
+        embeddings = client.submit(some_texts(64)).result()
+    check(some_texts(64), embeddings, {3})
+    assert embeddings.rejections[3].reason is Reason.INVALID_VECTOR
+    assert embeddings.rejections[3].attempts > 4
+
+
+def test_a_short_reply_is_believed_in_nothing() -> None:
+    def script(asked: Asked) -> Says | None:
+        if len(asked.texts) > 1 and next(left) < 5:
+            rows = [vector_of(text).tolist() for text in asked.texts[1:]]
+            return Says(body=orjson.dumps(rows))
+        return None
+
+    left = itertools.count()
+    with scripted(script, auto_truncate=False) as tei, clients(tei) as client:
+        check(some_texts(64), client.submit(some_texts(64)).result())
+
+
+def test_an_empty_text_is_rejected_alone() -> None:
+    says = error(400, "Input validation error: `inputs` cannot be empty", "Empty")
+    with scripted(when(lambda asked: "" in asked.texts, says)) as tei, clients(tei) as client:
+        texts = [*some_texts(20), ""]
+        check(texts, client.submit(texts).result(), {20})
+
+
+def test_a_smaller_batch_limit_is_taken_on() -> None:
+    def script(asked: Asked) -> Says | None:
+        if len(asked.texts) > 5:
+            tei.info["max_client_batch_size"] = 5
+            return error(422, f"batch size {len(asked.texts)} > maximum allowed batch size 5")
+        return None
+
+    with scripted(script) as tei, clients(tei) as client:
+        check(some_texts(300), client.submit(some_texts(300)).result())
+        check(some_texts(300), client.submit(some_texts(300)).result())
+        sizes = [len(body["input"]) for body in bodies(tei)]
+    assert max(sizes[-60:]) == 5
+
+
+def test_a_batch_limit_that_is_not_told_is_found() -> None:
+    def script(asked: Asked) -> Says | None:
+        too_many = len(asked.texts) > 30
+        return error(422, f"batch size {len(asked.texts)} > maximum allowed batch size 30") if too_many else None
+
+    with scripted(script) as tei, clients(tei) as client:
+        check(some_texts(100), client.submit(some_texts(100)).result())
+
+
+def test_a_smaller_byte_limit_is_found() -> None:
+    texts = [f"{index} " + "س" * 2000 for index in range(64)]
+    script = when(lambda asked: len(asked.body) > 50_000, Says(413, b"<html>413 Request Entity Too Large</html>"))
+    with scripted(script) as tei, clients(tei) as client:
+        check(texts, client.submit(texts).result())
+
+
+@pytest.mark.parametrize("overlong", list(Overlong))
+def test_a_text_that_no_body_can_hold(overlong: Overlong) -> None:
+    script = when(lambda asked: len(asked.body) > 50_000, Says(413, b"length limit exceeded"))
+    with scripted(script) as tei, clients(tei, overlong=overlong) as client:
+        embeddings = client.submit(["س" * 60_000, "short"]).result()
+    np.testing.assert_array_equal(embeddings.vectors[1], vector_of("short"))
+    if overlong is Overlong.TRUNCATE:
+        assert not embeddings.rejections
+    else:
+        assert embeddings.rejections[0].reason is Reason.OVERLONG_TEXT

@@ -1,0 +1,64 @@
+"""Several endpoints of one model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from transforms.tei.client import TeiClient
+from transforms.tei.errors import (
+    ModelChanged,
+)
+
+from .helpers import IDENTITY, bodies, check, clients, some_texts
+from .server import (
+    HANG_UP,
+    scripted,
+    vector_of,
+)
+
+
+def test_endpoints_share_the_work() -> None:
+    with scripted() as one, scripted() as two, clients(one, two) as client:
+        assert client.probe() == IDENTITY
+        check(some_texts(2000), client.submit(some_texts(2000)).result())
+        shares = [sum(len(body["input"]) for body in bodies(tei)) for tei in (one, two)]
+    assert sum(shares) == 2000
+    assert min(shares) > 300
+
+
+def test_an_endpoint_that_fails_leaves_the_work_to_the_other() -> None:
+    with scripted() as one, scripted() as two, clients(one, two, give_up_after=5) as client:
+        client.probe()
+        one.close()
+        check(some_texts(1000), client.submit(some_texts(1000)).result())
+
+
+def test_an_endpoint_that_is_down_at_first_is_used_once_it_is_up() -> None:
+    down = {"down": True}
+    with scripted(lambda _: HANG_UP if down["down"] else None) as one, scripted() as two, clients(one, two) as client:
+        check(some_texts(300), client.submit(some_texts(300)).result())
+        assert not bodies(one)
+        down.clear()
+        one.script = None
+        for _ in range(50):
+            client.submit(some_texts(300)).result()
+            if bodies(one):
+                break
+        assert bodies(one)
+
+
+@pytest.mark.parametrize("change", [{"model_sha": "new"}, {"model_id": "other"}])
+def test_endpoints_of_different_models_are_refused(change: dict[str, Any]) -> None:
+    with scripted() as one, scripted(**change) as two:
+        for ask in (TeiClient.probe, TeiClient.info, lambda client: client.submit(some_texts(2000)).result()):
+            with clients(one, two) as client, pytest.raises(ModelChanged, match=two.url):
+                ask(client)
+
+
+def test_endpoints_that_lie_about_being_the_same_are_found_out() -> None:
+    with scripted() as one, scripted() as two, clients(one, two) as client:
+        two.vectors = lambda text: vector_of("other " + text)
+        with pytest.raises(ModelChanged, match="another vector"):
+            client.probe()

@@ -1,0 +1,141 @@
+"""What no retry can mend stops the run, in words that a person can act on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from transforms.tei.contact import KNOWN_SENTENCE
+from transforms.tei.errors import (
+    EndpointRefused,
+    ModelChanged,
+    PairingBroken,
+)
+
+from .helpers import IDENTITY, bodies, check, clients, some_texts, when
+from .server import (
+    DIMENSIONS,
+    HANG_UP,
+    Asked,
+    Says,
+    error,
+    honest,
+    scripted,
+    vector_of,
+)
+
+
+@pytest.mark.parametrize(
+    ("says", "words"),
+    [
+        (Says(401), "401.*--token"),
+        (Says(403, b"<html>"), "403.*no right"),
+        (Says(405), "405.*base URL"),
+        (Says(301, b"", {"Location": "https://tei.example/embed?key=1"}), "301.*https://tei.example/embed:"),
+        (error(400, "Bad Request: Invalid state"), "400.*resume"),
+        (error(424, "Backend error: Model is not an embedding model", "Backend"), "424.*not an embedding model"),
+        (error(422, "Input validation error: `default-prompt-name` is set to `x` but no"), "422.*--prompt_name"),
+        (Says(451), "451"),
+    ],
+)
+def test_what_no_retry_can_mend_stops_at_once(says: Says, words: str) -> None:
+    with scripted() as tei, clients(tei, normalize=False) as client:
+        client.probe()
+        tei.script = when(lambda _: True, says)
+        pending = client.submit(some_texts(500))
+        with pytest.raises(EndpointRefused, match=f"(?s){tei.url}/embed.*{words}") as raised:
+            pending.result()
+        assert "key=1" not in str(raised.value)
+        with pytest.raises(EndpointRefused):
+            client.submit(["more"])
+        assert len(bodies(tei)) <= 16
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"{}", b"[]", b'{"model_id": "x"}', b"7"])
+def test_a_url_of_something_else_is_refused(body: bytes) -> None:
+    with (
+        scripted(lambda _: Says(200, body)) as tei,
+        clients(tei) as client,
+        pytest.raises(EndpointRefused, match="base URL"),
+    ):
+        client.info()
+
+
+def test_a_model_that_does_not_embed_is_refused() -> None:
+    with (
+        scripted(model_type={"reranker": {"id2label": {}}}) as tei,
+        clients(tei) as client,
+        pytest.raises(EndpointRefused, match="reranker"),
+    ):
+        client.probe()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model_id": "other"}, "model_id 'other' instead of 'hash'"),
+        ({"model_sha": None}, "sha None instead of 'abc'"),
+        ({"model_dtype": "float16"}, "dtype"),
+        ({"model_type": {"embedding": {"pooling": "cls"}}}, "pooling 'cls' instead of 'mean'"),
+    ],
+)
+def test_another_model_than_the_jobs_is_noticed_on_first_contact(change: dict[str, Any], words: str) -> None:
+    with scripted(**change) as tei, clients(tei, identity=IDENTITY) as client, pytest.raises(ModelChanged, match=words):
+        client.submit(["text"])
+
+
+def test_other_dimensions_than_the_jobs_are_noticed_on_first_contact() -> None:
+    with scripted() as tei, clients(tei, identity=IDENTITY) as client:
+        tei.vectors = lambda text: vector_of(text, DIMENSIONS + 1)
+        with pytest.raises(ModelChanged, match="dimensions 17 instead of 16"):
+            client.submit(["text"])
+
+
+def test_another_server_version_is_the_same_model() -> None:
+    with scripted(version="1.8.0") as tei, clients(tei, identity=IDENTITY) as client:
+        check(["text"], client.submit(["text"]).result())
+        assert client.probe().server_version == "1.8.0"
+
+
+@pytest.mark.parametrize("change", [{"model_sha": "new"}, {}], ids=["told", "not told"])
+def test_a_model_that_changes_behind_a_failure_is_noticed(change: dict[str, Any]) -> None:
+    with scripted() as tei, clients(tei) as client:
+        client.submit(some_texts()).result()
+        tei.info |= change
+        tei.vectors = lambda text: vector_of("other " + text)
+        tei.script = when(lambda _: True, HANG_UP, times=3)
+        with pytest.raises(ModelChanged):
+            client.submit(some_texts()).result()
+
+
+def test_a_model_of_other_dimensions_is_noticed_without_a_failure() -> None:
+    with scripted() as tei, clients(tei) as client:
+        client.submit(some_texts()).result()
+        tei.vectors = lambda text: vector_of(text, DIMENSIONS - 1)
+        with pytest.raises(ModelChanged, match="15 instead of 16"):
+            client.submit(some_texts()).result()
+
+
+@pytest.mark.parametrize("normalize", [True, False], ids=["base64", "json"])
+def test_vectors_in_each_others_places_stop_the_run(normalize: bool) -> None:
+    def turned(asked: Asked) -> Says | None:
+        if len(asked.texts) < 2:
+            return None
+        order = dict(zip(asked.texts, [*asked.texts[1:], asked.texts[0]], strict=True))
+        return honest(asked, {}, lambda text: vector_of(order[text]))
+
+    with (
+        scripted(turned) as tei,
+        clients(tei, canary_every=3, normalize=normalize) as client,
+        pytest.raises(PairingBroken),
+    ):
+        client.submit(some_texts(200)).result()
+
+
+def test_the_known_sentence_is_at_a_random_place() -> None:
+    with scripted(max_client_batch_size=8) as tei, clients(tei, canary_every=1) as client:
+        check(some_texts(400), client.submit(some_texts(400)).result())
+        places = {body["input"].index(KNOWN_SENTENCE) for body in bodies(tei)}
+        assert max(len(body["input"]) for body in bodies(tei)) == 8
+    assert places == set(range(8))
