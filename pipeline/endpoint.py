@@ -35,7 +35,7 @@ def probed(settings: EndpointSettings, expected_dimensions: int | None) -> tuple
     client = TeiClient(settings)
     try:
         identity = client.probe()
-        wire_format = str(client.wire_format)
+        wire_format = client.wire_format.value if client.wire_format else ""
     finally:
         client.close()
     if expected_dimensions not in (None, identity.dimensions):

@@ -47,6 +47,21 @@ class RunOptions:
     beam: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class CheckOptions:
+    """What `check` is told.
+
+    Attributes:
+        endpoint: where and how to embed; without a URL for the embedded TEI.
+        expected_dimensions: numbers a vector must have; None for whatever the model gives.
+        output: the output folder to try; None for none.
+    """
+
+    endpoint: EndpointSettings
+    expected_dimensions: int | None
+    output: str | None
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     parser = argparse.ArgumentParser(
@@ -56,6 +71,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_run(commands)
+    _add_check(commands)
     _add_verify(commands)
     commands.add_parser("serve", help="serve the embedded TEI alone", add_help=False)  # its options are its own
     return parser
@@ -182,6 +198,17 @@ def add_endpoint(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _command(
+        commands,
+        "check",
+        "reach the endpoint, embed a probe, write and read the output folder",
+        "tayyar check --endpoint http://127.0.0.1:8080 --output embedded",
+    )
+    parser.add_argument("--output", metavar="FOLDER", help="the output folder to try")
+    add_endpoint(parser)
+
+
 def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = _command(
         commands,
@@ -223,6 +250,15 @@ def run_options(arguments: argparse.Namespace, beam: Sequence[str]) -> RunOption
         price_per_hour=arguments.price_per_hour,
         overwrite=arguments.overwrite,
         beam=tuple(beam),
+    )
+
+
+def check_options(arguments: argparse.Namespace) -> CheckOptions:
+    """Check what `check` was given and return it as one value; raises as `run_options`."""
+    return CheckOptions(
+        endpoint=endpoint_settings(arguments),
+        expected_dimensions=arguments.expected_dimensions,
+        output=None if arguments.output is None else output_folder(arguments.output),
     )
 
 

@@ -17,6 +17,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineState
 
 from pipeline import graph
+from pipeline.check import require_usable
 from pipeline.endpoint import reached
 from pipeline.errors import ExitCode, PipelineFailed
 from pipeline.job import Job, read_job, require_same_job, write_job
@@ -26,7 +27,6 @@ from pipeline.plan import Plan, make_plan, write_plan
 from pipeline.progress import Progress
 from pipeline.report import make_report, summary, write_report
 from pipeline.runner import beam_options, make_runner, meaning_of
-from transforms import storage
 from transforms.output import JOB, OutputFolder
 from transforms.records import Shard
 from transforms.tei.settings import EndpointSettings
@@ -100,8 +100,9 @@ def _prepare(output: OutputFolder, plan: Plan, job: Job, overwrite: bool) -> Led
     """Bring the output folder to the state from which the run goes on, and return what is done in it already.
 
     Raises:
-        UsageError: if the folder holds another job, and is not to be overwritten.
+        UsageError: if it cannot be used, or holds another job and is not to be overwritten.
     """
+    require_usable(output)
     if overwrite:
         _delete_former_job(output)
     require_same_job(read_job(output), job, output.root)
@@ -211,4 +212,4 @@ def _clean_up(output: OutputFolder) -> None:
     output.delete([f"{JOB}/run.json"])
     mine = f"{output.temporary}/{output.run}-"
     output.delete(name for name in output.list(output.temporary) if name.startswith(mine))
-    storage.delete_empty_folder(output.path(output.temporary))
+    output.tidy()

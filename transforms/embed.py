@@ -16,8 +16,9 @@ from apache_beam.utils.windowed_value import WindowedValue
 from transforms.decompress import DamagedSource
 from transforms.records import DeadLetter, DocumentShard, EmbeddedShard, ShardDeadLetters, Stage
 from transforms.tei import sharing
-from transforms.tei.client import Embeddings, PendingEmbeddings, TeiClient
+from transforms.tei.client import PendingEmbeddings, TeiClient
 from transforms.tei.settings import EndpointSettings
+from transforms.tei.work import Embeddings
 
 EMBEDDED = "embedded"
 DEAD_LETTERS = "dead_letters"

@@ -81,6 +81,10 @@ class OutputFolder:
         size, crc32c = storage.write_whole(self.path(name), temporary, chunks)
         return storage.WrittenFile(name, size, crc32c)
 
+    def tidy(self) -> None:
+        """Delete the folder of temporary files if nothing is in it."""
+        storage.delete_empty_folder(self.path(self.temporary))
+
     def delete(self, names: Iterable[str]) -> None:
         """Delete files; those that are not there are no error."""
         storage.delete(self.path(name) for name in names)
