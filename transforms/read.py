@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -26,7 +25,7 @@ class SourceChanged(Exception):
 def cut_stream(lines: Iterable[Line], source: Source, shard_bytes: int) -> Iterator[tuple[Shard, list[Line]]]:
     """Group a stream's lines into shards just as byte ranges of a seekable file would.
 
-    Shard k holds the lines that begin in `[k * shard_bytes, (k + 1) * shard_bytes)`, but for blank ones. There is always
+    Shard k holds the lines that begin in `[k * shard_bytes, (k + 1) * shard_bytes)` and are not blank. There is always
     at least one shard, and the last one reaches the end of the stream; a final newline alone makes no shard.
     """
     index, held, behind = 0, list[Line](), 0
@@ -118,10 +117,9 @@ class _ReadShard(beam.DoFn):  # type: ignore[misc]
     def process(self, work: Shard) -> Iterator[DocumentShard]:
         if work.end is not None and is_done(self.output, work, self.job):
             return
-        shard = work
         try:
             for shard, lines in lines_of(work, self.shard_bytes):
                 if work.end is not None or not is_done(self.output, shard, self.job):
                     yield parse_shard(shard, lines, self.text_field)
         except DamagedSource as damage:
-            yield DocumentShard(dataclasses.replace(shard, last=True), failure=str(damage))
+            yield DocumentShard(work, failure=str(damage))

@@ -105,8 +105,8 @@ class DocumentShard:
     """A shard as read: its documents in input order, and the records that reading had to set aside.
 
     `records` counts the lines that are not blank, whatever became of them: the ledger is balanced against it.
-    `failure` says that the source cannot be read beyond this point; such a shard holds nothing. It travels behind the
-    shards before it, so that they are finished before it ends the run.
+    `failure` says that the source cannot be read beyond this point; the shard is the work item then, and holds nothing.
+    It travels behind the shards before it, so that they are finished before it ends the run.
     """
 
     shard: Shard

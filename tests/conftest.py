@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+from pipeline.embedded_tei.process import EmbeddedTei
+
+# The machine may be busy: how long one example takes says nothing about the code.
+settings.register_profile("tayyar", deadline=None, max_examples=150)
+settings.load_profile("tayyar")
+
+
+@pytest.fixture(scope="session")
+def hash_tei() -> Iterator[str]:
+    """The URL of a real server process with a hash in the model's place."""
+    with EmbeddedTei(["--model", "hash"]) as server:
+        yield server.url
