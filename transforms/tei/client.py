@@ -81,8 +81,6 @@ class TeiClient:
         canary_every: int = CANARY_EVERY,
     ) -> None:
         if not settings.urls:
-            raise ValueError("at least one endpoint URL is needed")
-        if not settings.urls:
             raise ValueError("a client needs at least one endpoint URL")
         self._settings = settings
         self._urls = tuple(url.rstrip("/") for url in settings.urls)
