@@ -70,7 +70,8 @@ class TeiApp:
 
     async def respond(self, request: Request) -> Response:
         """Finds the handler and turns refusals into responses."""
-        methods = self.routes.get(request.url.path)
+        path = request.scope["path"]
+        methods = self.routes.get(path)
         method = "GET" if request.method == "HEAD" else request.method
         if method == "OPTIONS":
             return Response(headers=_PREFLIGHT_HEADERS)
@@ -83,7 +84,7 @@ class TeiApp:
             return await methods[method](request)
         except Refusal as refusal:
             self.engine.metrics.count("te_request_failure", err=refusal.cause)
-            return refusal.response(request.url.path, is_old=self.engine.limits.is_old)
+            return refusal.response(path, is_old=self.engine.limits.is_old)
         except PlainRefusal as refusal:
             return refusal.response()
         except ClientDisconnect:
@@ -91,7 +92,7 @@ class TeiApp:
 
     def needs_key(self, request: Request) -> bool:
         """Whether a request must carry the key, if there is one."""
-        path = request.url.path
+        path = request.scope["path"]
         return path not in _OPEN_PATHS or (path, request.method) == ("/", "POST")
 
     def _authorize(self, request: Request) -> None:
@@ -147,7 +148,7 @@ class TeiApp:
 
     async def _other_model(self, request: Request) -> Response:
         await self._read(request)
-        raise refusals.backend(_OTHER_MODELS[request.url.path])
+        raise refusals.backend(_OTHER_MODELS[request.scope["path"]])
 
     async def _health(self, _: Request) -> Response:
         if not await self.engine.check_health():

@@ -64,6 +64,8 @@ class Faults:
         paused: whether every request is answered as a paused endpoint does.
         redirect: where every request is redirected to; None for no redirection.
         crash_seconds: how long connections are refused after a crash.
+        wake_seconds: how long an endpoint that is scaled to zero takes to start, from its first request of any kind on;
+            until then requests get 503, but for those that wait for it as long as their `X-Scale-Up-Timeout` says.
         model_seed: which model answers; another one has another sha and other vectors.
         batch_seconds: how long the device takes for a batch of any size.
         tokens_per_second: how many it reads on top of that; None for no limit.
@@ -91,6 +93,7 @@ class Faults:
     paused: bool = False
     redirect: str | None = None
     crash_seconds: float = 1.0
+    wake_seconds: float = 0.0
     model_seed: int = 0
     batch_seconds: float = 0.0
     tokens_per_second: float | None = None

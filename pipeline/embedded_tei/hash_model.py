@@ -1,8 +1,7 @@
 """A deterministic stand-in for a model: vectors are a function of prompt and text, and cost microseconds.
 
 A vector is eight blocks, each one of 256 random blocks of norm sqrt(1/8), chosen by one byte of the text's digest. So
-it has unit norm, 2^64 vectors exist, two texts share one only if 64 bits of their digests are equal, and its JSON is
-eight ready-made pieces.
+it has unit norm, and two texts share one only if 64 bits of their digests are equal.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import orjson
 
 from pipeline.embedded_tei.models import Encoded, Encoding, Token, Vectors
 
@@ -43,7 +41,6 @@ class HashModel:
         table = np.random.default_rng(seed).standard_normal((_BLOCKS, _CHOICES, dimensions // _BLOCKS))
         table /= np.linalg.norm(table, axis=2, keepdims=True) * np.sqrt(_BLOCKS)
         self._table = table.astype(np.float32)
-        self._json = [[_without_brackets(block) for block in blocks] for blocks in self._table]
         self._positions = np.arange(_BLOCKS)
 
     @staticmethod
@@ -88,11 +85,6 @@ class HashModel:
         choices = np.frombuffer(digests, np.uint8).reshape(len(texts), _BLOCKS)
         return self._table[self._positions, choices].reshape(len(texts), self.dimensions)
 
-    def embed_json(self, text: Encoded) -> bytes:
-        """Gives the same row as `embed`, as JSON."""
-        digest = _digest(text.prompt + text.text)
-        return b"[" + b",".join([blocks[byte] for blocks, byte in zip(self._json, digest, strict=True)]) + b"]"
-
 
 def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=_BLOCKS).digest()
@@ -106,7 +98,3 @@ def _split(text: str) -> list[str]:
     """Cuts a text before every space, so that the pieces joined are the text."""
     first, *rest = text.split(" ")
     return [first] * bool(first) + [f" {word}" for word in rest]
-
-
-def _without_brackets(block: Vectors) -> bytes:
-    return orjson.dumps(block, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]

@@ -208,6 +208,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no_auto_truncate", action="store_true", help="refuse long texts unless a request says truncate"
     )
+    parser.add_argument("--padded", action="store_true", help="a batch costs its longest text times its size")
     parser.add_argument("--api_key", metavar="env:NAME", help="the environment variable that holds the bearer token")
     parser.add_argument("--generation", choices=sorted(GENERATIONS), default="1.9", help="whose answers to give")
     parser.add_argument("--faults", metavar="JSON", help="simulate faults; {} for none yet, and the control routes")
@@ -232,6 +233,7 @@ def _settings(namespace: argparse.Namespace) -> ServerSettings:
         auto_truncate=not namespace.no_auto_truncate,
         api_key=_resolve(namespace.api_key),
         generation=namespace.generation,
+        padded=namespace.padded,
         **told,
     )
     if limits.api_key is None and not ipaddress.ip_address(namespace.host).is_loopback:

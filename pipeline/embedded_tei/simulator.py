@@ -147,6 +147,7 @@ class SimulatedTei(TeiApp):
         self.faults = faults
         self._script = deque(faults.script)
         self._random = random.Random(faults.seed)
+        self._awake_at: float | None = None
         model = self.engine.model
         if model.sha != _MarkedModel.sha_of(faults.model_seed):
             model = self.engine.model = _MarkedModel(faults.model_seed)
@@ -156,13 +157,27 @@ class SimulatedTei(TeiApp):
     async def respond(self, request: Request) -> Response:
         """As TEI does, behind a gateway."""
         try:
+            if not request.scope["path"].startswith(CONTROL):
+                await self._wake(request)
             return await super().respond(request)
         except GatewayAnswer as answer:
             return answer.response
 
+    async def _wake(self, request: Request) -> None:
+        """Starts an endpoint that is scaled to zero; a request waits for it as long as it says that it will."""
+        if not self.faults.wake_seconds:
+            return
+        now = time.perf_counter()
+        self._awake_at = self._awake_at or now + self.faults.wake_seconds
+        asleep, patience = self._awake_at - now, float(request.headers.get("x-scale-up-timeout", "0"))
+        if asleep > 0:
+            await asyncio.sleep(min(asleep, patience))
+        if asleep > patience:
+            raise GatewayAnswer(self._page(Fault.UNAVAILABLE))
+
     def needs_key(self, request: Request) -> bool:
         """As TEI, but the control routes are open."""
-        return not request.url.path.startswith(CONTROL) and super().needs_key(request)
+        return not request.scope["path"].startswith(CONTROL) and super().needs_key(request)
 
     async def answer(self, request: Request, asked: EmbedRequest) -> Embedded:
         """Embeds, unless a fault comes before."""
@@ -234,9 +249,10 @@ class SimulatedTei(TeiApp):
         if fault is Fault.PAUSED:
             return Response(b'{"error":"Bad Request: Invalid state"}', 400, media_type="application/json")
         if fault is Fault.REDIRECT:
-            return Response(status_code=307, headers={"location": f"{self.faults.redirect}{request.url.path}"})
-        if fault not in _GATEWAY:
-            return None
+            return Response(status_code=307, headers={"location": f"{self.faults.redirect}{request.scope['path']}"})
+        return self._page(fault) if fault in _GATEWAY else None
+
+    def _page(self, fault: Fault) -> Response:
         status, title = _GATEWAY[fault]
         told = self.faults.retry_after if fault in _TOLD_WHEN else None
         headers = {} if told is None else {"retry-after": f"{told:g}"}

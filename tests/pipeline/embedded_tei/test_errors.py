@@ -196,6 +196,14 @@ def test_without_the_key_it_is_an_empty_401(keyed: EmbeddedTei, header: str | No
     assert "www-authenticate" not in response.headers
 
 
+def test_a_large_body_that_nobody_reads_does_not_block_its_connection(keyed: EmbeddedTei) -> None:
+    with requests.Session() as session:
+        for _ in range(2):
+            assert session.post(f"{keyed.url}/embed", b"{" * 3_000_000, headers=JSON, timeout=5).status_code == 401
+        headers = {"authorization": "Bearer s3cret"}
+        assert session.post(f"{keyed.url}/embed", json={"inputs": "a"}, headers=headers, timeout=5).status_code == 200
+
+
 def test_with_the_key_it_answers(keyed: EmbeddedTei) -> None:
     assert post(keyed.url, "/embed", {"inputs": "a"}, authorization="Bearer s3cret").status_code == 200
 
