@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 CANARY_EVERY = 100  # requests
 SECONDS_TO_CLOSE = 1.0
+TRIES_TO_CLOSE = 10
 FIRST_WAIT = 0.25  # seconds
 LONGEST_WAIT = 10.0
 
@@ -165,10 +166,12 @@ class TeiClient:
         """Ends at once what is under way; whoever waits for it gets an EndpointError. May be called twice."""
         self._closing.set()
         self._stop(EndpointError("the client was closed"))
-        if self._transport is not None:
-            self._transport.close()
-        if self._pool is not None:
-            self._pool.join(SECONDS_TO_CLOSE)
+        for _ in range(TRIES_TO_CLOSE):
+            if self._transport is not None:
+                self._transport.close()
+            # A connection that is just being made cannot be hung up on yet.
+            if self._pool is None or self._pool.join(SECONDS_TO_CLOSE / TRIES_TO_CLOSE):
+                return
 
     # --- first contact ------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable
 
 from transforms.tei.dispatcher import Dispatcher
@@ -38,12 +39,13 @@ class Pool:
         """Lets the threads end after the request that each is at."""
         self.dispatcher.stop()
 
-    def join(self, seconds: float) -> None:
-        """Waits for the threads, together no longer than this."""
-        share = seconds / max(1, len(self._threads))
-        for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join(share)
+    def join(self, seconds: float) -> bool:
+        """Waits for the threads, together no longer than this; says whether all have ended."""
+        deadline = time.monotonic() + seconds
+        others = [thread for thread in self._threads if thread is not threading.current_thread()]
+        for thread in others:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in others)
 
     def _work(self) -> None:
         while (assignment := self.dispatcher.take()) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -73,12 +74,16 @@ class EndpointSettings:
 
 
 def _check_url(url: str) -> None:
-    parts = urlsplit(url)
-    if parts.username is not None or parts.password is not None:
-        raise ValueError(
-            f"the endpoint URL of host {parts.hostname} holds a user name or password: name a token instead"
-        )
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"endpoint {url!r} is not a URL of the form http://HOST:PORT or https://HOST")
-    if parts.query or parts.fragment:
-        raise ValueError(f"the endpoint URL of host {parts.hostname} must end before its '?' or '#'")
+    # What stands before an @ or behind a ? may be a secret, in a URL that is wrong otherwise too.
+    shown = re.split(r"[?#]", url)[0]
+    if "@" in shown:
+        raise ValueError("an endpoint URL holds a user name or password: name a token instead")
+    try:
+        parts = urlsplit(shown)
+        known = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+    except ValueError:
+        known = False
+    if not known:
+        raise ValueError(f"endpoint {shown!r} is not a URL of the form http://HOST:PORT or https://HOST")
+    if shown != url:
+        raise ValueError(f"the endpoint URL {shown} must end before its {url[len(shown)]!r}")

@@ -40,6 +40,7 @@ def test_close_does_not_wait_for_requests_that_hang() -> None:
         began = time.monotonic()
         client.close()
         assert time.monotonic() - began < 2
+        assert not any(thread.name.startswith("tei-") for thread in threading.enumerate())
         release.set()
         with pytest.raises(EndpointError, match="closed"):
             pending.result()

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import random
+import threading
+
+import pytest
+
+from transforms.tei.dispatcher import Assignment, Dispatcher, Ending, Endpoint
+from transforms.tei.info import ServerInfo
+from transforms.tei.jitter import Jitter
+from transforms.tei.work import Job, Task
+
+INFO = ServerInfo(
+    model_id="hash",
+    model_sha=None,
+    model_dtype="float32",
+    pooling="mean",
+    model_type="embedding",
+    max_concurrent_requests=64,
+    max_input_length=512,
+    max_batch_tokens=None,
+    max_client_batch_size=32,
+    auto_truncate=True,
+    version="1.9.3",
+)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def endpoint(url: str = "http://tei") -> Endpoint:
+    return Endpoint(url, INFO, None, Jitter(random.Random(0)))
+
+
+def dispatcher(*endpoints: Endpoint) -> tuple[Dispatcher, Clock]:
+    clock = Clock()
+    return Dispatcher(endpoints or (endpoint(),), random.Random(0), clock), clock
+
+
+def task(job: int = 0, place: int = 0, texts: int = 32, canary: bool = False) -> Task:
+    return Task(Job(job, ["text"] * texts, 4), range(texts), place, canary)
+
+
+def take(of: Dispatcher) -> Assignment:
+    assignment = of.take()
+    assert assignment is not None
+    return assignment
+
+
+def test_the_earliest_shard_and_its_first_task_go_first() -> None:
+    ours, _ = dispatcher()
+    ours.put([task(1, 0, 1), task(0, 1, 1), task(0, 0, 1)])
+    taken = [take(ours).task for _ in range(3)]
+    assert [(each.job.number, each.sequence) for each in taken] == [(0, 0), (0, 1), (1, 0)]
+
+
+def test_what_is_done_again_goes_before_what_came_later() -> None:
+    ours, _ = dispatcher()
+    ours.put([task(0, 0), task(0, 1), task(0, 2)])
+    first = take(ours)
+    ours.settle(first, Ending.OBJECTED, first.task.halves())
+    assert [take(ours).task.sequence for _ in range(3)] == [0, 0, 1]
+
+
+def test_what_is_to_wait_waits() -> None:
+    ours, clock = dispatcher()
+    ours.put([task(0, 0, 1)], delay=5)
+    ours.put([task(1, 0, 1)])
+    assert take(ours).task.job.number == 1
+    clock.now += 5
+    assert take(ours).task.job.number == 0
+
+
+def test_a_batch_is_cut_to_what_may_be_in_flight() -> None:
+    one = endpoint()
+    ours, _ = dispatcher(one)
+    one.budget.refused(0, 1)  # nothing in flight: the limit falls to one text
+    ours.put([task(texts=4, canary=True)])
+    sizes = []
+    for _ in range(4):
+        assignment = take(ours)
+        sizes.append(assignment.task.size)
+        assert one.budget.in_flight == 1
+        ours.settle(assignment, Ending.OBJECTED)
+    assert sizes == [1, 1, 1, 1]
+
+
+def test_a_known_sentence_counts_as_a_text() -> None:
+    one = endpoint()
+    ours, _ = dispatcher(one)
+    ours.put([task(texts=31, canary=True)])
+    assignment = take(ours)
+    assert one.budget.in_flight == 32
+    ours.settle(assignment, Ending.ANSWERED)
+    assert one.budget.in_flight == 0
+
+
+@pytest.mark.parametrize("ending", list(Ending))
+def test_room_is_given_back_however_a_request_ends(ending: Ending) -> None:
+    one = endpoint()
+    ours, _ = dispatcher(one)
+    ours.put([task()])
+    ours.settle(take(ours), ending)
+    assert one.budget.in_flight == 0
+
+
+def test_the_less_loaded_endpoint_is_chosen() -> None:
+    one, two = endpoint("http://one"), endpoint("http://two")
+    ours, _ = dispatcher(one, two)
+    ours.put([task(0, place) for place in range(4)])
+    chosen = [take(ours).endpoint.url for _ in range(4)]
+    assert sorted(chosen) == ["http://one"] * 2 + ["http://two"] * 2
+    assert chosen[0] != chosen[1]
+
+
+def test_an_endpoint_that_fails_again_rests_while_others_work() -> None:
+    one, two = endpoint("http://one"), endpoint("http://two")
+    ours, clock = dispatcher(one, two)
+    for _ in range(2):
+        clock.now += 1
+        one.health.failed(clock.now, clock.now)
+    ours.put([task(0, place, 1) for place in range(10)])
+    assert {take(ours).endpoint.url for _ in range(10)} == {"http://two"}
+
+
+def test_a_failure_ends_what_was_known_of_the_model() -> None:
+    one = endpoint()
+    ours, _ = dispatcher(one)
+    ours.verified(one, INFO, ours.generation(one))
+    assert one.verified
+    ours.put([task(), task()])
+    first, second = take(ours), take(ours)
+    ours.settle(first, Ending.FAILED)
+    generation = ours.generation(one)
+    ours.settle(second, Ending.FAILED)
+    ours.verified(one, INFO, generation)
+    assert not one.verified  # it has failed again since that check began
+
+
+def test_a_refusal_tells_how_long_it_silences() -> None:
+    ours, clock = dispatcher()
+    ours.put([task(0, 0, 1)])
+    assert ours.settle(take(ours), Ending.REFUSED, retry_after=7) == pytest.approx(7)
+    ours.put([task(0, 0, 1)])
+    clock.now += 7
+    take(ours)
+
+
+def test_threads_that_wait_are_sent_home() -> None:
+    ours, _ = dispatcher()
+    seen: list[Assignment | None] = []
+    thread = threading.Thread(target=lambda: seen.append(ours.take()))
+    thread.start()
+    ours.stop()
+    thread.join(5)
+    assert seen == [None]
+    ours.put([task()])
+    assert ours.take() is None
+
+
+@pytest.mark.parametrize("canary", [False, True])
+@pytest.mark.parametrize("size", range(1, 12))
+def test_dividing_and_halving_lose_no_text(size: int, canary: bool) -> None:
+    whole = task(texts=9, canary=canary)
+    parts = whole.divided(size)
+    assert [index for part in parts for index in part.indices] == list(range(9))
+    assert all(part.size <= size for part in parts)
+    assert sum(part.canary for part in parts) == (canary and size > 1)
+    halves = whole.halves()
+    assert [index for part in halves for index in part.indices] == list(range(9))
+    assert not any(part.canary for part in halves)
