@@ -13,6 +13,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
+from transforms import coders  # noqa: F401 # registers how the elements are encoded
 from transforms.decompress import DamagedSource
 from transforms.records import DeadLetter, DocumentShard, EmbeddedShard, ShardDeadLetters, Stage
 from transforms.tei import sharing
@@ -86,15 +87,16 @@ class EmbedShards(beam.PTransform):  # type: ignore[misc] # Beam ships no types
 
     def expand(self, documents: beam.PCollection) -> Embedded:
         """Wire it."""
-        outputs = documents | beam.ParDo(_EmbedShard(self.endpoint)).with_outputs(EMBEDDED, DEAD_LETTERS)
+        embed = beam.ParDo(_EmbedShard(self.endpoint))
+        types = {EMBEDDED: EmbeddedShard, DEAD_LETTERS: ShardDeadLetters}
+        outputs = documents | embed.with_output_types(EmbeddedShard, **types).with_outputs(*types)
         return Embedded(outputs[EMBEDDED], outputs[DEAD_LETTERS])
 
 
 class _EmbedShard(beam.DoFn):  # type: ignore[misc]
     """Hands each shard's texts to the client at once, and passes shards on in their order as they are done.
 
-    While the client waits for the endpoint, the runner goes on: the next shards are read and sent, earlier ones
-        written.
+    While the client waits for the endpoint, the runner goes on: it reads the next shards, and writes earlier ones.
     """
 
     def __init__(self, endpoint: EndpointSettings) -> None:

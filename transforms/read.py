@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import apache_beam as beam
 
-from transforms import storage
+from transforms import coders, storage  # noqa: F401 # coders registers how the elements are encoded
 from transforms.decompress import DamagedSource, decompressed_chunks
 from transforms.lines import Line, lines_beginning_in, split_lines
 from transforms.output import OutputFolder
@@ -104,7 +104,8 @@ class ReadShards(beam.PTransform):  # type: ignore[misc] # Beam ships no types
 
     def expand(self, shards: beam.PCollection) -> beam.PCollection:
         """Wire it."""
-        return shards | beam.ParDo(_ReadShard(self.text_field, self.shard_bytes, self.output, self.job))
+        read = beam.ParDo(_ReadShard(self.text_field, self.shard_bytes, self.output, self.job))
+        return shards | read.with_output_types(DocumentShard)
 
 
 @dataclass
