@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     except EndpointError as error:
         return _say_why(error, ExitCode.ENDPOINT)
     except PipelineFailed as error:
-        return _say_why(f"{error}\nThe same command goes on from what is done.", ExitCode.FAILED)
+        return _say_why(f"{error}\nThe same command goes on from what is done.", error.code)
     except NotProven as error:
         return _say_why(error, ExitCode.NOT_PROVEN)
     except KeyboardInterrupt:

@@ -21,7 +21,11 @@ class UsageError(Exception):
 
 
 class PipelineFailed(Exception):
-    """The runner or a worker failed; the message says why, as far as the runner tells."""
+    """The runner or a worker failed; the message says why, as far as the runner tells, and `code` is its exit code."""
+
+    def __init__(self, message: str, code: ExitCode = ExitCode.FAILED) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class NotProven(Exception):

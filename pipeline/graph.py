@@ -28,6 +28,7 @@ class Settings(NamedTuple):
         text_field: what is embedded, dotted for a nested field.
         embedding_field: which field gets the vector.
         shard_bytes: decompressed bytes a shard of an unsplittable source.
+        max_dead_letter_ratio: dead letters a record that the run may have.
     """
 
     endpoint: EndpointSettings
@@ -37,6 +38,7 @@ class Settings(NamedTuple):
     text_field: str
     embedding_field: str
     shard_bytes: int
+    max_dead_letter_ratio: float
 
 
 class Outputs(NamedTuple):
@@ -56,7 +58,7 @@ def build(root: beam.Pipeline, work: Sequence[Shard], settings: Settings) -> Out
     output, job = settings.output, settings.job
     shards = root | "ListShards" >> beam.Create(work, reshuffle=False) | "SpreadShards" >> beam.Reshuffle()
     documents = shards | "ReadShards" >> ReadShards(settings.text_field, settings.shard_bytes, output, job)
-    embedded = documents | "EmbedShards" >> EmbedShards(settings.endpoint)
+    embedded = documents | "EmbedShards" >> EmbedShards(settings.endpoint, settings.max_dead_letter_ratio)
     _ = embedded.dead_letters | "WriteDeadLetters" >> WriteDeadLetters(output)
     receipts = embedded.documents | "WriteEmbedded" >> WriteEmbedded(
         output, settings.embedding_field, settings.model, job

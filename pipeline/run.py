@@ -156,13 +156,14 @@ def _opening(plan: Plan, before: Ledger, job: Job) -> str:
 
 def _graph_settings(options: RunOptions, endpoint: EndpointSettings, output: OutputFolder, job: Job) -> graph.Settings:
     return graph.Settings(
-        endpoint,
-        output,
-        job.digest,
-        job.model.model_id,
-        options.text_field,
-        options.embedding_field,
-        options.shard_bytes,
+        endpoint=endpoint,
+        output=output,
+        job=job.digest,
+        model=job.model.model_id,
+        text_field=options.text_field,
+        embedding_field=options.embedding_field,
+        shard_bytes=options.shard_bytes,
+        max_dead_letter_ratio=options.max_dead_letter_ratio,
     )
 
 

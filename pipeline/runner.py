@@ -14,11 +14,11 @@ from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
-from pipeline.errors import PipelineFailed, UsageError
+from pipeline.errors import ExitCode, PipelineFailed, UsageError
 from transforms.decompress import DamagedSource
+from transforms.embed import TooManyDeadLetters
 from transforms.read import SourceChanged
-from transforms.tei import errors as endpoint_errors
-from transforms.tei.errors import EndpointError
+from transforms.tei.errors import EndpointError, EndpointRefused, EndpointUnreachable, ModelChanged, PairingBroken
 
 _logger = logging.getLogger(__name__)
 
@@ -27,7 +27,20 @@ _IN_PROCESS = {"fnapirunner", "fnapi"}
 # These ask their job server which options it knows; what it does not know is refused there.
 _PORTABLE = {"flinkrunner", "flink", "portablerunner", "portable", "prismrunner", "prism", "sparkrunner", "spark"}
 _WHERE = re.compile(r"( \[while running '[^']*'\])+$")
-_ENDPOINT_ERROR = re.compile(r"transforms\.tei\.errors\.(\w+): (.*)")
+_NAMED_ERROR = re.compile(r"transforms\.[\w.]+\.(\w+): (.*)")
+_OWN_ERRORS: dict[str, type[Exception]] = {
+    error.__name__: error
+    for error in (
+        EndpointRefused,
+        EndpointUnreachable,
+        ModelChanged,
+        PairingBroken,
+        EndpointError,
+        DamagedSource,
+        SourceChanged,
+        TooManyDeadLetters,
+    )
+}
 
 
 def beam_options(arguments: Sequence[str]) -> PipelineOptions:
@@ -97,17 +110,20 @@ def meaning_of(error: BaseException) -> BaseException:
     of its traceback.
     """
     for cause in _causes(error):
-        if isinstance(cause, (EndpointError, KeyboardInterrupt)):
-            return cause
-        if isinstance(cause, (DamagedSource, SourceChanged)):
-            return PipelineFailed(str(cause))
-    found = _ENDPOINT_ERROR.findall(str(error))
+        if isinstance(cause, (KeyboardInterrupt, *_OWN_ERRORS.values())):
+            return _for_the_user(cause)
+    found = [(name, message) for name, message in _NAMED_ERROR.findall(str(error)) if name in _OWN_ERRORS]
     if found:
         name, message = found[-1]
-        kind: type[EndpointError] = getattr(endpoint_errors, name, EndpointError)
-        return kind(_WHERE.sub("", message))
+        return _for_the_user(_OWN_ERRORS[name](_WHERE.sub("", message)))
     _logger.error("the pipeline failed", exc_info=error)
     return PipelineFailed(_last_line(error))
+
+
+def _for_the_user(error: BaseException) -> BaseException:
+    if isinstance(error, TooManyDeadLetters):
+        return PipelineFailed(str(error), ExitCode.TOO_MANY_DEAD_LETTERS)
+    return PipelineFailed(str(error)) if isinstance(error, (DamagedSource, SourceChanged)) else error
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

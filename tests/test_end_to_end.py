@@ -280,6 +280,25 @@ def test_every_reason_of_a_dead_letter_ends_in_its_file(tmp_path: Path, tei: str
     tayyar("verify", "--output", tmp_path / "out")
 
 
+def test_a_hopeless_run_stops_early_and_keeps_what_it_did(tmp_path: Path, tei: str) -> None:
+    write_ndjson(tmp_path / "in.ndjson", ({"title": f"no text {number}"} for number in range(20_000)))
+    options = (
+        "--input",
+        tmp_path / "in.ndjson",
+        "--output",
+        tmp_path / "out",
+        "--endpoint",
+        tei,
+        "--shard_bytes",
+        9000,
+    )
+    said = tayyar("run", *options, code=4).stderr
+    assert "of the last shard are missing_text" in said
+    assert 1000 <= sum(1 for path in tmp_path.glob("out/dead_letters/*") for _ in path.open("rb")) < 3000
+    tayyar("run", *options, "--max_dead_letter_ratio", 1)
+    tayyar("verify", "--output", tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [

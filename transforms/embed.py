@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -24,6 +24,11 @@ from transforms.tei.work import Embeddings
 EMBEDDED = "embedded"
 DEAD_LETTERS = "dead_letters"
 _COUNTERS = "tayyar"
+_ENOUGH_TO_JUDGE = 1000  # records
+
+
+class TooManyDeadLetters(Exception):
+    """So many records became dead letters that the rest need not be tried; what was done is kept."""
 
 
 class Embedded(NamedTuple):
@@ -75,19 +80,29 @@ def merge_embeddings(
     return embedded, ShardDeadLetters(read.shard, dead_letters)
 
 
+def early_limit(max_ratio: float) -> float:
+    """Return the share of dead letters at which a run stops before its end, if it may have `max_ratio` in the end.
+
+    Ten times as many leave little hope that the rest makes up for it; more than half leave none.
+    """
+    return max(max_ratio, min(10 * max_ratio, 0.5))
+
+
 @dataclass
 class EmbedShards(beam.PTransform):  # type: ignore[misc] # Beam ships no types
     """`DocumentShard` in; `EmbeddedShard` and, where a shard has any, `ShardDeadLetters` out.
 
     Attributes:
         endpoint: where and how to embed; one client and one in-flight budget a process.
+        max_dead_letter_ratio: dead letters a record that the whole run may have; with far more it stops early.
     """
 
     endpoint: EndpointSettings
+    max_dead_letter_ratio: float = 1.0
 
     def expand(self, documents: beam.PCollection) -> Embedded:
         """Wire it."""
-        embed = beam.ParDo(_EmbedShard(self.endpoint))
+        embed = beam.ParDo(_EmbedShard(self.endpoint, self.max_dead_letter_ratio))
         types = {EMBEDDED: EmbeddedShard, DEAD_LETTERS: ShardDeadLetters}
         outputs = documents | embed.with_output_types(EmbeddedShard, **types).with_outputs(*types)
         return Embedded(outputs[EMBEDDED], outputs[DEAD_LETTERS])
@@ -99,8 +114,10 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
     While the client waits for the endpoint, the runner goes on: it reads the next shards, and writes earlier ones.
     """
 
-    def __init__(self, endpoint: EndpointSettings) -> None:
+    def __init__(self, endpoint: EndpointSettings, max_dead_letter_ratio: float) -> None:
         self._endpoint = endpoint
+        self._max_ratio = max_dead_letter_ratio
+        self._records = self._dead_letters = 0
         self._client: TeiClient | None = None
         self._waiting: deque[_Waiting] = deque()
         self._documents_in = Metrics.counter(_COUNTERS, "documents_in")
@@ -155,3 +172,14 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
         if dead_letters.dead_letters:
             yield beam.pvalue.TaggedOutput(DEAD_LETTERS, dead_letters)
         yield beam.pvalue.TaggedOutput(EMBEDDED, embedded)
+        self._stop_if_hopeless(embedded)
+
+    def _stop_if_hopeless(self, shard: EmbeddedShard) -> None:
+        self._records += shard.records
+        self._dead_letters += len(shard.dead_letters)
+        if self._records >= _ENOUGH_TO_JUDGE and self._dead_letters > early_limit(self._max_ratio) * self._records:
+            worst, count = Counter(letter.reason.value for letter in shard.dead_letters).most_common(1)[0]
+            raise TooManyDeadLetters(
+                f"{self._dead_letters} of the first {self._records} records are dead letters, far more than "
+                f"--max_dead_letter_ratio {self._max_ratio} allows; {count} of the last shard are {worst}"
+            )
