@@ -26,13 +26,19 @@ EXTRAS = {
 EXTRAS["dev"] = [
     *EXTRAS["local"],
     "build>=1.2",
+    "huggingface-hub>=1.0",  # its client and openai's speak to the embedded TEI in the tests
     "hypothesis>=6.100",
-    "mypy>=1.10",
+    "mypy>=2.4,<3",
+    "openai>=1.50",
+    "psutil>=6.0",
     "pytest>=8.2",
     "pytest-timeout>=2.3",
-    "ruff>=0.12",
+    "ruff>=0.17,<0.18",  # another minor version formats otherwise
+    "schemathesis>=4.0",
     "setuptools>=70",
+    "types-psutil",
     "types-requests",
+    "types-setuptools",
     "types-tqdm",
 ]
 
