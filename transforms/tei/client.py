@@ -83,6 +83,8 @@ class TeiClient:
     ) -> None:
         if not settings.urls:
             raise ValueError("a client needs at least one endpoint URL")
+        if not settings.urls:
+            raise ValueError("a client needs at least one endpoint URL")
         self._settings = settings
         self._urls = tuple(url.rstrip("/") for url in settings.urls)
         self._make_transport = transport or connect

@@ -190,7 +190,7 @@ class Sender:
                 self._check_pairing(assignment.endpoint, values[place])
             values, good = np.delete(values, place, axis=0), np.delete(good, place)
             extra_tokens = self._met.known.tokens
-        task.job.exchanged(reply, len(task.indices), extra_tokens)
+        task.job.exchanged(reply, len(task.indices), extra_tokens, self._met.info.max_input_length)
         if good.all():
             self._patience.succeeded()
             self._dispatcher.settle(assignment, Ending.ANSWERED)

@@ -28,7 +28,9 @@ class RequestStatistics:
         queue_ms: `x-queue-time` summed over texts.
         inference_ms: `x-inference-time` summed over texts.
         throttled_ms: time spent waiting because the server had said to wait.
-        latency_ms: successful requests by the rounded-up upper bound of their latency's bucket, in milliseconds.
+        at_limit: texts of as many tokens as the model reads: cut, unless they fit exactly. A lower bound: the server
+            counts tokens by request, so texts are seen where all of a request are so long; that those of a length go
+            together makes it likely.
     """
 
     tokens: int = 0
@@ -37,4 +39,5 @@ class RequestStatistics:
     queue_ms: int = 0
     inference_ms: int = 0
     throttled_ms: int = 0
+    at_limit: int = 0
     latency_ms: Counter[int] = field(default_factory=Counter)

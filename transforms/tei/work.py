@@ -80,14 +80,16 @@ class Job:
             self._rejections[index] = rejection
         self._settled(1)
 
-    def exchanged(self, reply: Reply, texts: int, extra_tokens: int) -> None:
-        """Counts a request that succeeded; `extra_tokens` were not the shard's."""
+    def exchanged(self, reply: Reply, texts: int, extra_tokens: int, most_tokens: int) -> None:
+        """Counts a request that succeeded; `extra_tokens` were not the shard's, a text has at most `most_tokens`."""
         headers = reply.headers
+        tokens = max(0, int(_number(headers, "x-compute-tokens")) - extra_tokens)
         with self._lock:
             self._sums.requests += 1
             self._sums.retries += reply.resent
             self._sums.latency_ms[latency_bucket(reply.seconds * 1000)] += 1
-            self._sums.tokens += max(0, int(_number(headers, "x-compute-tokens")) - extra_tokens)
+            self._sums.tokens += tokens
+            self._sums.at_limit += texts if tokens >= texts * most_tokens else 0
             # These two are means over the request's texts.
             self._queue_ms += _number(headers, "x-queue-time") * texts
             self._inference_ms += _number(headers, "x-inference-time") * texts
