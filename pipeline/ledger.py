@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pipeline.errors import NotProven
 from pipeline.plan import Plan
 from transforms.decompress import is_compressed
-from transforms.output import DEAD_LETTERS, OutputFolder
+from transforms.output import DEAD_LETTERS, JOB, OutputFolder
 from transforms.receipts import Receipt, decode_receipt
 from transforms.records import Shard, Source
 from transforms.storage import FileStat
 
 _READERS = 32  # receipts are small files: reading them is waiting, most of all in a bucket
-_SHARD_FILE = re.compile(r"(.+)-\d{5,}\.(?:ndjson|json)")
+_SHARD_FILE = re.compile(rf"{JOB}/receipts/(.+)-\d{{5,}}\.json|(?:{DEAD_LETTERS}/)?(.+)-\d{{5,}}\.ndjson")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +175,7 @@ def stale_files(ledger: Ledger, output: OutputFolder, files: Iterable[str], only
     vouched = ledger.vouched_files(output)
     stale = []
     for name in files:
-        stem = name.removeprefix(output.receipts + "/").removeprefix(DEAD_LETTERS + "/")
-        match = _SHARD_FILE.fullmatch(stem)
-        if match is not None and match[1] in only_of and name not in vouched:
+        match = _SHARD_FILE.fullmatch(name)
+        if match is not None and (match[1] or match[2]) in only_of and name not in vouched:
             stale.append(name)
     return stale

@@ -13,7 +13,6 @@ from pipeline.errors import UsageError
 from transforms.tei.settings import EndpointSettings, Overlong
 
 _MIB = 1 << 20
-_URL_FORM = "Write it as http://127.0.0.1:8080 or https://host."
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +275,7 @@ def endpoint_settings(arguments: argparse.Namespace) -> EndpointSettings:
             give_up_after=arguments.give_up_after,
         )
     except ValueError as error:
-        raise UsageError(f"{error}. See --endpoint and --token in tayyar run --help.") from error
+        raise UsageError(f"{error}. See --endpoint and --token in tayyar run --help.") from None
 
 
 def absolute(path: str) -> str:
@@ -311,9 +310,7 @@ def _check_fields(text_field: str, embedding_field: str) -> None:
 
 
 def _base_url(url: str) -> str:
-    route = re.search(r"/(embed|embeddings|info|health)/?$", url)
+    route = re.search(r"(/v1)?/(embed|embeddings|info|health)/*$", url)
     if route:
-        raise UsageError(
-            f"--endpoint {url} is the address of one route. Give the server's base URL, without {route[0]}."
-        )
+        raise UsageError(f"--endpoint is the address of one route. Give the server's base URL, without {route[0]}.")
     return url.rstrip("/")

@@ -40,8 +40,8 @@ RECEIPTS = st.builds(
     dead_letter_output=FILES,
     statistics=st.builds(
         RequestStatistics,
-        *[COUNTS] * 6,
-        st.dictionaries(st.integers(1, 1 << 40), st.integers(1, 1 << 40)).map(Counter),
+        latency_ms=st.dictionaries(st.integers(1, 1 << 40), st.integers(1, 1 << 40)).map(Counter),
+        **{field.name: COUNTS for field in dataclasses.fields(RequestStatistics) if field.name != "latency_ms"},
     ),
     model=NAMES,
     job=NAMES,
