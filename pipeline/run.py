@@ -136,7 +136,7 @@ def _announce(output: OutputFolder) -> None:
     data = output.read(name)
     if data is not None:
         other = orjson.loads(data)
-        if other["host"] != host or (other["pid"] != pid and os.path.exists(f"/proc/{other['pid']}")):
+        if other["host"] != host or (other["pid"] != pid and _is_alive(other["pid"])):
             _logger.warning(
                 "another run (process %s on %s, since %s) may still be at work in %s; "
                 "two at once do no harm, but send texts twice",
@@ -145,6 +145,16 @@ def _announce(output: OutputFolder) -> None:
             )
     since = datetime.now(timezone.utc).isoformat(timespec="seconds")
     output.write(name, [orjson.dumps({"host": host, "pid": pid, "since": since}, option=orjson.OPT_APPEND_NEWLINE)])
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it is somebody else's
+    return True
 
 
 def _opening(plan: Plan, before: Ledger, job: Job) -> str:
