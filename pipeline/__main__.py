@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from pipeline.errors import ExitCode, NotProven, PipelineFailed, UsageError
-from pipeline.options import check_options, make_parser, output_folder, run_options
+from pipeline.options import check_options, make_parser, output_folder, run_options, status_options
 from transforms.tei.errors import EndpointError
 
 
@@ -57,6 +57,10 @@ def _carry_out(options: argparse.Namespace, rest: Sequence[str]) -> int:
         from pipeline.check import check
 
         return check(check_options(options))
+    if options.command == "status":
+        from pipeline.status import status
+
+        return status(status_options(options))
     from pipeline.run import run
 
     return run(run_options(options, rest))

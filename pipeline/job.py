@@ -88,6 +88,18 @@ def read_job(output: OutputFolder) -> Job | None:
         ) from error
 
 
+def require_job(output: OutputFolder) -> Job:
+    """Return the job whose vectors the folder holds.
+
+    Raises:
+        UsageError: if it holds none.
+    """
+    job = read_job(output)
+    if job is None:
+        raise UsageError(f"{output.root} is no output folder of Tayyar: it has no {output.job}. Check --output.")
+    return job
+
+
 def require_same_job(old: Job | None, new: Job, root: str) -> None:
     """Let a run into a folder only if it holds nothing or vectors of the same job.
 

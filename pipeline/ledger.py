@@ -77,6 +77,14 @@ class Ledger:
         """Whether every shard of every source is done."""
         return all(source.complete for source in self.sources)
 
+    @property
+    def shards_expected(self) -> int | None:
+        """How many shards there will be; None while a compressed source's cannot be counted."""
+        counts = [
+            len(source.receipts) if source.complete else self.plan.shard_count(source.source) for source in self.sources
+        ]
+        return None if None in counts else sum(filter(None, counts))
+
     def reasons(self) -> Counter[str]:
         """Return the dead letters by reason."""
         reasons: Counter[str] = Counter()
@@ -119,7 +127,23 @@ class Ledger:
                 raise NotProven(f"{source.source.path} is not complete: shards of it have no valid receipt. Run again.")
 
 
-def read_ledger(plan: Plan, output: OutputFolder, job: str, files: Mapping[str, FileStat]) -> Ledger:
+class ReceiptCache:
+    """Receipts that were read before, so that who looks again and again reads only what is new."""
+
+    def __init__(self) -> None:
+        self._receipts: dict[FileStat, Receipt] = {}
+
+    def read(self, output: OutputFolder, files: Mapping[str, FileStat]) -> list[Receipt]:
+        """Return the receipts in a listing of them."""
+        new = {name: file for name, file in files.items() if file not in self._receipts}
+        found = {output.receipt(receipt.shard): receipt for receipt in read_receipts(output, new)}
+        self._receipts |= {new[name]: receipt for name, receipt in found.items() if name in new}
+        return [self._receipts[file] for file in files.values() if file in self._receipts]
+
+
+def read_ledger(
+    plan: Plan, output: OutputFolder, job: str, files: Mapping[str, FileStat], cache: ReceiptCache | None = None
+) -> Ledger:
     """Read the receipts of a plan.
 
     Args:
@@ -127,10 +151,11 @@ def read_ledger(plan: Plan, output: OutputFolder, job: str, files: Mapping[str, 
         output: the folder.
         job: the digest that valid receipts bear.
         files: a listing of the whole folder.
+        cache: of the receipts that an earlier call read.
     """
-    names = [name for name in files if name.startswith(output.receipts + "/")]
+    receipts = {name: file for name, file in files.items() if name.startswith(output.receipts + "/")}
     by_source: dict[str, list[Receipt]] = defaultdict(list)
-    for receipt in read_receipts(output, names):
+    for receipt in (cache or ReceiptCache()).read(output, receipts):
         by_source[receipt.source].append(receipt)
     return Ledger(plan, tuple(_ledger_of(plan, source, by_source[source.path], job, files) for source in plan.sources))
 

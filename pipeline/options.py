@@ -61,6 +61,21 @@ class CheckOptions:
     output: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class StatusOptions:
+    """What `status` is told.
+
+    Attributes:
+        output: the output folder.
+        watch: look again every few seconds, until the job is finished.
+        json: print JSON, one object a look.
+    """
+
+    output: str
+    watch: bool
+    json: bool
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     parser = argparse.ArgumentParser(
@@ -71,6 +86,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_run(commands)
     _add_check(commands)
+    _add_status(commands)
     _add_verify(commands)
     commands.add_parser("serve", help="serve the embedded TEI alone", add_help=False)  # its options are its own
     return parser
@@ -208,6 +224,18 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add_endpoint(parser)
 
 
+def _add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _command(
+        commands,
+        "status",
+        "tell how far a job is, from its output folder alone, on any machine that can read it",
+        "tayyar status --output embedded --watch",
+    )
+    add_output(parser)
+    parser.add_argument("--watch", action="store_true", help="look every few seconds, until it is finished or Ctrl-C")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a look")
+
+
 def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = _command(
         commands,
@@ -259,6 +287,11 @@ def check_options(arguments: argparse.Namespace) -> CheckOptions:
         expected_dimensions=arguments.expected_dimensions,
         output=None if arguments.output is None else output_folder(arguments.output),
     )
+
+
+def status_options(arguments: argparse.Namespace) -> StatusOptions:
+    """Return what `status` was given as one value; raises as `run_options`."""
+    return StatusOptions(output_folder(arguments.output), arguments.watch, arguments.json)
 
 
 def endpoint_settings(arguments: argparse.Namespace) -> EndpointSettings:

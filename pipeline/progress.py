@@ -57,13 +57,13 @@ class Progress:
         documents = 0
         for receipt in read_receipts(self._output, names):
             documents += receipt.records
-            self._bytes_done += _stored_bytes(receipt)
+            self._bytes_done += stored_bytes(receipt)
         if self._bytes_done:
             self._bar.total = round((self._bar.n + documents) * max(1.0, self._bytes_left / self._bytes_done))
         self._bar.update(documents)
 
 
-def _stored_bytes(receipt: Receipt) -> int:
+def stored_bytes(receipt: Receipt) -> int:
     """Return how many stored bytes a shard stands for; of an unsplittable source, the last shard for all."""
     if receipt.end is None or receipt.end > receipt.source_size:
         return receipt.source_size if receipt.last else 0

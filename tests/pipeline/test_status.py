@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from pipeline.at_work import AtWork
+from pipeline.ledger import Ledger, SourceLedger
+from pipeline.plan import Plan
+from pipeline.status import Screen, State, Status, judge, lines_of, status_of
+from tests.commands import start, tayyar
+from tests.documents import write_corpus
+from tests.pipeline.test_job import JOB
+from tests.shards import receipt
+from transforms.records import Source
+from transforms.tei.statistics import RequestStatistics
+
+NOW = 1_767_323_045.0 + 3600
+ELSEWHERE = AtWork("elsewhere", 7, "2026-01-02T03:04:05+00:00")  # an hour before NOW
+GONE = AtWork(socket.gethostname(), 2**22 + 1, ELSEWHERE.since)  # no machine has a process of so high a number
+SOURCE = Source("/in/wiki.ndjson", "wiki", size=1000, mtime=1.0)
+
+
+def ledger(*finished: float, seconds: float = 10.0, complete: bool = False) -> Ledger:
+    """Shards of 100 bytes and 50 documents, each finished at one of these times and begun `seconds` before."""
+    statistics = RequestStatistics(tokens=500, requests=5, retries=1, queue_ms=200, inference_ms=100, throttled_ms=400)
+    receipts = {
+        index: receipt(
+            index, SOURCE, records=50, embedded=50, started_at=end - seconds, finished_at=end, statistics=statistics
+        )
+        for index, end in enumerate(finished)
+    }
+    return Ledger(Plan((SOURCE,), 100), (SourceLedger(SOURCE, receipts, complete),))
+
+
+def at(now: float, by: AtWork | None, *finished: float, seconds: float = 10.0, complete: bool = False) -> Status:
+    return status_of(ledger(*finished, seconds=seconds, complete=complete), JOB, by, now)
+
+
+@pytest.mark.parametrize(
+    ("by", "finished", "seconds", "complete", "state", "words"),
+    [
+        (None, [NOW], 10, True, State.FINISHED, "every shard"),
+        (ELSEWHERE, [NOW], 10, True, State.FINISHED, "every shard"),
+        (None, [NOW], 10, False, State.STOPPED, "the same run command goes on"),
+        (GONE, [NOW], 10, False, State.STOPPED, "is gone"),
+        (ELSEWHERE, [NOW - 599], 10, False, State.RUNNING, "elsewhere"),
+        (ELSEWHERE, [NOW - 601], 10, False, State.STALLED, "no shard for 10 min 01 s"),
+        (ELSEWHERE, [NOW - 601], 250, False, State.RUNNING, "elsewhere"),
+        (ELSEWHERE, [NOW - 751], 250, False, State.STALLED, "longer than the 12 min 30 s"),
+        (ELSEWHERE, [], 10, False, State.STALLED, "no shard for 60 min"),
+    ],
+)
+def test_how_the_state_is_judged(
+    by: AtWork | None, finished: list[float], seconds: float, complete: bool, state: State, words: str
+) -> None:
+    found, why = judge(complete, list(ledger(*finished, seconds=seconds).receipts()), by, NOW)
+    assert found is state
+    assert words in why
+
+
+def test_a_run_that_has_just_begun_in_an_old_folder_is_running() -> None:
+    yesterday = NOW - 86_400
+    assert at(ELSEWHERE.since_seconds + 5, ELSEWHERE, yesterday).state is State.RUNNING
+
+
+def test_what_a_status_says() -> None:
+    found = at(NOW, ELSEWHERE, NOW - 400, NOW - 200, NOW - 195, NOW)
+    assert (found.sources, found.sources_done, found.shards, found.shards_done) == (1, 0, 10, 4)
+    assert (found.records, found.records_expected, found.embedded) == (200, 500, 200)
+    assert found.recent_rate == pytest.approx(150 / 300)
+    assert found.overall_rate == pytest.approx(200 / 35, abs=0.05)
+    assert found.seconds_left == pytest.approx(300 / 0.5)
+    assert (found.tokens, found.requests, found.retries, found.throttled_seconds) == (2000, 20, 4, 1.6)
+    assert (found.queue_ms, found.inference_ms) == (4.0, 2.0)
+
+
+def test_the_recent_rate_counts_from_the_beginning_of_this_run() -> None:
+    began = ELSEWHERE.since_seconds
+    found = at(began + 20, ELSEWHERE, began - 100, began + 10, began + 20)
+    assert found.recent_rate == pytest.approx(100 / 20)
+
+
+def test_nothing_is_divided_by_nothing() -> None:
+    found = at(NOW, None)
+    assert (found.recent_rate, found.overall_rate, found.seconds_left, found.queue_ms) == (None, None, None, None)
+    assert "rate: not known yet" in lines_of(found)
+
+
+def test_of_a_compressed_file_the_number_of_shards_is_not_known_before_its_end() -> None:
+    packed = Source("/in/wiki.ndjson.gz", "wiki", size=1000, mtime=1.0)
+    one = {0: receipt(0, packed)}
+    assert Ledger(Plan((packed,), 100), (SourceLedger(packed, one, False),)).shards_expected is None
+    assert Ledger(Plan((packed,), 100), (SourceLedger(packed, one, True),)).shards_expected == 1
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_is_drawn_over_and_a_file_is_not() -> None:
+    terminal, file = Terminal(), io.StringIO()
+    for stream in (terminal, file):
+        screen = Screen(stream)
+        for _ in range(2):
+            screen.show(at(NOW, None, NOW), stream)
+    assert terminal.getvalue().count("\x1b[") == 2
+    assert f"\x1b[{file.getvalue().count(chr(10)) // 2}F" in terminal.getvalue()
+    assert "\x1b" not in file.getvalue()
+
+
+def test_a_killed_run_is_stopped_and_a_whole_one_finished(tmp_path: Path, hash_tei: str) -> None:
+    write_corpus(tmp_path / "in", files=3, per_file=300)
+    output = tmp_path / "out"
+    job = ("--input", f"{tmp_path}/in/**", "--output", output, "--endpoint", hash_tei, "--shard_bytes", 9000)
+    tayyar("run", *job)
+    finished = json.loads(tayyar("status", "--output", output, "--json").stdout)
+    assert (finished["state"], finished["embedded"], finished["records_expected"]) == ("finished", 900, 900)
+    assert tayyar("status", "--output", output, "--watch").stdout.startswith("finished: ")
+    for path in list((output / "_job/receipts/a").rglob("*.json")):
+        path.unlink()
+    ended = {"host": socket.gethostname(), "pid": 2**22 + 1, "since": "2026-01-02T03:04:05+00:00"}
+    (output / "_job/run.json").write_text(json.dumps(ended))
+    said = tayyar("status", "--output", output).stdout
+    assert said.startswith("stopped: ")
+    assert "1 of 3 files" in said
+
+
+def test_watching_ends_with_control_c_without_a_word(tmp_path: Path, hash_tei: str) -> None:
+    write_corpus(tmp_path / "in", files=1, per_file=20)
+    output = tmp_path / "out"
+    tayyar("run", "--input", tmp_path / "in", "--output", output, "--endpoint", hash_tei)
+    next((output / "_job/receipts").glob("*.json")).unlink()
+    watching = start("status", "--output", output, "--watch", "--json")
+    assert watching.stdout is not None
+    assert json.loads(watching.stdout.readline())["state"] == "stopped"
+    os.kill(watching.pid, signal.SIGINT)
+    rest, _ = watching.communicate(timeout=20)
+    assert watching.returncode == 0
+    assert "Traceback" not in rest
+
+
+def test_a_folder_that_is_none_of_ours_is_refused(tmp_path: Path) -> None:
+    assert "is no output folder" in tayyar("status", "--output", tmp_path, code=2).stderr
