@@ -2,5 +2,5 @@
 
 Told: `settings`, `tokens`, `errors`. On the wire: `http`, `wire`, `vectors`, `info`, `grammar`, `advice`.
 Kept in bounds: `budget`, `health`, `jitter`, `patience`, `batching`.
-At work: `work`, `dispatcher`, `contact`, `sender`, `pool`, `statistics`, `client`.
+At work: `work`, `dispatcher`, `contact`, `verifier`, `remedies`, `sender`, `pool`, `statistics`, `client`.
 """

@@ -20,9 +20,11 @@ from transforms.tei.info import ServerInfo, check_same_model
 from transforms.tei.jitter import Jitter
 from transforms.tei.patience import Patience
 from transforms.tei.pool import Pool
-from transforms.tei.sender import BODY_LIMIT, Sender
+from transforms.tei.remedies import BODY_LIMIT, Remedies
+from transforms.tei.sender import Sender
 from transforms.tei.settings import EndpointSettings, ModelIdentity, Overlong
 from transforms.tei.tokens import resolve_token, travels_in_the_clear
+from transforms.tei.verifier import Verifier
 from transforms.tei.wire import WireFormat
 from transforms.tei.work import Embeddings, Job, Rejection, Task
 
@@ -83,8 +85,6 @@ class TeiClient:
     ) -> None:
         if not settings.urls:
             raise ValueError("a client needs at least one endpoint URL")
-        if not settings.urls:
-            raise ValueError("a client needs at least one endpoint URL")
         self._settings = settings
         self._urls = tuple(url.rstrip("/") for url in settings.urls)
         self._make_transport = transport or connect
@@ -108,7 +108,7 @@ class TeiClient:
     def wire_format(self) -> WireFormat | None:
         """How vectors come back; None before the first contact."""
         if self._pool is not None:
-            return self._pool.sender.wire.format
+            return self._pool.verifier.wire.format
         return self._met.wire.format if self._met else None
 
     @property
@@ -226,8 +226,10 @@ class TeiClient:
                 dispatcher.verified(endpoint, met.info, generation=0)
         transport = self._transport
         assert transport is not None
-        sender = Sender(transport, settings, contact, met, dispatcher, self._patience, self._jitter, self._rng)
-        return Pool(dispatcher, sender, self._stop)
+        verifier = Verifier(settings, contact, met, dispatcher)
+        remedies = Remedies(settings.overlong, dispatcher, verifier, self._patience, self._jitter)
+        sender = Sender(transport, settings, dispatcher, verifier, remedies, self._patience, self._rng)
+        return Pool(dispatcher, verifier, sender, self._stop)
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -260,7 +262,8 @@ def connect(settings: EndpointSettings) -> HttpTransport:
         for url in filter(travels_in_the_clear, settings.urls):
             logger.warning("the token %s travels to %s over plain http, where others can read it", settings.token, url)
     # A scaled-to-zero Inference Endpoint holds a request for so long instead of answering 503; others ignore it.
-    return HttpTransport(token, settings.request_timeout, {"X-Scale-Up-Timeout": f"{settings.request_timeout:.0f}"})
+    patience = max(1.0, 0.9 * settings.request_timeout)
+    return HttpTransport(token, settings.request_timeout, {"X-Scale-Up-Timeout": f"{patience:.0f}"})
 
 
 def _reject_overlong(job: Job, texts: Sequence[str], info: ServerInfo) -> list[int]:

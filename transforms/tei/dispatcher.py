@@ -132,7 +132,7 @@ class Dispatcher:
         delay: float = 0.0,
         retry_after: float | None = None,
     ) -> float:
-        """Takes back an assignment and what is left to do of it; gives the seconds of silence that a refusal brings."""
+        """Takes back an assignment and what is left to do of it; gives the seconds of silence that the server wants."""
         task, endpoint = assignment.task, assignment.endpoint
         throttled = 0.0
         with self._changed:
@@ -141,7 +141,9 @@ class Dispatcher:
                 endpoint.budget.succeeded(task.size)
                 endpoint.health.succeeded()
             elif ending is Ending.FAILED:
-                endpoint.health.failed(assignment.started, now, retry_after)
+                throttled = endpoint.health.failed(assignment.started, now, retry_after)
+            elif ending is Ending.OBJECTED:
+                endpoint.health.objected()
             elif ending is Ending.REFUSED:
                 first = endpoint.budget.refused(assignment.started, now)
                 throttled = endpoint.health.refused(now, first, retry_after)

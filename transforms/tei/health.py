@@ -40,25 +40,32 @@ class Health:
         self.failures = 0
         self._refusals = 0
 
-    def failed(self, sent_at: float, now: float, retry_after: float | None = None) -> None:
-        """Counts a request that got no answer of the server's own."""
+    def objected(self) -> None:
+        """An answer of the server's own, though not to our liking: it is there."""
+        self.failures = 0
+
+    def failed(self, sent_at: float, now: float, retry_after: float | None = None) -> float:
+        """Counts a request without an answer of the server's own; gives back the seconds of silence asked for."""
         self.generation += 1
-        if retry_after is not None:
-            self.quiet_until = max(self.quiet_until, now + retry_after)
+        asked = self._be_quiet(now, now + (retry_after or 0.0))
         if sent_at < self._failed_at:
-            return
+            return asked
         self._failed_at = now
         self.failures += 1
         if self.failures >= SUSPECT_AFTER:
             rest = self._jitter.half(FIRST_REST, LONGEST_REST, self.failures)
-            self.quiet_until = max(self.quiet_until, now + rest)
+            self._be_quiet(now, now + rest)
+        return asked
 
     def refused(self, now: float, first_of_round: bool, retry_after: float | None = None) -> float:
         """Pauses after a 429; gives back the seconds of silence that this adds."""
         if first_of_round:
             self._refusals += 1
         pause = self._jitter.full(FIRST_PAUSE, LONGEST_PAUSE, self._refusals)
-        until = now + max(pause, retry_after or 0.0)
+        return self._be_quiet(now, now + max(pause, retry_after or 0.0))
+
+    def _be_quiet(self, now: float, until: float) -> float:
+        """Extends the silence; gives back the seconds that this adds."""
         added = max(0.0, until - max(now, self.quiet_until))
         self.quiet_until = max(self.quiet_until, until)
         return added

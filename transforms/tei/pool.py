@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from transforms.tei.dispatcher import Dispatcher
 from transforms.tei.sender import Sender
+from transforms.tei.verifier import Verifier
 
 MOST_THREADS = 64  # more than these only wait for each other
 
@@ -18,13 +19,17 @@ class Pool:
 
     Args:
         dispatcher: where tasks come from.
+        verifier: what is known of the endpoints' model and format.
         sender: what is done with one.
         fail: told of what a sender raises: nothing goes on after that.
     """
 
-    def __init__(self, dispatcher: Dispatcher, sender: Sender, fail: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, verifier: Verifier, sender: Sender, fail: Callable[[BaseException], None]
+    ) -> None:
         self.dispatcher = dispatcher
-        self.sender = sender
+        self.verifier = verifier
+        self._sender = sender
         self._fail = fail
         requests = sum(math.ceil(each.budget.ceiling / each.most_at_best) for each in dispatcher.endpoints)
         self._threads = [
@@ -50,6 +55,6 @@ class Pool:
     def _work(self) -> None:
         while (assignment := self.dispatcher.take()) is not None:
             try:
-                self.sender.carry_out(assignment)
+                self._sender.carry_out(assignment)
             except BaseException as failure:  # noqa: BLE001  (whoever waits must hear of it, whatever it is)
                 self._fail(failure)

@@ -49,9 +49,18 @@ def test_a_success_ends_the_trouble() -> None:
     assert one.admits(one.quiet_until, in_flight=100)
 
 
+def test_an_objection_shows_that_the_server_is_there() -> None:
+    one = health()
+    for now in range(5):
+        one.failed(now, now)
+    one.objected()
+    assert one.admits(one.quiet_until, in_flight=100)
+
+
 def test_what_a_gateway_asks_for_is_kept() -> None:
     one = health()
-    one.failed(sent_at=0, now=1, retry_after=30)
+    assert one.failed(sent_at=0, now=1, retry_after=30) == 30
+    assert one.failed(sent_at=0, now=1, retry_after=30) == 0
     assert not one.admits(30.9, 0)
     assert one.admits(31, 0)
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from transforms.tei.client import TeiClient
+from transforms.tei.contact import KNOWN_SENTENCE
 from transforms.tei.errors import (
     ModelChanged,
 )
@@ -62,3 +63,10 @@ def test_endpoints_that_lie_about_being_the_same_are_found_out() -> None:
         two.vectors = lambda text: vector_of("other " + text)
         with pytest.raises(ModelChanged, match="another vector"):
             client.probe()
+
+
+def test_an_endpoint_that_would_not_truncate_is_asked_to() -> None:
+    with scripted() as one, scripted(auto_truncate=False) as two, clients(one, two) as client:
+        client.submit(some_texts(1000)).result()
+        assert {asked.path for asked in two.asked if asked.texts and asked.texts != [KNOWN_SENTENCE]} == {"/embed"}
+        assert all(body["truncate"] for body in bodies(two))
