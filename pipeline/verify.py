@@ -216,7 +216,8 @@ def _wrong_vector(text: bytes, dimensions: int) -> str | None:
         return "the vector is no JSON"
     if len(numbers) != dimensions:
         return f"the vector has {len(numbers)} numbers, not {dimensions}"
-    vector = np.array(numbers, dtype=np.float32)
+    with np.errstate(over="ignore"):  # what overflows is a finding, not a warning
+        vector = np.array(numbers, dtype=np.float32)
     if not np.isfinite(vector).all():
         return "the vector has numbers that no float32 holds"
     return None if vector.any() else "the vector is all zeros"

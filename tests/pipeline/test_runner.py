@@ -12,9 +12,10 @@ from apache_beam.options.pipeline_options import DirectOptions, SetupOptions, St
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.testing.util import assert_that, equal_to
 
-from pipeline.errors import PipelineFailed, UsageError
+from pipeline.errors import ExitCode, PipelineFailed, UsageError
 from pipeline.runner import beam_options, make_runner, meaning_of
 from transforms.decompress import DamagedSource
+from transforms.embed import TooManyDeadLetters
 from transforms.read import SourceChanged
 from transforms.tei import errors
 
@@ -150,6 +151,19 @@ def test_what_is_wrong_with_a_source_is_said_in_its_own_words(kind: type[Excepti
     assert str(meaning) == "/in/a.ndjson.gz is truncated"
 
 
+def test_too_many_dead_letters_have_an_exit_code_of_their_own() -> None:
+    for error in (TooManyDeadLetters("7 of 9"), RuntimeError("Traceback\ntransforms.embed.TooManyDeadLetters: 7 of 9")):
+        meaning = meaning_of(error)
+        assert isinstance(meaning, PipelineFailed)
+        assert (str(meaning), meaning.code) == ("7 of 9", ExitCode.TOO_MANY_DEAD_LETTERS)
+
+
+def test_what_only_looks_like_an_error_of_ours_is_none() -> None:
+    meaning = meaning_of(RuntimeError("Traceback\ntransforms.records.Nonsense: no"))
+    assert isinstance(meaning, PipelineFailed)
+    assert meaning.code is ExitCode.FAILED
+
+
 def test_an_interruption_stays_one() -> None:
     interruption = KeyboardInterrupt()
     wrapped = RuntimeError("x")
@@ -176,7 +190,7 @@ def test_any_other_failure_is_its_last_line(text: str, line: str) -> None:
     assert str(meaning) == line
 
 
-@pytest.mark.parametrize("kind", [*ENDPOINT_ERRORS, DamagedSource, SourceChanged])
+@pytest.mark.parametrize("kind", [*ENDPOINT_ERRORS, DamagedSource, SourceChanged, TooManyDeadLetters])
 def test_errors_cross_processes(kind: type[Exception]) -> None:
     back = pickle.loads(pickle.dumps(kind("mend this")))
     assert (type(back), str(back)) == (kind, "mend this")

@@ -13,7 +13,7 @@ from apache_beam.testing.util import assert_that, is_empty
 from tests.matchers import each_by, local_pipeline
 from tests.shards import documents, folder, letter
 from transforms.decompress import DamagedSource
-from transforms.embed import EmbedShards, merge_embeddings
+from transforms.embed import EmbedShards, TooManyDeadLetters, early_limit, merge_embeddings
 from transforms.lines import split_lines
 from transforms.read import parse_shard
 from transforms.records import (
@@ -185,6 +185,29 @@ def test_shards_before_a_damage_are_finished_before_it_ends_the_run(
     with pytest.raises(DamagedSource, match=r"wiki\.ndjson\.gz is truncated"):
         pipeline.run()
     assert folder(tmp_path).list("_job/receipts").keys() == {f"_job/receipts/wiki-{n:05d}.json" for n in range(3)}
+
+
+@pytest.mark.parametrize(
+    ("ratio", "limit"), [(0.0, 0.0), (0.01, 0.1), (0.04, 0.4), (0.05, 0.5), (0.3, 0.5), (0.6, 0.6), (1.0, 1.0)]
+)
+def test_a_run_stops_early_only_without_hope(ratio: float, limit: float) -> None:
+    assert early_limit(ratio) == pytest.approx(limit)
+
+
+@pytest.mark.parametrize(("broken", "hopeless"), [(100, False), (101, True)])
+def test_a_run_without_hope_ends_behind_the_shard_that_shows_it(
+    hash_tei: str, identity: ModelIdentity, tmp_path: Path, broken: int, hopeless: bool
+) -> None:
+    shards = [shard_of(["text"] * (1000 - broken), broken=broken), shard_of(["text"], 1)]
+    pipeline = local_pipeline()
+    embedded = pipeline | beam.Create(shards, reshuffle=False) | EmbedShards(settings(hash_tei, identity), 0.01)
+    _ = embedded.documents | WriteEmbedded(folder(tmp_path), "embedding", "m", "j")
+    if hopeless:
+        with pytest.raises(TooManyDeadLetters, match=r"101 of the first 1000 records .* 101 of the last"):
+            pipeline.run()
+    else:
+        pipeline.run()
+    assert len(folder(tmp_path).list("_job/receipts")) == (1 if hopeless else 2)
 
 
 def test_an_endpoint_that_serves_another_model_ends_the_run(hash_tei: str, identity: ModelIdentity) -> None:

@@ -1,0 +1,336 @@
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ExitCode, NotProven, UsageError
+from pipeline.options import make_parser, run_options
+from pipeline.run import run
+from pipeline.verify import verify, wrong_vector_line
+from tests.documents import documents
+from transforms.splice import json_key
+
+KEY = json_key("embedding")
+
+
+def job(root: Path, url: str) -> Path:
+    """A finished job: two sources of several shards each, plain and compressed, with dead letters in both."""
+    lines = [json.dumps(one, ensure_ascii=False).encode() for one in documents(60, seed=2)]
+    data = b"\n".join([*lines[:20], b"", b"broken", b"\xff", *lines[20:40], b"{}"])
+    (root / "in").mkdir()
+    (root / "in" / "plain.ndjson").write_bytes(data)
+    (root / "in" / "packed.ndjson.gz").write_bytes(gzip.compress(b"\r\n".join([*lines[40:], b"broken", b""])))
+    arguments = ["run", "--input", str(root / "in"), "--output", str(root / "out"), "--endpoint", url]
+    options, rest = make_parser().parse_known_args([*arguments, "--shard_bytes=3000", "--max_dead_letter_ratio=1"])
+    assert run(run_options(options, rest), say=lambda _: None) is ExitCode.DONE
+    return root
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, hash_tei: str) -> Path:
+    return job(tmp_path_factory.mktemp("job"), hash_tei)
+
+
+@pytest.fixture
+def out(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the output folder, to damage."""
+    return Path(shutil.copytree(finished / "out", tmp_path / "out"))
+
+
+def findings(out: Path) -> str:
+    said: list[str] = []
+    with pytest.raises(NotProven) as found:
+        verify(str(out), said.append)
+    assert said == []
+    return str(found.value)
+
+
+def receipt_of(out: Path, name: str) -> Path:
+    return out / "_job" / "receipts" / f"{name.removesuffix('.ndjson')}.json"
+
+
+def edit(out: Path, name: str, change: Callable[[list[bytes]], list[bytes]], *, forge: bool) -> None:
+    """Change the lines of a file, and if `forge` its receipt as well, so that sizes agree again."""
+    before = (out / name).read_bytes()
+    after = b"".join(change(before.splitlines(keepends=True)))
+    assert after != before
+    (out / name).write_bytes(after)
+    if forge:
+        receipt = receipt_of(out, Path(name).name)
+        fields = json.loads(receipt.read_bytes())
+        kind = "dead_letter_output" if name.startswith("dead_letters") else "output"
+        fields[kind]["bytes"] = len(after)
+        receipt.write_text(json.dumps(fields))
+
+
+def test_the_untouched_folder_passes_and_says_what_was_proven(finished: Path) -> None:
+    said: list[str] = []
+    assert verify(str(finished / "out"), said.append) is ExitCode.DONE
+    assert said == [
+        "verified: 64 records in 2 files = 60 embedded, each line unchanged and once, "
+        "with a vector of 384 finite numbers, + 4 dead letters"
+    ]
+    assert len(list((finished / "out").glob("plain-*.ndjson"))) >= 3
+    assert len(list((finished / "out").glob("packed-*.ndjson"))) >= 2
+
+
+def lost(lines: list[bytes]) -> list[bytes]:
+    return lines[:2] + lines[3:]
+
+
+def doubled(lines: list[bytes]) -> list[bytes]:
+    return [*lines[:3], lines[2], *lines[3:]]
+
+
+def swapped(lines: list[bytes]) -> list[bytes]:
+    return [*lines[:2], lines[3], lines[2], *lines[4:]]
+
+
+def field_changed(lines: list[bytes]) -> list[bytes]:
+    return [*lines[:2], lines[2].replace(b'"id"', b'"ID"'), *lines[3:]]
+
+
+def _with_vector(lines: list[bytes], vector: Callable[[list[float]], object]) -> list[bytes]:
+    record = json.loads(lines[2])
+    at = lines[2].index(b"[")
+    end = lines[2].index(b"]", at) + 1
+    written = json.dumps(vector(record["embedding"]), separators=(",", ":")).encode()
+    return [*lines[:2], lines[2][:at] + written + lines[2][end:], *lines[3:]]
+
+
+def shortened(lines: list[bytes]) -> list[bytes]:
+    return _with_vector(lines, lambda vector: vector[:-1])
+
+
+def zero(lines: list[bytes]) -> list[bytes]:
+    return _with_vector(lines, lambda vector: [0.0] * len(vector))
+
+
+def not_a_number(lines: list[bytes]) -> list[bytes]:
+    return _with_vector(lines, lambda vector: [float("nan"), *vector[1:]])
+
+
+def beyond_float32(lines: list[bytes]) -> list[bytes]:
+    return _with_vector(lines, lambda vector: [1e39, *vector[1:]])
+
+
+def nested(lines: list[bytes]) -> list[bytes]:
+    return _with_vector(lines, lambda vector: [[1.0], *vector[1:]])
+
+
+def null(lines: list[bytes]) -> list[bytes]:
+    return _with_vector(lines, lambda _: None)
+
+
+def a_little_different(lines: list[bytes]) -> list[bytes]:
+    return _with_vector(lines, lambda vector: [*vector[1:], vector[0]])
+
+
+@pytest.mark.parametrize("name", ["plain-00001.ndjson", "packed-00000.ndjson"])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lost, "the line is not the source line with a vector"),
+        (doubled, "the line is not the source line with a vector"),
+        (swapped, "the line is not the source line with a vector"),
+        (field_changed, "the line is not the source line with a vector"),
+        (shortened, "the vector has 383 numbers, not 384"),
+        (zero, "the vector is all zeros"),
+        (not_a_number, "the vector is no JSON"),
+        (beyond_float32, "the vector has numbers that no float32 holds"),
+        (nested, "the vector is no array of numbers"),
+        (null, "the vector is no array of numbers"),
+        (a_little_different, "its checksum is"),
+    ],
+)
+def test_any_damage_to_a_line_is_found_with_its_place(
+    out: Path, name: str, change: Callable[[list[bytes]], list[bytes]], words: str
+) -> None:
+    edit(out, name, change, forge=True)
+    message = findings(out)
+    assert words in message
+    assert name in message
+    assert f"{name}: its checksum is" in message
+    if change is not a_little_different:
+        lines = (out / name).read_bytes().splitlines(keepends=True)
+        place = sum(map(len, lines[: 3 if change is doubled else 2]))
+        assert f"{name}, byte {place}: {words} (byte " in message
+
+
+@pytest.mark.parametrize("change", [lost, doubled, shortened])
+def test_a_file_of_another_size_than_its_receipt_says_is_found(
+    out: Path, change: Callable[[list[bytes]], list[bytes]]
+) -> None:
+    edit(out, "plain-00001.ndjson", change, forge=False)
+    message = findings(out)
+    assert "_job/receipts/plain-00001.json: shard 1 of " in message
+    assert "plain-00001.ndjson: no valid receipt stands for this file" in message
+
+
+@pytest.mark.parametrize("name", ["plain-00001", "packed-00000"])
+@pytest.mark.parametrize("forge", [False, True])
+def test_a_truncated_output_is_found(out: Path, name: str, forge: bool) -> None:
+    edit(out, f"{name}.ndjson", lambda lines: lines[:-2], forge=forge)
+    message = findings(out)
+    assert name in message
+    if forge:
+        assert f"{name}.ndjson: the line at byte " in message
+        assert "is missing" in message
+        assert f"_job/receipts/{name}.json: says embedded = " in message
+
+
+def test_lines_more_than_the_source_has_are_found(out: Path) -> None:
+    edit(out, "plain-00001.ndjson", lambda lines: [*lines, lines[-1]], forge=True)
+    assert "plain-00001.ndjson: 1 lines more than the source has" in findings(out)
+
+
+@pytest.mark.parametrize("shard", ["plain-00000", "plain-00001", "packed-00000", "packed-00001"])
+@pytest.mark.parametrize("file", ["_job/receipts/{}.json", "{}.ndjson"])
+def test_a_deleted_file_is_found(out: Path, shard: str, file: str) -> None:
+    (out / file.format(shard)).unlink()
+    assert f"_job/receipts/{shard}.json: shard " in findings(out)
+
+
+def letters_of(out: Path) -> list[str]:
+    return sorted(f"dead_letters/{path.name}" for path in (out / "dead_letters").iterdir())
+
+
+def test_deleted_dead_letters_are_found(out: Path) -> None:
+    name = letters_of(out)[0]
+    (out / name).unlink()
+    assert f"{Path(name).stem}.json: shard " in findings(out)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda lines: [lines[0].replace(b"broken", b"brocken"), *lines[1:]], "does not hold that line"),
+        (lambda lines: [lines[0].replace(b"invalid_json", b"invalid_utf8"), *lines[1:]], "its checksum is"),
+        (lambda lines: [b"nonsense\n", *lines[1:]], "byte 0: this is no dead letter"),
+        (lambda lines: lines[1:], "the line is not the source line with a vector|is missing|cannot have a vector"),
+        (lambda lines: [*lines, lines[-1]], "no source line begins at byte"),
+    ],
+)
+def test_an_edited_dead_letter_is_found(out: Path, change: Callable[[list[bytes]], list[bytes]], words: str) -> None:
+    names = [name for name in letters_of(out) if b"broken" in (out / name).read_bytes().splitlines()[0]]
+    for name in names:
+        edit(out, name, change, forge=True)
+    message = findings(out)
+    assert any(word in message for word in words.split("|")), message
+    assert Path(names[0]).stem in message
+
+
+@pytest.mark.parametrize(
+    "name", ["plain-00099.ndjson", "dead_letters/plain-00000.ndjson", "_job/receipts/packed-00099.json"]
+)
+def test_a_stray_file_is_found(out: Path, name: str) -> None:
+    assert not (out / name).exists()
+    (out / name).write_bytes(b"x")
+    assert f"{name}: no valid receipt stands for this file" in findings(out)
+
+
+@pytest.mark.parametrize("name", ["records", "embedded", "dead_letters"])
+def test_a_receipt_that_counts_wrong_is_found(out: Path, name: str) -> None:
+    receipt = receipt_of(out, "plain-00001")
+    fields = json.loads(receipt.read_bytes())
+    fields[name] += 1
+    receipt.write_text(json.dumps(fields))
+    message = findings(out)
+    assert f"_job/receipts/plain-00001.json: says {name} = {fields[name]}, there are {fields[name] - 1}" in message
+    assert "_job/receipts/plain-00001.json: does not balance" in message
+
+
+@pytest.fixture
+def source(finished: Path) -> Iterator[Path]:
+    """A source, put back afterwards as it was."""
+    path = finished / "in" / "plain.ndjson"
+    data, stat = path.read_bytes(), path.stat()
+    yield path
+    path.write_bytes(data)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+@pytest.mark.parametrize("change", ["gone", "longer", "touched"])
+def test_a_changed_source_is_found(out: Path, source: Path, change: str) -> None:
+    if change == "gone":
+        source.unlink()
+    elif change == "longer":
+        source.write_bytes(source.read_bytes() + b"\n")
+    else:
+        os.utime(source, (1, 1))
+    message = findings(out)
+    assert str(source) in message
+    assert ("is gone now" if change == "gone" else "changed since") in message
+
+
+def test_a_source_that_changed_behind_its_own_back_is_found(out: Path, source: Path) -> None:
+    stat = source.stat()
+    data = source.read_bytes()
+    source.write_bytes(data.replace(b'"id"', b'"ID"'))
+    os.utime(source, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert "the line is not the source line with a vector" in findings(out)
+
+
+def test_ten_findings_are_shown_and_all_are_counted(out: Path) -> None:
+    for number in range(25):
+        (out / f"plain-{1000 + number:05d}.ndjson").write_bytes(b"x")
+    message = findings(out)
+    assert message.startswith(f"25 findings in {out}, the first of them:\n")
+    assert len(message.splitlines()) == 11
+
+
+def test_a_folder_that_holds_no_job_is_refused(tmp_path: Path, out: Path) -> None:
+    with pytest.raises(UsageError, match=f"{tmp_path} is no output folder"):
+        verify(str(tmp_path))
+    (out / "_job" / "plan.ndjson").unlink()
+    with pytest.raises(UsageError, match=r"no _job/plan\.ndjson"):
+        verify(str(out))
+
+
+@pytest.mark.parametrize(
+    ("source", "found", "wrong"),
+    [
+        (b'{"a":1}', b'{"a":1,"embedding":[1,0.5]}', None),
+        (b'{"embedding": null, "a":1}', b'{"embedding": [1,0.5], "a":1}', None),
+        (b'{"a":1}', b'{"a":1,"embedding":[1]}', "has 1 numbers, not 2"),
+        (b'{"a":1}', b'{"a":1,"embedding":[]}', "has 0 numbers, not 2"),
+        (b'{"a":1}', b'{"a":1,"embedding":[1,true]}', "no array of numbers"),
+        (b'{"a":1}', b'{"a":1,"embedding":["1","2"]}', "no array of numbers"),
+        (b'{"a":1}', b'{"a":1,"embedding":{"1":2}}', "no array of numbers"),
+        (b'{"a":1}', b'{"a":1,"embedding":[1,Infinity]}', "no JSON"),
+        (b'{"a":1}', b'{"a":1,"embedding":[0,-0.0]}', "all zeros"),
+        (b'{"a":1}', b'{"a":1,"embedding":[1,1e40]}', "no float32 holds"),
+        (b'{"a":1}', b'{"a":1,"embedding":[1,2],"b":1}', "no JSON"),
+        (b'{"a":1}', b'{"a":1}', "not the source line"),
+        (b'{"a":1}', b'{"a":1 ,"embedding":[1,2]}', "not the source line"),
+        (b'{"a":1}', b"", "not the source line"),
+        (b"broken", b"broken", "no JSON object"),
+    ],
+)
+def test_what_is_wrong_with_one_line(source: bytes, found: bytes, wrong: str | None) -> None:
+    said = wrong_vector_line(source, found, KEY, 2)
+    assert (said is None) if wrong is None else (wrong in (said or ""))
+
+
+def test_the_proof_takes_bounded_memory(tmp_path: Path, hash_tei: str) -> None:
+    text = "w" * 4000
+    lines = [b'{"content":"%s %d","embedding":null}' % (text.encode(), number) for number in range(1500)]
+    (tmp_path / "in.ndjson").write_bytes(b"\n".join(lines))
+    arguments = ["run", "--input", f"{tmp_path}/in.ndjson", "--output", f"{tmp_path}/out", "--endpoint", hash_tei]
+    options, rest = make_parser().parse_known_args(arguments)
+    run(run_options(options, rest), say=lambda _: None)
+    assert (tmp_path / "out" / "in-00000.ndjson").stat().st_size > 12 << 20
+    tracemalloc.start()
+    try:
+        verify(f"{tmp_path}/out", lambda _: None)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 << 20
