@@ -67,7 +67,7 @@ class Faults:
         wake_seconds: how long an endpoint that is scaled to zero takes to start, from its first request of any kind on;
             until then requests get 503, but for those that wait for it as long as their `X-Scale-Up-Timeout` says.
         model_seed: which model answers; another one has another sha and other vectors.
-        batch_seconds: how long the device takes for a batch of any size.
+        batch_seconds: how long the device takes for a batch of any size; new faults end the batch that is on it.
         tokens_per_second: how many it reads on top of that; None for no limit.
     """
 

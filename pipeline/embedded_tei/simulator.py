@@ -77,7 +77,7 @@ class SimulatedTei(TeiApp):
         super().__init__(Engine(_MarkedModel(faults.model_seed), limits, self._compute))
         self.crash: Callable[[float], None] | None = None
         self.statistics = Statistics()
-        self._free_at = 0.0
+        self._changed = asyncio.Event()
         self.set_faults(faults)
         self.routes |= {
             f"{CONTROL}faults": {"GET": self._get_faults, "POST": self._post_faults},
@@ -86,8 +86,11 @@ class SimulatedTei(TeiApp):
         }
 
     def set_faults(self, faults: Faults) -> None:
-        """Replaces the faults; script and chance begin again."""
+        """Replaces the faults: script and chance begin again, and the batch that is on the device is done at once."""
         self.faults = faults
+        self._free_at = 0.0
+        self._changed.set()
+        self._changed = asyncio.Event()
         self._script = deque(faults.script)
         self._random = random.Random(faults.seed)
         self._awake_at: float | None = None
@@ -208,17 +211,24 @@ class SimulatedTei(TeiApp):
         seconds = faults.batch_seconds + (tokens / faults.tokens_per_second if faults.tokens_per_second else 0.0)
         self.statistics.batches += 1
         self.statistics.tokens += tokens
-        self.statistics.busy_seconds += seconds
         if seconds:
-            now = time.perf_counter()
-            self._free_at = max(self._free_at, now - _LATENESS) + seconds
-            await asyncio.sleep(self._free_at - now)
+            self.statistics.busy_seconds += await self._take(seconds)
         poison = faults.poison_marker
         if poison is not None and any(poison in text.text for text in texts):
             raise RuntimeError("Inference error: poisoned batch")
         if faults.backend and self._random.random() < faults.backend:
             raise RuntimeError("Inference error: out of memory")
         return self._with_nulls(self.engine.model.embed(texts), texts)
+
+    async def _take(self, seconds: float) -> float:
+        """Waits as long as the device is to be busy, or until the faults change; gives how long it was."""
+        now = time.perf_counter()
+        self._free_at = max(self._free_at, now - _LATENESS) + seconds
+        try:
+            await asyncio.wait_for(self._changed.wait(), self._free_at - now)
+        except asyncio.TimeoutError:
+            return seconds
+        return time.perf_counter() - now
 
     def _with_nulls(self, vectors: Vectors, texts: Sequence[Encoded]) -> Vectors:
         chance, marker = self.faults.null_rows, self.faults.null_marker

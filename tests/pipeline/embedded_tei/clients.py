@@ -51,6 +51,10 @@ class Simulator:
         response = post(self.url, "/_simulator/faults", faults)
         assert response.status_code == 200, response.text
 
+    def hold(self) -> None:
+        """Keeps the next batches on the device until the faults are set again."""
+        self.set_faults(batch_seconds=60)
+
     def script(self, *faults: str, **others: object) -> None:
         self.set_faults(script=faults, **others)
 

@@ -32,8 +32,8 @@ def tight(eight_permits: Simulator) -> Simulator:
 
 
 def test_a_permit_is_one_text_and_a_request_takes_all_or_none(tight: Simulator) -> None:
-    tight.set_faults(batch_seconds=0.3)
-    with ThreadPoolExecutor(1) as pool:
+    tight.hold()
+    with ThreadPoolExecutor(2) as pool:
         first = pool.submit(tight.embed, ["a", "b", "c", "d"])
         tight.wait_for("texts_in_flight", 4)
         refused = tight.embed(["e"] * 5)
@@ -42,8 +42,10 @@ def test_a_permit_is_one_text_and_a_request_takes_all_or_none(tight: Simulator) 
         assert "retry-after" not in refused.headers
         flat = post(tight.url, "/v1/embeddings", {"input": ["e"] * 5})
         assert flat.json() == {"message": "Model is overloaded", "code": 429, "type": "Overloaded"}
-        assert tight.embed(["e"] * 4).status_code == 200
-        assert first.result().status_code == 200
+        second = pool.submit(tight.embed, ["e"] * 4)
+        tight.wait_for("texts_in_flight", 8)
+        tight.set_faults()
+        assert [reply.result().status_code for reply in (first, second)] == [200, 200]
     statistics = tight.statistics()
     assert (statistics["rejected"], statistics["peak_texts_in_flight"]) == (2, 9)
 
@@ -62,13 +64,14 @@ def test_permits_come_back_after_every_answer(tight: Simulator, inputs: object) 
 
 
 def test_an_empty_text_needs_a_permit_first(tight: Simulator) -> None:
-    tight.set_faults(batch_seconds=0.3)
+    tight.hold()
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(tight.embed, ["a"] * 8)
         tight.wait_for("texts_in_flight", 8)
         assert post(tight.url, "/embed", {"inputs": ""}).status_code == 429
         assert post(tight.url, "/embed", {"inputs": ["a"] * 33}).status_code == 422
         assert post(tight.url, "/tokenize", {"inputs": "a"}).status_code == 200
+        tight.set_faults()
         assert first.result().status_code == 200
 
 
@@ -88,19 +91,22 @@ def test_a_padded_batch_costs_its_longest_text_times_its_size() -> None:
 
 
 def test_texts_of_different_requests_share_a_batch(tight: Simulator) -> None:
-    tight.set_faults(batch_seconds=0.15)
+    tight.hold()
     with ThreadPoolExecutor(8) as pool:
-        replies = list(pool.map(lambda k: tight.embed([f"text{k}"]), range(8)))
+        futures = [pool.submit(tight.embed, [f"text{k}"]) for k in range(8)]
+        tight.wait_for("texts_in_flight", 8)
+        tight.set_faults()
+        replies = [future.result() for future in futures]
     assert [reply.status_code for reply in replies] == [200] * 8
-    assert tight.statistics()["batches"] < 8
-    tight.set_faults()
+    # one on the device, one formed ahead, and six in batches of four
+    assert tight.statistics()["batches"] == 4
     assert [reply.json()[0] for reply in replies] == tight.embed([f"text{k}" for k in range(8)]).json()
 
 
 def test_the_permits_of_a_client_that_left_come_back(tight: Simulator) -> None:
-    tight.set_faults(batch_seconds=0.4)
+    tight.hold()
     connection = http.client.HTTPConnection(*address(tight.url), timeout=5)
-    # the first four are on the device and the next four formed ahead: only what waits is dropped at once
+    # one text on the device, one formed ahead and six that wait: only what waits is dropped at once
     connection.request("POST", "/embed", orjson.dumps({"inputs": ["a"]}), JSON)
     tight.wait_for("batches", 1)
     ahead = http.client.HTTPConnection(*address(tight.url), timeout=5)
@@ -112,40 +118,42 @@ def test_the_permits_of_a_client_that_left_come_back(tight: Simulator) -> None:
     assert tight.embed(["d"]).status_code == 429
     waiting.close()
     tight.wait_for("texts_in_flight", 2)
-    assert tight.embed(["d"] * 6).status_code == 200
+    with ThreadPoolExecutor(1) as pool:
+        last = pool.submit(tight.embed, ["d"] * 6)
+        tight.wait_for("texts_in_flight", 8)
+        tight.set_faults()
+        assert last.result().status_code == 200
     for other in (connection, ahead):
         assert other.getresponse().status == 200
         other.close()
     assert 'te_request_failure{err="dropped"} 6' in requests.get(f"{tight.url}/metrics", timeout=5).text
 
 
-def test_real_concurrency_gives_each_its_own_vectors(simulator: Simulator) -> None:
-    texts = [[f"{worker} {text}" for text in range(16)] for worker in range(40)]
-
-    def ask(batch: list[str]) -> tuple[int, object]:
-        reply = simulator.embed(batch)
-        return reply.status_code, reply.json()
-
-    simulator.set_faults(batch_seconds=0.01)
+def test_requests_at_once_each_get_their_own_vectors(simulator: Simulator) -> None:
+    texts = [[f"{worker} {text}" for text in range(16)] for worker in range(12)]
+    simulator.hold()
     with ThreadPoolExecutor(12) as pool:
-        replies = list(pool.map(ask, texts))
-    statuses = [status for status, _ in replies]
-    # 64 permits are four batches of 16
-    assert set(statuses) == {200, 429}
-    assert simulator.statistics()["rejected"] == statuses.count(429)
-    simulator.set_faults()
-    for batch, (status, rows) in zip(texts, replies, strict=True):
-        if status == 200:
-            assert rows == simulator.embed(batch).json()
+        futures = [pool.submit(simulator.embed, batch) for batch in texts]
+        # 64 permits are four requests of 16 texts
+        simulator.wait_for("rejected", 8)
+        simulator.set_faults()
+        replies = [future.result() for future in futures]
+    assert sorted(reply.status_code for reply in replies) == [200] * 4 + [429] * 8
+    for batch, reply in zip(texts, replies, strict=True):
+        if reply.status_code == 200:
+            assert reply.json() == simulator.embed(batch).json()
 
 
 def test_the_older_generation_lets_batches_wait_and_refuses_single_texts() -> None:
-    arguments = ["--generation", "1.8", "--max_concurrent_requests", "4", "--faults", '{"batch_seconds": 0.05}']
+    arguments = ["--generation", "1.8", "--max_concurrent_requests", "4", "--faults", "{}"]
     with EmbeddedTei(["--model", "hash", *arguments]) as server, ThreadPoolExecutor(3) as pool:
         old = Simulator(server.url)
+        old.hold()
         first = pool.submit(old.embed, ["a", "b", "c", "d"])
         old.wait_for("texts_in_flight", 4)
         assert post(old.url, "/embed", {"inputs": "single"}).status_code == 429
         others = [pool.submit(old.embed, [f"e{k}" for k in range(6)]) for _ in range(2)]
+        old.wait_for("texts_in_flight", 16)
+        old.set_faults()
         assert [reply.result().status_code for reply in (first, *others)] == [200] * 3
         assert len(embed(old.url, ["a"] * 20)) == 20

@@ -66,7 +66,7 @@ def _idle_connection(host: str, port: int) -> socket.socket:
 
 
 def test_requests_under_way_are_finished_and_idle_connections_closed_at_sigterm() -> None:
-    faults = json.dumps({"batch_seconds": 0.5})
+    faults = json.dumps({"batch_seconds": 1})
     with EmbeddedTei(["--model", "hash", "--faults", faults]) as tei:
         simulator = Simulator(tei.url)
         with _idle_connection(*address(tei.url)) as idle, ThreadPoolExecutor(1) as pool:
