@@ -51,12 +51,14 @@ class Budget:
     def refused(self, sent_at: float, now: float) -> bool:
         """Lowers the limit, at most once for all requests that were under way together; says whether it did.
 
-        Call it before `release`. What counts is what was in flight, where that was less than the limit.
+        Call it before `release`. What counts is what was in flight, where that was less than the limit; but a client
+        with little to send learns little from a refusal, so not much less.
         """
         if sent_at < self._cut_at:
             return False
         self._cut_at = now
-        self._limit = max(1.0, min(self._limit, max(self.in_flight, 1)) * DECREASE)
+        used = min(self._limit, max(self.in_flight, self._limit / 2))
+        self._limit = max(1.0, used * DECREASE)
         return True
 
     def resize(self, ceiling: int) -> None:

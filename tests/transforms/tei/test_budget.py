@@ -34,6 +34,13 @@ def test_requests_that_were_refused_together_cost_one_cut() -> None:
     assert budget.limit < limit
 
 
+def test_a_client_with_little_to_send_learns_little_from_a_refusal() -> None:
+    budget = Budget(PERMITS)
+    budget.acquire(1)
+    budget.refused(sent_at=0.0, now=1.0)
+    assert budget.limit > PERMITS / 4
+
+
 def test_one_text_is_always_allowed() -> None:
     budget = Budget(PERMITS)
     for second in range(100):

@@ -79,7 +79,9 @@ def test_what_is_to_wait_waits() -> None:
 def test_a_batch_is_cut_to_what_may_be_in_flight() -> None:
     one = endpoint()
     ours, _ = dispatcher(one)
-    one.budget.refused(0, 1)  # nothing in flight: the limit falls to one text
+    for second in range(20):
+        one.budget.refused(second, second + 0.5)
+    assert one.budget.limit == 1
     ours.put([task(texts=4, canary=True)])
     sizes = []
     for _ in range(4):
