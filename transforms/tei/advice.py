@@ -35,8 +35,10 @@ def _remedy(verdict: Verdict, settings: EndpointSettings, headers: Mapping[str, 
         return "A paused or failed Inference Endpoint says this: resume it at https://endpoints.huggingface.co"
     if status == 424:
         return "It does not serve a model that gives one vector a text"
-    if status in (413, 422):
+    if status in (413, 422) and "prompt" in verdict.message:
         return f"The model does not know the prompt of --prompt_name {settings.prompt_name}"
+    if status in (413, 422):
+        return "It refuses even a short known sentence under this job's settings"
     return "Tayyar knows no way around this answer"
 
 

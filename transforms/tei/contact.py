@@ -11,7 +11,7 @@ from transforms.tei.advice import refusal
 from transforms.tei.errors import EndpointError, ModelChanged
 from transforms.tei.grammar import Action, Verdict, doubtful_reply, no_reply, verdict_on
 from transforms.tei.http import NoReply, Reply, Transport
-from transforms.tei.info import ServerInfo, check_same_model, parse_info
+from transforms.tei.info import NotTei, ServerInfo, check_same_model, parse_info
 from transforms.tei.settings import EndpointSettings, ModelIdentity
 from transforms.tei.vectors import UnreadableReply, WrongCount
 from transforms.tei.wire import Wire, WireFormat, embed_json, means_the_same, openai_base64
@@ -107,7 +107,10 @@ class Contact:
 
     def check(self, url: str, wire: Wire, expected: Acquaintance) -> ServerInfo:
         """Makes sure that an endpoint serves the model that was met first; raises as `read_info`, or RouteMissing."""
-        info = self.read_info(url)
+        try:
+            info = self.read_info(url)
+        except NotTei as error:
+            raise Unavailable(no_reply(str(error))) from error
         check_same_model(info, expected.identity, url)
         for _ in range(TRIES_TO_AGREE):
             found = self.embed_known(url, wire)
@@ -169,7 +172,8 @@ class Contact:
         verdict = verdict_on(reply.status, reply.headers, reply.body)
         if reply.status in MISSING_ROUTE and wire is not None and wire.format is WireFormat.OPENAI_BASE64:
             raise RouteMissing(target)
-        if verdict.action is Action.STOP:
+        # What the server finds wrong with a short sentence is wrong with the job's settings.
+        if verdict.action is Action.STOP or (verdict.action is Action.SPLIT and reply.status in (413, 422)):
             raise refusal(target, verdict, self._settings, reply.headers)
         raise Unavailable(verdict)
 

@@ -14,6 +14,10 @@ from transforms.tei.settings import ModelIdentity
 CHARACTERS_PER_TOKEN = 250  # the server refuses or pre-cuts texts of more characters than this for each token it reads
 
 
+class NotTei(EndpointRefused):
+    """Something else than TEI answers at the URL; on first contact a mistake, later perhaps a gateway's page."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
     """The part of `/info` that decides something. Limits are counted in texts unless they say otherwise.
@@ -65,12 +69,13 @@ def parse_info(body: bytes, url: str) -> ServerInfo:
     """Reads the body of a `/info` reply.
 
     Raises:
-        EndpointRefused: it is not what TEI says, or not of a model that embeds.
+        NotTei: it is not what TEI says.
+        EndpointRefused: the model is none that embeds.
     """
     try:
         info = _read(orjson.loads(body))
     except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise EndpointRefused(
+        raise NotTei(
             f"{url}/info does not answer as Text Embeddings Inference does: is this the base URL of a TEI server?"
         ) from error
     if info.model_type != "embedding":

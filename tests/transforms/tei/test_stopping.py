@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -60,6 +61,33 @@ def test_a_url_of_something_else_is_refused(body: bytes) -> None:
         pytest.raises(EndpointRefused, match="base URL"),
     ):
         client.info()
+
+
+def test_a_gateways_page_in_mid_run_is_waited_for() -> None:
+    left = itertools.count()
+
+    def script(asked: Asked) -> Says | None:
+        if asked.path == "/info":
+            return Says(200, b"<html>starting</html>") if next(left) < 3 else None
+        return None
+
+    with scripted() as tei, clients(tei) as client:
+        client.probe()
+        hang_up = when(lambda _: True, HANG_UP, times=4)
+        tei.script = lambda asked: hang_up(asked) or script(asked)
+        check(some_texts(), client.submit(some_texts()).result())
+        assert next(left) > 3
+
+
+@pytest.mark.parametrize("prompt_name", [None, "query"])
+def test_a_server_that_refuses_the_known_sentence_refuses_the_job(prompt_name: str | None) -> None:
+    says = error(422, "Input validation error: `inputs` must have less than 8 tokens. Given: 9")
+    with (
+        scripted(lambda asked: says if asked.texts else None) as tei,
+        clients(tei, prompt_name=prompt_name) as client,
+        pytest.raises(EndpointRefused, match=r"422.*8 tokens"),
+    ):
+        client.probe()
 
 
 def test_a_model_that_does_not_embed_is_refused() -> None:
