@@ -1,0 +1,126 @@
+"""The whole job against an endpoint that does everything wrong, and against one that can only do so much."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+import requests
+
+from pipeline.embedded_tei.process import EmbeddedTei
+from tests.commands import start, tayyar
+from tests.documents import documents, write_ndjson
+
+POISON, NULLS = "🜏poison", "🜏nulls"
+FAULTS = {
+    "reject": 0.10,
+    "backend": 0.03,
+    "reset": 0.03,
+    "bad_gateway": 0.01,
+    "gateway_timeout": 0.01,
+    "null_rows": 0.05,
+    "refuse_marker": POISON,
+    "null_marker": NULLS,
+    "crash_seconds": 5,
+}
+
+
+def write_corpus_with_bad_records(path: Path) -> tuple[list[str], list[str], int]:
+    """Write 6,000 documents, 12 poison texts and 6 that never get a vector among them, and 6 malformed lines.
+
+    Returns the ids of the poison texts, of the others, and the malformed lines.
+    """
+    records = list(documents(6000, seed=9))
+    poison, nulls = records[100:5900:500][:12], records[350:5900:900][:6]
+    for record in poison:
+        record["content"] = f"{record['content']} {POISON}"
+    for record in nulls:
+        record["content"] = f"{record['content']} {NULLS}"
+    write_ndjson(path, records)
+    lines = path.read_bytes().splitlines()
+    for place in range(6):
+        lines.insert(900 * place + 7, b'{"content": "cut off')
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    return [str(r["id"]) for r in poison], [str(r["id"]) for r in nulls], 6
+
+
+def wait_for_a_receipt(process: subprocess.Popen[str], output: Path) -> None:
+    while process.poll() is None and not list(output.glob("_job/receipts/*.json")):
+        time.sleep(0.01)
+
+
+def test_only_what_is_truly_bad_becomes_a_dead_letter(tmp_path: Path) -> None:
+    poison, nulls, malformed = write_corpus_with_bad_records(tmp_path / "in.ndjson")
+    options = ("--input", tmp_path / "in.ndjson", "--output", tmp_path / "out", "--shard_bytes", 200_000)
+    with EmbeddedTei(["--model", "hash", "--faults", json.dumps(FAULTS)]) as server:
+        process = start("run", *options, "--endpoint", server.url)
+        wait_for_a_receipt(process, tmp_path / "out")
+        with contextlib.suppress(requests.ConnectionError):  # this request's connection is reset like all others
+            requests.post(f"{server.url}/_simulator/crash", timeout=5)
+        said, _ = process.communicate(timeout=110)
+        assert process.returncode == 0, said
+    letters = [
+        orjson.loads(line)
+        for path in sorted(tmp_path.glob("out/dead_letters/*"))
+        for line in path.read_bytes().splitlines()
+    ]
+    assert Counter(letter["reason"] for letter in letters) == {
+        "rejected_by_endpoint": len(poison),
+        "invalid_vector": len(nulls),
+        "invalid_json": malformed,
+    }
+    for reason, ids in [("rejected_by_endpoint", poison), ("invalid_vector", nulls)]:
+        assert sorted(json.loads(x["line"])["id"] for x in letters if x["reason"] == reason) == sorted(ids)
+    embedded = [
+        orjson.loads(line)
+        for path in sorted(tmp_path.glob("out/in-*.ndjson"))
+        for line in path.read_bytes().splitlines()
+    ]
+    assert len(embedded) == 6000 - 18
+    with EmbeddedTei(["--model", "hash"]) as healthy:
+        for first in range(0, len(embedded), 32):
+            some = embedded[first : first + 32]
+            body = {"inputs": [document["content"] for document in some]}
+            right = requests.post(f"{healthy.url}/embed", json=body, timeout=30).json()
+            assert np.array_equal(np.array([d["embedding"] for d in some], "f4"), np.array(right, "f4"))
+    tayyar("verify", "--output", tmp_path / "out")
+
+
+def test_an_endpoint_of_fixed_capacity_is_kept_busy_without_refusals(tmp_path: Path) -> None:
+    write_ndjson(tmp_path / "in.ndjson", documents(2500, seed=3))
+    device = {"tokens_per_second": 6_000, "batch_seconds": 0.002}
+    with EmbeddedTei(["--model", "hash", "--faults", json.dumps(device)]) as server:
+        options = ("--input", tmp_path / "in.ndjson", "--output", tmp_path / "out", "--endpoint", server.url)
+        process = start("run", *options, "--shard_bytes", 40_000)
+        wait_for_a_receipt(process, tmp_path / "out")
+        requests.post(f"{server.url}/_simulator/stats", timeout=5)  # what comes before is start-up
+        said, _ = process.communicate(timeout=110)
+        assert process.returncode == 0, said
+        stats = requests.get(f"{server.url}/_simulator/stats", timeout=5).json()
+    assert stats["busy_share"] > 0.97, stats
+    assert stats["rejected"] <= 2, stats
+
+
+def test_a_wrong_token_stops_the_run_in_seconds_and_stays_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_ndjson(tmp_path / "in.ndjson", documents(50, seed=4))
+    monkeypatch.setenv("TAYYAR_TEST_TOKEN", "hf_not_the_right_one")
+    key = {"TAYYAR_TEST_KEY": "hf_the_right_one"}
+    with EmbeddedTei(["--model", "hash", "--api_key", "env:TAYYAR_TEST_KEY"], environment=key) as server:
+        options = ("--input", tmp_path / "in.ndjson", "--output", tmp_path / "out", "--endpoint", server.url)
+        began = time.monotonic()
+        said = tayyar("run", *options, "--token", "env:TAYYAR_TEST_TOKEN", code=3).stderr
+        assert time.monotonic() - began < 30
+        assert "401" in said
+        monkeypatch.setenv("TAYYAR_TEST_TOKEN", "hf_the_right_one")
+        said += tayyar("run", *options, "--token", "env:TAYYAR_TEST_TOKEN").stdout
+    everything = said.encode() + b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert b"hf_" not in everything
