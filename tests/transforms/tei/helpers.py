@@ -15,14 +15,7 @@ from transforms.tei.contact import KNOWN_SENTENCE
 from transforms.tei.settings import EndpointSettings, ModelIdentity
 from transforms.tei.work import Embeddings
 
-from .server import (
-    DIMENSIONS,
-    Asked,
-    Says,
-    Script,
-    ScriptedTei,
-    vector_of,
-)
+from .server import DIMENSIONS, Asked, Says, Script, ScriptedTei, vector_of
 
 IDENTITY = ModelIdentity("hash", "abc", "float32", "mean", DIMENSIONS, "1.9.3")
 

@@ -9,20 +9,13 @@ import pytest
 
 from transforms.tei.client import TeiClient
 from transforms.tei.contact import KNOWN_SENTENCE
-from transforms.tei.errors import (
-    EndpointError,
-)
+from transforms.tei.errors import EndpointError
 from transforms.tei.http import HttpTransport, Reply
 from transforms.tei.settings import EndpointSettings
 from transforms.tei.work import Embeddings
 
 from .helpers import bodies, check, clients, some_texts
-from .server import (
-    Asked,
-    Says,
-    ScriptedTei,
-    scripted,
-)
+from .server import Asked, Says, ScriptedTei, scripted
 
 
 def test_close_does_not_wait_for_requests_that_hang() -> None:

@@ -10,20 +10,11 @@ import orjson
 import pytest
 
 from transforms.records import Reason
-from transforms.tei.errors import (
-    EndpointUnreachable,
-)
+from transforms.tei.errors import EndpointUnreachable
 from transforms.tei.settings import Overlong
 
 from .helpers import bodies, check, clients, some_texts, when
-from .server import (
-    DIMENSIONS,
-    Asked,
-    Says,
-    error,
-    scripted,
-    vector_of,
-)
+from .server import DIMENSIONS, Asked, Says, error, scripted, vector_of
 
 
 @pytest.mark.parametrize("flat", [True, False])

@@ -14,16 +14,7 @@ from transforms.tei.settings import Overlong
 from transforms.tei.wire import WireFormat
 
 from .helpers import bodies, check, clients, some_texts, when
-from .server import (
-    DIMENSIONS,
-    Asked,
-    Says,
-    error,
-    honest,
-    scripted,
-    tokens_of,
-    vector_of,
-)
+from .server import DIMENSIONS, Asked, Says, error, honest, scripted, tokens_of, vector_of
 
 
 def test_texts_come_back_in_order_whatever_they_are_cut_into() -> None:

@@ -8,16 +8,10 @@ import pytest
 
 from transforms.tei.client import TeiClient
 from transforms.tei.contact import KNOWN_SENTENCE
-from transforms.tei.errors import (
-    ModelChanged,
-)
+from transforms.tei.errors import ModelChanged
 
 from .helpers import IDENTITY, bodies, check, clients, some_texts
-from .server import (
-    HANG_UP,
-    scripted,
-    vector_of,
-)
+from .server import HANG_UP, scripted, vector_of
 
 
 def test_endpoints_share_the_work() -> None:

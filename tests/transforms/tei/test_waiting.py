@@ -7,18 +7,10 @@ import time
 import orjson
 import pytest
 
-from transforms.tei.errors import (
-    EndpointUnreachable,
-)
+from transforms.tei.errors import EndpointUnreachable
 
 from .helpers import check, clients, some_texts, when
-from .server import (
-    HANG_UP,
-    Says,
-    ScriptedTei,
-    error,
-    scripted,
-)
+from .server import HANG_UP, Says, ScriptedTei, error, scripted
 
 
 @pytest.mark.parametrize(
