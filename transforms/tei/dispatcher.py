@@ -131,8 +131,8 @@ class Dispatcher:
         again: Sequence[Task] = (),
         delay: float = 0.0,
         retry_after: float | None = None,
-    ) -> float:
-        """Takes back an assignment and what is left to do of it; gives the seconds of silence that the server wants."""
+    ) -> None:
+        """Takes back an assignment and what is left to do of it; its job is told of the silence that is asked for."""
         task, endpoint = assignment.task, assignment.endpoint
         throttled = 0.0
         with self._changed:
@@ -148,10 +148,11 @@ class Dispatcher:
                 first = endpoint.budget.refused(assignment.started, now)
                 throttled = endpoint.health.refused(now, first, retry_after)
             endpoint.budget.release(task.size)
+            # Before the task is queued: its job may be over as soon as another thread has it.
+            task.job.waited(throttled)
             self._put(again, delay)
             # The thread that settles takes next; one more looks whether there is room for two.
             self._changed.notify(1 + len(again))
-        return throttled
 
     def generation(self, endpoint: Endpoint) -> int:
         """How often the endpoint has failed so far: what `verified` wants to be told."""

@@ -60,13 +60,13 @@ class Remedies:
     def _wait(self, assignment: Assignment, task: Task, verdict: Verdict) -> None:
         self._out_of_luck(assignment, verdict)
         again, delay = replace(task, waits=task.waits + 1), self._delay(task.waits, LONGEST_WAIT)
-        seconds = self._dispatcher.settle(assignment, Ending.FAILED, [again], delay, verdict.retry_after)
-        task.job.repeated(throttled=seconds)
+        task.job.repeated()
+        self._dispatcher.settle(assignment, Ending.FAILED, [again], delay, verdict.retry_after)
 
     def _slow_down(self, assignment: Assignment, task: Task, verdict: Verdict) -> None:
         self._out_of_luck(assignment, verdict)
-        seconds = self._dispatcher.settle(assignment, Ending.REFUSED, [task], retry_after=verdict.retry_after)
-        task.job.repeated(throttled=seconds)
+        task.job.repeated()
+        self._dispatcher.settle(assignment, Ending.REFUSED, [task], retry_after=verdict.retry_after)
 
     def _retry(self, assignment: Assignment, task: Task, verdict: Verdict) -> None:
         self._out_of_luck(assignment, verdict)

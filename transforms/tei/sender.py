@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +21,22 @@ from transforms.tei.remedies import Remedies, not_the_texts
 from transforms.tei.settings import EndpointSettings, Overlong
 from transforms.tei.vectors import OtherDimensions, Rows, UnreadableReply, WrongCount
 from transforms.tei.verifier import Verifier
-from transforms.tei.wire import WireFormat
+from transforms.tei.wire import Wire, WireFormat
 from transforms.tei.work import Task
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What goes out: its format stays what it was encoded for, whatever the others fall back to meanwhile.
+
+    `place` is the known sentence's among the texts; None where it does not go with them.
+    """
+
+    wire: Wire
+    body: bytes
+    place: int | None = None
 
 
 class Sender:
@@ -59,20 +71,20 @@ class Sender:
         except Unavailable as error:
             self._remedies.answer(assignment, assignment.task, not_the_texts(error.verdict))
             return
-        body = self._body(assignment)
-        if body is not None:
-            self._exchange(assignment, *body)
+        request = self._request(assignment)
+        if request is not None:
+            self._exchange(assignment, request)
 
-    def _body(self, assignment: Assignment) -> tuple[bytes, int | None] | None:
-        """The request's body and the known sentence's place in it; None where the task cannot go out as it is."""
-        task = assignment.task
+    def _request(self, assignment: Assignment) -> _Request | None:
+        """The request for a task; None where it cannot go out as it is, and has been settled."""
+        task, wire = assignment.task, self._verifier.wire
         texts = self._texts(task)
         place = self._rng.randint(0, len(texts)) if task.canary else None
         if place is not None:
             texts.insert(place, KNOWN_SENTENCE)
-        body = self._verifier.wire.encode(texts)
+        body = wire.encode(texts)
         if len(body) <= self._remedies.body_limit:
-            return body, place
+            return _Request(wire, body, place)
         if not task.alone:
             self._dispatcher.settle(assignment, Ending.UNSENT, task.halves())
             return None
@@ -84,7 +96,7 @@ class Sender:
                 assignment, task, Verdict(Action.SPLIT, detail, None, Reason.OVERLONG_TEXT), Ending.UNSENT
             )
             return None
-        return self._cut_to_fit(texts[0], len(body)), None
+        return _Request(wire, self._cut_to_fit(wire, texts[0], len(body)))
 
     def _texts(self, task: Task) -> list[str]:
         texts = [task.job.texts[index] for index in task.indices]
@@ -93,20 +105,20 @@ class Sender:
             texts = [text[:most] for text in texts]
         return texts
 
-    def _cut_to_fit(self, text: str, size: int) -> bytes:
+    def _cut_to_fit(self, wire: Wire, text: str, size: int) -> bytes:
         while True:
             text = text[: int(len(text) * self._remedies.body_limit / size * 0.95)]
-            body = self._verifier.wire.encode([text])
+            body = wire.encode([text])
             size = len(body)
             if size <= self._remedies.body_limit or not text:
                 return body
 
-    def _exchange(self, assignment: Assignment, body: bytes, place: int | None) -> None:
-        task = assignment.task.sent(len(body))
-        wire = self._verifier.wire
+    def _exchange(self, assignment: Assignment, request: _Request) -> None:
+        task = assignment.task.sent(len(request.body))
+        wire = request.wire
         target = f"{assignment.endpoint.url}{wire.path}"
         try:
-            reply = self._transport.post(target, body)
+            reply = self._transport.post(target, request.body)
         except NoReply as error:
             task.job.repeated(error.resent)
             self._remedies.answer(assignment, task, no_reply(str(error)))
@@ -121,7 +133,7 @@ class Sender:
         except (WrongCount, OtherDimensions) as error:
             self._remedies.answer(assignment, task, self._doubt(assignment.endpoint, error))
         else:
-            self._answered(assignment, task, reply, rows, place)
+            self._answered(assignment, task, reply, rows, request.place)
 
     def _refused(self, assignment: Assignment, task: Task, target: str, reply: Reply, used: WireFormat) -> None:
         verdict = verdict_on(reply.status, reply.headers, reply.body)

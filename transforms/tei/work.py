@@ -94,11 +94,15 @@ class Job:
             self._queue_ms += _number(headers, "x-queue-time") * texts
             self._inference_ms += _number(headers, "x-inference-time") * texts
 
-    def repeated(self, times: int = 1, throttled: float = 0.0) -> None:
-        """Counts requests that are made again, and the seconds that the server's refusal costs."""
+    def repeated(self, times: int = 1) -> None:
+        """Counts requests that are made again."""
         with self._lock:
             self._sums.retries += times
-            self._throttled_ms += throttled * 1000
+
+    def waited(self, seconds: float) -> None:
+        """Counts time in which the server wants to be left alone."""
+        with self._lock:
+            self._throttled_ms += seconds * 1000
 
     def fail(self, failure: BaseException) -> None:
         """Ends the job, unless it is done."""

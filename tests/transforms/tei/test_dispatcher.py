@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 import threading
 
+import numpy as np
 import pytest
 
 from transforms.tei.dispatcher import Assignment, Dispatcher, Ending, Endpoint
@@ -144,13 +145,17 @@ def test_a_failure_ends_what_was_known_of_the_model() -> None:
     assert not one.verified  # it has failed again since that check began
 
 
-def test_a_refusal_tells_how_long_it_silences() -> None:
+@pytest.mark.parametrize("ending", [Ending.REFUSED, Ending.FAILED])
+def test_the_silence_that_a_server_wants_is_kept_and_counted(ending: Ending) -> None:
     ours, clock = dispatcher()
-    ours.put([task(0, 0, 1)])
-    assert ours.settle(take(ours), Ending.REFUSED, retry_after=7) == pytest.approx(7)
-    ours.put([task(0, 0, 1)])
+    one = task(0, 0, 1)
+    ours.put([one])
+    assignment = take(ours)
+    ours.settle(assignment, ending, [one], retry_after=7)
     clock.now += 7
-    take(ours)
+    ours.settle(take(ours), Ending.ANSWERED)
+    one.job.store([0], np.ones((1, 4), np.float32))
+    assert one.job.result().statistics.throttled_ms == 7000
 
 
 def test_threads_that_wait_are_sent_home() -> None:
