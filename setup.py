@@ -22,20 +22,29 @@ EXTRAS = {
     ],
     "gcp": ["apache-beam[gcp]>=2.77,<3"],
     "aws": ["apache-beam[aws]>=2.77,<3"],
+    "report": [
+        "jinja2>=3.1",  # for its autoescaping: the page shows lines of documents, which may hold anything
+        "matplotlib>=3.9",  # draws SVG whose text and colours can be the page's own, without a browser or a script
+    ],
 }
 EXTRAS["dev"] = [
     *EXTRAS["local"],
+    *EXTRAS["report"],
     "build>=1.2",
     "huggingface-hub>=1.0",  # its client and openai's speak to the embedded TEI in the tests
     "hypothesis>=6.100",
+    "jsonschema>=4.21",  # holds report.json against its schema
     "mypy>=2.4,<3",
     "openai>=1.50",
+    "prometheus_client>=0.20",  # reads report.prom as Prometheus does
     "psutil>=6.0",
     "pytest>=8.2",
     "pytest-timeout>=2.3",
     "ruff>=0.17,<0.18",  # another minor version formats otherwise
     "schemathesis>=4.0",
+    "selenium>=4.20",  # looks at the report's page in a Chromium
     "setuptools>=70",
+    "types-jsonschema",
     "types-psutil",
     "types-requests",
     "types-setuptools",
@@ -51,7 +60,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     packages=["pipeline", "pipeline.embedded_tei", "transforms", "transforms.tei"],
-    package_data={"pipeline": ["py.typed"], "transforms": ["py.typed"]},
+    package_data={"pipeline": ["page.html", "py.typed", "report.schema.json"], "transforms": ["py.typed"]},
     install_requires=DEPENDENCIES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["tayyar = pipeline.__main__:console"]},

@@ -10,7 +10,14 @@ from collections.abc import Sequence
 from types import FrameType
 
 from pipeline.errors import ExitCode, NotProven, PipelineFailed, UsageError
-from pipeline.options import check_options, make_parser, output_folder, run_options, status_options
+from pipeline.options import (
+    check_options,
+    make_parser,
+    output_folder,
+    report_options,
+    run_options,
+    status_options,
+)
 from transforms.tei.errors import EndpointError
 
 
@@ -57,6 +64,10 @@ def _carry_out(options: argparse.Namespace, rest: Sequence[str]) -> int:
         from pipeline.check import check
 
         return check(check_options(options))
+    if options.command == "report":
+        from pipeline.publish import report
+
+        return report(report_options(options))
     if options.command == "status":
         from pipeline.status import status
 

@@ -62,6 +62,19 @@ class CheckOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportOptions:
+    """What `report` is told.
+
+    Attributes:
+        output: the output folder.
+        price_per_hour: of the endpoint, in dollars; None for the price of the last report.
+    """
+
+    output: str
+    price_per_hour: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class StatusOptions:
     """What `status` is told.
 
@@ -87,6 +100,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_check(commands)
     _add_status(commands)
+    _add_report(commands)
     _add_verify(commands)
     commands.add_parser("serve", help="serve the embedded TEI alone", add_help=False)  # its options are its own
     return parser
@@ -122,9 +136,7 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         metavar="SHARE",
         help="more dead letters a record than this, and the run ends with exit code 4 (default: %(default)s)",
     )
-    limits.add_argument(
-        "--price_per_hour", type=_number(float, 0), metavar="DOLLARS", help="of the endpoint, for the bill"
-    )
+    add_price(limits)
     parser.add_argument_group(
         "Beam",
         "Beam's own options are passed on. --runner's default is its in-process Fn API runner, without download.",
@@ -160,6 +172,13 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 def add_output(parser: argparse._ActionsContainer) -> None:
     """Add the option that every command on an output folder has."""
     parser.add_argument("--output", required=True, metavar="FOLDER", help="the output folder")
+
+
+def add_price(parser: argparse._ActionsContainer) -> None:
+    """Add the option that turns time into money."""
+    parser.add_argument(
+        "--price_per_hour", type=_number(float, 0), metavar="DOLLARS", help="of the endpoint, for the bill"
+    )
 
 
 def add_endpoint(parser: argparse.ArgumentParser) -> None:
@@ -236,6 +255,17 @@ def _add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("--json", action="store_true", help="print one JSON object a look")
 
 
+def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _command(
+        commands,
+        "report",
+        "write the report again, as JSON, as a page and for Prometheus",
+        "tayyar report --output embedded --price_per_hour 1.30",
+    )
+    add_output(parser)
+    add_price(parser)
+
+
 def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = _command(
         commands,
@@ -287,6 +317,11 @@ def check_options(arguments: argparse.Namespace) -> CheckOptions:
         expected_dimensions=arguments.expected_dimensions,
         output=None if arguments.output is None else output_folder(arguments.output),
     )
+
+
+def report_options(arguments: argparse.Namespace) -> ReportOptions:
+    """Return what `report` was given as one value; raises as `run_options`."""
+    return ReportOptions(output_folder(arguments.output), arguments.price_per_hour)
 
 
 def status_options(arguments: argparse.Namespace) -> StatusOptions:

@@ -3,44 +3,76 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime, timezone
 from typing import Any
 
 import orjson
 
+from pipeline.analysis import bottleneck, stretches_of, timeline
 from pipeline.job import Job
 from pipeline.ledger import Ledger, SourceLedger
 from transforms.output import OutputFolder
 from transforms.receipts import Receipt
 
 VERSION = 1
+_PLANNED = ("records", "tokens", "requests", "output_bytes", "seconds", "dollars")
 _SUMMED = ("tokens", "requests", "retries", "queue_ms", "inference_ms", "throttled_ms")
 
 
 def active_seconds(receipts: Iterable[Receipt]) -> float:
     """Return the seconds in which at least one shard was being embedded; pauses between runs do not count."""
-    total, covered = 0.0, float("-inf")
-    for start, end in sorted((receipt.started_at, receipt.finished_at) for receipt in receipts):
-        total += max(0.0, end - max(start, covered))
-        covered = max(covered, end)
-    return total
+    return sum(stretch.seconds for stretch in stretches_of(receipts))
 
 
-def make_report(ledger: Ledger, job: Job, price_per_hour: float | None) -> dict[str, Any]:
-    """Return the report as the value that report.json holds.
+def make_report(
+    ledger: Ledger,
+    job: Job,
+    price_per_hour: float | None,
+    examples: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    estimate: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the report as the value that report.json holds; report.schema.json says what each field means.
 
     Args:
         ledger: of the job.
         job: what the vectors are.
         price_per_hour: of the endpoint, in dollars; None if nobody asks.
+        examples: of dead letters, by reason.
+        estimate: what `plan` expected; None if it was not asked.
     """
     receipts = list(ledger.receipts())
-    seconds = active_seconds(receipts)
     latency: Counter[int] = Counter()
     for receipt in receipts:
         latency.update(receipt.statistics.latency_ms)
-    totals = {
+    totals = _totals(ledger, receipts, price_per_hour)
+    return {
+        "version": VERSION,
+        "made_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "complete": ledger.complete,
+        "balanced": all(receipt.balances for receipt in receipts),
+        "period": _period(receipts),
+        "totals": totals,
+        "latency_ms": {**_quantiles(latency), "histogram": {str(bound): latency[bound] for bound in sorted(latency)}},
+        "timeline": timeline(receipts),
+        "bottleneck": bottleneck(
+            ledger.embedded, totals["queue_ms"], totals["inference_ms"], latency, totals["seconds"]
+        ),
+        "price_per_hour": price_per_hour,
+        "dead_letters": [
+            {"reason": reason, "count": count, "examples": list((examples or {}).get(reason, ()))}
+            for reason, count in totals["dead_letters_by_reason"].items()
+        ],
+        "plan": None if estimate is None else _plan_against_actual(estimate, totals),
+        "sources": [_source_line(source) for source in ledger.sources],
+        "job": asdict(job),
+    }
+
+
+def _totals(ledger: Ledger, receipts: Sequence[Receipt], price_per_hour: float | None) -> dict[str, Any]:
+    seconds = active_seconds(receipts)
+    return {
         "sources": len(ledger.sources),
         "shards": len(receipts),
         "records": ledger.records,
@@ -53,16 +85,18 @@ def make_report(ledger: Ledger, job: Job, price_per_hour: float | None) -> dict[
         "dollars": None if price_per_hour is None else round(price_per_hour * seconds / 3600, 4),
         **{name: sum(getattr(receipt.statistics, name) for receipt in receipts) for name in _SUMMED},
     }
+
+
+def _period(receipts: Sequence[Receipt]) -> dict[str, float | None]:
     return {
-        "version": VERSION,
-        "complete": ledger.complete,
-        "balanced": all(receipt.balances for receipt in receipts),
-        "totals": totals,
-        "latency_ms": {**_quantiles(latency), "histogram": {str(bound): latency[bound] for bound in sorted(latency)}},
-        "price_per_hour": price_per_hour,
-        "sources": [_source_line(source) for source in ledger.sources],
-        "job": asdict(job),
+        "started_at": min((receipt.started_at for receipt in receipts), default=None),
+        "finished_at": max((receipt.finished_at for receipt in receipts), default=None),
     }
+
+
+def _plan_against_actual(estimate: Mapping[str, Any], totals: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `plan` expected beside what happened; None where it expected nothing."""
+    return {name: {"planned": estimate.get(name), "actual": totals[name]} for name in _PLANNED}
 
 
 def write_report(report: dict[str, Any], output: OutputFolder) -> None:
@@ -70,7 +104,7 @@ def write_report(report: dict[str, Any], output: OutputFolder) -> None:
     output.write(output.report, [orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)])
 
 
-def summary(ledger: Ledger, report: dict[str, Any], documents: int, seconds: float) -> Iterator[str]:
+def summary(ledger: Ledger, report: Mapping[str, Any], documents: int, seconds: float) -> Iterator[str]:
     """Yield the lines that a person reads at the end of a run.
 
     Args:
@@ -79,6 +113,18 @@ def summary(ledger: Ledger, report: dict[str, Any], documents: int, seconds: flo
         documents: embedded by this run, which may have resumed another.
         seconds: that this run took, from the command to this line.
     """
+    yield from counts(ledger, report)
+    totals = report["totals"]
+    rate = documents / seconds if seconds else 0.0
+    yield f"this run: {documents} documents in {minutes(seconds)}, {rate:,.0f} documents/s"
+    if documents != totals["embedded"]:
+        yield f"the whole job: {totals['embedded']} documents in {minutes(totals['seconds'])}"
+    if totals["dollars"] is not None:
+        yield f"cost: ${totals['dollars']:,.2f} at ${report['price_per_hour']:,.2f} an hour"
+
+
+def counts(ledger: Ledger, report: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines that say how many documents there are of each file, of all, and of each reason."""
     for source in ledger.sources:
         dead = f", dead letters = {source.dead_letters}" if source.dead_letters else ""
         yield f"{file_name(source)}: embeddings = {source.embedded}, documents = {source.records}{dead}"
@@ -87,12 +133,6 @@ def summary(ledger: Ledger, report: dict[str, Any], documents: int, seconds: flo
     yield f"total: embeddings = {embedded}, documents = {records}, dead letters = {dead_letters}"
     for reason, count in totals["dead_letters_by_reason"].items():
         yield f"  {reason}: {count}"
-    rate = documents / seconds if seconds else 0.0
-    yield f"this run: {documents} documents in {minutes(seconds)}, {rate:,.0f} documents/s"
-    if documents != totals["embedded"]:
-        yield f"the whole job: {totals['embedded']} documents in {minutes(totals['seconds'])}"
-    if totals["dollars"] is not None:
-        yield f"cost: ${totals['dollars']:,.2f} at ${report['price_per_hour']:,.2f} an hour"
 
 
 def file_name(source: SourceLedger) -> str:

@@ -25,7 +25,8 @@ from pipeline.ledger import Ledger, read_ledger, stale_files
 from pipeline.options import RunOptions
 from pipeline.plan import Plan, make_plan, write_plan
 from pipeline.progress import Progress
-from pipeline.report import make_report, summary, write_report
+from pipeline.publish import publish
+from pipeline.report import summary
 from pipeline.runner import beam_options, make_runner, meaning_of
 from transforms.output import JOB, OutputFolder
 from transforms.records import Shard
@@ -61,8 +62,7 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
         say(_opening(plan, before, job))
         ledger = _embed(before, output, pipeline_options, _graph_settings(options, endpoint, output, job))
     ledger.require_balance()
-    report = make_report(ledger, job, options.price_per_hour)
-    write_report(report, output)
+    report = publish(ledger, job, output, options.price_per_hour, say)
     _clean_up(output)
     for line in summary(ledger, report, ledger.embedded - before.embedded, time.time() - started):
         say(line)

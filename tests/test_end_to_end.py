@@ -121,7 +121,9 @@ def test_twelve_thousand_documents_survive_three_kills(tmp_path: Path, tei: str)
         "job.json",
         "plan.ndjson",
         "receipts",
+        "report.html",
         "report.json",
+        "report.prom",
     ]
     for source in sorted((tmp_path / "in").rglob("*.ndjson")):
         name = str(source.relative_to(tmp_path / "in").with_suffix(""))
