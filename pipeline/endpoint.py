@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline.embedded_tei.process import EmbeddedTei
+from pipeline.embedded_tei.process import EmbeddedTei, EmbeddedTeiError
 from transforms.tei.client import TeiClient
 from transforms.tei.errors import EndpointRefused
 from transforms.tei.settings import EndpointSettings
@@ -22,8 +22,24 @@ def reached(settings: EndpointSettings, expected_dimensions: int | None) -> Iter
     if settings.urls:
         yield probed(settings, expected_dimensions)
         return
-    with EmbeddedTei() as tei:
+    with _embedded_tei() as tei:
         yield probed(dataclasses.replace(settings, urls=(tei.url,)), expected_dimensions)
+
+
+@contextmanager
+def _embedded_tei() -> Iterator[EmbeddedTei]:
+    tei = EmbeddedTei()
+    try:
+        tei.__enter__()
+    except EmbeddedTeiError as error:
+        raise EndpointRefused(
+            f"{error}\nWithout --endpoint a run starts the embedded TEI, which needs the extra [local]: "
+            "pip install '.[local]' in Tayyar's folder, or name a server with --endpoint."
+        ) from error
+    try:
+        yield tei
+    finally:
+        tei.stop()
 
 
 def probed(settings: EndpointSettings, expected_dimensions: int | None) -> tuple[EndpointSettings, str]:

@@ -15,6 +15,7 @@ import orjson
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineState
+from tqdm import tqdm
 
 from pipeline import graph
 from pipeline.check import require_usable
@@ -56,6 +57,7 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
     FileSystems.set_options(pipeline_options)
     plan = make_plan(options.inputs, options.output, options.shard_bytes)
     output = OutputFolder(options.output, _run_name())
+    require_usable(output)
     with reached(options.endpoint, options.expected_dimensions) as (endpoint, wire_format):
         job = _job_of(options, endpoint, wire_format)
         before = _prepare(output, plan, job, options.overwrite)
@@ -102,7 +104,6 @@ def _prepare(output: OutputFolder, plan: Plan, job: Job, overwrite: bool) -> Led
     Raises:
         UsageError: if it cannot be used, or holds another job and is not to be overwritten.
     """
-    require_usable(output)
     if overwrite:
         _delete_former_job(output)
     require_same_job(read_job(output), job, output.root)
@@ -161,7 +162,7 @@ def _opening(plan: Plan, before: Ledger, job: Job) -> str:
     total = sum(source.size for source in plan.sources)
     done = f"; {before.embedded} documents are done already" if before.embedded else ""
     model = f"{job.model.model_id}, {job.model.dimensions} dimensions"
-    return f"{len(plan.sources)} files, {total / 1e6:,.1f} MB, {model}{done}"
+    return f"{len(plan.sources)} files, {tqdm.format_sizeof(total, 'B')}, {model}{done}"
 
 
 def _graph_settings(options: RunOptions, endpoint: EndpointSettings, output: OutputFolder, job: Job) -> graph.Settings:

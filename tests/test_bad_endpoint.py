@@ -15,7 +15,7 @@ import pytest
 import requests
 
 from pipeline.embedded_tei.process import EmbeddedTei
-from tests.commands import start, tayyar
+from tests.commands import started, tayyar
 from tests.documents import documents, write_ndjson
 
 POISON, NULLS = "🜏poison", "🜏nulls"
@@ -60,11 +60,11 @@ def test_only_what_is_truly_bad_becomes_a_dead_letter(tmp_path: Path) -> None:
     poison, nulls, malformed = write_corpus_with_bad_records(tmp_path / "in.ndjson")
     options = ("--input", tmp_path / "in.ndjson", "--output", tmp_path / "out", "--shard_bytes", 200_000)
     with EmbeddedTei(["--model", "hash", "--faults", json.dumps(FAULTS)]) as server:
-        process = start("run", *options, "--endpoint", server.url)
-        wait_for_a_receipt(process, tmp_path / "out")
-        with contextlib.suppress(requests.ConnectionError):  # this request's connection is reset like all others
-            requests.post(f"{server.url}/_simulator/crash", timeout=5)
-        said, _ = process.communicate(timeout=110)
+        with started("run", *options, "--endpoint", server.url) as process:
+            wait_for_a_receipt(process, tmp_path / "out")
+            with contextlib.suppress(requests.ConnectionError):  # this request's connection is reset like all others
+                requests.post(f"{server.url}/_simulator/crash", timeout=5)
+            said, _ = process.communicate(timeout=110)
         assert process.returncode == 0, said
     letters = [
         orjson.loads(line)
@@ -98,10 +98,10 @@ def test_an_endpoint_of_fixed_capacity_is_kept_busy_without_refusals(tmp_path: P
     device = {"tokens_per_second": 6_000, "batch_seconds": 0.002}
     with EmbeddedTei(["--model", "hash", "--faults", json.dumps(device)]) as server:
         options = ("--input", tmp_path / "in.ndjson", "--output", tmp_path / "out", "--endpoint", server.url)
-        process = start("run", *options, "--shard_bytes", 40_000)
-        wait_for_a_receipt(process, tmp_path / "out")
-        requests.post(f"{server.url}/_simulator/stats", timeout=5)  # what comes before is start-up
-        said, _ = process.communicate(timeout=110)
+        with started("run", *options, "--shard_bytes", 40_000) as process:
+            wait_for_a_receipt(process, tmp_path / "out")
+            requests.post(f"{server.url}/_simulator/stats", timeout=5)  # what comes before is start-up
+            said, _ = process.communicate(timeout=110)
         assert process.returncode == 0, said
         stats = requests.get(f"{server.url}/_simulator/stats", timeout=5).json()
     assert stats["busy_share"] > 0.97, stats

@@ -20,7 +20,7 @@ import pytest
 import requests
 
 from pipeline.embedded_tei.process import EmbeddedTei
-from tests.commands import output_files, start, tayyar, texts_embedded
+from tests.commands import output_files, started, tayyar, texts_embedded
 from tests.documents import documents, write_corpus, write_ndjson
 
 _VECTOR_FIELD = re.compile(rb',?"embedding":(?P<space> ?)(?P<vector>\[[^\]]*\])')
@@ -105,13 +105,12 @@ def test_twelve_thousand_documents_survive_three_kills(tmp_path: Path, tei: str)
     rng = random.Random(5)
     for _ in range(3):
         inputs = ("--input", f"{tmp_path}/in/**", "--output", tmp_path / "killed")
-        process = start("run", *inputs, "--endpoint", tei, *options)
-        enough = len(list(receipts.rglob("*.json"))) + rng.randint(1, 20)
-        while process.poll() is None and len(list(receipts.rglob("*.json"))) < enough:
-            time.sleep(rng.random() / 50)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
-        process.stdout.close() if process.stdout else None
+        with started("run", *inputs, "--endpoint", tei, *options) as process:
+            enough = len(list(receipts.rglob("*.json"))) + rng.randint(1, 20)
+            while process.poll() is None and len(list(receipts.rglob("*.json"))) < enough:
+                time.sleep(rng.random() / 50)
+            process.kill()
+            assert process.wait() == -signal.SIGKILL
     assert 3 <= len(list(receipts.rglob("*.json"))) < len(list((tmp_path / "undisturbed").rglob("*.json")))
     run(tmp_path / "in", tmp_path / "killed", tei, *options)
     sent = texts_embedded(tei) - before
@@ -200,16 +199,16 @@ def test_a_killed_worker_process_ends_the_run_with_an_error_and_the_next_one_res
     options = ("--shard_bytes", 20_000, "--max_in_flight", 64)
     workers = ("--direct_running_mode", "multi_processing", "--direct_num_workers", 2)
     inputs = ("--input", f"{corpus}/**", "--output", tmp_path / "out")
-    process = start("run", *inputs, "--endpoint", tei, *options, *workers)
-    while process.poll() is None and not list((tmp_path / "out").rglob("receipts/**/*.json")):
-        time.sleep(0.01)
-    worker = next(
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if "sdk_worker_main" in " ".join(child.cmdline()) and child.name().startswith("python")
-    )
-    worker.kill()
-    said, _ = process.communicate(timeout=60)
+    with started("run", *inputs, "--endpoint", tei, *options, *workers) as process:
+        while process.poll() is None and not list((tmp_path / "out").rglob("receipts/**/*.json")):
+            time.sleep(0.01)
+        worker = next(
+            child
+            for child in psutil.Process(process.pid).children(recursive=True)
+            if "sdk_worker_main" in " ".join(child.cmdline()) and child.name().startswith("python")
+        )
+        worker.kill()
+        said, _ = process.communicate(timeout=60)
     assert process.returncode == 1, said
     assert "The same command goes on" in said
     run(corpus, tmp_path / "out", tei, *options)
@@ -218,14 +217,12 @@ def test_a_killed_worker_process_ends_the_run_with_an_error_and_the_next_one_res
 
 def test_the_embedded_server_ends_with_a_killed_run(tmp_path: Path) -> None:
     write_corpus(tmp_path / "in", files=1, per_file=300)
-    process = start("run", "--input", tmp_path / "in", "--output", tmp_path / "out")
-    children: list[psutil.Process] = []
-    while process.poll() is None and not children:
-        children = psutil.Process(process.pid).children(recursive=True)
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    process.stdout.close() if process.stdout else None
+    with started("run", "--input", tmp_path / "in", "--output", tmp_path / "out") as process:
+        children: list[psutil.Process] = []
+        while process.poll() is None and not children:
+            children = psutil.Process(process.pid).children(recursive=True)
+            time.sleep(0.01)
+        process.kill()
     gone, alive = psutil.wait_procs(children, timeout=20)
     assert gone
     assert not alive
@@ -323,10 +320,11 @@ def test_what_cannot_work_ends_at_once_with_its_exit_code(
 
 def test_an_interrupted_run_says_how_to_go_on(corpus: Path, tmp_path: Path, tei: str) -> None:
     write_corpus(corpus, files=3, per_file=4000)
-    process = start("run", "--input", corpus, "--output", tmp_path / "out", "--endpoint", tei, "--shard_bytes", 9000)
-    while process.poll() is None and not list((tmp_path / "out").rglob("receipts/**/*.json")):
-        time.sleep(0.01)
-    process.terminate()
-    said, _ = process.communicate(timeout=30)
+    options = ("--input", corpus, "--output", tmp_path / "out", "--endpoint", tei, "--shard_bytes", 9000)
+    with started("run", *options) as process:
+        while process.poll() is None and not list((tmp_path / "out").rglob("receipts/**/*.json")):
+            time.sleep(0.01)
+        process.terminate()
+        said, _ = process.communicate(timeout=30)
     assert process.returncode == 130, said
     assert said.strip().endswith("tayyar: stopped; the same command goes on from here")

@@ -13,7 +13,7 @@ from pipeline.at_work import AtWork
 from pipeline.ledger import Ledger, SourceLedger
 from pipeline.plan import Plan
 from pipeline.status import Screen, State, Status, judge, lines_of, status_of
-from tests.commands import start, tayyar
+from tests.commands import started, tayyar
 from tests.documents import write_corpus
 from tests.pipeline.test_job import JOB
 from tests.shards import receipt
@@ -137,11 +137,11 @@ def test_watching_ends_with_control_c_without_a_word(tmp_path: Path, hash_tei: s
     output = tmp_path / "out"
     tayyar("run", "--input", tmp_path / "in", "--output", output, "--endpoint", hash_tei)
     next((output / "_job/receipts").glob("*.json")).unlink()
-    watching = start("status", "--output", output, "--watch", "--json")
-    assert watching.stdout is not None
-    assert json.loads(watching.stdout.readline())["state"] == "stopped"
-    os.kill(watching.pid, signal.SIGINT)
-    rest, _ = watching.communicate(timeout=20)
+    with started("status", "--output", output, "--watch", "--json") as watching:
+        assert watching.stdout is not None
+        assert json.loads(watching.stdout.readline())["state"] == "stopped"
+        os.kill(watching.pid, signal.SIGINT)
+        rest, _ = watching.communicate(timeout=20)
     assert watching.returncode == 0
     assert "Traceback" not in rest
 
