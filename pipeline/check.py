@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pipeline.endpoint import reached
 from pipeline.errors import ExitCode, UsageError
 from pipeline.options import CheckOptions
+from transforms.files import StorageError
 from transforms.output import OutputFolder
 from transforms.tei.client import TeiClient
 from transforms.tei.settings import EndpointSettings, ModelIdentity
@@ -69,7 +70,8 @@ def require_usable(output: OutputFolder) -> None:
     """Write a file, read it back and delete it.
 
     Raises:
-        UsageError: if one of these fails.
+        StorageError: if the bucket is not there or not to be used.
+        UsageError: if one of these fails otherwise.
     """
     name = f"{output.temporary}/check"
     try:
@@ -77,6 +79,8 @@ def require_usable(output: OutputFolder) -> None:
         found = output.read(name)
         output.delete([name])
         output.tidy()
+    except StorageError:
+        raise
     except Exception as error:  # each object store's client has errors of its own
         raise UsageError(
             f"--output {output.root} cannot be written: {error}. Check its permissions, or give another folder."

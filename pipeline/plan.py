@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -19,7 +18,6 @@ from transforms.records import Shard, Source
 
 FORMATS = (".ndjson", ".jsonl", ".json")
 ENDINGS = tuple(format_ + compression for format_ in FORMATS for compression in ("", *COMPRESSIONS))
-_WILDCARD = re.compile(r"[*?\[]")
 _logger = logging.getLogger(__name__)
 
 
@@ -117,8 +115,7 @@ def _match(pattern: str) -> tuple[str, list[storage.FileStat]]:
         if not pattern.endswith(ENDINGS):
             raise UsageError(f"--input {pattern} does not end in one of {', '.join(FORMATS)}, compressed or not.")
         return pattern[: pattern.rfind("/") + 1], [exact]
-    found = {file.path: file for variant in _with_and_without_folders(pattern) for file in storage.match(variant)}
-    files = [found[path] for path in sorted(found)]
+    files = storage.match(*_with_and_without_folders(pattern))
     skipped = [file.path for file in files if not file.path.endswith(ENDINGS)]
     if skipped:
         _logger.warning(
@@ -127,13 +124,7 @@ def _match(pattern: str) -> tuple[str, list[storage.FileStat]]:
             pattern,
             skipped[0],
         )
-    return _fixed_prefix(pattern), [file for file in files if file.path.endswith(ENDINGS)]
-
-
-def _fixed_prefix(pattern: str) -> str:
-    wildcard = _WILDCARD.search(pattern)
-    fixed = pattern if wildcard is None else pattern[: wildcard.start()]
-    return fixed[: fixed.rfind("/") + 1]
+    return storage.fixed_prefix(pattern), [file for file in files if file.path.endswith(ENDINGS)]
 
 
 def _with_and_without_folders(pattern: str) -> Iterable[str]:

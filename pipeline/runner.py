@@ -17,6 +17,7 @@ from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from pipeline.errors import ExitCode, PipelineFailed, UsageError
 from transforms.decompress import DamagedSource
 from transforms.embed import TooManyDeadLetters
+from transforms.files import StorageError
 from transforms.read import SourceChanged
 from transforms.tei.errors import EndpointError, EndpointRefused, EndpointUnreachable, ModelChanged, PairingBroken
 
@@ -38,6 +39,7 @@ _OWN_ERRORS: dict[str, type[Exception]] = {
         EndpointError,
         DamagedSource,
         SourceChanged,
+        StorageError,
         TooManyDeadLetters,
     )
 }
@@ -123,7 +125,7 @@ def meaning_of(error: BaseException) -> BaseException:
 def _for_the_user(error: BaseException) -> BaseException:
     if isinstance(error, TooManyDeadLetters):
         return PipelineFailed(str(error), ExitCode.TOO_MANY_DEAD_LETTERS)
-    return PipelineFailed(str(error)) if isinstance(error, (DamagedSource, SourceChanged)) else error
+    return PipelineFailed(str(error)) if isinstance(error, (DamagedSource, SourceChanged, StorageError)) else error
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

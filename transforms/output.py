@@ -20,7 +20,7 @@ class OutputFolder:
     """The names of the files in an output folder. Names are relative to it, with forward slashes.
 
     Attributes:
-        root: the folder, as Beam's FileSystems spells it, without a final slash.
+        root: the folder, a local path or gs://… or s3://…, without a final slash.
         run: names this run's temporary files, so that two runs at once stay out of each other's way.
     """
 
@@ -70,8 +70,7 @@ class OutputFolder:
 
     def read(self, name: str) -> bytes | None:
         """A small file's bytes; None if it is not there."""
-        path = self.path(name)
-        return None if storage.stat(path) is None else storage.read_bytes(path)
+        return storage.read_bytes(self.path(name))
 
     def write(self, name: str, chunks: Iterable[bytes]) -> storage.WrittenFile:
         """Write one file, whole or not at all."""

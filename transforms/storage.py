@@ -1,27 +1,28 @@
-"""Files through Beam's FileSystems: local paths and object stores alike."""
+"""Files on this machine and objects in buckets alike: gs:// and s3:// through one client a process."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
 import os
+import re
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import BinaryIO, cast
+from importlib import import_module
+from typing import BinaryIO, Protocol, cast
 
 import google_crc32c
-from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+from apache_beam.io.filesystem import FileSystem
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.io.localfilesystem import LocalFileSystem
 
+from transforms.files import FileStat as FileStat  # a part of this module's interface
+from transforms.files import StorageError
 
-@dataclass(frozen=True, slots=True)
-class FileStat:
-    """One file as a listing shows it: size in bytes, modification time in seconds since the epoch."""
-
-    path: str
-    size: int
-    mtime: float
+_STORES = {"gs": "transforms.gcs", "s3": "transforms.s3"}
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://")
+_WILDCARD = re.compile(r"[*?\[]")
+_SPOOL_BYTES = 8 << 20  # of a file on its way to a bucket; what is larger waits on disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,50 +55,102 @@ class Crc32c:
         return base64.b64encode(self._value.to_bytes(4, "big")).decode()
 
 
+class Store(Protocol):
+    """What a module for one kind of bucket has."""
+
+    def stat(self, path: str) -> FileStat | None:
+        """Return what is known of one object; None if there is none."""
+
+    def list_below(self, prefix: str) -> Iterable[FileStat]:
+        """Yield the objects whose paths begin so, in the order of their names."""
+
+    def read(self, path: str) -> bytes | None:
+        """Return an object's bytes as stored; None if there is none."""
+
+    def open_for_reading(self, path: str) -> BinaryIO:
+        """Open an object for reading, seekable."""
+
+    def put(self, path: str, file: BinaryIO, size: int, crc32c: str) -> None:
+        """Upload a whole file in one piece: it is there whole or not at all."""
+
+    def copy(self, path: str, to: str) -> None:
+        """Copy an object within the store."""
+
+    def delete(self, paths: Iterable[str]) -> None:
+        """Delete objects; those that are not there are no error."""
+
+
 def is_local(path: str) -> bool:
     """Whether the path is on this machine's own file system."""
-    return isinstance(FileSystems.get_filesystem(path), LocalFileSystem)
+    return _SCHEME.match(path) is None
+
+
+def _store_of(path: str) -> Store:
+    scheme = path.partition("://")[0]
+    if scheme not in _STORES:
+        raise StorageError(f"{path}: {scheme}:// is not known here. Give a local path, gs://… or s3://….")
+    # Imported when it is needed: Google's library takes half a second, and boto3 is an extra.
+    return cast(Store, import_module(_STORES[scheme]))
 
 
 def open_for_reading(path: str) -> BinaryIO:
     """Open the bytes as stored: nothing is decompressed, whatever the name says."""
-    return cast(BinaryIO, FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED))
+    return open(path, "rb") if is_local(path) else _store_of(path).open_for_reading(path)
 
 
-def read_bytes(path: str) -> bytes:
-    """Return a small file's bytes."""
-    with open_for_reading(path) as file:
-        return file.read()
+def read_bytes(path: str) -> bytes | None:
+    """Return a small file's bytes; None if there is none."""
+    if not is_local(path):
+        return _store_of(path).read(path)
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def stat(path: str) -> FileStat | None:
     """Return what is known of one file, whose name is taken literally; None if there is none."""
-    if is_local(path):
-        try:
-            local = os.stat(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        return FileStat(path, local.st_size, local.st_mtime)
+    if not is_local(path):
+        return _store_of(path).stat(path)
     try:
-        metadata = FileSystems.get_filesystem(path).metadata(path)
-    except BeamIOError:
-        if FileSystems.exists(path):
-            raise
+        local = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    return FileStat(path, metadata.size_in_bytes, metadata.last_updated_in_seconds or 0.0)
+    return FileStat(path, local.st_size, local.st_mtime)
 
 
-def match(pattern: str) -> list[FileStat]:
-    """Return the files that a pattern matches, in the order of their names."""
-    (result,) = FileSystems.match([pattern])
-    found = [FileStat(m.path, m.size_in_bytes, m.last_updated_in_seconds or 0.0) for m in result.metadata_list]
-    return sorted((file for file in found if not os.path.isdir(file.path)), key=lambda file: file.path)
+def match(*patterns: str) -> list[FileStat]:
+    """Return the files that any variant of a pattern matches, each once, in the order of their names.
+
+    The variants of a pattern in a bucket are all looked for in one listing.
+    """
+    found: list[FileStat] = []
+    for pattern in patterns:
+        if is_local(pattern):
+            (result,) = FileSystems.match([pattern])
+            files = (FileStat(m.path, m.size_in_bytes, m.last_updated_in_seconds or 0.0) for m in result.metadata_list)
+            found += (file for file in files if not os.path.isdir(file.path))
+    remote = [pattern for pattern in patterns if not is_local(pattern)]
+    if remote:
+        prefix = min((_WILDCARD.split(pattern)[0] for pattern in remote), key=len)
+        wanted = [re.compile(FileSystem.translate_pattern(pattern)) for pattern in remote]
+        listing = _store_of(prefix).list_below(prefix)
+        found += (file for file in listing if any(pattern.match(file.path) for pattern in wanted))
+    by_path = {file.path: file for file in found}
+    return [by_path[path] for path in sorted(by_path)]
+
+
+def fixed_prefix(pattern: str) -> str:
+    """Return the folder above a pattern's first wildcard, with its final slash."""
+    fixed = _WILDCARD.split(pattern)[0]
+    return fixed[: fixed.rfind("/") + 1]
 
 
 def list_below(folder: str) -> list[FileStat]:
     """Return every file below a folder; empty if there is no such folder. The folder's name is taken literally."""
     if not is_local(folder):
-        return match(f"{folder}/**")
+        return list(_store_of(folder).list_below(f"{folder}/"))
     return [
         FileStat(path, (local := os.stat(path)).st_size, local.st_mtime)
         for parent, _, names in sorted(os.walk(folder))
@@ -109,34 +162,54 @@ def list_below(folder: str) -> list[FileStat]:
 def write_whole(path: str, temporary: str, chunks: Iterable[bytes]) -> tuple[int, str]:
     """Write a file so that it is there whole or not at all, replacing what was there.
 
-    The bytes go to `temporary`, which gets the final name only when they are complete: a writer that dies, or an
-    exception while an object store's writer is open, can leave half a file, but never under the final name.
+    A local file is written as `temporary` and gets its name when it is complete. An object is gathered here and
+    uploaded in one piece: a store shows an upload only when it has all of it.
 
     Returns:
         its size in bytes and its CRC-32C in base64.
     """
+    if is_local(path):
+        _make_parent(temporary)
+        with open(temporary, "wb") as file:
+            written = _write(cast(BinaryIO, file), chunks)
+        _make_parent(path)
+        os.replace(temporary, path)
+        return written
+    with tempfile.SpooledTemporaryFile(_SPOOL_BYTES) as spool:
+        size, crc32c = _write(cast(BinaryIO, spool), chunks)
+        spool.seek(0)
+        _store_of(path).put(path, cast(BinaryIO, spool), size, crc32c)
+    return size, crc32c
+
+
+def _write(file: BinaryIO, chunks: Iterable[bytes]) -> tuple[int, str]:
     crc, size = Crc32c(), 0
-    _make_parent(temporary)
-    with cast(
-        BinaryIO, FileSystems.create(temporary, "application/octet-stream", CompressionTypes.UNCOMPRESSED)
-    ) as file:
-        for chunk in chunks:
-            file.write(chunk)
-            crc.update(chunk)
-            size += len(chunk)
-    _make_parent(path)
-    FileSystems.rename([temporary], [path])
+    for chunk in chunks:
+        file.write(chunk)
+        crc.update(chunk)
+        size += len(chunk)
     return size, crc.base64()
 
 
+def move(path: str, to: str) -> None:
+    """Give a file another name, replacing what is there; in a bucket it is for a moment there under both."""
+    if is_local(path):
+        _make_parent(to)
+        os.replace(path, to)
+        return
+    _store_of(path).copy(path, to)
+    delete([path])
+
+
 def delete(paths: Iterable[str]) -> None:
-    """Delete files; those that are not there are no error."""
+    """Delete files, all of them local or all in buckets of one kind; those that are not there are no error."""
+    paths = list(paths)
+    if paths and not is_local(paths[0]):
+        _store_of(paths[0]).delete(paths)
+        return
     for path in paths:
-        if is_local(path):
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(path)
-        elif FileSystems.exists(path):
-            FileSystems.delete([path])
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
 
 
 def delete_empty_folder(path: str) -> None:
@@ -147,5 +220,4 @@ def delete_empty_folder(path: str) -> None:
 
 
 def _make_parent(path: str) -> None:
-    if is_local(path):
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)

@@ -1,0 +1,72 @@
+"""What storage knows of files wherever they are: a listing's entry, what went wrong, and reading by ranges."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+PARALLEL = 32  # requests at once for many small files: each is waiting, not work
+_BLOCK_BYTES = 4 << 20
+
+
+class StorageError(Exception):
+    """A place cannot be read or written as it was given; the message says why and what to mend."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileStat:
+    """One file as a listing shows it: size in bytes, modification time in seconds since the epoch."""
+
+    path: str
+    size: int
+    mtime: float
+
+
+def split_url(path: str) -> tuple[str, str]:
+    """Return bucket and name of `scheme://bucket/name`; the name may be empty."""
+    bucket, _, name = path.partition("://")[2].partition("/")
+    if not bucket:
+        raise StorageError(f"{path} names no bucket. Write it as {path.partition('://')[0]}://BUCKET/FOLDER.")
+    return bucket, name
+
+
+def open_ranges(size: int, fetch: Callable[[int, int], bytes]) -> io.BufferedReader:
+    """Return an object of this size as a seekable file that fetches 4 MiB at a time.
+
+    Args:
+        size: in bytes.
+        fetch: gives the bytes from its first argument up to, not including, its second.
+    """
+    return io.BufferedReader(_Ranges(size, fetch), _BLOCK_BYTES)
+
+
+class _Ranges(io.RawIOBase):
+    def __init__(self, size: int, fetch: Callable[[int, int], bytes]) -> None:
+        self._size = size
+        self._fetch = fetch
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = start + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self._position + len(buffer), self._size)
+        if end <= self._position:
+            return 0
+        data = self._fetch(self._position, end)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
