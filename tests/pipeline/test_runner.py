@@ -119,6 +119,17 @@ def test_worker_processes_get_the_options_and_find_the_packages(tmp_path: Path) 
     assert told.read_text() == "nowhere"
 
 
+@pytest.mark.parametrize("found", [None, "/a", f"/a{os.pathsep}/b"])
+def test_worker_processes_look_for_the_packages_where_they_are(
+    monkeypatch: pytest.MonkeyPatch, found: str | None
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", found or "")
+    for _ in range(2):
+        make_runner(beam_options([]))
+    here = str(Path(__file__).parents[2])
+    assert os.environ["PYTHONPATH"] == (here if found is None else f"{here}{os.pathsep}{found}")
+
+
 @pytest.mark.parametrize("kind", ENDPOINT_ERRORS)
 def test_an_endpoints_error_is_found_behind_what_a_runner_makes_of_it(kind: type[errors.EndpointError]) -> None:
     original = kind("mend this")

@@ -310,6 +310,8 @@ def test_a_folder_that_holds_no_job_is_refused(tmp_path: Path, out: Path) -> Non
         (b'{"a":1}', b'{"a":1,"embedding":[1,2],"b":1}', "no JSON"),
         (b'{"a":1}', b'{"a":1}', "not the source line"),
         (b'{"a":1}', b'{"a":1 ,"embedding":[1,2]}', "not the source line"),
+        (b'{"a":1}', b'{"a":1,"embedding":[1,0.5]]', "not the source line"),
+        (b'{"a":1,"embedding":0,"b":1}', b'{"a":1,"embedding":[1,0.5],"b":2}', "not the source line"),
         (b'{"a":1}', b"", "not the source line"),
         (b"broken", b"broken", "no JSON object"),
     ],

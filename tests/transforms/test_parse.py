@@ -129,6 +129,13 @@ def test_a_line_that_is_too_long_keeps_its_beginning() -> None:
     assert f"{MOST + 1} bytes, more than {MOST}" in letter.detail
 
 
+def test_a_line_may_have_just_the_bytes_that_are_allowed() -> None:
+    content = b'{"content":"a"}'
+    line = Line(0, content, len(content))
+    assert isinstance(parse_line(line, SOURCE, "content", len(content)), Document)
+    assert isinstance(parse_line(line, SOURCE, "content", len(content) - 1), DeadLetter)
+
+
 def test_the_reason_says_nothing_of_what_the_line_holds() -> None:
     for content in (
         b'{"content":["SECRET"]}',
