@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 
@@ -156,6 +157,25 @@ def test_the_silence_that_a_server_wants_is_kept_and_counted(ending: Ending) -> 
     ours.settle(take(ours), Ending.ANSWERED)
     one.job.store([0], np.ones((1, 4), np.float32))
     assert one.job.result().statistics.throttled_ms == 7000
+
+
+def test_a_task_without_room_is_not_handed_out() -> None:
+    looks, third_look = itertools.count(1), threading.Event()
+
+    def clock() -> float:
+        if next(looks) == 3:
+            third_look.set()
+        return 0.0
+
+    ours = Dispatcher([endpoint()], random.Random(0), clock)
+    ours.put([task(0, place) for place in range(3)])
+    seen: list[Assignment | None] = []
+    thread = threading.Thread(target=lambda: seen.extend(ours.take() for _ in range(3)))
+    thread.start()
+    assert third_look.wait(5)
+    ours.stop()
+    thread.join(5)
+    assert [each is None for each in seen] == [False, False, True]
 
 
 def test_threads_that_wait_are_sent_home() -> None:
