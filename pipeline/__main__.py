@@ -14,7 +14,6 @@ from pipeline.options import (
     check_options,
     make_parser,
     output_folder,
-    redrive_options,
     report_options,
     run_options,
     status_options,
@@ -66,10 +65,6 @@ def _carry_out(options: argparse.Namespace, rest: Sequence[str]) -> int:
         from pipeline.check import check
 
         return check(check_options(options))
-    if options.command == "redrive":
-        from pipeline.redrive import redrive
-
-        return redrive(redrive_options(options))
     if options.command == "report":
         from pipeline.publish import report
 
