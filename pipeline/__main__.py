@@ -14,6 +14,7 @@ from pipeline.options import (
     check_options,
     make_parser,
     output_folder,
+    redrive_options,
     report_options,
     run_options,
     status_options,
@@ -29,7 +30,7 @@ def main(arguments: list[str]) -> int:
     parser = make_parser()
     options, rest = parser.parse_known_args(arguments)
     if rest and options.command != "run":
-        parser.error(f"unknown option {rest[0]}: see tayyar {options.command} --help")
+        parser.error(f"unknown option {rest[0].partition('=')[0]}: see tayyar {options.command} --help")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger().addFilter(_without_beams_aside)
     logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)  # what failed is said once, at the end
@@ -65,6 +66,10 @@ def _carry_out(options: argparse.Namespace, rest: Sequence[str]) -> int:
         from pipeline.check import check
 
         return check(check_options(options))
+    if options.command == "redrive":
+        from pipeline.redrive import redrive
+
+        return redrive(redrive_options(options))
     if options.command == "report":
         from pipeline.publish import report
 

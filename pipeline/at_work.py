@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from dataclasses import asdict, dataclass
@@ -10,6 +11,8 @@ from datetime import datetime, timezone
 import orjson
 
 from transforms.output import JOB, OutputFolder
+
+_logger = logging.getLogger(__name__)
 
 NAME = f"{JOB}/run.json"
 
@@ -58,7 +61,14 @@ def read_at_work(output: OutputFolder) -> AtWork | None:
 
 
 def announce(output: OutputFolder) -> None:
-    """Leave word that this process is at work."""
+    """Leave word that this process is at work, and warn if another one seems to be."""
+    other = read_at_work(output)
+    if other is not None and not other.is_gone:
+        _logger.warning(
+            "another command (%s) may still be at work in %s; two at once do no harm, but send texts twice",
+            other,
+            output.root,
+        )
     since = datetime.now(timezone.utc).isoformat(timespec="seconds")
     me = AtWork(socket.gethostname(), os.getpid(), since)
     output.write(NAME, [orjson.dumps(asdict(me), option=orjson.OPT_APPEND_NEWLINE)])

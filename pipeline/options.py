@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.errors import UsageError
 from transforms.tei.settings import EndpointSettings, Overlong
@@ -75,6 +75,21 @@ class ReportOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class RedriveOptions:
+    """What `redrive` is told.
+
+    Attributes:
+        output: the output folder.
+        endpoint: where to embed; how is the job's.
+        reasons: of the dead letters to send again; none for all.
+    """
+
+    output: str
+    endpoint: EndpointSettings
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StatusOptions:
     """What `status` is told.
 
@@ -101,6 +116,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_check(commands)
     _add_status(commands)
     _add_report(commands)
+    _add_redrive(commands)
     _add_verify(commands)
     commands.add_parser("serve", help="serve the embedded TEI alone", add_help=False)  # its options are its own
     return parser
@@ -181,8 +197,8 @@ def add_price(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def add_endpoint(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say where and how to embed."""
+def add_connection(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add the options that say where to embed, and return their group."""
     endpoint = parser.add_argument_group("endpoint")
     endpoint.add_argument(
         "--endpoint",
@@ -196,20 +212,6 @@ def add_endpoint(parser: argparse.ArgumentParser) -> None:
         metavar="REFERENCE",
         help="where the bearer token is: env:NAME, file:PATH or gsm:projects/…/secrets/…/versions/…",
     )
-    endpoint.add_argument(
-        "--expected_dimensions",
-        type=_number(int, 1),
-        metavar="N",
-        help="refuse an endpoint whose vectors have another size",
-    )
-    endpoint.add_argument(
-        "--overlong",
-        choices=[policy.value for policy in Overlong],
-        default=Overlong.TRUNCATE.value,
-        help="what happens to a text of more tokens than the model reads (default: %(default)s)",
-    )
-    endpoint.add_argument("--prompt_name", metavar="NAME", help="one of the model's prompts, to put before each text")
-    endpoint.add_argument("--no_normalize", action="store_true", help="take vectors as they are, not of unit norm")
     endpoint.add_argument(
         "--max_in_flight",
         type=_number(int, 1),
@@ -230,6 +232,26 @@ def add_endpoint(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="without a single success, before the run stops (default: %(default)s)",
     )
+    return endpoint
+
+
+def add_endpoint(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where and how to embed."""
+    endpoint = add_connection(parser)
+    endpoint.add_argument(
+        "--expected_dimensions",
+        type=_number(int, 1),
+        metavar="N",
+        help="refuse an endpoint whose vectors have another size",
+    )
+    endpoint.add_argument(
+        "--overlong",
+        choices=[policy.value for policy in Overlong],
+        default=Overlong.TRUNCATE.value,
+        help="what happens to a text of more tokens than the model reads (default: %(default)s)",
+    )
+    endpoint.add_argument("--prompt_name", metavar="NAME", help="one of the model's prompts, to put before each text")
+    endpoint.add_argument("--no_normalize", action="store_true", help="take vectors as they are, not of unit norm")
 
 
 def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -264,6 +286,20 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     add_output(parser)
     add_price(parser)
+
+
+def _add_redrive(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _command(
+        commands,
+        "redrive",
+        "send dead letters again, and put those that succeed in their places",
+        "tayyar redrive --output embedded --endpoint http://127.0.0.1:8080 --reason rejected_by_endpoint",
+    )
+    add_output(parser)
+    parser.add_argument(
+        "--reason", action="append", default=[], metavar="REASON", help="only those of this reason; repeatable"
+    )
+    add_connection(parser)
 
 
 def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -319,6 +355,11 @@ def check_options(arguments: argparse.Namespace) -> CheckOptions:
     )
 
 
+def redrive_options(arguments: argparse.Namespace) -> RedriveOptions:
+    """Check what `redrive` was given and return it as one value; raises as `run_options`."""
+    return RedriveOptions(output_folder(arguments.output), connection_settings(arguments), tuple(arguments.reason))
+
+
 def report_options(arguments: argparse.Namespace) -> ReportOptions:
     """Return what `report` was given as one value; raises as `run_options`."""
     return ReportOptions(output_folder(arguments.output), arguments.price_per_hour)
@@ -329,21 +370,28 @@ def status_options(arguments: argparse.Namespace) -> StatusOptions:
     return StatusOptions(output_folder(arguments.output), arguments.watch, arguments.json)
 
 
-def endpoint_settings(arguments: argparse.Namespace) -> EndpointSettings:
-    """Check the endpoint's options and return them as one value."""
+def connection_settings(arguments: argparse.Namespace) -> EndpointSettings:
+    """Check the options that say where to embed and return them as one value."""
     try:
         return EndpointSettings(
             urls=tuple(_base_url(url) for url in arguments.endpoint),
             token=arguments.token,
-            prompt_name=arguments.prompt_name,
-            normalize=not arguments.no_normalize,
-            overlong=Overlong(arguments.overlong),
             max_in_flight=arguments.max_in_flight,
             request_timeout=arguments.request_timeout,
             give_up_after=arguments.give_up_after,
         )
     except ValueError as error:
         raise UsageError(f"{error}. See --endpoint and --token in tayyar run --help.") from None
+
+
+def endpoint_settings(arguments: argparse.Namespace) -> EndpointSettings:
+    """Check the endpoint's options and return them as one value."""
+    return replace(
+        connection_settings(arguments),
+        prompt_name=arguments.prompt_name,
+        normalize=not arguments.no_normalize,
+        overlong=Overlong(arguments.overlong),
+    )
 
 
 def absolute(path: str) -> str:

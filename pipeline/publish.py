@@ -37,7 +37,7 @@ def report(options: ReportOptions, say: Callable[[str], None] = print) -> ExitCo
     output = OutputFolder(options.output, run="report")
     job = require_job(output)
     ledger = read_ledger(read_plan(output, job.shard_bytes), output, job.digest, output.list())
-    price = _former_price(output) if options.price_per_hour is None else options.price_per_hour
+    price = former_price(output) if options.price_per_hour is None else options.price_per_hour
     made = publish(ledger, job, output, price, say)
     output.tidy()
     for line in counts(ledger, made):
@@ -75,7 +75,7 @@ def publish(
     return made
 
 
-def _former_price(output: OutputFolder) -> float | None:
+def former_price(output: OutputFolder) -> float | None:
     """Return the price that the last report was made at, so that it need not be told again."""
     try:
         former = orjson.loads(output.read(output.report) or b"{}")

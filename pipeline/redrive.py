@@ -1,0 +1,261 @@
+"""The command `redrive`: dead letters are sent again, and those that succeed take their place among the embedded."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from tqdm import tqdm
+
+from pipeline import at_work
+from pipeline.endpoint import reached
+from pipeline.errors import ExitCode, NotProven, UsageError
+from pipeline.examples import read_dead_letters
+from pipeline.job import Job, require_job
+from pipeline.ledger import Ledger, SourceLedger, read_ledger
+from pipeline.options import RedriveOptions
+from pipeline.plan import Plan, read_plan
+from pipeline.publish import former_price, publish
+from pipeline.replace import keep_promises, replace_shard
+from transforms import storage
+from transforms.embed import merge_embeddings
+from transforms.lines import Line, chunks_from, split_lines
+from transforms.output import OutputFolder
+from transforms.parse import is_blank, parse_line
+from transforms.read import MAX_LINE_BYTES, lines_of
+from transforms.receipts import Receipt
+from transforms.records import DeadLetter, Document, DocumentShard, EmbeddedShard, Reason, Shard
+from transforms.splice import embedded_lines, json_key
+from transforms.storage import Crc32c
+from transforms.tei.client import TeiClient
+from transforms.tei.settings import EndpointSettings
+from transforms.tei.statistics import RequestStatistics
+from transforms.write_dead_letters import encode_dead_letters
+
+_OUTPUT_LINE_BYTES = 1 << 30  # an output line is an input line and a vector
+
+
+@dataclass
+class _Tally:
+    """How many dead letters were sent again, how many of them succeeded, and the reasons of the others."""
+
+    sent: int = 0
+    embedded: int = 0
+    left: Counter[str] = field(default_factory=Counter)
+
+
+def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> ExitCode:
+    """Send dead letters again.
+
+    Args:
+        options: of which job, which of them, and where to.
+        say: takes the lines for the person at the terminal.
+
+    Returns:
+        DONE, whatever came of them.
+
+    Raises:
+        UsageError: if it is no output folder, or a reason is none.
+        EndpointError: if the endpoint cannot do it, or serves another model than the job's.
+        NotProven: if a shard's files are not what its receipt says.
+    """
+    reasons = _reasons(options.reasons)
+    output = OutputFolder(options.output, run=f"redrive-{int(time.time())}")
+    job = require_job(output)
+    at_work.announce(output)
+    kept = keep_promises(output)
+    if kept:
+        say(f"{kept} shards that an interrupted redrive had begun are finished")
+    tally = _send_again(_read(output, job), reasons, output, job, options.endpoint)
+    after = _read(output, job)
+    if tally.embedded or kept:
+        publish(after, job, output, former_price(output), say)
+    at_work.withdraw(output)
+    output.tidy()
+    for line in _summary(tally, after):
+        say(line)
+    return ExitCode.DONE
+
+
+def _summary(tally: _Tally, after: Ledger) -> Iterator[str]:
+    not_embedded = tally.sent - tally.embedded
+    yield f"{tally.sent} dead letters sent again: {tally.embedded} are embedded now, {not_embedded} are not"
+    for reason, count in sorted(tally.left.items()):
+        yield f"  {reason}: {count}"
+    yield f"total: embeddings = {after.embedded}, documents = {after.records}, dead letters = {after.dead_letters}"
+
+
+def _reasons(chosen: Collection[str]) -> set[str]:
+    known = {reason.value for reason in Reason}
+    for reason in chosen:
+        if reason not in known:
+            raise UsageError(f"--reason {reason} is none. Choose from {', '.join(sorted(known))}.")
+    return set(chosen) or known
+
+
+def _read(output: OutputFolder, job: Job) -> Ledger:
+    return read_ledger(read_plan(output, job.shard_bytes), output, job.digest, output.list())
+
+
+def _send_again(
+    ledger: Ledger, reasons: set[str], output: OutputFolder, job: Job, endpoint: EndpointSettings
+) -> _Tally:
+    """Go through the shards that have such dead letters, one in memory at a time."""
+    tally = _Tally()
+    wanted = sum(
+        count for receipt in ledger.receipts() for reason, count in receipt.reasons.items() if reason in reasons
+    )
+    if not wanted:
+        return tally
+    settings = dataclasses.replace(
+        endpoint, prompt_name=job.prompt_name, normalize=job.normalize, overlong=job.overlong, identity=job.model
+    )
+    with (
+        reached(settings, None) as (usable, _),
+        _Client(usable) as client,
+        tqdm(total=wanted, unit=" dead letters", disable=None) as bar,
+    ):
+        for source in ledger.sources:
+            chosen = {i: receipt for i, receipt in source.receipts.items() if not reasons.isdisjoint(receipt.reasons)}
+            for receipt, shard, lines in _shards_of(source, chosen, ledger.plan):
+                before = tally.sent
+                _Redrive(receipt, shard, output, job, client).run(lines, reasons, tally)
+                bar.update(tally.sent - before)
+    return tally
+
+
+class _Client(TeiClient):
+    """A client that is closed at the end of a `with`."""
+
+    def __enter__(self) -> _Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _shards_of(
+    source: SourceLedger, chosen: Mapping[int, Receipt], plan: Plan
+) -> Iterator[tuple[Receipt, Shard, Iterable[Line]]]:
+    """Yield the chosen shards of a source with its lines: their offsets say which place a document takes."""
+    for work in plan.shards_of(source.source):
+        if work.end is None or work.index in chosen:
+            for shard, lines in lines_of(work, plan.shard_bytes) if chosen else ():
+                if shard.index in chosen:
+                    yield chosen[shard.index], shard, lines
+
+
+class _Redrive:
+    """Sends one shard's dead letters again."""
+
+    def __init__(self, receipt: Receipt, shard: Shard, output: OutputFolder, job: Job, client: TeiClient) -> None:
+        self._receipt = receipt
+        self._shard = shard
+        self._output = output
+        self._job = job
+        self._client = client
+
+    def run(self, lines: Iterable[Line], reasons: set[str], tally: _Tally) -> None:
+        """Send those of the reasons, and replace the shard's files if any of them succeeds.
+
+        Args:
+            lines: of the shard's source.
+            reasons: whose dead letters to send.
+            tally: is added to.
+        """
+        letters = list(read_dead_letters(self._receipt, self._output))
+        chosen = [letter for letter in letters if letter.reason.value in reasons]
+        result = self._embed(chosen)
+        again = {letter.offset: letter for letter in result.dead_letters}
+        embedded = {document.offset for document in result.documents}
+        left = [again.get(letter.offset, letter) for letter in letters if letter.offset not in embedded]
+        if embedded:
+            vectors = embedded_lines(result.documents, result.vectors, json_key(self._job.embedding_field))
+            new = dict(zip((document.offset for document in result.documents), vectors, strict=True))
+            gone = {letter.offset for letter in left}
+            replace_shard(
+                self._output,
+                self._new_receipt(result, left),
+                self._merged(lines, new, gone),
+                b"".join(encode_dead_letters(left)),
+            )
+        tally.sent += len(chosen)
+        tally.embedded += len(embedded)
+        tally.left.update(letter.reason.value for letter in again.values())
+
+    def _embed(self, letters: Iterable[DeadLetter]) -> EmbeddedShard:
+        """Parse and send the letters' lines as if they had just been read."""
+        records = [self._parsed(letter) for letter in letters]
+        documents = tuple(record for record in records if isinstance(record, Document))
+        unread = tuple(record for record in records if isinstance(record, DeadLetter))
+        embeddings = self._client.submit([document.text for document in documents]).result()
+        embedded, _ = merge_embeddings(
+            DocumentShard(self._shard, documents, unread, len(records)), embeddings, self._receipt.started_at
+        )
+        return embedded
+
+    def _parsed(self, letter: DeadLetter) -> Document | DeadLetter:
+        if letter.reason is Reason.LINE_TOO_LONG:
+            return letter  # it holds the line's beginning only
+        line = Line(letter.offset, letter.line, len(letter.line))
+        return (
+            parse_line(line, letter.source, self._job.text_field, self._job.embedding_field, MAX_LINE_BYTES) or letter
+        )
+
+    def _new_receipt(self, result: EmbeddedShard, left: list[DeadLetter]) -> Receipt:
+        """Return the receipt as if the documents had succeeded the first time: its times stay, its costs add up."""
+        return dataclasses.replace(
+            self._receipt,
+            embedded=self._receipt.embedded + len(result.documents),
+            dead_letters=len(left),
+            reasons=Counter(letter.reason.value for letter in left),
+            statistics=add_statistics(self._receipt.statistics, result.statistics),
+        )
+
+    def _merged(self, lines: Iterable[Line], new: Mapping[int, bytes], gone: set[int]) -> Iterator[bytes]:
+        """Yield the shard's output lines with the new ones in their places.
+
+        Raises:
+            NotProven: if the output is not what the receipt says.
+        """
+        old = self._old_lines()
+        for line in lines:
+            if line.offset in new:
+                yield new[line.offset]
+            elif line.offset not in gone and not is_blank(line):
+                found = next(old, None)
+                if found is None:
+                    raise self._mismatch()
+                yield found.content + b"\n"
+        if next(old, None) is not None:
+            raise self._mismatch()
+
+    def _old_lines(self) -> Iterator[Line]:
+        written, crc = self._receipt.output, Crc32c()
+        if written is None:
+            return
+        with storage.open_for_reading(self._output.path(written.path)) as file:
+            yield from split_lines(_summed(chunks_from(file), crc), 0, _OUTPUT_LINE_BYTES)
+        if crc.base64() != written.crc32c:
+            raise self._mismatch()
+
+    def _mismatch(self) -> NotProven:
+        return NotProven(
+            f"{self._output.embedded(self._shard.name)} is not what its receipt says. "
+            f"Delete {self._output.path(self._output.receipt(self._shard.name))} and run the job again."
+        )
+
+
+def _summed(chunks: Iterable[bytes], crc: Crc32c) -> Iterator[bytes]:
+    for chunk in chunks:
+        crc.update(chunk)
+        yield chunk
+
+
+def add_statistics(one: RequestStatistics, other: RequestStatistics) -> RequestStatistics:
+    """Return the sums of two numbers of requests."""
+    names = (each.name for each in dataclasses.fields(RequestStatistics))
+    return RequestStatistics(**{name: getattr(one, name) + getattr(other, name) for name in names})

@@ -1,0 +1,132 @@
+"""Dead letters sent again, against a run in which nothing had gone wrong."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.embedded_tei.process import EmbeddedTei
+from tests.commands import output_files, tayyar
+from tests.documents import write_corpus
+from tests.pipeline.embedded_tei.clients import Simulator
+
+STATISTICS = {"tokens", "requests", "retries", "queue_ms", "inference_ms", "throttled_ms", "at_limit", "latency_ms"}
+FAULTS = {"null_marker": "0-1", "refuse_marker": "1-7"}
+
+
+@pytest.fixture(scope="module")
+def simulator() -> Iterator[Simulator]:
+    with EmbeddedTei(["--model", "hash", "--faults", "{}"]) as server:
+        yield Simulator(server.url)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three files, one of them compressed; two lines that no server can help, one beside a good one."""
+    root = tmp_path_factory.mktemp("redrive") / "in"
+    write_corpus(root, files=3, per_file=50)
+    packed = root / "a/wiki_01.ndjson"
+    packed.with_suffix(".ndjson.gz").write_bytes(gzip.compress(packed.read_bytes()))
+    packed.unlink()
+    with (root / "wiki_00.ndjson").open("ab") as file:
+        file.write(b'no json\n\n{"content": "0-1 last"}\n{"content": "\xff"}')
+    return root
+
+
+def run(corpus: Path, output: Path, url: str) -> None:
+    options = ("--shard_bytes", 5000, "--max_dead_letter_ratio", 1)
+    tayyar("run", "--input", corpus, "--output", output, "--endpoint", url, *options)
+
+
+@pytest.fixture(scope="module")
+def clean(corpus: Path, simulator: Simulator) -> Path:
+    simulator.set_faults()
+    run(corpus, corpus.parent / "clean", simulator.url)
+    return corpus.parent / "clean"
+
+
+def receipts(output: Path) -> dict[str, Any]:
+    """The receipts without what depends on time, and on how often the endpoint was asked."""
+    found = {}
+    for path in sorted((output / "_job/receipts").rglob("*.json")):
+        fields = json.loads(path.read_bytes())
+        found[path.name] = {
+            name: value
+            for name, value in fields.items()
+            if name not in STATISTICS and name not in {"started_at", "finished_at"}
+        }
+    return found
+
+
+def test_what_succeeds_ends_as_if_it_had_succeeded_at_first(
+    corpus: Path, clean: Path, tmp_path: Path, simulator: Simulator
+) -> None:
+    output = tmp_path / "out"
+    simulator.set_faults(**FAULTS)
+    run(corpus, output, simulator.url)
+    damaged = json.loads((output / "_job/report.json").read_bytes())["totals"]
+    reasons = damaged["dead_letters_by_reason"]
+    assert reasons["invalid_vector"] > 10
+    assert reasons["rejected_by_endpoint"] > 0
+    assert output_files(output) != output_files(clean)
+
+    simulator.set_faults(refuse_marker="0-1")  # what it could not embed before it refuses now
+    said = tayyar("redrive", "--output", output, "--endpoint", simulator.url, "--reason", "rejected_by_endpoint").stdout
+    assert f"{reasons['rejected_by_endpoint']} dead letters sent again" in said
+    assert f"{reasons['rejected_by_endpoint']} are embedded now, 0 are not" in said
+    tayyar("verify", "--output", output)
+
+    simulator.set_faults()
+    said = tayyar("redrive", "--output", output, "--endpoint", simulator.url).stdout
+    assert "2 are not" in said
+    assert "  invalid_json: 1" in said.splitlines()
+    assert output_files(output) == output_files(clean)
+    assert receipts(output) == receipts(clean)
+    after = json.loads((output / "_job/report.json").read_bytes())["totals"]
+    assert after["tokens"] > damaged["tokens"]
+    assert after["seconds"] == damaged["seconds"]
+    assert sorted(path.name for path in (output / "_job").iterdir()) == sorted(
+        path.name for path in (clean / "_job").iterdir()
+    )
+    tayyar("verify", "--output", output)
+
+
+def test_what_fails_again_stays_a_dead_letter_and_changes_nothing(clean: Path, simulator: Simulator) -> None:
+    before = output_files(clean) | receipts(clean)
+    said = tayyar("redrive", "--output", clean, "--endpoint", simulator.url, "--reason", "invalid_json").stdout
+    assert "1 dead letters sent again: 0 are embedded now, 1 are not" in said
+    said = tayyar("redrive", "--output", clean, "--endpoint", simulator.url, "--reason", "overlong_text").stdout
+    assert "0 dead letters sent again" in said
+    assert output_files(clean) | receipts(clean) == before
+
+
+def test_another_model_than_the_jobs_is_refused(clean: Path, simulator: Simulator) -> None:
+    simulator.set_faults(model_seed=5)
+    said = tayyar("redrive", "--output", clean, "--endpoint", simulator.url, code=3).stderr
+    simulator.set_faults()
+    assert "another model" in said
+
+
+def test_an_unknown_reason_is_refused_with_those_that_there_are(clean: Path) -> None:
+    said = tayyar("redrive", "--output", clean, "--reason", "bad_luck", code=2).stderr
+    assert "--reason bad_luck is none. Choose from empty_text, invalid_json" in said
+
+
+def test_an_output_that_is_not_what_its_receipt_says_is_left_alone(
+    corpus: Path, tmp_path: Path, simulator: Simulator
+) -> None:
+    output = tmp_path / "out"
+    simulator.set_faults(**FAULTS)
+    run(corpus, output, simulator.url)
+    simulator.set_faults()
+    path = output / "wiki_00-00000.ndjson"
+    path.write_bytes(path.read_bytes().replace(b"a", b"b", 1))
+    damaged = output_files(output)
+    said = tayyar("redrive", "--output", output, "--endpoint", simulator.url, code=5).stderr
+    assert "wiki_00-00000.ndjson is not what its receipt says" in said
+    assert output_files(output)["wiki_00-00000.ndjson"] == damaged["wiki_00-00000.ndjson"]
