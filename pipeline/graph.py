@@ -57,7 +57,9 @@ def build(root: beam.Pipeline, work: Sequence[Shard], settings: Settings) -> Out
     """
     output, job = settings.output, settings.job
     shards = root | "ListShards" >> beam.Create(work, reshuffle=False) | "SpreadShards" >> beam.Reshuffle()
-    documents = shards | "ReadShards" >> ReadShards(settings.text_field, settings.shard_bytes, output, job)
+    documents = shards | "ReadShards" >> ReadShards(
+        settings.text_field, settings.embedding_field, settings.shard_bytes, output, job
+    )
     embedded = documents | "EmbedShards" >> EmbedShards(settings.endpoint, settings.max_dead_letter_ratio)
     _ = embedded.dead_letters | "WriteDeadLetters" >> WriteDeadLetters(output)
     receipts = embedded.documents | "WriteEmbedded" >> WriteEmbedded(

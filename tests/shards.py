@@ -25,7 +25,7 @@ def folder(path: Path) -> OutputFolder:
 
 
 def documents(count: int) -> tuple[Document, ...]:
-    return tuple(Document(20 * n, b'{"content":"%d"}' % n, str(n)) for n in range(count))
+    return tuple(Document(20 * n, b'{"content":"%d"}' % n, str(n), False) for n in range(count))
 
 
 def letter(offset: int, line: bytes = b"{}", **fields: Any) -> DeadLetter:

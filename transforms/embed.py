@@ -117,7 +117,8 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
     def __init__(self, endpoint: EndpointSettings, max_dead_letter_ratio: float) -> None:
         self._endpoint = endpoint
         self._max_ratio = max_dead_letter_ratio
-        self._records = self._dead_letters = 0
+        self._records = 0
+        self._reasons: Counter[str] = Counter()
         self._client: TeiClient | None = None
         self._waiting: deque[_Waiting] = deque()
         self._documents_in = Metrics.counter(_COUNTERS, "documents_in")
@@ -176,10 +177,11 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
 
     def _stop_if_hopeless(self, shard: EmbeddedShard) -> None:
         self._records += shard.records
-        self._dead_letters += len(shard.dead_letters)
-        if self._records >= _ENOUGH_TO_JUDGE and self._dead_letters > early_limit(self._max_ratio) * self._records:
-            worst, count = Counter(letter.reason.value for letter in shard.dead_letters).most_common(1)[0]
+        self._reasons.update(letter.reason.value for letter in shard.dead_letters)
+        dead_letters = self._reasons.total()
+        if self._records >= _ENOUGH_TO_JUDGE and dead_letters > early_limit(self._max_ratio) * self._records:
+            worst, count = self._reasons.most_common(1)[0]
             raise TooManyDeadLetters(
-                f"{self._dead_letters} of the first {self._records} records are dead letters, far more than "
-                f"--max_dead_letter_ratio {self._max_ratio} allows; {count} of the last shard are {worst}"
+                f"{dead_letters} of the first {self._records} records are dead letters, far more than "
+                f"--max_dead_letter_ratio {self._max_ratio} allows; {count} of them are {worst}"
             )

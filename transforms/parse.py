@@ -24,13 +24,16 @@ class Unusable(Exception):
         self.detail = detail
 
 
-def parse_line(line: Line, source: str, text_field: str, max_line_bytes: int) -> Document | DeadLetter | None:
+def parse_line(
+    line: Line, source: str, text_field: str, embedding_field: str, max_line_bytes: int
+) -> Document | DeadLetter | None:
     """Return the document or the dead letter of one line; None for a blank line, which is no record.
 
     Args:
         line: as cut; a byte order mark at the beginning of the source is no part of its JSON.
         source: the source's path, for a dead letter.
         text_field: the field to embed; `meta.body` is the field `body` of the object in the field `meta`.
+        embedding_field: the field that gets the vector.
         max_line_bytes: a longer line is a dead letter.
     """
     if is_blank(line):
@@ -41,7 +44,8 @@ def parse_line(line: Line, source: str, text_field: str, max_line_bytes: int) ->
                 Reason.LINE_TOO_LONG,
                 f"the line has {line.length} bytes, more than {max_line_bytes}; only its beginning is kept here",
             )
-        return Document(line.offset, line.content, _text_of(_parse_object(_json_of(line)), text_field))
+        record = _parse_object(_json_of(line))
+        return Document(line.offset, line.content, _text_of(record, text_field), embedding_field in record)
     except Unusable as unusable:
         kept = line.content[:LONG_LINE_KEPT_BYTES] if unusable.reason is Reason.LINE_TOO_LONG else line.content
         return DeadLetter(source, line.offset, Stage.READ, unusable.reason, unusable.detail, kept)

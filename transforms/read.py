@@ -42,13 +42,13 @@ def cut_stream(lines: Iterable[Line], source: Source, shard_bytes: int) -> Itera
     yield Shard(source, index, index * shard_bytes, (index + 1) * shard_bytes, last=True), held
 
 
-def parse_shard(shard: Shard, lines: Iterable[Line], text_field: str) -> DocumentShard:
+def parse_shard(shard: Shard, lines: Iterable[Line], text_field: str, embedding_field: str) -> DocumentShard:
     """Parse the lines of one shard."""
     documents: list[Document] = []
     dead_letters: list[DeadLetter] = []
     records = 0
     for line in lines:
-        record = parse_line(line, shard.source.path, text_field, MAX_LINE_BYTES)
+        record = parse_line(line, shard.source.path, text_field, embedding_field, MAX_LINE_BYTES)
         if record is None:
             continue
         records += 1
@@ -92,25 +92,28 @@ class ReadShards(beam.PTransform):  # type: ignore[misc] # Beam ships no types
 
     Attributes:
         text_field: the field to embed, dotted for a nested one.
+        embedding_field: the field that gets the vector.
         shard_bytes: how many decompressed bytes of an unsplittable source make a shard.
         output: where receipts are looked up.
         job: the digest that a valid receipt bears.
     """
 
     text_field: str
+    embedding_field: str
     shard_bytes: int
     output: OutputFolder
     job: str
 
     def expand(self, shards: beam.PCollection) -> beam.PCollection:
         """Wire it."""
-        read = beam.ParDo(_ReadShard(self.text_field, self.shard_bytes, self.output, self.job))
+        read = beam.ParDo(_ReadShard(self.text_field, self.embedding_field, self.shard_bytes, self.output, self.job))
         return shards | read.with_output_types(DocumentShard)
 
 
 @dataclass
 class _ReadShard(beam.DoFn):  # type: ignore[misc]
     text_field: str
+    embedding_field: str
     shard_bytes: int
     output: OutputFolder
     job: str
@@ -121,6 +124,6 @@ class _ReadShard(beam.DoFn):  # type: ignore[misc]
         try:
             for shard, lines in lines_of(work, self.shard_bytes):
                 if work.end is not None or not is_done(self.output, shard, self.job):
-                    yield parse_shard(shard, lines, self.text_field)
+                    yield parse_shard(shard, lines, self.text_field, self.embedding_field)
         except DamagedSource as damage:
             yield DocumentShard(work, failure=str(damage))

@@ -79,11 +79,13 @@ class Document:
         offset: byte offset of its line in the (decompressed) source.
         line: the line verbatim, without its newline.
         text: what is sent to the endpoint; never blank.
+        has_field: whether the line has the embedding field already, at its top level.
     """
 
     offset: int
     line: bytes
     text: str
+    has_field: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ def plainly(data: bytes, url: str) -> tuple[bytes, list[int]]:
     """The embedded lines of one source and the offsets of its dead letters, by a plain loop over the same functions."""
     output, dead, offset = [], [], 0
     for content in data.split(b"\n"):
-        record = parse_line(Line(offset, content, len(content)), "x", "content", 1 << 20)
+        record = parse_line(Line(offset, content, len(content)), "x", "content", "embedding", 1 << 20)
         if isinstance(record, Document):
             reply = requests.post(f"{url}/embed", json={"inputs": record.text, "truncate": True}, timeout=10)
             vector = json.dumps(np.array(reply.json()[0], dtype=np.float32).tolist(), separators=(",", ":"))

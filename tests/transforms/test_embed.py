@@ -40,7 +40,9 @@ STATISTICS = RequestStatistics(tokens=9, requests=1)
 def shard_of(texts: Sequence[str], index: int = 0, broken: int = 0) -> DocumentShard:
     lines = [b'{"content":"%s"}' % text.encode() for text in texts] + [b"broken"] * broken
     data = b"\n".join(lines)
-    return parse_shard(Shard(SOURCE, index, index * 100, index * 100 + 100), split_lines([data], 0, 1 << 20), "content")
+    return parse_shard(
+        Shard(SOURCE, index, index * 100, index * 100 + 100), split_lines([data], 0, 1 << 20), "content", "embedding"
+    )
 
 
 def rejection(reason: Reason = Reason.REJECTED_BY_ENDPOINT) -> Rejection:
@@ -154,7 +156,9 @@ def test_a_text_that_is_too_long_becomes_a_dead_letter_if_that_is_wanted(
 
 
 def test_a_text_that_no_utf8_can_hold_is_embedded_all_the_same(hash_tei: str, identity: ModelIdentity) -> None:
-    shard = parse_shard(Shard(SOURCE, 0, 0, 9), split_lines([b'{"content":"a\\ud800"}'], 0, 1 << 20), "content")
+    shard = parse_shard(
+        Shard(SOURCE, 0, 0, 9), split_lines([b'{"content":"a\\ud800"}'], 0, 1 << 20), "content", "embedding"
+    )
 
     def check(embedded: EmbeddedShard) -> None:
         assert embedded.vectors.tobytes() == vectors_of(hash_tei, ["a?"]).tobytes()

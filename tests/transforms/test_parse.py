@@ -17,7 +17,7 @@ SOURCE = "/in/wiki.ndjson"
 
 
 def parsed(content: bytes, text_field: str = "content", offset: int = 7) -> Document | DeadLetter | None:
-    return parse_line(Line(offset, content, len(content)), SOURCE, text_field, MOST)
+    return parse_line(Line(offset, content, len(content)), SOURCE, text_field, "embedding", MOST)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_line_that_is_no_document_says_why(content: bytes, reason: Reason, det
     ],
 )
 def test_a_document_keeps_its_line_and_has_its_text(content: bytes, text: str) -> None:
-    assert parsed(content) == Document(7, content, text)
+    assert parsed(content) == Document(7, content, text, False)
 
 
 @pytest.mark.parametrize(
@@ -116,13 +116,13 @@ def test_a_byte_order_mark_is_blank_only_where_a_file_begins() -> None:
 
 def test_a_byte_order_mark_where_a_file_begins_stays_in_the_line() -> None:
     content = BOM + b'{"content":"a"}'
-    assert parsed(content, offset=0) == Document(0, content, "a")
+    assert parsed(content, offset=0) == Document(0, content, "a", False)
 
 
 def test_a_line_that_is_too_long_keeps_its_beginning() -> None:
     content = b" " * MOST
-    assert parse_line(Line(3, content, MOST), SOURCE, "content", MOST) is None
-    letter = parse_line(Line(3, content, MOST + 1), SOURCE, "content", MOST)
+    assert parse_line(Line(3, content, MOST), SOURCE, "content", "embedding", MOST) is None
+    letter = parse_line(Line(3, content, MOST + 1), SOURCE, "content", "embedding", MOST)
     assert isinstance(letter, DeadLetter)
     assert letter.reason is Reason.LINE_TOO_LONG
     assert letter.line == b" " * LONG_LINE_KEPT_BYTES
@@ -132,8 +132,8 @@ def test_a_line_that_is_too_long_keeps_its_beginning() -> None:
 def test_a_line_may_have_just_the_bytes_that_are_allowed() -> None:
     content = b'{"content":"a"}'
     line = Line(0, content, len(content))
-    assert isinstance(parse_line(line, SOURCE, "content", len(content)), Document)
-    assert isinstance(parse_line(line, SOURCE, "content", len(content) - 1), DeadLetter)
+    assert isinstance(parse_line(line, SOURCE, "content", "embedding", len(content)), Document)
+    assert isinstance(parse_line(line, SOURCE, "content", "embedding", len(content) - 1), DeadLetter)
 
 
 def test_the_reason_says_nothing_of_what_the_line_holds() -> None:
@@ -162,7 +162,7 @@ def test_a_record_is_what_the_standard_library_says(record: dict[str, Any], asci
     outcome = parsed(content)
     text = record.get("content")
     if isinstance(text, str) and text.strip():
-        assert outcome == Document(7, content, text)
+        assert outcome == Document(7, content, text, False)
     else:
         assert isinstance(outcome, DeadLetter)
         blank = isinstance(text, str)

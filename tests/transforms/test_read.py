@@ -78,7 +78,7 @@ def test_a_stream_gives_its_shards_as_it_goes() -> None:
 def test_a_shard_is_its_documents_its_dead_letters_and_their_count() -> None:
     contents = [b'{"content":"a"}', b"", b"{}", b'{"content":"b"}\r', b" ", b"nonsense"]
     lines = [Line(10 * n, content, len(content)) for n, content in enumerate(contents)]
-    shard = parse_shard(Shard(ANY, 0, 0, 100), lines, "content")
+    shard = parse_shard(Shard(ANY, 0, 0, 100), lines, "content", "embedding")
     assert [(document.offset, document.text) for document in shard.documents] == [(0, "a"), (30, "b")]
     assert [(letter.offset, letter.reason) for letter in shard.dead_letters] == [
         (20, Reason.MISSING_TEXT),
@@ -112,7 +112,9 @@ def read(
     rows.mkdir(parents=True)
     with local_pipeline() as pipeline:
         documents = (
-            pipeline | beam.Create(shards, reshuffle=False) | ReadShards(text_field, shard_bytes, folder(output), JOB)
+            pipeline
+            | beam.Create(shards, reshuffle=False)
+            | ReadShards(text_field, "embedding", shard_bytes, folder(output), JOB)
         )
         _ = documents | beam.Map(_save, str(rows))
     for path in sorted(rows.iterdir()):
@@ -152,7 +154,9 @@ def test_shards_are_read_in_a_pipeline(tmp_path: Path) -> None:
         for shard in shards
     }
     with local_pipeline() as pipeline:
-        documents = pipeline | beam.Create(shards) | ReadShards("content", 64, folder(tmp_path / "out"), JOB)
+        documents = (
+            pipeline | beam.Create(shards) | ReadShards("content", "embedding", 64, folder(tmp_path / "out"), JOB)
+        )
         assert_that(documents, each_by(lambda shard: shard.shard.name, checks))  # type: ignore[arg-type]
 
 
@@ -210,7 +214,7 @@ def test_a_small_file_that_grows_a_thousandfold_is_read_in_bounded_memory(tmp_pa
     try:
         records = 0
         for shard, lines in lines_of(Shard(source, 0, 0, None), 4 << 20):
-            records += parse_shard(shard, lines, "content").records
+            records += parse_shard(shard, lines, "content", "embedding").records
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -18,7 +18,8 @@ VECTOR = np.array([[0.5, -0.25]], dtype=np.float32)
 
 
 def spliced(line: bytes, key: bytes = KEY) -> bytes:
-    (output,) = embedded_lines([Document(0, line, "")], VECTOR, key)
+    has_field = json.loads(key) in json.loads(line.decode("utf-8-sig"), parse_int=str)
+    (output,) = embedded_lines([Document(0, line, "", has_field)], VECTOR, key)
     assert output.endswith(b"\n")
     return output[:-1]
 
@@ -97,7 +98,7 @@ def test_a_field_may_have_any_name(line: bytes) -> None:
 
 
 def test_lines_and_vectors_are_paired_strictly() -> None:
-    documents = [Document(0, b'{"a":1}', "")] * 2
+    documents = [Document(0, b'{"a":1}', "", False)] * 2
     with pytest.raises(ValueError, match="zip"):
         list(embedded_lines(documents, VECTOR, KEY))
 

@@ -82,7 +82,7 @@ def test_without_its_file_a_shard_gets_no_receipt(tmp_path: Path) -> None:
 
 def test_large_shards_are_written_in_blocks_and_lose_nothing(tmp_path: Path) -> None:
     count = 3000
-    documents = tuple(Document(n, b'{"content":"%d","x":"%s"}' % (n, b"x" * 900), str(n)) for n in range(count))
+    documents = tuple(Document(n, b'{"content":"%d","x":"%s"}' % (n, b"x" * 900), str(n), False) for n in range(count))
     vectors = np.random.default_rng(1).random((count, 4), dtype=np.float32)
     shard = embedded_shard(0)
     shard = type(shard)(shard.shard, documents, vectors, (), count, shard.statistics, 0.0)
