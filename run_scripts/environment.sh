@@ -42,7 +42,7 @@ use_environment() {
         fail "$venv is there, but has no Python from 3.10 to 3.13 with pip. Delete it, or name another: TAYYAR_VENV=… $0"
     fi
     stamp="$root $(cksum <"$root/setup.py")"
-    for installed in "$extra" dev; do # dev holds all of local
+    for installed in "$extra" $([ "$extra" != local ] || echo dev); do # dev holds all of local
         if [ "$(cat "$venv/tayyar-$installed" 2>/dev/null)" = "$stamp" ]; then
             return
         fi

@@ -1,0 +1,1 @@
+"""The benchmark: corpus, endpoint, contestants and registry, process, check, table, and what is measured with them."""

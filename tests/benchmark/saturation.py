@@ -1,0 +1,69 @@
+"""What share of a device's capacity is used, from the first document to the last."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from pipeline.embedded_tei.process import EmbeddedTei
+from tests.benchmark import corpus, process, table
+from tests.benchmark.check import check
+from tests.benchmark.registry import CONTESTANTS, TAYYAR, Contestant
+
+_NAMES = (TAYYAR.name, "floor + HTTP", "tutorial")
+_FIRST_DOCUMENTS = 64  # texts, more than anyone sends to get to know the endpoint
+
+
+def saturate(work: Path, documents: int, tokens_per_second: float) -> list[table.Row]:
+    """Measure against a simulated device of fixed capacity, behind the real server's permits."""
+    source = work / f"corpus-{documents}"
+    corpus.write_corpus(source, [documents - documents // 2, documents // 2])
+    chosen = [each for each in CONTESTANTS if each.name in _NAMES and not each.missing]
+    return [_measured(each, source, work / "output", tokens_per_second) for each in chosen]
+
+
+def _measured(contestant: Contestant, source: Path, output: Path, tokens_per_second: float) -> table.Row:
+    faults = json.dumps({"tokens_per_second": tokens_per_second})
+    with EmbeddedTei(["--model", "hash", "--faults", faults]) as server:
+        stats = f"{server.url}/_simulator/stats"
+        starting = threading.Thread(target=_count_from_the_first_document, args=(stats,), daemon=True)
+        starting.start()
+        usage = process.measure(contestant.command(source, output, server.url))
+        starting.join()
+        counts = requests.get(stats, timeout=10).json()
+    documents = check(source, output)
+    shutil.rmtree(output)
+    return _row(contestant.name, documents, counts, usage)
+
+
+def _count_from_the_first_document(stats: str) -> None:
+    """Start the counts again when the documents come, so that getting to know the endpoint is not in them."""
+    while requests.get(stats, timeout=10).json()["texts"] < _FIRST_DOCUMENTS:
+        pass
+    requests.post(stats, timeout=10)
+
+
+def _row(name: str, documents: int, counts: dict[str, Any], usage: process.Usage) -> table.Row:
+    return {
+        "contestant": name,
+        "documents": documents,
+        "share of capacity": counts["busy_share"],
+        "429s": counts["rejected"],
+        "texts sent twice": counts["texts_repeated"],
+        "most texts in flight": counts["peak_texts_in_flight"],
+        "wall s": usage.wall,
+    }
+
+
+def notes(tokens_per_second: float) -> list[str]:
+    """What it was measured on."""
+    return [
+        f"A simulated device that reads {tokens_per_second:,.0f} tokens a second and forms batches as TEI does, behind "
+        "512 permits. Share of capacity: how much of the time from the first document's request to the last reply it "
+        "was busy; the first 64 texts are not counted. Every output was checked."
+    ]
