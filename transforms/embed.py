@@ -124,6 +124,9 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
         self._documents_in = Metrics.counter(_COUNTERS, "documents_in")
         self._documents_out = Metrics.counter(_COUNTERS, "documents_out")
         self._dead_letters_out = Metrics.counter(_COUNTERS, "dead_letters_out")
+        # Dataflow's autoscaler adds no workers while this counter, under this name, says that they would only wait.
+        self._throttled = Metrics.counter(_COUNTERS, "cumulativeThrottlingSeconds")
+        self._throttled_ms = 0
 
     def setup(self) -> None:
         self._client = sharing.acquire(self._endpoint)
@@ -168,6 +171,8 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
         embedded, dead_letters = merge_embeddings(read, pending.result(), started_at)
         self._documents_out.inc(len(embedded.documents))
         self._dead_letters_out.inc(len(dead_letters.dead_letters))
+        seconds, self._throttled_ms = divmod(self._throttled_ms + embedded.statistics.throttled_ms, 1000)
+        self._throttled.inc(seconds)
         # Dead letters first: where both writers are fused with this, they are there before the receipt that counts
         # them.
         if dead_letters.dead_letters:

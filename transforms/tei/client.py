@@ -204,7 +204,7 @@ class TeiClient:
                 else:
                     self._patience.succeeded()
                     return answer
-            self._closing.wait(self._jitter.full(FIRST_WAIT, LONGEST_WAIT, times))
+            self._closing.wait(min(self._patience.left, self._jitter.full(FIRST_WAIT, LONGEST_WAIT, times)))
         raise AssertionError("patience never ends the loop")
 
     def _start(self) -> Pool:
