@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import json
+import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import apache_beam as beam
@@ -10,10 +13,11 @@ import pytest
 import requests
 from apache_beam.testing.util import assert_that, is_empty
 
+from pipeline.embedded_tei.process import EmbeddedTei
 from tests.matchers import each_by, local_pipeline
 from tests.shards import documents, folder, letter
 from transforms.decompress import DamagedSource
-from transforms.embed import EmbedShards, TooManyDeadLetters, early_limit, merge_embeddings
+from transforms.embed import EmbedShards, TooManyDeadLetters, _EmbedShard, early_limit, merge_embeddings
 from transforms.lines import split_lines
 from transforms.read import parse_shard
 from transforms.records import (
@@ -243,3 +247,46 @@ def test_after_a_pipeline_no_client_is_left(hash_tei: str, identity: ModelIdenti
         sharing.release(endpoint)
     with pytest.raises(EndpointError):
         client.submit(["too late"])
+
+
+def test_counters_tell_what_went_in_and_out_and_how_long_the_endpoint_made_it_wait(identity: ModelIdentity) -> None:
+    faults = json.dumps({"script": ["ok"] * 8, "reject": 0.6, "seed": 4})
+    with EmbeddedTei(["--model", "hash", "--faults", faults]) as server:
+        pipeline = local_pipeline()
+        shards = [shard_of([f"{index}, text {n}" for n in range(300)], index, broken=index) for index in range(2)]
+        _ = pipeline | beam.Create(shards) | EmbedShards(settings(server.url, identity))
+        counters = {c.key.metric.name: c.result for c in pipeline.run().metrics().query()["counters"]}
+    assert counters["documents_in"] == counters["documents_out"] == 600
+    assert counters["dead_letters_out"] == 1
+    assert counters["cumulativeThrottlingSeconds"] > 0
+
+
+def test_threads_of_a_runner_share_one_client_and_one_budget(identity: ModelIdentity) -> None:
+    budget, threads = 40, 4
+    with EmbeddedTei(["--model", "hash", "--faults", '{"batch_seconds": 0.02}']) as server:
+        endpoint = settings(server.url, identity, max_in_flight=budget)
+        together = threading.Barrier(threads)
+
+        def embed(number: int) -> list[EmbeddedShard]:
+            do_fn = _EmbedShard(endpoint, max_dead_letter_ratio=1.0)
+            do_fn.setup()
+            try:
+                together.wait(timeout=30)
+                do_fn.start_bundle()
+                shards = [shard_of([f"{number}/{index}/{n}" for n in range(60)], index) for index in range(3)]
+                outputs = [output for shard in shards for output in do_fn.process(shard)]
+                outputs += [output.value for output in do_fn.finish_bundle()]
+                return [output.value for output in outputs]
+            finally:
+                do_fn.teardown()
+
+        with ThreadPoolExecutor(threads) as pool:
+            results = list(pool.map(embed, range(threads)))
+        stats = requests.get(f"{server.url}/_simulator/stats", timeout=10).json()
+        for number, shards in enumerate(results):
+            assert [shard.shard.index for shard in shards] == [0, 1, 2]
+            for index, shard in enumerate(shards):
+                expected = vectors_of(server.url, [f"{number}/{index}/{n}" for n in range(0, 60, 20)])
+                assert np.array_equal(shard.vectors[::20], expected)
+    assert budget // 2 < stats["peak_texts_in_flight"] <= budget
+    assert stats["rejected"] == 0
