@@ -14,6 +14,7 @@ from pipeline.options import (
     check_options,
     make_parser,
     output_folder,
+    plan_options,
     redrive_options,
     report_options,
     run_options,
@@ -66,6 +67,10 @@ def _carry_out(options: argparse.Namespace, rest: Sequence[str]) -> int:
         from pipeline.check import check
 
         return check(check_options(options))
+    if options.command == "plan":
+        from pipeline.estimate import plan
+
+        return plan(plan_options(options))
     if options.command == "redrive":
         from pipeline.redrive import redrive
 

@@ -75,6 +75,20 @@ class ReportOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """What `plan` is told; each value as in `RunOptions`, but `output` is None where nothing is to be saved."""
+
+    inputs: tuple[str, ...]
+    output: str | None
+    endpoint: EndpointSettings
+    text_field: str
+    embedding_field: str
+    expected_dimensions: int | None
+    shard_bytes: int
+    price_per_hour: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class RedriveOptions:
     """What `redrive` is told.
 
@@ -113,6 +127,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_run(commands)
+    _add_plan(commands)
     _add_check(commands)
     _add_status(commands)
     _add_report(commands)
@@ -161,6 +176,13 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("data")
+    _add_input(data)
+    add_output(data)
+    _add_reading(data)
+    data.add_argument("--overwrite", action="store_true", help="delete the output folder's former job and start over")
+
+
+def _add_input(data: argparse._ActionsContainer) -> None:
     data.add_argument(
         "--input",
         action="append",
@@ -168,7 +190,9 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         metavar="PATTERN",
         help="NDJSON files, also compressed (.gz, .bz2, .zst): path, folder, or pattern with *, ?, **; repeatable",
     )
-    add_output(data)
+
+
+def _add_reading(data: argparse._ActionsContainer) -> None:
     data.add_argument(
         "--text_field", default="content", help="the text, dotted for a nested field (default: %(default)s)"
     )
@@ -182,7 +206,6 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         metavar="BYTES",
         help="of a file that make a shard: one element, one output file, one receipt (default: %(default)s)",
     )
-    data.add_argument("--overwrite", action="store_true", help="delete the output folder's former job and start over")
 
 
 def add_output(parser: argparse._ActionsContainer) -> None:
@@ -263,6 +286,21 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--output", metavar="FOLDER", help="the output folder to try")
     add_endpoint(parser)
+
+
+def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _command(
+        commands,
+        "plan",
+        "tell what a run would take, from a sample and some seconds of the endpoint's time",
+        "tayyar plan --input 'wiki/*.ndjson' --endpoint http://127.0.0.1:8080 --price_per_hour 1.30",
+    )
+    data = parser.add_argument_group("data")
+    _add_input(data)
+    data.add_argument("--output", metavar="FOLDER", help="save the estimate there, for the run's report")
+    _add_reading(data)
+    add_endpoint(parser)
+    add_price(parser)
 
 
 def _add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -352,6 +390,21 @@ def check_options(arguments: argparse.Namespace) -> CheckOptions:
         endpoint=endpoint_settings(arguments),
         expected_dimensions=arguments.expected_dimensions,
         output=None if arguments.output is None else output_folder(arguments.output),
+    )
+
+
+def plan_options(arguments: argparse.Namespace) -> PlanOptions:
+    """Check what `plan` was given and return it as one value; raises as `run_options`."""
+    _check_fields(arguments.text_field, arguments.embedding_field)
+    return PlanOptions(
+        inputs=tuple(absolute(pattern) for pattern in arguments.input),
+        output=None if arguments.output is None else output_folder(arguments.output),
+        endpoint=endpoint_settings(arguments),
+        text_field=arguments.text_field,
+        embedding_field=arguments.embedding_field,
+        expected_dimensions=arguments.expected_dimensions,
+        shard_bytes=arguments.shard_bytes,
+        price_per_hour=arguments.price_per_hour,
     )
 
 

@@ -1,0 +1,60 @@
+"""How many tokens texts have, asked of the endpoint's own tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import orjson
+
+from transforms.tei.batching import cut
+from transforms.tei.http import NoReply, Transport
+from transforms.tei.info import ServerInfo
+
+_BODY_LIMIT = 1 << 20  # characters; a reply has some fifty bytes for each of them
+
+
+class CannotTokenize(Exception):
+    """The endpoint did not say; the message tells what it said instead."""
+
+
+def count_tokens(
+    transport: Transport, url: str, info: ServerInfo, texts: Sequence[str], prompt_name: str | None
+) -> list[int | None]:
+    """Return each text's number of tokens before any cut, special tokens and prompt included.
+
+    A text of so many characters that the server would not read them has None.
+
+    Args:
+        transport: carries the requests.
+        url: of the endpoint.
+        info: what the endpoint says of itself.
+        texts: any number of them.
+        prompt_name: one of the model's prompts; None for the server's default.
+
+    Raises:
+        CannotTokenize: it does not say.
+    """
+    counts: list[int | None] = [None] * len(texts)
+    short = [index for index, text in enumerate(texts) if len(text) <= info.max_characters]
+    for batch in cut(texts, info.batch_limit, _BODY_LIMIT, lambda: False, short):
+        rows = _ask(transport, url, [texts[index] for index in batch.indices], prompt_name)
+        for index, tokens in zip(batch.indices, rows, strict=True):
+            counts[index] = len(tokens)
+    return counts
+
+
+def _ask(transport: Transport, url: str, texts: Sequence[str], prompt_name: str | None) -> list[list[object]]:
+    # Lone surrogates, which no server can read, become question marks, as they do where the texts are embedded.
+    asked: dict[str, object] = {"inputs": [text.encode("utf-8", "replace").decode() for text in texts]}
+    if prompt_name is not None:
+        asked["prompt_name"] = prompt_name
+    try:
+        reply = transport.post(f"{url}/tokenize", orjson.dumps(asked))
+        if reply.status != 200:
+            raise CannotTokenize(f"{url}/tokenize answers with status {reply.status}")
+        rows = orjson.loads(reply.body)
+    except (NoReply, orjson.JSONDecodeError) as error:
+        raise CannotTokenize(f"{url}/tokenize gives no answer that can be read: {error}") from error
+    if not isinstance(rows, list) or len(rows) != len(texts) or not all(isinstance(row, list) for row in rows):
+        raise CannotTokenize(f"{url}/tokenize answers with something else than the texts' tokens")
+    return rows
