@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -46,6 +47,9 @@ def main(arguments: list[str]) -> int:
         return _say_why(f"{error}\nThe same command goes on from what is done.", error.code)
     except NotProven as error:
         return _say_why(error, ExitCode.NOT_PROVEN)
+    except BrokenPipeError:  # whoever read the output has seen enough; at its end Python would still try to flush it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.DONE
     except KeyboardInterrupt:
         print("tayyar: stopped; the same command goes on from here", file=sys.stderr)
         return 128 + signal.SIGINT

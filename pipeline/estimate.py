@@ -18,6 +18,7 @@ from pipeline.plan import Plan, make_plan
 from pipeline.probe import Speed, probe_speed
 from pipeline.report import minutes
 from pipeline.sampling import Sample, take_sample
+from transforms.decompress import DamagedSource
 from transforms.output import JOB, OutputFolder
 from transforms.records import Document
 from transforms.splice import embedded_lines, json_key
@@ -49,7 +50,10 @@ def plan(options: PlanOptions, say: Callable[[str], None] = print) -> ExitCode:
         EndpointError: if the endpoint cannot do the job.
     """
     found = make_plan(options.inputs, options.output or _NOWHERE, options.shard_bytes)
-    sample = take_sample(found, options.text_field, options.embedding_field)
+    try:
+        sample = take_sample(found, options.text_field, options.embedding_field)
+    except DamagedSource as error:
+        raise UsageError(str(error)) from error
     documents = [record.parsed for record in sample.records if isinstance(record.parsed, Document)]
     if not documents:
         raise UsageError(f"none of {len(sample.records)} sampled lines has a text. Check --input and --text_field.")

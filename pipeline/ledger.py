@@ -46,10 +46,17 @@ class SourceLedger:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """Plan and receipts together."""
+    """Plan and receipts together.
+
+    Attributes:
+        plan: the sources.
+        sources: what is known of each.
+        gone: paths of sources that receipts name and the plan does not: inputs that were removed since.
+    """
 
     plan: Plan
     sources: tuple[SourceLedger, ...]
+    gone: tuple[str, ...] = ()
 
     def receipts(self) -> Iterator[Receipt]:
         """Yield every valid receipt, in the order of sources and shards."""
@@ -157,7 +164,8 @@ def read_ledger(
     by_source: dict[str, list[Receipt]] = defaultdict(list)
     for receipt in (cache or ReceiptCache()).read(output, receipts):
         by_source[receipt.source].append(receipt)
-    return Ledger(plan, tuple(_ledger_of(plan, source, by_source[source.path], job, files) for source in plan.sources))
+    sources = tuple(_ledger_of(plan, source, by_source.pop(source.path, []), job, files) for source in plan.sources)
+    return Ledger(plan, sources, tuple(sorted(by_source)))
 
 
 def read_receipts(output: OutputFolder, names: Iterable[str]) -> Iterator[Receipt]:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from pipeline import at_work
 from pipeline.endpoint import reached
-from pipeline.errors import ExitCode, NotProven, UsageError
+from pipeline.errors import ExitCode, NotProven, PipelineFailed, UsageError
 from pipeline.examples import read_dead_letters
 from pipeline.job import Job, require_job
 from pipeline.ledger import Ledger, SourceLedger, read_ledger
@@ -21,11 +21,12 @@ from pipeline.plan import Plan, read_plan
 from pipeline.publish import former_price, publish
 from pipeline.replace import keep_promises, replace_shard
 from transforms import storage
+from transforms.decompress import DamagedSource
 from transforms.embed import merge_embeddings
 from transforms.lines import Line, chunks_from, split_lines
 from transforms.output import OutputFolder
 from transforms.parse import is_blank, parse_line
-from transforms.read import MAX_LINE_BYTES, lines_of
+from transforms.read import MAX_LINE_BYTES, SourceChanged, lines_of
 from transforms.receipts import Receipt
 from transforms.records import DeadLetter, Document, DocumentShard, EmbeddedShard, Reason, Shard
 from transforms.splice import embedded_lines, json_key
@@ -60,6 +61,7 @@ def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> Exit
     Raises:
         UsageError: if it is no output folder, or a reason is none.
         EndpointError: if the endpoint cannot do it, or serves another model than the job's.
+        PipelineFailed: if a source is damaged, gone or changed.
         NotProven: if a shard's files are not what its receipt says.
     """
     reasons = _reasons(options.reasons)
@@ -69,7 +71,10 @@ def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> Exit
     kept = keep_promises(output)
     if kept:
         say(f"{kept} shards that an interrupted redrive had begun are finished")
-    tally = _send_again(_read(output, job), reasons, output, job, options.endpoint)
+    try:
+        tally = _send_again(_read(output, job), reasons, output, job, options.endpoint)
+    except (DamagedSource, SourceChanged) as error:
+        raise PipelineFailed(str(error)) from error
     after = _read(output, job)
     if tally.embedded or kept:
         publish(after, job, output, former_price(output), say)
@@ -166,7 +171,7 @@ class _Redrive:
             reasons: whose dead letters to send.
             tally: is added to.
         """
-        letters = list(read_dead_letters(self._receipt, self._output))
+        letters = self._letters()
         chosen = [letter for letter in letters if letter.reason.value in reasons]
         result = self._embed(chosen)
         again = {letter.offset: letter for letter in result.dead_letters}
@@ -185,6 +190,15 @@ class _Redrive:
         tally.sent += len(chosen)
         tally.embedded += len(embedded)
         tally.left.update(letter.reason.value for letter in again.values())
+
+    def _letters(self) -> list[DeadLetter]:
+        try:
+            letters = list(read_dead_letters(self._receipt, self._output))
+        except ValueError as error:
+            raise self._mismatch(self._output.dead_letters(self._shard.name)) from error
+        if len(letters) != self._receipt.dead_letters:
+            raise self._mismatch(self._output.dead_letters(self._shard.name))
+        return letters
 
     def _embed(self, letters: Iterable[DeadLetter]) -> EmbeddedShard:
         """Parse and send the letters' lines as if they had just been read."""
@@ -228,10 +242,10 @@ class _Redrive:
             elif line.offset not in gone and not is_blank(line):
                 found = next(old, None)
                 if found is None:
-                    raise self._mismatch()
+                    raise self._mismatch(self._output.embedded(self._shard.name))
                 yield found.content + b"\n"
         if next(old, None) is not None:
-            raise self._mismatch()
+            raise self._mismatch(self._output.embedded(self._shard.name))
 
     def _old_lines(self) -> Iterator[Line]:
         written, crc = self._receipt.output, Crc32c()
@@ -240,11 +254,11 @@ class _Redrive:
         with storage.open_for_reading(self._output.path(written.path)) as file:
             yield from split_lines(_summed(chunks_from(file), crc), 0, _OUTPUT_LINE_BYTES)
         if crc.base64() != written.crc32c:
-            raise self._mismatch()
+            raise self._mismatch(self._output.embedded(self._shard.name))
 
-    def _mismatch(self) -> NotProven:
+    def _mismatch(self, name: str) -> NotProven:
         return NotProven(
-            f"{self._output.embedded(self._shard.name)} is not what its receipt says. "
+            f"{name} is not what its receipt says. "
             f"Delete {self._output.path(self._output.receipt(self._shard.name))} and run the job again."
         )
 

@@ -110,6 +110,13 @@ def _prepare(output: OutputFolder, plan: Plan, job: Job, overwrite: bool) -> Led
     _announce(output)
     files = output.list()
     ledger = read_ledger(plan, output, job.digest, files)
+    if ledger.gone:
+        _logger.warning(
+            "%d inputs of former runs are there no more, %s first; what was embedded of them stays in %s",
+            len(ledger.gone),
+            ledger.gone[0],
+            output.root,
+        )
     # Only receipts go now: without them nothing else counts. Files go in the end, when another run cannot be about to
     # write the receipts for them.
     output.delete(name for name in _stale(ledger, output, files) if name.startswith(output.receipts + "/"))

@@ -65,6 +65,8 @@ def verify(root: str, say: Callable[[str], None] = print) -> ExitCode:
     files = output.list()
     ledger = read_ledger(plan, output, job.digest, files)
     findings = Findings()
+    for path in ledger.gone:
+        findings.add(f"{path}: is no input any more, but receipts and embedded documents of it are here")
     for name in stale_files(ledger, output, files, {source.name for source in plan.sources}):
         findings.add(f"{name}: no valid receipt stands for this file")
     with tqdm(total=sum(source.size for source in plan.sources), unit="B", unit_scale=True, disable=None) as bar:

@@ -167,6 +167,16 @@ def test_changed_inputs_are_redone_and_their_stale_files_removed(corpus: Path, t
     tayyar("verify", "--output", tmp_path / "out")
 
 
+def test_what_was_embedded_of_a_removed_input_stays_and_verify_says_so(corpus: Path, tmp_path: Path, tei: str) -> None:
+    run(corpus, tmp_path / "out", tei)
+    before = output_files(tmp_path / "out")
+    (corpus / "wiki_00.ndjson").unlink()
+    assert f"1 inputs of former runs are there no more, {corpus}/wiki_00.ndjson" in run(corpus, tmp_path / "out", tei)
+    assert output_files(tmp_path / "out") == before
+    said = tayyar("verify", "--output", tmp_path / "out", code=5).stderr
+    assert f"{corpus}/wiki_00.ndjson: is no input any more" in said
+
+
 def test_another_job_is_refused_by_name_and_let_in_with_overwrite(corpus: Path, tmp_path: Path, tei: str) -> None:
     run(corpus, tmp_path / "out", tei)
     before = output_files(tmp_path / "out")
