@@ -40,10 +40,12 @@ EXTRAS = {
 EXTRAS["dev"] = [
     *EXTRAS["local"],
     *EXTRAS["report"],
+    *EXTRAS["aws"],
     "build>=1.2",
     "huggingface-hub>=1.0",  # its client and openai's speak to the embedded TEI in the tests
     "hypothesis>=6.100",
     "jsonschema>=4.21",  # holds report.json against its schema
+    "moto[server]>=5.1",  # S3 for the tests
     "mypy>=2.4,<3",
     "openai>=1.50",
     "prometheus_client>=0.20",  # reads report.prom as Prometheus does

@@ -65,18 +65,19 @@ def read(path: str) -> bytes | None:
 def open_for_reading(path: str) -> BinaryIO:
     """Open an object for reading, as the one that it is now: another one put in its place is an error."""
     with _explained(path):
-        blob = _blob(path)
-        blob.reload()
-    generation = blob.generation
+        found = _blob(path)
+        found.reload()
+    blob = found.bucket.blob(found.name, generation=found.generation)
 
     def fetch(start: int, end: int) -> bytes:
-        with _explained(path):
-            data: bytes = blob.download_as_bytes(
-                start=start, end=end - 1, raw_download=True, if_generation_match=generation
-            )
+        try:
+            with _explained(path):
+                data: bytes = blob.download_as_bytes(start=start, end=end - 1, raw_download=True)
+        except FileNotFoundError as error:
+            raise StorageError(f"{path} was replaced while it was read. Run again.") from error
         return data
 
-    return open_ranges(blob.size, fetch)
+    return open_ranges(found.size, fetch)
 
 
 def put(path: str, file: BinaryIO, size: int, crc32c: str) -> None:
@@ -163,7 +164,5 @@ def _explained(path: str, *, of_bucket: bool = False) -> Iterator[None]:
             f"{path}: access denied: {_NO_CREDENTIALS if anonymous else _NO_PERMISSION} on {bucket}. "
             f"The store said: {error.message}"
         ) from error
-    except exceptions.PreconditionFailed as error:
-        raise StorageError(f"{path} was replaced while it was read. Run again.") from error
     except GoogleAuthError as error:
         raise StorageError(f"{path}: the Google credentials cannot be used: {error}") from error

@@ -17,7 +17,7 @@ from apache_beam.io.filesystem import FileSystem
 from apache_beam.io.filesystems import FileSystems
 
 from transforms.files import FileStat as FileStat  # a part of this module's interface
-from transforms.files import StorageError
+from transforms.files import StorageError as StorageError
 
 _STORES = {"gs": "transforms.gcs", "s3": "transforms.s3"}
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://")

@@ -1,0 +1,142 @@
+"""Places to keep files, each seen through its vendor's own client: what Tayyar wrote is not read back by Tayyar."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from tests.servers import free_port, serving, tool
+
+KINDS = ["local", pytest.param("gs", marks=pytest.mark.outside), pytest.param("s3", marks=pytest.mark.outside)]
+KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
+
+
+class Storage(Protocol):
+    """A folder of files, by their names relative to it.
+
+    Attributes:
+        root: what Tayyar is given.
+    """
+
+    root: str
+
+    def put(self, name: str, data: bytes) -> None: ...
+
+    def names(self) -> list[str]: ...
+
+    def files(self) -> dict[str, bytes]: ...
+
+    def remove(self, name: str) -> None: ...
+
+
+class LocalStorage:
+    def __init__(self, root: Path) -> None:
+        self.root = str(root)
+
+    def put(self, name: str, data: bytes) -> None:
+        path = Path(self.root, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+    def names(self) -> list[str]:
+        return [str(path.relative_to(self.root)) for path in sorted(Path(self.root).rglob("*")) if path.is_file()]
+
+    def files(self) -> dict[str, bytes]:
+        return {name: Path(self.root, name).read_bytes() for name in self.names()}
+
+    def remove(self, name: str) -> None:
+        Path(self.root, name).unlink()
+
+
+class GcsStorage:
+    def __init__(self, url: str, bucket: str, folder: str) -> None:
+        from google.auth.credentials import AnonymousCredentials
+        from google.cloud.storage import Client
+
+        self.root = f"gs://{bucket}/{folder}"
+        self._folder = folder
+        client = Client("none", AnonymousCredentials(), client_options={"api_endpoint": url})
+        self._bucket = client.bucket(bucket)
+        if not self._bucket.exists():
+            client.create_bucket(bucket)
+
+    def put(self, name: str, data: bytes) -> None:
+        self._bucket.blob(f"{self._folder}/{name}").upload_from_string(data)
+
+    def names(self) -> list[str]:
+        blobs = self._bucket.list_blobs(prefix=f"{self._folder}/")
+        return [blob.name.removeprefix(f"{self._folder}/") for blob in blobs]
+
+    def files(self) -> dict[str, bytes]:
+        blobs = {name: self._bucket.blob(f"{self._folder}/{name}") for name in self.names()}
+        return {name: blob.download_as_bytes(raw_download=True) for name, blob in blobs.items()}
+
+    def remove(self, name: str) -> None:
+        self._bucket.blob(f"{self._folder}/{name}").delete()
+
+
+class S3Storage:
+    def __init__(self, url: str, bucket: str, folder: str) -> None:
+        self.root = f"s3://{bucket}/{folder}"
+        self._folder = folder
+        self._name = bucket
+        self._client = s3_client(url)
+        if bucket not in [found["Name"] for found in self._client.list_buckets()["Buckets"]]:
+            self._client.create_bucket(Bucket=bucket)
+
+    def put(self, name: str, data: bytes) -> None:
+        self._client.put_object(Bucket=self._name, Key=f"{self._folder}/{name}", Body=data)
+
+    def names(self) -> list[str]:
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._name, Prefix=f"{self._folder}/")
+        return [found["Key"].removeprefix(f"{self._folder}/") for page in pages for found in page.get("Contents", [])]
+
+    def files(self) -> dict[str, bytes]:
+        assert not self._client.list_multipart_uploads(Bucket=self._name).get("Uploads"), "unfinished uploads"
+        keys = {name: f"{self._folder}/{name}" for name in self.names()}
+        return {name: self._client.get_object(Bucket=self._name, Key=key)["Body"].read() for name, key in keys.items()}
+
+    def remove(self, name: str) -> None:
+        self._client.delete_object(Bucket=self._name, Key=f"{self._folder}/{name}")
+
+
+def s3_client(url: str, service: str = "s3") -> Any:
+    import boto3
+
+    return boto3.client(
+        service,
+        endpoint_url=url,
+        region_name="us-east-1",
+        aws_access_key_id=KEYS["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=KEYS["AWS_SECRET_ACCESS_KEY"],
+    )
+
+
+@contextlib.contextmanager
+def gcs_server(log: Path) -> Iterator[str]:
+    """Run Google Cloud Storage's emulator and give its URL."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    options = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory", "-external-url", url]
+    with serving([tool("fake-gcs-server"), *options], port, log):
+        yield url
+
+
+@contextlib.contextmanager
+def s3_server(log: Path, environment: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Run moto's S3 and give its URL."""
+    pytest.importorskip("moto.server", reason="moto is not here; pip install 'tayyar[dev]'")
+    port = free_port()
+    with serving([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port, log, environment):
+        yield f"http://127.0.0.1:{port}"
+
+
+def without_cloud() -> dict[str, str]:
+    """The environment of a person who has set up no cloud."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "GOOGLE_", "STORAGE_"))}

@@ -1,0 +1,399 @@
+"""The job where the data lies: one list of tests for local files, gs:// and s3://, the same bytes out of each."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from pipeline.plan import make_plan
+from tests.commands import ROOT, command, environment, started, tayyar, texts_embedded
+from tests.documents import documents
+from tests.storages import (
+    KEYS,
+    KINDS,
+    GcsStorage,
+    LocalStorage,
+    S3Storage,
+    Storage,
+    gcs_server,
+    s3_client,
+    s3_server,
+    without_cloud,
+)
+from transforms import storage
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A kind of storage, its server running and the environment pointing to it."""
+    log = tmp_path_factory.mktemp("server") / "log"
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "gs":
+            with gcs_server(log) as url:
+                patch.setenv("STORAGE_EMULATOR_HOST", url)
+                yield "gs"
+        elif request.param == "s3":
+            with s3_server(log) as url:
+                for name, value in {**KEYS, "AWS_ENDPOINT_URL_S3": url}.items():
+                    patch.setenv(name, value)
+                yield "s3"
+        else:
+            yield "local"
+
+
+@pytest.fixture
+def place(kind: str, tmp_path: Path) -> Storage:
+    """A fresh folder in the storage."""
+    if kind == "gs":
+        return GcsStorage(os.environ["STORAGE_EMULATOR_HOST"], "tayyar-tests", tmp_path.name)
+    if kind == "s3":
+        return S3Storage(os.environ["AWS_ENDPOINT_URL_S3"], "tayyar-tests", tmp_path.name)
+    return LocalStorage(tmp_path / "place")
+
+
+@pytest.fixture
+def reach(kind: str) -> Iterator[None]:
+    """Let this process reach the storage: its clients are made for the servers of these tests."""
+    clients = [import_module(module)._client for scheme, module in storage._STORES.items() if scheme == kind]
+    for client in clients:
+        client.cache_clear()
+    yield
+    for client in clients:
+        client.cache_clear()
+
+
+def corpus(per_file: int = 150, first_seed: int = 0) -> dict[str, bytes]:
+    """Files in three depths, plain and compressed, with a dead letter, by name."""
+    found = {}
+    for number, name in enumerate(["wiki_00.ndjson", "a/wiki_01.jsonl.gz", "a/b/wiki_02.json.bz2", "كلمة/x y.ndjson"]):
+        lines = documents(per_file, seed=first_seed + number)
+        data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode() + b"no json\n"
+        found[name] = gzip.compress(data, mtime=0) if ".gz" in name else bz2.compress(data) if ".bz2" in name else data
+    return found | {"wiki_03.ndjson": b"", "wiki_04.ndjson": b"no json\n"}
+
+
+def fill(place: Storage, files: dict[str, bytes]) -> None:
+    for name, data in files.items():
+        place.put(f"in/{name}", data)
+
+
+def arguments(place: Storage, url: str, *options: object) -> list[object]:
+    """What the job within a place is called with."""
+    where = ["--input", f"{place.root}/in/**", "--output", f"{place.root}/out", "--endpoint", url]
+    return ["run", *where, "--shard_bytes", 9000, "--max_dead_letter_ratio", 1, *options]
+
+
+def embed(place: Storage, url: str, *options: object, code: int = 0) -> str:
+    finished = tayyar(*arguments(place, url, *options), code=code)
+    return finished.stdout + finished.stderr
+
+
+def verify(place: Storage, code: int = 0) -> str:
+    return tayyar("verify", "--output", f"{place.root}/out", code=code).stderr
+
+
+def outputs(place: Storage) -> dict[str, bytes]:
+    """Embedded documents and dead letters, by name; the dead letters' source without its place."""
+    here = f'"source":"{place.root}/'.encode()
+    return {
+        name.removeprefix("out/"): data.replace(here, b'"source":"') if "/dead_letters/" in name else data
+        for name, data in place.files().items()
+        if name.startswith("out/") and not name.startswith("out/_job/")
+    }
+
+
+def expected(files: dict[str, bytes], folder: Path, url: str) -> dict[str, bytes]:
+    """What the job writes where it is simplest: in local files, by one process."""
+    place = LocalStorage(folder / "expected")
+    fill(place, files)
+    embed(place, url)
+    return outputs(place)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory, hash_tei: str) -> dict[str, bytes]:
+    """What must come out of the corpus."""
+    return expected(corpus(), tmp_path_factory.mktemp("plain"), hash_tei)
+
+
+def test_the_same_bytes_come_out_and_only_what_is_damaged_is_mended(
+    place: Storage, plain: dict[str, bytes], hash_tei: str
+) -> None:
+    fill(place, corpus())
+    assert "total: embeddings = 600, documents = 605, dead letters = 5" in embed(place, hash_tei)
+    assert outputs(place) == plain
+    assert len(plain) > 12
+    left = {name.removeprefix("out/_job/") for name in place.names() if name.startswith("out/_job/")}
+    assert {name for name in left if not name.startswith("receipts/")} >= {"job.json", "plan.ndjson", "report.json"}
+    assert not {name for name in left if "tmp" in name or name == "run.json"}
+    before = texts_embedded(hash_tei)
+    place.remove("out/_job/receipts/wiki_00-00001.json")
+    place.put("out/a/wiki_01-00000.ndjson", plain["a/wiki_01-00000.ndjson"][:-1])
+    place.put("out/كلمة/x y-00000.ndjson", plain["كلمة/x y-00000.ndjson"].replace(b"0.", b"1.", 1))
+    place.put("out/notes.txt", b"the user's own")
+    assert "x y-00000.ndjson" in verify(place, code=5)
+    place.remove("out/كلمة/x y-00000.ndjson")
+    embed(place, hash_tei)
+    assert 0 < texts_embedded(hash_tei) - before < 150
+    assert outputs(place) == plain | {"notes.txt": b"the user's own"}
+    place.remove("out/notes.txt")
+    verify(place)
+
+
+def test_a_killed_run_goes_on_where_it_was(place: Storage, tmp_path: Path, hash_tei: str) -> None:
+    files = corpus(per_file=1000)
+    fill(place, files)
+    before = texts_embedded(hash_tei)
+    rng = random.Random(3)
+    for _ in range(2):
+        enough = _receipts(place) + rng.randint(2, 12)
+        with started(*arguments(place, hash_tei, "--max_in_flight", 64)) as process:
+            while process.poll() is None and _receipts(place) < enough:
+                pass
+            process.kill()
+            assert process.wait() == -signal.SIGKILL
+    done = outputs(place)
+    embed(place, hash_tei)
+    assert texts_embedded(hash_tei) - before < 4000 * 1.25
+    found = outputs(place)
+    assert len(done) < len(found)
+    assert found == expected(files, tmp_path, hash_tei)
+    assert not [name for name in place.names() if "/tmp/" in name]
+    verify(place)
+
+
+def _receipts(place: Storage) -> int:
+    return sum("/receipts/" in name for name in place.names())
+
+
+def test_another_job_is_refused_and_a_changed_input_is_redone(place: Storage, tmp_path: Path, hash_tei: str) -> None:
+    files = corpus(per_file=20)
+    fill(place, files)
+    embed(place, hash_tei, "--text_field", "id")
+    whole = place.files()
+    assert "text_field was 'id' and is 'content'" in embed(place, hash_tei, code=2)
+    assert place.files() == whole
+    embed(place, hash_tei, "--overwrite")
+    files["a/wiki_01.jsonl.gz"] = corpus(per_file=12, first_seed=50)["a/wiki_01.jsonl.gz"]
+    place.put("in/a/wiki_01.jsonl.gz", files["a/wiki_01.jsonl.gz"])
+    before = texts_embedded(hash_tei)
+    embed(place, hash_tei)
+    assert 12 <= texts_embedded(hash_tei) - before <= 20
+    assert outputs(place) == expected(files, tmp_path, hash_tei)
+    verify(place)
+
+
+def test_worker_processes_reach_the_storage(place: Storage, kind: str, plain: dict[str, bytes], hash_tei: str) -> None:
+    workers: list[object] = ["--direct_running_mode", "multi_processing", "--direct_num_workers", 2]
+    fill(place, corpus())
+    with pytest.MonkeyPatch.context() as patch:
+        if kind == "s3":  # by Beam's options, which must get to the workers
+            workers += ["--s3_endpoint_url", os.environ["AWS_ENDPOINT_URL_S3"], "--s3_access_key_id", "key"]
+            workers += ["--s3_secret_access_key", "secret", "--s3_region_name", "us-east-1"]
+            for name in (*KEYS, "AWS_ENDPOINT_URL_S3"):
+                patch.delenv(name)
+        embed(place, hash_tei, *workers)
+    assert outputs(place) == plain
+
+
+def test_a_file_is_there_whole_or_not_at_all(place: Storage, reach: None) -> None:
+    path, temporary = f"{place.root}/a/b", f"{place.root}/t"
+
+    def chunks(fails: bool) -> Iterator[bytes]:
+        for _ in range(20):
+            yield (b"half of it" if fails else b"0123456789") * 100_000
+            assert fails or "a/b" not in place.names()
+        if fails:
+            raise RuntimeError("the endpoint is gone")
+
+    size, _ = storage.write_whole(path, temporary, chunks(fails=False))
+    assert size == 20_000_000
+    whole = place.files()
+    assert whole == {"a/b": b"0123456789" * 2_000_000}
+    with pytest.raises(RuntimeError):
+        storage.write_whole(path, temporary, chunks(fails=True))
+    assert place.files()["a/b"] == whole["a/b"]
+    assert place.names() in (["a/b"], ["a/b", "t"])  # a local run's temporary files are the next run's to delete
+
+
+@pytest.mark.parametrize("name", ["a.gz", "a*b", "a[1]", "\u0643 #%41", "a?b", "a//b"])
+def test_names_are_taken_literally_and_empty_files_are_files(place: Storage, reach: None, name: str) -> None:
+    path = f"{place.root}/{name}"
+    for data in (b"", b"plain"):
+        storage.write_whole(path, f"{place.root}/t", [data])
+        assert storage.read_bytes(path) == data
+        found = storage.stat(path)
+        assert found is not None
+        assert found.size == len(data)
+        if "//" not in name:
+            assert storage.list_below(place.root) == [found]
+            assert place.files() == {name: data}
+    storage.delete([path, f"{place.root}/nothing"])
+    assert storage.stat(path) is None
+    assert storage.read_bytes(path) is None
+    assert place.names() == []
+
+
+def test_a_file_is_read_from_anywhere_and_moved(place: Storage, reach: None) -> None:
+    data = random.Random(1).randbytes(10_000_000)
+    place.put("a", data)
+    with storage.open_for_reading(f"{place.root}/a") as file:
+        for start in (9_999_990, 0, 4_194_300, 4_194_304, 20_000_000):
+            file.seek(start)
+            assert file.read(20) == data[start : start + 20]
+        file.seek(0)
+        assert file.read() == data
+    storage.move(f"{place.root}/a", f"{place.root}/b/c")
+    assert place.files() == {"b/c": data}
+
+
+@pytest.mark.parametrize("kind", KINDS[1:], indirect=True)
+def test_an_object_that_is_replaced_while_it_is_read_is_an_error(place: Storage, reach: None) -> None:
+    place.put("a", bytes(10_000_000))
+    with storage.open_for_reading(f"{place.root}/a") as file:
+        file.read(1)
+        place.put("a", b"x" * 10_000_000)
+        with pytest.raises(storage.StorageError, match="was replaced while it was read"):
+            file.read()
+
+
+@pytest.mark.parametrize("pattern", ["*.ndjson", "wiki_0[03].*", "**.ndjson", "a/**/wiki_*", "a/", "wiki_00.ndjson"])
+def test_patterns_mean_the_same_everywhere(place: Storage, reach: None, tmp_path: Path, pattern: str) -> None:
+    found = []
+    for there in (place, LocalStorage(tmp_path / "expected")):
+        fill(there, corpus(per_file=1))
+        plan = make_plan([f"{there.root}/in/{pattern}"], f"{there.root}/out", 1000)
+        found.append([(source.name, source.path.removeprefix(there.root), source.size) for source in plan.sources])
+    assert found[0] == found[1] != []
+
+
+def refused(place: Storage, tei: str, *, inputs: str = "in/*", output: str = "out", **variables: str) -> str:
+    """Run the job without any cloud set up but what is given; it must end in one sentence before anything is sent."""
+    where = ["--input", inputs if "://" in inputs else f"{place.root}/{inputs}"]
+    where += ["--output", output if "://" in output else f"{place.root}/{output}"]
+    before = texts_embedded(tei)
+    finished = subprocess.run(
+        command("run", *where, "--endpoint", tei),
+        cwd=ROOT,
+        env=without_cloud() | {"PYTHONPATH": str(ROOT)} | variables,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert finished.returncode == 2, finished.stderr
+    assert texts_embedded(tei) == before
+    lines = finished.stderr.strip().splitlines()
+    assert len(lines) == 1, finished.stderr
+    return lines[0]
+
+
+@pytest.mark.parametrize("kind", KINDS[1:], indirect=True)
+def test_a_bucket_that_is_not_there_is_named(place: Storage, kind: str, hash_tei: str) -> None:
+    place.put("in/a.ndjson", b'{"content": "a"}\n')
+    nowhere = f"{kind}://no-such-bucket-here"
+    for where in ({"inputs": f"{nowhere}/in/*"}, {"inputs": f"{nowhere}/a.ndjson"}, {"output": f"{nowhere}/out"}):
+        said = refused(place, hash_tei, **where, **_cloud(kind))
+        assert f"there is no bucket {nowhere}. Check the name, or create it." in said
+
+
+def _cloud(kind: str) -> dict[str, str]:
+    if kind == "gs":
+        return {"STORAGE_EMULATOR_HOST": os.environ["STORAGE_EMULATOR_HOST"]}
+    return {**KEYS, "AWS_ENDPOINT_URL_S3": os.environ["AWS_ENDPOINT_URL_S3"]}
+
+
+@pytest.mark.parametrize("kind", ["local"], indirect=True)
+def test_an_unknown_scheme_is_refused(place: Storage, kind: str, hash_tei: str) -> None:
+    place.put("in/a.ndjson", b'{"content": "a"}\n')
+    assert "hdfs:// is not known here" in refused(place, hash_tei, output="hdfs://host/out")
+
+
+@pytest.mark.outside
+def test_missing_credentials_and_permissions_in_s3_are_named(tmp_path: Path, hash_tei: str) -> None:
+    source = LocalStorage(tmp_path / "place")
+    source.put("in/a.ndjson", b'{"content": "a"}\n')
+    # Setting up takes five requests that need no permission; from then on moto checks them.
+    with s3_server(tmp_path / "log", {"INITIAL_NO_AUTH_ACTION_COUNT": "3"}) as url:
+        s3_client(url).create_bucket(Bucket="guarded")
+        user = s3_client(url, "iam")
+        user.create_user(UserName="nobody")
+        key = user.create_access_key(UserName="nobody")["AccessKey"]
+        cloud = {"AWS_ENDPOINT_URL_S3": url, "AWS_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
+        none = refused(source, hash_tei, output="s3://guarded/out", **cloud)
+        assert "no AWS credentials were found. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in none
+        wrong = {"AWS_ACCESS_KEY_ID": "wrong", "AWS_SECRET_ACCESS_KEY": "wrong"}
+        assert "access denied" in refused(source, hash_tei, output="s3://guarded/out", **cloud, **wrong)
+        keys = {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]}
+        said = refused(source, hash_tei, output="s3://guarded/out", **cloud, **keys)
+        assert "grant s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket on s3://guarded" in said
+        assert "s3:ListBucket" in refused(source, hash_tei, inputs="s3://guarded/in/*", **cloud, **keys)
+
+
+class _Denies(BaseHTTPRequestHandler):
+    """What Google's store says to someone who may not."""
+
+    def do_GET(self) -> None:
+        body = b'{"error": {"code": 403, "message": "caller does not have storage.objects.create access"}}'
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(403)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_GET  # noqa: N815 # named by the standard library
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_missing_credentials_for_google_are_named(tmp_path: Path, hash_tei: str) -> None:
+    source = LocalStorage(tmp_path / "place")
+    source.put("in/a.ndjson", b'{"content": "a"}\n')
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Denies)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        cloud = {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{server.server_address[1]}"}
+        for where in ({"output": "gs://guarded/out"}, {"inputs": "gs://guarded/in/*"}):
+            said = refused(source, hash_tei, **where, **cloud)
+            assert "access denied: no Google credentials were found. Run `gcloud auth" in said
+            assert "roles/storage.objectUser on gs://guarded" in said
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    said = refused(source, hash_tei, output="gs://guarded/out", GOOGLE_APPLICATION_CREDENTIALS="/no/such/key.json")
+    assert "/no/such/key.json was not found" in said
+
+
+def test_a_missing_extra_is_named(tmp_path: Path, hash_tei: str) -> None:
+    without = (
+        "import sys; sys.modules['boto3'] = None; from pipeline.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
+    where = ("--input", "s3://bucket/in/*", "--output", str(tmp_path / "out"), "--endpoint", hash_tei)
+    finished = subprocess.run(
+        [sys.executable, "-c", without, "run", *where],
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert finished.returncode == 2
+    assert "pip install 'tayyar[aws]'" in finished.stderr
