@@ -91,11 +91,19 @@ def _keep(output: OutputFolder, receipt: Receipt, letters: bytes) -> None:
     if letters:
         output.write(output.dead_letters(receipt.shard), [letters])
     else:
-        output.delete([output.dead_letters(receipt.shard)])
+        _delete(output, output.dead_letters(receipt.shard))
     output.write(output.receipt(receipt.shard), [encode_receipt(receipt)])
     output.delete([_promise(receipt.shard)])
     output.delete([_aside(receipt.shard)])
     storage.delete_empty_folder(output.path(FOLDER))
+
+
+def _delete(output: OutputFolder, name: str) -> None:
+    """Delete a file, and the folders that are empty without it."""
+    output.delete([name])
+    while "/" in name:
+        name = name.rpartition("/")[0]
+        storage.delete_empty_folder(output.path(name))
 
 
 def _content(path: str) -> Iterator[bytes]:

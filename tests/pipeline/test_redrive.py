@@ -90,9 +90,9 @@ def test_what_succeeds_ends_as_if_it_had_succeeded_at_first(
     after = json.loads((output / "_job/report.json").read_bytes())["totals"]
     assert after["tokens"] > damaged["tokens"]
     assert after["seconds"] == damaged["seconds"]
-    assert sorted(path.name for path in (output / "_job").iterdir()) == sorted(
-        path.name for path in (clean / "_job").iterdir()
-    )
+    assert {path.relative_to(output) for path in output.rglob("*")} == {
+        path.relative_to(clean) for path in clean.rglob("*")
+    }
     tayyar("verify", "--output", output)
 
 
