@@ -61,7 +61,7 @@ def timeline(receipts: Sequence[Receipt]) -> dict[str, Any]:
     done = np.interp(edges, times, documents)
     return {
         "bucket_seconds": width,
-        "documents_per_second": (np.diff(done) / np.diff(edges)).round(1).tolist(),
+        "documents_per_second": (np.diff(done) / np.diff(edges)).round(2).tolist(),
         "pauses_at": [
             round(later.before, 3)
             for earlier, later in itertools.pairwise(stretches)
