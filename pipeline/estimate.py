@@ -123,9 +123,8 @@ def make_estimate(
         options: what to embed, how, and at what price.
     """
     documents = [record.parsed for record in sample.records if isinstance(record.parsed, Document)]
-    share = len(documents) / len(sample.records)
+    expected = sample.total.value * len(documents) / len(sample.records)
     shards = _shards(plan, sample)
-    seconds = sample.total.value * share / speed.best.documents_per_second
     return {
         "version": VERSION,
         "files": len(plan.sources),
@@ -134,17 +133,24 @@ def make_estimate(
         "sampled": len(sample.records),
         "records": round(sample.total.value),
         "records_interval": [round(sample.total.low), round(sample.total.high)],
-        "documents": round(sample.total.value * share),
+        "documents": round(expected),
         "dead_letters": _dead_letters(sample),
-        **_token_fields(tokens, info, options.endpoint, sample.total.value * share),
+        **_token_fields(tokens, info, options.endpoint, expected),
         "duplicates_share": _duplicates(documents),
-        "output_bytes": round(sample.total.value * share * _output_bytes(documents, speed, options.embedding_field)),
-        "requests": shards * math.ceil(sample.total.value * share / shards / info.batch_limit),
+        "output_bytes": round(expected * _output_bytes(documents, speed, options.embedding_field)),
+        "requests": shards * math.ceil(expected / shards / info.batch_limit),
+        **_time_fields(expected, speed, options.price_per_hour),
+    }
+
+
+def _time_fields(documents: float, speed: Speed, price_per_hour: float | None) -> dict[str, Any]:
+    seconds = documents / speed.best.documents_per_second
+    return {
         "levels": [asdict(level) for level in speed.levels],
         "documents_per_second": speed.best.documents_per_second,
         "seconds": seconds,
-        "price_per_hour": options.price_per_hour,
-        "dollars": None if options.price_per_hour is None else options.price_per_hour * seconds / 3600,
+        "price_per_hour": price_per_hour,
+        "dollars": None if price_per_hour is None else price_per_hour * seconds / 3600,
     }
 
 

@@ -43,9 +43,7 @@ def make_report(
         estimate: what `plan` expected; None if it was not asked.
     """
     receipts = list(ledger.receipts())
-    latency: Counter[int] = Counter()
-    for receipt in receipts:
-        latency.update(receipt.statistics.latency_ms)
+    latency = _latency(receipts)
     totals = _totals(ledger, receipts, price_per_hour)
     return {
         "version": VERSION,
@@ -68,6 +66,13 @@ def make_report(
         "sources": [_source_line(source) for source in ledger.sources],
         "job": asdict(job),
     }
+
+
+def _latency(receipts: Iterable[Receipt]) -> Counter[int]:
+    latency: Counter[int] = Counter()
+    for receipt in receipts:
+        latency.update(receipt.statistics.latency_ms)
+    return latency
 
 
 def _totals(ledger: Ledger, receipts: Sequence[Receipt], price_per_hour: float | None) -> dict[str, Any]:
