@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     one.set_defaults(run=_startup)
 
     one = commands.add_parser("workers", help="two worker processes against one")
-    one.add_argument("--documents", type=int, default=60_000)
+    one.add_argument("--documents", type=int, default=100_000)
     one.set_defaults(run=_workers)
 
     one = commands.add_parser("scale", help="the tutorial's whole corpus, killed and resumed: 15 GB of disk")

@@ -36,7 +36,7 @@ def compare(work: Path, documents: int, rounds: int, endpoint: Endpoint, names: 
     corpus.write_corpus(large, [documents - documents // _FILES, documents // _FILES])
     corpus.write_corpus(small, [1])
     present = [each for each in CONTESTANTS if not each.missing and (not names or each.name in names)]
-    idle = {each.name: run(each, small, work, endpoint).usage.cpu for each in present}
+    idle = {each.name: _idle(each, small, work, endpoint, rounds) for each in present}
     runs: dict[str, list[Measured]] = {each.name: [] for each in present}
     for _ in range(rounds):
         for each in present:
@@ -44,6 +44,10 @@ def compare(work: Path, documents: int, rounds: int, endpoint: Endpoint, names: 
             table.say(f"{each.name}: {runs[each.name][-1].usage.cpu / documents * 1e6:.0f} µs a document")
     rows = [_row(name, measured, idle[name]) for name, measured in runs.items()]
     return with_ratios(rows)
+
+
+def _idle(contestant: Contestant, source: Path, work: Path, endpoint: Endpoint, rounds: int) -> float:
+    return statistics.median(run(contestant, source, work, endpoint).usage.cpu for _ in range(rounds))
 
 
 def run(contestant: Contestant, source: Path, work: Path, endpoint: Endpoint) -> Measured:

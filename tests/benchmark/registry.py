@@ -69,7 +69,10 @@ CONTESTANTS = (
         "RunInference", "Beam's RemoteModelHandler, 32 texts a request, JSON replies", _program("run_inference")
     ),
     Contestant(
-        "Ray Data", "map_batches, 32 texts a request, 16 actors, JSON replies", _program("ray_data"), ("ray", "pyarrow")
+        "Ray Data",
+        "map_batches, an actor a core, 32 texts a request, 16 in flight, JSON replies",
+        _program("ray_data"),
+        ("ray", "pyarrow"),
     ),
     Contestant("Daft", "a UDF, 32 texts a request, 16 in flight, JSON replies", _program("daft_udf"), ("daft",)),
     Contestant(

@@ -39,11 +39,12 @@ def _run(source: Path, output: Path, url: str, options: tuple[object, ...]) -> p
 
 
 def _row(name: str, documents: int, idle: process.Usage, full: process.Usage) -> table.Row:
+    seconds = full.wall - idle.wall
     return {
         "mode": name,
         "wall s": full.wall,
         "start-up s": idle.wall,
-        "documents/s after start-up": documents / (full.wall - idle.wall),
+        "documents/s after start-up": documents / seconds if seconds > 0 else None,  # a busy machine
         "CPU µs/document after start-up": (full.cpu - idle.cpu) / documents * 1e6,
         "peak MB": full.peak_mb,
     }
