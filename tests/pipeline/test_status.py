@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 from pathlib import Path
@@ -10,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.at_work import AtWork
+from pipeline.errors import ExitCode
 from pipeline.ledger import Ledger, SourceLedger
+from pipeline.options import StatusOptions
 from pipeline.plan import Plan
-from pipeline.status import Screen, State, Status, judge, lines_of, status_of
+from pipeline.status import Screen, State, Status, judge, lines_of, status, status_of
 from tests.commands import started, tayyar
 from tests.documents import write_corpus
 from tests.pipeline.test_job import JOB
@@ -115,35 +118,48 @@ def test_a_terminal_is_drawn_over_and_a_file_is_not() -> None:
     assert "\x1b" not in file.getvalue()
 
 
-def test_a_killed_run_is_stopped_and_a_whole_one_finished(tmp_path: Path, hash_tei: str) -> None:
-    write_corpus(tmp_path / "in", files=3, per_file=300)
-    output = tmp_path / "out"
-    job = ("--input", f"{tmp_path}/in/**", "--output", output, "--endpoint", hash_tei, "--shard_bytes", 9000)
-    tayyar("run", *job)
-    finished = json.loads(tayyar("status", "--output", output, "--json").stdout)
-    assert (finished["state"], finished["embedded"], finished["records_expected"]) == ("finished", 900, 900)
-    assert tayyar("status", "--output", output, "--watch").stdout.startswith("finished: ")
-    for path in list((output / "_job/receipts/a").rglob("*.json")):
-        path.unlink()
-    ended = {"host": socket.gethostname(), "pid": 2**22 + 1, "since": "2026-01-02T03:04:05+00:00"}
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, hash_tei: str) -> Path:
+    """The output folder of a run of 90 documents in three files."""
+    root = tmp_path_factory.mktemp("status")
+    write_corpus(root / "in", files=3, per_file=30)
+    tayyar("run", "--input", root / "in", "--output", root / "out", "--endpoint", hash_tei, "--shard_bytes", 4000)
+    return root / "out"
+
+
+@pytest.fixture
+def broken(whole: Path, tmp_path: Path) -> Path:
+    """The same, as if its run had been killed before one file's receipts were written."""
+    output = Path(shutil.copytree(whole, tmp_path / "out"))
+    shutil.rmtree(output / "_job/receipts/a")
+    ended = {"host": GONE.host, "pid": GONE.pid, "since": GONE.since}
     (output / "_job/run.json").write_text(json.dumps(ended))
-    said = tayyar("status", "--output", output).stdout
-    assert said.startswith("stopped: ")
-    assert "1 of 3 files" in said
+    return output
 
 
-def test_watching_ends_with_control_c_without_a_word(tmp_path: Path, hash_tei: str) -> None:
-    write_corpus(tmp_path / "in", files=1, per_file=20)
-    output = tmp_path / "out"
-    tayyar("run", "--input", tmp_path / "in", "--output", output, "--endpoint", hash_tei)
-    next((output / "_job/receipts").glob("*.json")).unlink()
-    with started("status", "--output", output, "--watch", "--json") as watching:
+def said(output: Path, **how: bool) -> str:
+    stream = io.StringIO()
+    options = StatusOptions(str(output), how.get("watch", False), how.get("json", False))
+    assert status(options, stream) is ExitCode.DONE
+    return stream.getvalue()
+
+
+def test_a_killed_run_is_stopped_and_a_whole_one_finished(whole: Path, broken: Path) -> None:
+    finished = json.loads(said(whole, json=True))
+    assert (finished["state"], finished["embedded"], finished["records_expected"]) == ("finished", 90, 90)
+    assert said(whole, watch=True).startswith("finished: ")
+    assert said(broken).startswith("stopped: ")
+    assert "1 of 3 files" in said(broken)
+
+
+def test_watching_ends_with_control_c_without_a_word(broken: Path) -> None:
+    with started("status", "--output", broken, "--watch", "--json") as watching:
         assert watching.stdout is not None
         assert json.loads(watching.stdout.readline())["state"] == "stopped"
         os.kill(watching.pid, signal.SIGINT)
         rest, _ = watching.communicate(timeout=20)
-    assert watching.returncode == 0
-    assert "Traceback" not in rest
+        assert watching.returncode == 0
+        assert "Traceback" not in rest
 
 
 def test_a_folder_that_is_none_of_ours_is_refused(tmp_path: Path) -> None:
