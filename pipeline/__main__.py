@@ -31,6 +31,10 @@ def main(arguments: list[str]) -> int:
         return _serve(arguments[1:])
     parser = make_parser()
     options, rest = parser.parse_known_args(arguments)
+    if rest and not rest[0].startswith("-"):
+        parser.error(
+            f"{rest[0]} belongs to no option: put quotes around a pattern, or the shell replaces it by its files"
+        )
     if rest and options.command != "run":
         parser.error(f"unknown option {rest[0].partition('=')[0]}: see tayyar {options.command} --help")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")

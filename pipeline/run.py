@@ -11,13 +11,12 @@ from datetime import datetime, timezone
 from importlib import metadata
 
 import apache_beam as beam
-import orjson
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineState
 from tqdm import tqdm
 
-from pipeline import graph
+from pipeline import at_work, graph
 from pipeline.check import require_usable
 from pipeline.endpoint import reached
 from pipeline.errors import ExitCode, PipelineFailed
@@ -107,7 +106,7 @@ def _prepare(output: OutputFolder, plan: Plan, job: Job, overwrite: bool) -> Led
     if overwrite:
         _delete_former_job(output)
     require_same_job(read_job(output), job, output.root)
-    _announce(output)
+    at_work.announce(output)
     files = output.list()
     ledger = read_ledger(plan, output, job.digest, files)
     if ledger.gone:
@@ -133,36 +132,9 @@ def _delete_former_job(output: OutputFolder) -> None:
         if name.startswith(output.receipts + "/"):
             shard = name.removeprefix(output.receipts + "/").removesuffix(".json")
             names.add(output.embedded(shard))
-    # The job's own description goes last: until then, an interrupted deletion is still the former job's folder.
-    output.delete(sorted(names - {output.job}))
-    output.delete([output.job])
-
-
-def _announce(output: OutputFolder) -> None:
-    """Warn if another run seems to be at work in this folder, and leave word that this one is."""
-    name, host, pid = f"{JOB}/run.json", socket.gethostname(), os.getpid()
-    data = output.read(name)
-    if data is not None:
-        other = orjson.loads(data)
-        if other["host"] != host or (other["pid"] != pid and _is_alive(other["pid"])):
-            _logger.warning(
-                "another run (process %s on %s, since %s) may still be at work in %s; "
-                "two at once do no harm, but send texts twice",
-                *(other[key] for key in ("pid", "host", "since")),
-                output.root,
-            )
-    since = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    output.write(name, [orjson.dumps({"host": host, "pid": pid, "since": since}, option=orjson.OPT_APPEND_NEWLINE)])
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # it is somebody else's
-    return True
+    # Receipts name the files to delete, so they go behind them; and the job's description last: until then, an
+    # interrupted deletion leaves the former job's folder.
+    output.delete(sorted(names, key=lambda name: (name == output.job, name.startswith(f"{JOB}/"), name)))
 
 
 def _opening(plan: Plan, before: Ledger, job: Job) -> str:
@@ -228,7 +200,7 @@ def _stale(ledger: Ledger, output: OutputFolder, files: Iterable[str]) -> list[s
 
 def _clean_up(output: OutputFolder) -> None:
     """Remove what is left of this run's temporary files, and the word that it is at work."""
-    output.delete([f"{JOB}/run.json"])
+    at_work.withdraw(output)
     mine = f"{output.temporary}/{output.run}-"
     output.delete(name for name in output.list(output.temporary) if name.startswith(mine))
     output.tidy()

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.errors import UsageError
 from pipeline.options import RunOptions, absolute, make_parser, output_folder, run_options
+from tests.commands import tayyar
 from transforms.tei.settings import Overlong
 
 ROOT = Path(__file__).parents[2]
@@ -199,3 +200,10 @@ def test_the_command_line_is_there_before_anything_heavy() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+def test_a_pattern_without_quotes_is_told_from_an_unknown_option(tmp_path: Path) -> None:
+    said = tayyar("run", "--input", "a.ndjson", "b.ndjson", "--output", tmp_path, "--setup_file", "./setup.py", code=2)
+    assert "b.ndjson belongs to no option: put quotes" in said.stderr
+    said = tayyar("run", "--input", "a.ndjson", "--output", tmp_path, "--setup_file", "./setup.py", code=2)
+    assert "belongs to no option" not in said.stderr
