@@ -51,8 +51,8 @@ def beam_options(arguments: Sequence[str]) -> PipelineOptions:
     Raises:
         UsageError: for an option that nobody knows, and for a mode that loses data.
     """
-    # A worker's INFO is about Beam's own channels, and is many lines for each worker.
-    defaults = [f"--runner={DEFAULT_RUNNER}", "--default_sdk_harness_log_level=WARNING"]
+    # A worker's INFO is about Beam's own channels, many lines each. WARN: Java job servers do not know WARNING.
+    defaults = [f"--runner={DEFAULT_RUNNER}", "--default_sdk_harness_log_level=WARN"]
     options = PipelineOptions([*defaults, *arguments])
     runner = options.view_as(StandardOptions).runner.lower()
     if runner not in _PORTABLE:
