@@ -15,7 +15,9 @@ logger = logging.getLogger(__name__)
 
 
 class Patience:
-    """Counts the time since the first failure after the last success, so that time without work counts for nothing.
+    """Counts the time since the last success, or since the first failure after it began where that was later.
+
+    So neither time without work counts, nor what a request that hangs waits for while others succeed.
 
     Says in the log that it waits, and for what, more and more rarely: a run that stands still is not silent.
 
@@ -28,15 +30,20 @@ class Patience:
         self._limit = limit
         self._clock = clock
         self._failing_since: float | None = None
+        self._succeeded_at = float("-inf")
         self._next_notice = FIRST_NOTICE
         self._lock = threading.Lock()
 
     def succeeded(self) -> None:
         """Starts anew."""
-        if self._failing_since is not None and self._next_notice > FIRST_NOTICE:
-            logger.warning("the endpoint answers again, after %.0f s", self._clock() - self._failing_since)
-        self._failing_since = None
-        self._next_notice = FIRST_NOTICE
+        now = self._clock()
+        with self._lock:
+            since, noticed = self._failing_since, self._next_notice > FIRST_NOTICE
+            self._succeeded_at = now
+            self._failing_since = None
+            self._next_notice = FIRST_NOTICE
+        if since is not None and noticed:
+            logger.warning("the endpoint answers again, after %.0f s", now - since)
 
     def failed(self, started: float, url: str, what: str) -> None:
         """Counts a request that began at `started`.
@@ -44,20 +51,21 @@ class Patience:
         Raises:
             EndpointUnreachable: nothing has succeeded for too long.
         """
+        now = self._clock()
         with self._lock:
-            since = self._failing_since
-            if since is None:
-                since = self._failing_since = started
-        seconds = self._clock() - since
+            if self._failing_since is None:
+                self._failing_since = max(started, self._succeeded_at)
+            seconds = now - self._failing_since
+            notice = seconds >= self._next_notice
+            if notice:
+                self._next_notice = 2 * seconds
         if seconds >= self._limit:
             raise EndpointUnreachable(
                 f"no request to {url} has succeeded for {seconds:.0f} s (--give_up_after {self._limit:g}); "
                 f"the last one: {what}"
             )
-        with self._lock:
-            if seconds < self._next_notice:
-                return
-            self._next_notice = 2 * seconds
+        if not notice:
+            return
         left = self._limit - seconds
         logger.warning("no answer from %s for %.0f s (%s); waiting for %.0f s more", url, seconds, what, left)
 

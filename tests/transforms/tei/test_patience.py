@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+
 import pytest
 
 from transforms.tei.errors import EndpointUnreachable
@@ -56,3 +59,38 @@ def test_a_short_failure_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
     patience.failed(101, "http://a", "refused")
     patience.succeeded()
     assert not caplog.messages
+
+
+def test_a_request_that_hung_is_not_held_against_those_that_succeeded_meanwhile() -> None:
+    clock = Clock()
+    patience = Patience(10, clock)
+    clock.now = 159
+    patience.succeeded()
+    clock.now = 160
+    patience.failed(100, "http://a", "no reply within 60 s")
+    assert patience.left == 9
+    clock.now = 169
+    with pytest.raises(EndpointUnreachable, match="for 10 s"):
+        patience.failed(165, "http://a", "refused")
+
+
+def test_two_successes_at_once_end_one_wait() -> None:
+    clock = Clock()
+    meanwhile: list[Callable[[Patience], None]] = []
+
+    def interrupted() -> float:
+        if meanwhile:
+            thread = threading.Thread(target=meanwhile.pop(), args=(patience,))
+            thread.start()
+            thread.join(5)
+            assert not thread.is_alive()
+        return clock.now
+
+    patience = Patience(600, interrupted)
+    for _ in range(2):
+        patience.failed(100, "http://a", "refused")
+        clock.now += 5
+    patience.failed(100, "http://a", "refused")
+    meanwhile.append(Patience.succeeded)
+    patience.succeeded()
+    assert patience.left == 600
