@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# The job on Apache Flink, with the arguments of `tayyar run` and Beam's own. Needs Java 11 or 17.
+#
+#   run_scripts/flink.sh --input 'wiki/*.ndjson' --output embedded --endpoint http://HOST:PORT
+#       a Flink of its own on this machine, to try it
+#
+#   run_scripts/flink.sh --flink_master HOST:8081 --input gs://… --output gs://… --endpoint http://HOST:PORT
+#       a cluster: its version and its number of slots are asked of it. Python workers are expected beside each
+#       task manager at localhost:50000, which is what this starts there:
+#
+#   run_scripts/flink.sh workers [PORT]
+#       The workers take from their own environment what they need: STORAGE and AWS variables, the token's variable.
+#
+# Whatever is given is kept: --parallelism, --flink_version, --flink_job_server_jar (otherwise Beam fetches it from
+# Maven Central, once), --environment_type DOCKER with --environment_config IMAGE, --number_of_execution_retries, …
+set -euo pipefail
+. "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
+
+use_environment local
+
+if [ "${1:-}" = workers ]; then
+    PATH=$venv/bin:$PATH exec "$venv/bin/python" -m apache_beam.runners.worker.worker_pool_main \
+        --service_port="${2:-50000}"
+fi
+
+# Prints the value of an option among the arguments; fails if it is not there.
+value_of() {
+    local name=--$1
+    shift
+    while [ $# -gt 0 ]; do
+        case $1 in
+            "$name") echo "${2:-}" && return ;;
+            "$name"=*) echo "${1#*=}" && return ;;
+        esac
+        shift
+    done
+    return 1
+}
+
+# Adds an option unless it was given.
+default() {
+    value_of "$1" "${arguments[@]}" >/dev/null || arguments+=("--$1" "$2")
+}
+
+# Prints one field of what the cluster says of itself.
+overview() {
+    "$venv/bin/python" - "$1" "$2" <<'PYTHON'
+import json, sys, urllib.request
+
+master = sys.argv[1] if "://" in sys.argv[1] else f"http://{sys.argv[1]}"
+print(json.load(urllib.request.urlopen(f"{master.rstrip('/')}/overview", timeout=20))[sys.argv[2]])
+PYTHON
+}
+
+command -v java >/dev/null || fail "Flink needs Java, and there is no java on the PATH. On Debian: apt install default-jre-headless"
+arguments=("$@")
+default runner FlinkRunner
+default flink_master '[local]'
+master=$(value_of flink_master "${arguments[@]}")
+if [ "$master" != '[local]' ] && [ "$master" != '[auto]' ]; then
+    version=$(overview "$master" flink-version) || fail "no Flink answers at $master; give its REST address: --flink_master HOST:8081"
+    default flink_version "${version%.*}"
+    default parallelism "$(overview "$master" slots-total)"
+    default environment_type EXTERNAL
+    if [ "$(value_of environment_type "${arguments[@]}")" = EXTERNAL ]; then
+        default environment_config localhost:50000
+    fi
+fi
+exec "$venv/bin/tayyar" run "${arguments[@]}"
