@@ -15,6 +15,7 @@ from transforms.tei.batching import cut
 from transforms.tei.contact import Acquaintance, Contact, Unavailable
 from transforms.tei.dispatcher import Dispatcher, Endpoint
 from transforms.tei.errors import EndpointError, ModelChanged
+from transforms.tei.grammar import Action
 from transforms.tei.http import HttpTransport, Transport
 from transforms.tei.info import ServerInfo, check_same_model
 from transforms.tei.jitter import Jitter
@@ -70,7 +71,7 @@ class TeiClient:
         clock: seconds.
         rng: chooses delays, endpoints, and the known sentence's place.
         pace: what all delays are multiplied by.
-        canary_every: a known sentence goes with one request in so many.
+        canary_every: a known sentence goes with the first request and then one in so many; None for none.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class TeiClient:
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
         pace: float = 1.0,
-        canary_every: int = CANARY_EVERY,
+        canary_every: int | None = CANARY_EVERY,
     ) -> None:
         if not settings.urls:
             raise ValueError("a client needs at least one endpoint URL")
@@ -92,7 +93,7 @@ class TeiClient:
         self._rng = rng or random.Random()
         self._jitter = Jitter(self._rng, pace)
         self._canary_every = canary_every
-        self._batches = itertools.count(1)
+        self._batches = itertools.count()
         self._numbers = itertools.count()
         self._patience = Patience(settings.give_up_after, clock)
         self._closing = threading.Event()
@@ -200,7 +201,8 @@ class TeiClient:
                 try:
                     answer = ask(url)
                 except Unavailable as error:
-                    self._patience.failed(started, url, str(error))
+                    overloaded = error.verdict.action is Action.SLOW_DOWN
+                    self._patience.failed(started, url, str(error), overloaded)
                 else:
                     self._patience.succeeded()
                     return answer
@@ -248,7 +250,7 @@ class TeiClient:
             raise self._failure
 
     def _wants_canary(self) -> bool:
-        return next(self._batches) % self._canary_every == 0
+        return self._canary_every is not None and next(self._batches) % self._canary_every == 0
 
 
 def connect(settings: EndpointSettings) -> HttpTransport:

@@ -173,7 +173,8 @@ class Contact:
         if reply.status in MISSING_ROUTE and wire is not None and wire.format is WireFormat.OPENAI_BASE64:
             raise RouteMissing(target)
         # What the server finds wrong with a short sentence is wrong with the job's settings.
-        if verdict.action is Action.STOP or (verdict.action is Action.SPLIT and reply.status in (413, 422)):
+        refused = reply.status == 413 or (reply.status == 422 and verdict.action is Action.SPLIT and verdict.own)
+        if verdict.action is Action.STOP or refused:
             raise refusal(target, verdict, self._settings, reply.headers)
         raise Unavailable(verdict)
 

@@ -12,6 +12,7 @@ import orjson
 from transforms.records import Reason
 
 MOST_SHOWN = 300  # characters of a reply that a message repeats
+BATCH_MAXIMUM = re.compile(r"batch size \d+ > maximum allowed batch size (\d{1,9})\b", re.IGNORECASE | re.ASCII)
 LONGEST_WAIT = 600.0  # seconds; a gateway that asks for more is asked again before
 
 
@@ -37,6 +38,7 @@ class Verdict:
         status: the HTTP status; None where no reply came.
         reason: what a single text is rejected for, where it comes to that.
         retry_after: seconds that the endpoint asked to wait; None where it did not ask.
+        own: whether the server itself speaks, in JSON: pages and plain text may be a gateway's.
     """
 
     action: Action
@@ -44,6 +46,7 @@ class Verdict:
     status: int | None = None
     reason: Reason = Reason.REJECTED_BY_ENDPOINT
     retry_after: float | None = None
+    own: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ TABLE = (
     _row(413, then=Action.SPLIT, json=True),
     _row(413, then=Action.SPLIT_BYTES),
     _row(400, then=Action.STOP, says=r"invalid state|endpoint is in error"),
-    _row(400, 422, then=Action.SPLIT),
+    _row(400, 415, 422, then=Action.SPLIT),
     _row(408, 425, then=Action.WAIT),
 )
 
@@ -91,7 +94,7 @@ def verdict_on(status: int, headers: Mapping[str, str], body: bytes) -> Verdict:
     row = next((row for row in TABLE if _fits(row, status, message, is_json)), None)
     action = row.action if row else (Action.WAIT if status >= 500 else Action.STOP)
     reason = row.reason if row else Reason.REJECTED_BY_ENDPOINT
-    return Verdict(action, message[:MOST_SHOWN], status, reason, _retry_after(headers))
+    return Verdict(action, message[:MOST_SHOWN], status, reason, _retry_after(headers), is_json)
 
 
 def no_reply(what: str) -> Verdict:

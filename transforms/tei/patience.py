@@ -45,7 +45,7 @@ class Patience:
         if since is not None and noticed:
             logger.warning("the endpoint answers again, after %.0f s", now - since)
 
-    def failed(self, started: float, url: str, what: str) -> None:
+    def failed(self, started: float, url: str, what: str, overloaded: bool = False) -> None:
         """Counts a request that began at `started`.
 
         Raises:
@@ -67,7 +67,8 @@ class Patience:
         if not notice:
             return
         left = self._limit - seconds
-        logger.warning("no answer from %s for %.0f s (%s); waiting for %.0f s more", url, seconds, what, left)
+        trouble = f"{url} is overloaded" if overloaded else f"no answer from {url}"
+        logger.warning("%s for %.0f s (%s); waiting for %.0f s more", trouble, seconds, what, left)
 
     @property
     def left(self) -> float:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from transforms.records import Reason
 from transforms.tei.contact import Unavailable
 from transforms.tei.dispatcher import Assignment, Dispatcher, Ending
-from transforms.tei.grammar import Action, Verdict
+from transforms.tei.grammar import BATCH_MAXIMUM, Action, Verdict
 from transforms.tei.jitter import Jitter
 from transforms.tei.patience import Patience
 from transforms.tei.settings import Overlong
@@ -19,6 +19,8 @@ BODY_LIMIT = 1_500_000  # bytes; servers take 2,000,000 unless told otherwise
 LEAST_BODY_LIMIT = 10_000  # whoever refuses this many bytes does not do so because of their number
 BATCH_TRIES = 3  # of a batch that may hold a bad text, before it is halved
 LONE_TRIES = 7  # of a text alone, before it is blamed
+PAGE_TRIES = 3  # of a text alone that a page refuses, perhaps a gateway's, while the known sentence is taken
+SERVERS_TAKE = 2_000_000  # bytes of a body, unless told otherwise
 FIRST_DELAY = 0.1  # seconds
 LONGEST_DELAY = 5.0  # before a text that may be bad is tried again
 LONGEST_WAIT = 1.0  # after a failure of the endpoint, which rests by itself where it must
@@ -28,13 +30,15 @@ class Remedies:
     """One remedy for each `Action` but STOP. Shared by all threads.
 
     Attributes:
-        body_limit: bytes that a request's body may have; shrinks where the endpoint takes less.
+        body_limit: bytes that the body of several texts may have; shrinks where the endpoint takes less.
+        lone_refused: bytes of the smallest body of one text that was refused for its size.
     """
 
     def __init__(
         self, overlong: Overlong, dispatcher: Dispatcher, verifier: Verifier, patience: Patience, jitter: Jitter
     ) -> None:
         self.body_limit = BODY_LIMIT
+        self.lone_refused: float = float("inf")
         self._overlong = overlong
         self._dispatcher = dispatcher
         self._verifier = verifier
@@ -59,6 +63,10 @@ class Remedies:
 
     def _wait(self, assignment: Assignment, task: Task, verdict: Verdict) -> None:
         self._out_of_luck(assignment, verdict)
+        if verdict.status is None and task.alone and task.body_bytes > SERVERS_TAKE and task.waits >= BATCH_TRIES:
+            # Some servers hang up on a body that is too big before they have said so.
+            self._split_bytes(assignment, task, verdict)
+            return
         again, delay = replace(task, waits=task.waits + 1), self._delay(task.waits, LONGEST_WAIT)
         task.job.repeated()
         self._dispatcher.settle(assignment, Ending.FAILED, [again], delay, verdict.retry_after)
@@ -86,41 +94,67 @@ class Remedies:
 
     def _blame(self, assignment: Assignment, task: Task, verdict: Verdict) -> None:
         """Rejects a text that has failed alone again and again, if the endpoint can embed anything at all."""
+        if self._embeds(assignment, task):
+            self.reject(assignment, task, verdict, Ending.OBJECTED)
+
+    def _embeds(self, assignment: Assignment, task: Task) -> bool:
+        """Whether the endpoint embeds the known sentence; where it does not, the task waits."""
         try:
             self._verifier.verify(assignment.endpoint)
         except Unavailable as error:
-            self._wait(assignment, task, not_the_texts(error.verdict))
-            return
+            self.answer(assignment, task, not_the_texts(error.verdict))
+            return False
         self._patience.succeeded()
-        self.reject(assignment, task, verdict, Ending.OBJECTED)
+        return True
 
     def _split(self, assignment: Assignment, task: Task, verdict: Verdict) -> None:
-        if task.alone:
+        if verdict.own:
+            self._patience.succeeded()
+        if task.alone and verdict.own:
+            self.reject(assignment, task, verdict, Ending.OBJECTED)
+        elif task.alone:
+            self._doubt_page(assignment, task, verdict)
+        else:
+            task.job.repeated()
+            self._dispatcher.settle(assignment, Ending.OBJECTED, task.halves())
+
+    def _doubt_page(self, assignment: Assignment, task: Task, verdict: Verdict) -> None:
+        """Blames a text for a page only after the known sentence was taken each time."""
+        if not self._embeds(assignment, task):
+            return
+        if task.blames + 1 >= PAGE_TRIES:
             self.reject(assignment, task, verdict, Ending.OBJECTED)
             return
         task.job.repeated()
-        self._dispatcher.settle(assignment, Ending.OBJECTED, task.halves())
+        again = replace(task, blames=task.blames + 1)
+        self._dispatcher.settle(assignment, Ending.OBJECTED, [again], self._delay(task.blames))
 
     def _split_bytes(self, assignment: Assignment, task: Task, verdict: Verdict) -> None:
-        size = task.body_bytes
-        self.body_limit = max(LEAST_BODY_LIMIT, min(self.body_limit, size // 2))
-        cannot_shrink = size <= LEAST_BODY_LIMIT or self._overlong is Overlong.DEAD_LETTER
-        if task.alone and cannot_shrink:
+        if task.alone:
+            self._shorten(assignment, task, verdict)
+            return
+        self.body_limit = max(LEAST_BODY_LIMIT, min(self.body_limit, task.body_bytes // 2))
+        task.job.repeated()
+        self._dispatcher.settle(assignment, Ending.OBJECTED, task.halves())
+
+    def _shorten(self, assignment: Assignment, task: Task, verdict: Verdict) -> None:
+        """Has a text cut whose body is too big alone, or rejects it."""
+        if task.body_bytes > LEAST_BODY_LIMIT:
+            self.lone_refused = min(self.lone_refused, task.body_bytes)
+        if task.body_bytes <= LEAST_BODY_LIMIT or self._overlong is Overlong.DEAD_LETTER:
             self.reject(assignment, task, replace(verdict, reason=Reason.OVERLONG_TEXT), Ending.OBJECTED)
             return
         task.job.repeated()
-        self._dispatcher.settle(assignment, Ending.OBJECTED, task.halves() if not task.alone else [task])
+        self._dispatcher.settle(assignment, Ending.OBJECTED, [task])
 
     def _relimit(self, assignment: Assignment, task: Task, verdict: Verdict) -> None:
         self._out_of_luck(assignment, verdict)
         endpoint = assignment.endpoint
-        try:
-            self._verifier.verify(endpoint)
-        except Unavailable as error:
-            self._wait(assignment, task, not_the_texts(error.verdict))
+        if not self._embeds(assignment, task):
             return
         # Whatever `/info` says, as many as were refused just now are too many.
-        self._dispatcher.limit_batch(endpoint, task.size - 1)
+        told = BATCH_MAXIMUM.search(verdict.message)
+        self._dispatcher.limit_batch(endpoint, min(task.size - 1, int(told[1]) if told else task.size))
         task.job.repeated()
         self._dispatcher.settle(assignment, Ending.OBJECTED, [task])
 
@@ -132,7 +166,8 @@ class Remedies:
 
     def _out_of_luck(self, assignment: Assignment, verdict: Verdict) -> None:
         status = f"{verdict.status} " if verdict.status else ""
-        self._patience.failed(assignment.started, assignment.endpoint.url, f"{status}{verdict.message}")
+        overloaded = verdict.action is Action.SLOW_DOWN
+        self._patience.failed(assignment.started, assignment.endpoint.url, f"{status}{verdict.message}", overloaded)
 
     def _delay(self, times: int, longest: float = LONGEST_DELAY) -> float:
         return self._jitter.full(FIRST_DELAY, longest, times)

@@ -26,6 +26,8 @@ from transforms.tei.work import Task
 
 logger = logging.getLogger(__name__)
 
+SHARE_KEPT = 0.75  # of a lone text's body that was too big
+
 
 @dataclass(frozen=True, slots=True)
 class _Request:
@@ -83,20 +85,21 @@ class Sender:
         if place is not None:
             texts.insert(place, KNOWN_SENTENCE)
         body = wire.encode(texts)
-        if len(body) <= self._remedies.body_limit:
-            return _Request(wire, body, place)
         if not task.alone:
+            if len(body) <= self._remedies.body_limit:
+                return _Request(wire, body, place)
             self._dispatcher.settle(assignment, Ending.UNSENT, task.halves())
             return None
+        refused = self._remedies.lone_refused
+        if len(body) < refused:
+            return _Request(wire, body)
         if self._settings.overlong is Overlong.DEAD_LETTER:
-            detail = (
-                f"its request would have {len(body)} bytes; the endpoint takes no more than {self._remedies.body_limit}"
-            )
+            detail = f"its request would have {len(body)} bytes; the endpoint has refused one of {refused}"
             self._remedies.reject(
                 assignment, task, Verdict(Action.SPLIT, detail, None, Reason.OVERLONG_TEXT), Ending.UNSENT
             )
             return None
-        return _Request(wire, self._cut_to_fit(wire, texts[0], len(body)))
+        return _Request(wire, _cut_to_fit(wire, texts[0], len(body), int(refused * SHARE_KEPT)))
 
     def _texts(self, task: Task) -> list[str]:
         texts = [task.job.texts[index] for index in task.indices]
@@ -104,14 +107,6 @@ class Sender:
         if len(texts[0]) > most:
             texts = [text[:most] for text in texts]
         return texts
-
-    def _cut_to_fit(self, wire: Wire, text: str, size: int) -> bytes:
-        while True:
-            text = text[: int(len(text) * self._remedies.body_limit / size * 0.95)]
-            body = wire.encode([text])
-            size = len(body)
-            if size <= self._remedies.body_limit or not text:
-                return body
 
     def _exchange(self, assignment: Assignment, request: _Request) -> None:
         task = assignment.task.sent(len(request.body))
@@ -194,3 +189,12 @@ class Sender:
         task.job.repeated(len(bad))
         again = [task.only([index]) for index in bad]
         self._dispatcher.settle(assignment, Ending.ANSWERED if good.any() else Ending.OBJECTED, again)
+
+
+def _cut_to_fit(wire: Wire, text: str, size: int, most: int) -> bytes:
+    while True:
+        text = text[: int(len(text) * most / size * 0.95)]
+        body = wire.encode([text])
+        size = len(body)
+        if size <= most or not text:
+            return body

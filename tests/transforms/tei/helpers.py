@@ -25,7 +25,7 @@ def clients(*servers: ScriptedTei, **options: Any) -> Iterator[TeiClient]:
     own = {name: options.pop(name) for name in ("canary_every", "rng") if name in options}
     options = {"give_up_after": 10.0, "request_timeout": 5.0, **options}
     settings = EndpointSettings(urls=tuple(server.url for server in servers), **options)
-    own = {"rng": random.Random(0), "canary_every": 10**9, **own}
+    own = {"rng": random.Random(0), "canary_every": None, **own}
     client = TeiClient(settings, pace=0.01, **own)
     try:
         yield client

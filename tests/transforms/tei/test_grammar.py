@@ -66,7 +66,7 @@ ROWS: list[tuple[int, bytes, Action]] = [
     (403, HTML, Action.STOP),
     (404, b"", Action.STOP),
     (405, b"", Action.STOP),
-    (415, b"Expected request with `Content-Type: application/json`", Action.STOP),
+    (415, b"Expected request with `Content-Type: application/json`", Action.SPLIT),
     (301, b"", Action.STOP),
     (307, HTML, Action.STOP),
     (500, HTML, Action.WAIT),

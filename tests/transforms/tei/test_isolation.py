@@ -163,3 +163,51 @@ def test_a_text_that_no_body_can_hold(overlong: Overlong) -> None:
         assert not embeddings.rejections
     else:
         assert embeddings.rejections[0].reason is Reason.OVERLONG_TEXT
+
+
+@pytest.mark.parametrize("overlong", list(Overlong))
+def test_a_byte_limit_that_a_batch_meets_is_none_for_a_text_alone(overlong: Overlong) -> None:
+    texts = [f"{index} " + "y" * 30_000 for index in range(10)]
+    script = when(lambda asked: len(asked.body) > 40_000, Says(413, b"length limit exceeded"))
+    with scripted(script) as tei, clients(tei, overlong=overlong) as client:
+        check(texts, client.submit(texts).result())
+
+
+def test_a_text_is_cut_only_if_one_of_its_size_was_refused_alone() -> None:
+    texts = ["s" * 30_000, "m" * 39_000, "b" * 60_000]
+    script = when(lambda asked: len(asked.body) > 40_000, Says(413, b"length limit exceeded"))
+    with scripted(script) as tei, clients(tei) as client:
+        embeddings = client.submit(texts).result()
+        again = client.submit(texts).result()
+    for vectors in (embeddings.vectors, again.vectors):
+        np.testing.assert_array_equal(vectors[:2], [vector_of(text) for text in texts[:2]])
+        assert vectors[2].any()
+
+
+@pytest.mark.parametrize("status", [400, 415, 422])
+def test_a_gateways_page_for_every_request_costs_no_text(status: int) -> None:
+    left = itertools.count()
+
+    def script(asked: Asked) -> Says | None:
+        return Says(status, b"<html>Bad Request</html>") if asked.texts and next(left) < 300 else None
+
+    with scripted() as tei, clients(tei) as client:
+        client.probe()
+        tei.script = script
+        check(some_texts(64), client.submit(some_texts(64)).result())
+
+
+def test_a_text_that_is_refused_with_a_page_while_others_are_taken_is_rejected() -> None:
+    script = when(lambda asked: "bad" in asked.texts, Says(415, b"<html>no</html>"))
+    with scripted(script) as tei, clients(tei) as client:
+        texts = [*some_texts(20), "bad"]
+        check(texts, client.submit(texts).result(), {20})
+
+
+def test_a_batch_limit_that_the_refusal_tells_is_found_at_once() -> None:
+    script = when(
+        lambda asked: len(asked.texts) > 4, error(422, "batch size 32 > maximum allowed batch size 4"), times=16
+    )
+    with scripted(script) as tei, clients(tei) as client:
+        check(some_texts(32), client.submit(some_texts(32)).result())
+        assert [len(body["input"]) for body in bodies(tei)] == [32] + [4] * 8

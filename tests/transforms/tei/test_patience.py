@@ -94,3 +94,11 @@ def test_two_successes_at_once_end_one_wait() -> None:
     meanwhile.append(Patience.succeeded)
     patience.succeeded()
     assert patience.left == 600
+
+
+def test_a_server_that_refuses_is_overloaded_and_not_silent(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    patience = Patience(600, clock)
+    clock.now += 3
+    patience.failed(100, "http://a", "429 Model is overloaded", overloaded=True)
+    assert caplog.messages == ["http://a is overloaded for 3 s (429 Model is overloaded); waiting for 597 s more"]

@@ -154,3 +154,18 @@ def test_the_known_sentence_is_at_a_random_place() -> None:
         places = {body["input"].index(KNOWN_SENTENCE) for body in bodies(tei)}
         assert max(len(body["input"]) for body in bodies(tei)) == 8
     assert places == set(range(8))
+
+
+def test_the_known_sentence_goes_with_the_first_request() -> None:
+    with scripted() as tei, clients(tei, canary_every=100) as client:
+        check(some_texts(300), client.submit(some_texts(300)).result())
+        assert sum(KNOWN_SENTENCE in body["input"] for body in bodies(tei)) == 1
+
+
+def test_a_known_sentence_that_is_too_big_stops_at_once() -> None:
+    with (
+        scripted(lambda asked: Says(413, b"too large") if asked.texts else None) as tei,
+        clients(tei) as client,
+        pytest.raises(EndpointRefused, match="413"),
+    ):
+        client.probe()
