@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from types import TracebackType
 
 from tqdm import tqdm
@@ -12,6 +13,7 @@ from transforms.output import OutputFolder
 from transforms.receipts import Receipt
 
 _INTERVAL_SECONDS = 1.0
+_PAUSE_A_LOOK = 20.0  # listing a bucket of many receipts takes seconds, and costs a little each time
 
 
 class Progress:
@@ -48,8 +50,11 @@ class Progress:
         self._bar.close()
 
     def _watch(self) -> None:
-        while not self._finished.wait(_INTERVAL_SECONDS):
+        pause = _INTERVAL_SECONDS
+        while not self._finished.wait(pause):
+            started = time.monotonic()
             self._look()
+            pause = max(_INTERVAL_SECONDS, _PAUSE_A_LOOK * (time.monotonic() - started))
 
     def _look(self) -> None:
         names = set(self._output.list(self._output.receipts)) - self._seen
