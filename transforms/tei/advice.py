@@ -45,5 +45,8 @@ def _remedy(verdict: Verdict, settings: EndpointSettings, headers: Mapping[str, 
 def _shown(location: str | None) -> str:
     if not location:
         return "nowhere"
-    parts = urlsplit(location)
+    try:
+        parts = urlsplit(location)
+    except ValueError:
+        return "an address that cannot be read"
     return f"{parts.scheme}://{parts.hostname}{parts.path}" if parts.hostname else parts.path

@@ -17,7 +17,7 @@ from transforms.tei.dispatcher import Dispatcher, Endpoint
 from transforms.tei.errors import EndpointError, ModelChanged
 from transforms.tei.grammar import Action
 from transforms.tei.http import HttpTransport, Transport
-from transforms.tei.info import ServerInfo, check_same_model
+from transforms.tei.info import ServerInfo, check_same_length, check_same_model
 from transforms.tei.jitter import Jitter
 from transforms.tei.patience import Patience
 from transforms.tei.pool import Pool
@@ -27,7 +27,7 @@ from transforms.tei.settings import EndpointSettings, ModelIdentity, Overlong
 from transforms.tei.tokens import resolve_token, travels_in_the_clear
 from transforms.tei.verifier import Verifier
 from transforms.tei.wire import WireFormat
-from transforms.tei.work import Embeddings, Job, Rejection, Task
+from transforms.tei.work import Embeddings, Job, Rejection, Task, another
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +127,7 @@ class TeiClient:
         first = infos[0]
         for url, info in zip(self._urls, infos, strict=True):
             check_same_model(info, first.identity(0), url)
+            check_same_length(info, first, url)
         return first
 
     def probe(self) -> ModelIdentity:
@@ -220,9 +221,9 @@ class TeiClient:
 
     def _open_pool(self, met: Acquaintance, contact: Contact) -> Pool:
         settings = self._settings
-        share = None if settings.max_in_flight is None else max(1, settings.max_in_flight // len(self._urls))
-        endpoints = [Endpoint(url, met.info, share, self._jitter) for url in self._urls]
-        dispatcher = Dispatcher(endpoints, self._rng, self._clock)
+        most = settings.max_in_flight
+        endpoints = [Endpoint(url, met.info, most, self._jitter) for url in self._urls]
+        dispatcher = Dispatcher(endpoints, self._rng, self._clock, most)
         for endpoint in endpoints:
             if endpoint.url == met.url:
                 dispatcher.verified(endpoint, met.info, generation=0)
@@ -247,7 +248,7 @@ class TeiClient:
 
     def _raise_if_over(self) -> None:
         if self._failure is not None:
-            raise self._failure
+            raise another(self._failure)
 
     def _wants_canary(self) -> bool:
         return self._canary_every is not None and next(self._batches) % self._canary_every == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from transforms.tei.advice import refusal
 from transforms.tei.errors import EndpointError, ModelChanged
 from transforms.tei.grammar import Action, Verdict, doubtful_reply, no_reply, verdict_on
 from transforms.tei.http import NoReply, Reply, Transport
-from transforms.tei.info import NotTei, ServerInfo, check_same_model, parse_info
+from transforms.tei.info import NotTei, ServerInfo, check_same_length, check_same_model, parse_info
 from transforms.tei.settings import EndpointSettings, ModelIdentity
 from transforms.tei.vectors import UnreadableReply, WrongCount
 from transforms.tei.wire import Wire, WireFormat, embed_json, means_the_same, openai_base64
@@ -22,18 +23,32 @@ LEAST_COSINE = 0.99
 MISSING_ROUTE = (404, 405)
 # One reply can be damaged on its way; that several in a row are damaged alike is another model.
 TRIES_TO_AGREE = 4
+ROUTE_TRIES = 3  # of a route that fails while another works
 
 
 class Unavailable(Exception):
     """The endpoint gives no answer for now; `verdict` says what it gave."""
 
     def __init__(self, verdict: Verdict) -> None:
-        super().__init__(verdict.message)
+        super().__init__(verdict)
         self.verdict = verdict
+
+    def __str__(self) -> str:
+        """What the endpoint said."""
+        return self.verdict.message
 
 
 class RouteMissing(Exception):
     """The server has no route for this format."""
+
+
+class _RouteBroken(Exception):
+    """The server has a route for this format that fails."""
+
+
+def is_servers_failure(verdict: Verdict) -> bool:
+    """Whether a route may be broken that says this."""
+    return verdict.status is not None and verdict.status >= 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +127,7 @@ class Contact:
         except NotTei as error:
             raise Unavailable(no_reply(str(error))) from error
         check_same_model(info, expected.identity, url)
+        check_same_length(info, expected.info, url)
         for _ in range(TRIES_TO_AGREE):
             found = self.embed_known(url, wire)
             if expected.known.matches(found.vector):
@@ -131,7 +147,7 @@ class Contact:
             raise Unavailable(doubtful_reply(str(error))) from error
         if not rows.good[0]:
             raise Unavailable(doubtful_reply("a vector with nulls for a known sentence"))
-        return Known(rows.values[0], _tokens(reply))
+        return Known(rows.values[0], int(reply.number("x-compute-tokens")))
 
     def _agreed(self, url: str, wire: Wire) -> Known:
         """The known sentence's vector, once two replies agree on it."""
@@ -148,9 +164,11 @@ class Contact:
             return json, "the job's settings or the server's version need it"
         base64 = openai_base64()
         try:
-            other = self._agreed(url, base64)
+            other = self._agreed_or_broken(url, base64)
         except RouteMissing:
             return json, f"{url} has no {base64.path}"
+        except _RouteBroken as error:
+            return json, f"{base64.path} cannot be used: {error}"
         except Unavailable:
             raise
         except EndpointError as error:
@@ -158,6 +176,18 @@ class Contact:
         if not known.matches(other.vector):
             return json, f"{base64.path} gives another vector"
         return base64, "it gives the same vectors in a third of the bytes"
+
+    def _agreed_or_broken(self, url: str, wire: Wire) -> Known:
+        """The same of a route that is not needed: a few failures of the server's own are enough."""
+        for times in itertools.count(1):
+            try:
+                return self._agreed(url, wire)
+            except Unavailable as error:
+                if error.verdict.status == 200 or (is_servers_failure(error.verdict) and times >= ROUTE_TRIES):
+                    raise _RouteBroken(str(error)) from error
+                if not is_servers_failure(error.verdict):
+                    raise
+        raise AssertionError("tries never end the loop")
 
     def _answer(self, target: str, wire: Wire | None) -> Reply:
         try:
@@ -185,8 +215,3 @@ def _check_dimensions(url: str, known: Known, expected: ModelIdentity) -> None:
             f"{url} serves another model than this job's vectors were made with: "
             f"dimensions {len(known.vector)} instead of {expected.dimensions}"
         )
-
-
-def _tokens(reply: Reply) -> int:
-    value = reply.headers.get("x-compute-tokens", "0")
-    return int(value) if value.isdigit() else 0

@@ -8,10 +8,11 @@ import itertools
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from transforms.tei.budget import Budget
+from transforms.tei.grammar import Verdict
 from transforms.tei.health import Health
 from transforms.tei.info import ServerInfo
 from transforms.tei.jitter import Jitter
@@ -37,7 +38,10 @@ class Endpoint:
         health: whether it answers.
         batch_limit: texts that one request may hold.
         verified_generation: the failure after which its model was last checked.
-        checking: held by the thread that checks its model; not guarded by the dispatcher.
+        checking: held by the thread that checks its model; guards the others below, which the dispatcher does not.
+        verified_at: when its last good check began (`time.monotonic`).
+        failed_checks: how many checks found nobody who could tell.
+        last_failure: what the last of them found.
     """
 
     def __init__(self, url: str, info: ServerInfo, max_in_flight: int | None, jitter: Jitter) -> None:
@@ -45,6 +49,9 @@ class Endpoint:
         self.health = Health(jitter)
         self.verified_generation = -1
         self.checking = threading.Lock()
+        self.verified_at = float("-inf")
+        self.failed_checks = 0
+        self.last_failure: Verdict | None = None
         self._max_in_flight = max_in_flight
         self.batch_limit = self._told_limit = info.batch_limit
         self.budget = Budget(self._ceiling(info))
@@ -96,11 +103,16 @@ class Dispatcher:
     """The queue between those who submit and the pool's threads. Every method may be called from any thread."""
 
     def __init__(
-        self, endpoints: Sequence[Endpoint], rng: random.Random, clock: Callable[[], float] = time.monotonic
+        self,
+        endpoints: Sequence[Endpoint],
+        rng: random.Random,
+        clock: Callable[[], float] = time.monotonic,
+        max_in_flight: int | None = None,
     ) -> None:
         self.endpoints = tuple(endpoints)
         self._rng = rng
         self._clock = clock
+        self._max_in_flight = max_in_flight
         self._changed = threading.Condition()
         self._ready: list[_Entry] = []
         self._later: list[_Entry] = []
@@ -206,15 +218,20 @@ class Dispatcher:
 
     def _choose(self, size: int, now: float) -> Endpoint | None:
         """The less loaded of two endpoints with room, picked at random."""
+        most = None if self._max_in_flight is None else self._max_in_flight - sum(self._in_flight())
         open_ones = [
             endpoint
             for endpoint in self.endpoints
             if endpoint.health.admits(now, endpoint.budget.in_flight)
             and endpoint.budget.fits(min(size, endpoint.most_texts))
+            and (most is None or min(size, endpoint.most_texts) <= most)
         ]
         if len(open_ones) > 2:
             open_ones = self._rng.sample(open_ones, 2)
         return min(open_ones, key=lambda endpoint: endpoint.budget.in_flight / endpoint.budget.limit, default=None)
+
+    def _in_flight(self) -> Iterator[int]:
+        return (endpoint.budget.in_flight for endpoint in self.endpoints)
 
     def _seconds_to_next(self, now: float) -> float | None:
         times = [entry.key[0] for entry in self._later[:1]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import socket
 import threading
 import time
@@ -17,6 +19,7 @@ import urllib3
 from transforms.tei.errors import EndpointRefused
 
 CONNECT_TIMEOUT = 10.0  # seconds; a host that does not even accept is better asked again than waited for
+MOST_BYTES = 1 << 29  # of a reply's body; the largest honest one has a fifth of that
 HEADERS = {
     "Accept-Encoding": "identity",  # vectors hardly compress, and unpacking them costs more than reading them
     "Content-Type": "application/json",
@@ -26,19 +29,36 @@ HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole reply. `seconds` is how long it took, `resent` how often a stale connection made it start again."""
+    """A whole reply. `seconds` is how long it took, `resent` how often a stale connection made it start again.
+
+    `renewed_at` is when its connection was made (`time.monotonic`), where that took an earlier one's place: another
+    server may have, too.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
     seconds: float = 0.0
     resent: int = 0
+    renewed_at: float | None = None
+
+    def number(self, header: str) -> float:
+        """What a header counts or measures; 0 where it is missing or makes no sense."""
+        try:
+            value = float(self.headers.get(header, 0))
+        except ValueError:
+            return 0.0
+        return value if math.isfinite(value) and value >= 0 else 0.0
 
 
 class NoReply(Exception):
-    """No whole reply came: refused, reset, cut off or too late. The message says which; `resent` is a reply's."""
+    """No whole reply came: refused, reset, cut off or too late. The message says which.
+
+    `resent` is a reply's; `hung_up` tells that the other side ended the connection.
+    """
 
     resent = 0
+    hung_up = False
 
 
 class Transport(Protocol):
@@ -71,12 +91,14 @@ class _Adapter(requests.adapters.HTTPAdapter):
 
 @dataclass(slots=True)
 class _Line:
-    """One thread's connection to one URL; `used` once it has carried a reply."""
+    """One thread's connection to one URL; `used` once it has carried a reply; `dialled` once it was ever made."""
 
     adapter: _Adapter  # the pool lives as long as it
     pool: urllib3.HTTPConnectionPool
     target: str
     used: bool = False
+    dialled: bool = False
+    renewed_at: float | None = None
 
 
 class HttpTransport:
@@ -93,15 +115,19 @@ class HttpTransport:
         timeout: float,
         extra_headers: Mapping[str, str],
         clock: Callable[[], float] = time.monotonic,
+        most_bytes: int = MOST_BYTES,
     ) -> None:
         self._headers = {**HEADERS, **extra_headers}
-        self._secret = token.encode() if token else None
+        self._secret = _however_written(token) if token else None
+        self._most_bytes = most_bytes
+        self._seconds = timeout
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
         self._timeout = urllib3.Timeout(connect=min(CONNECT_TIMEOUT, timeout), read=timeout)
         self._clock = clock
         self._lines = threading.local()
         self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._connecting = threading.Lock()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -128,7 +154,9 @@ class HttpTransport:
     def close(self) -> None:
         """Hangs up, also where a reply is still waited for."""
         self._closed = True
-        for connection in list(self._connections):
+        with self._connecting:
+            connections = list(self._connections)
+        for connection in connections:
             sever(connection)
 
     def _exchange(self, method: str, url: str, body: bytes | None) -> Reply:
@@ -139,7 +167,7 @@ class HttpTransport:
             try:
                 response = self._send(line, method, body)
             except NoReply as error:
-                if not (line.used and _is_disconnect(error)):
+                if not (line.used and error.hung_up):
                     raise
                 # The server may have closed an idle connection just as this went out: that says nothing about now.
                 resent = 1
@@ -149,7 +177,11 @@ class HttpTransport:
             line.used, error.resent = False, resent
             raise
         line.used = True
-        return Reply(response.status, response.headers, content, self._clock() - started, resent)
+        headers: Mapping[str, str] = response.headers
+        if response.status != 200 and self._secret:  # an error may show what was sent
+            headers = urllib3.HTTPHeaderDict({name: self._redacted(value) for name, value in headers.items()})
+            content = self._redacted(content.decode("utf-8", "replace")).encode()
+        return Reply(response.status, headers, content, self._clock() - started, resent, line.renewed_at)
 
     def _send(self, line: _Line, method: str, body: bytes | None) -> urllib3.BaseHTTPResponse:
         if self._closed:
@@ -168,7 +200,8 @@ class HttpTransport:
                 decode_content=False,
             )
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise self._no_reply(error) from error
+            # `from None`: what came instead of a reply may hold the token.
+            raise self._no_reply(error) from None
 
     def _line(self, url: str) -> _Line:
         lines: dict[str, _Line] = vars(self._lines)
@@ -186,40 +219,84 @@ class HttpTransport:
                 pool, target = adapter.pool_for(request, found)
             except (requests.RequestException, OSError, ValueError) as error:
                 raise EndpointRefused(f"{url} cannot be asked: {_root(error)}") from error
-        self._watch(pool)
-        return _Line(adapter, pool, target)
+        line = _Line(adapter, pool, target)
+        self._watch(line)
+        return line
 
-    def _watch(self, pool: urllib3.HTTPConnectionPool) -> None:
-        """Remembers the pool's connections while they live, so that `close` can hang up."""
-        make = pool.ConnectionCls
+    def _watch(self, line: _Line) -> None:
+        """Remembers the line's connections while they live, so that `close` can hang up."""
+        made: Any = line.pool.ConnectionCls
+        connected = self._connected
 
-        def connect(*args: Any, **options: Any) -> Any:
-            connection = make(*args, **options)
+        class Watched(made):  # type: ignore[misc]  # urllib3 chooses the class
+            def connect(self) -> None:
+                super().connect()
+                connected(line, self)
+
+        line.pool.ConnectionCls = Watched
+
+    def _connected(self, line: _Line, connection: Any) -> None:
+        """Notes whether a connection takes an ended one's place, its own line's or another thread's."""
+        origin = (connection.host, connection.port)
+        with self._connecting:
+            others = [each for each in self._connections if each is not connection]
             self._connections.add(connection)
-            return connection
-
-        pool.ConnectionCls = connect  # type: ignore[assignment]  # urllib3 calls it, and asks no more of it
+        renewed = line.dialled or any(_has_ended(each) for each in others if (each.host, each.port) == origin)
+        line.dialled = True
+        line.renewed_at = time.monotonic() if renewed else None
 
     def _read(self, response: urllib3.BaseHTTPResponse) -> bytes:
+        announced = response.headers.get("Content-Length", "")
+        if announced.isascii() and announced.isdigit() and int(announced) > self._most_bytes:
+            response.close()
+            raise NoReply(f"the reply has more than {self._most_bytes} bytes")
         try:
-            content = response.read(decode_content=True)
+            return response.read(decode_content=True)
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise NoReply(f"the reply broke off: {_root(error)}") from error
-        if response.status >= 300 and self._secret:
-            content = content.replace(self._secret, b"[token]")  # an error page may show what was sent
-        return content
+            raise NoReply(self._redacted(f"the reply broke off: {_root(error)}")) from None
+
+    def _redacted(self, text: str) -> str:
+        return self._secret.sub("[token]", text) if self._secret else text
 
     def _no_reply(self, error: Exception) -> Exception:
         if isinstance(error, urllib3.exceptions.ReadTimeoutError):
-            return NoReply(f"no reply within {self._timeout.read_timeout:g} s")
-        root = _root(error)
+            return NoReply(f"no reply within {self._seconds:g} s")
+        root = self._redacted(_root(error))
         if "CERTIFICATE_VERIFY_FAILED" in root:
             return EndpointRefused(
                 f"the endpoint's certificate cannot be trusted ({root}): REQUESTS_CA_BUNDLE names yours"
             )
         if isinstance(error, ValueError):  # how urllib3 marks a URL that it cannot use
             return EndpointRefused(f"the request cannot be made: {type(error).__name__}")
-        return NoReply(root)
+        failure = NoReply(root)
+        failure.hung_up = _is_disconnect(error)
+        return failure
+
+
+def _however_written(token: str) -> re.Pattern[str]:
+    """Finds a token in a text, also where some of its characters are escaped as in JSON, a URL or HTML."""
+
+    def written(character: str) -> str:
+        code = ord(character)
+        return f"(?:\\\\?{re.escape(character)}|\\\\u{code:04x}|%{code:02x}|&#0*{code};|&#x0*{code:x};)"
+
+    # Hexadecimal digits come in both cases; a token in another case than its own is better hidden too.
+    return re.compile("".join(map(written, token)), re.IGNORECASE)
+
+
+def _has_ended(connection: Any) -> bool:
+    """Whether the other side has ended a connection."""
+    sock = connection.sock
+    if sock is None:
+        return True
+    try:
+        # Asked first: a socket with a timeout would wait for something to read.
+        if not urllib3.util.wait_for_read(sock, timeout=0.0):
+            return False
+        # The plain method, also under TLS: nothing is taken from the connection.
+        return not socket.socket.recv(sock, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except (OSError, ValueError):
+        return True
 
 
 def sever(connection: Any) -> None:
@@ -229,8 +306,8 @@ def sever(connection: Any) -> None:
         return
     try:
         sock.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        return  # it has ended already
+    except Exception:  # noqa: BLE001  (it is another thread's: it may have ended already, or be in any state)
+        return
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -246,7 +323,7 @@ def _root(error: BaseException) -> str:
     return f"{type(root).__name__}: {root}"
 
 
-def _is_disconnect(error: NoReply) -> bool:
+def _is_disconnect(error: Exception) -> bool:
     return any(
         isinstance(cause, (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)) for cause in _chain(error)
     )

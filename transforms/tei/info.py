@@ -97,17 +97,26 @@ def check_same_model(info: ServerInfo, expected: ModelIdentity, url: str) -> Non
         )
 
 
+def check_same_length(info: ServerInfo, expected: ServerInfo, url: str) -> None:
+    """Raises ModelChanged where texts are cut at another length: that is another vector for a long text."""
+    if info.max_input_length != expected.max_input_length:
+        raise ModelChanged(
+            f"{url} reads texts up to {info.max_input_length} tokens, not up to {expected.max_input_length} as this "
+            "job's endpoint did at first: long texts would get other vectors"
+        )
+
+
 def _read(info: Mapping[str, Any]) -> ServerInfo:
     model_type, details = _model_type(info.get("model_type"))
     return ServerInfo(
         model_id=str(info["model_id"]),
-        model_sha=info.get("model_sha"),
+        model_sha=_text_or_none(info.get("model_sha")),
         model_dtype=str(info.get("model_dtype")),
-        pooling=details.get("pooling"),
+        pooling=_text_or_none(details.get("pooling")),
         model_type=model_type,
         max_concurrent_requests=_positive(info["max_concurrent_requests"]),
         max_input_length=_positive(info["max_input_length"]),
-        max_batch_tokens=info.get("max_batch_tokens"),
+        max_batch_tokens=tokens if isinstance(tokens := info.get("max_batch_tokens"), int) else None,
         max_client_batch_size=_positive(info["max_client_batch_size"]),
         auto_truncate=info.get("auto_truncate"),
         version=str(info.get("version")),
@@ -116,9 +125,17 @@ def _read(info: Mapping[str, Any]) -> ServerInfo:
 
 def _model_type(value: object) -> tuple[str, Mapping[str, Any]]:
     if isinstance(value, Mapping):
+        if not value:
+            raise ValueError("no kind of model is told")
         name, details = next(iter(value.items()))
         return str(name).lower(), details if isinstance(details, Mapping) else {}
     return str(value).lower(), {}
+
+
+def _text_or_none(value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise TypeError(f"{value!r} is no name")
 
 
 def _positive(value: object) -> int:

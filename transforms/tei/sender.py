@@ -118,6 +118,8 @@ class Sender:
             task.job.repeated(error.resent)
             self._remedies.answer(assignment, task, no_reply(str(error)))
             return
+        if not self._is_known(assignment, task, reply):
+            return
         if reply.status != 200:
             self._refused(assignment, task, target, reply, wire.format)
             return
@@ -129,6 +131,17 @@ class Sender:
             self._remedies.answer(assignment, task, self._doubt(assignment.endpoint, error))
         else:
             self._answered(assignment, task, reply, rows, request.place)
+
+    def _is_known(self, assignment: Assignment, task: Task, reply: Reply) -> bool:
+        """Whether the server that answers is the one that was met; where it cannot be told, the task waits."""
+        if reply.renewed_at is None or reply.status == 429 or reply.status >= 500:
+            return True  # those say nothing about a text
+        try:
+            self._verifier.confirm(assignment.endpoint, reply.renewed_at)
+        except Unavailable as error:
+            self._remedies.answer(assignment, task, not_the_texts(error.verdict))
+            return False
+        return True
 
     def _refused(self, assignment: Assignment, task: Task, target: str, reply: Reply, used: WireFormat) -> None:
         verdict = verdict_on(reply.status, reply.headers, reply.body)

@@ -28,8 +28,12 @@ class OtherDimensions(Exception):
     """Every row has the same number of components, but not the known one: perhaps another model."""
 
     def __init__(self, dimensions: int) -> None:
-        super().__init__(f"vectors of {dimensions} dimensions")
+        super().__init__(dimensions)
         self.dimensions = dimensions
+
+    def __str__(self) -> str:
+        """What came."""
+        return f"vectors of {self.dimensions} dimensions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,9 @@ def rows_from_json(body: bytes, count: int, dimensions: int | None) -> Rows:
     rows = _load(body)
     if not isinstance(rows, list):
         _unreadable(body)
-    return _rows(rows, count, dimensions, _length_of_list, _pack_list)
+    # Numbers are written without either letters; `struct` would take both words for numbers.
+    pack = _pack_numbers if b"true" in body or b"false" in body else _pack_list
+    return _rows(rows, count, dimensions, _length_of_list, pack)
 
 
 def rows_from_base64(body: bytes, count: int, dimensions: int | None) -> Rows:
@@ -66,6 +72,8 @@ def rows_from_base64(body: bytes, count: int, dimensions: int | None) -> Rows:
         rows = [item["embedding"] for item in items]
     except (KeyError, TypeError, IndexError):
         _unreadable(body)
+    if rows and isinstance(rows[0], list):
+        raise UnreadableReply("vectors that are not in base64")
     if indices != list(range(len(rows))):
         rows = _reordered(indices, rows)
     return _rows(rows, count, dimensions, _length_of_base64, _pack_base64)
@@ -155,6 +163,12 @@ def _pack_list(row: Any, dimensions: int) -> bytes:
     return _packer(dimensions).pack(*row)
 
 
+def _pack_numbers(row: Any, dimensions: int) -> bytes:
+    if any(isinstance(number, bool) for number in row):
+        raise TypeError("a vector with words in it")
+    return _pack_list(row, dimensions)
+
+
 def _length_of_base64(row: Any) -> int | None:
     try:
         size = len(binascii.a2b_base64(row))
@@ -165,6 +179,7 @@ def _length_of_base64(row: Any) -> int | None:
 
 def _pack_base64(row: Any, dimensions: int) -> bytes:
     data = binascii.a2b_base64(row)
-    if len(data) != 4 * dimensions:
+    # With the length of the text checked too, nothing that is no base64 can have been skipped.
+    if len(data) != 4 * dimensions or len(row) != (4 * dimensions + 2) // 3 * 4:
         raise ValueError("a row of the wrong length")
     return data

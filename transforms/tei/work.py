@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from transforms.records import Reason, Vectors
+from transforms.tei.errors import EndpointError
 from transforms.tei.http import Reply
 from transforms.tei.statistics import RequestStatistics, latency_bucket
 
@@ -82,8 +83,7 @@ class Job:
 
     def exchanged(self, reply: Reply, texts: int, extra_tokens: int, most_tokens: int) -> None:
         """Counts a request that succeeded; `extra_tokens` were not the shard's, a text has at most `most_tokens`."""
-        headers = reply.headers
-        tokens = max(0, int(_number(headers, "x-compute-tokens")) - extra_tokens)
+        tokens = max(0, int(reply.number("x-compute-tokens")) - extra_tokens)
         with self._lock:
             self._sums.requests += 1
             self._sums.retries += reply.resent
@@ -91,8 +91,8 @@ class Job:
             self._sums.tokens += tokens
             self._sums.at_limit += texts if tokens >= texts * most_tokens else 0
             # These two are means over the request's texts.
-            self._queue_ms += _number(headers, "x-queue-time") * texts
-            self._inference_ms += _number(headers, "x-inference-time") * texts
+            self._queue_ms += reply.number("x-queue-time") * texts
+            self._inference_ms += reply.number("x-inference-time") * texts
 
     def repeated(self, times: int = 1) -> None:
         """Counts requests that are made again."""
@@ -116,7 +116,7 @@ class Job:
         """Waits until every text has its vector or its rejection; raises what ended the job otherwise."""
         self._over.wait()
         if self._failure is not None:
-            raise self._failure
+            raise another(self._failure)
         with self._lock:
             return Embeddings(self._vectors, dict(self._rejections), self._statistics())
 
@@ -135,6 +135,15 @@ class Job:
             if self._left == 0:
                 self.texts = ()  # the result may be kept long after the texts are of use
                 self._over.set()
+
+
+def another(failure: BaseException) -> BaseException:
+    """A failure as an object of its own for each who raises it: a traceback is one raise's."""
+    if not isinstance(failure, EndpointError):
+        return failure
+    fresh = type(failure)(*failure.args)
+    fresh.__cause__ = failure
+    return fresh
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,10 +206,3 @@ class Task:
         head = replace(self, indices=self.indices[:first], canary=canary)
         rest = self.indices[first:]
         return [head, *(replace(self, indices=rest[i : i + size], canary=False) for i in range(0, len(rest), size))]
-
-
-def _number(headers: Mapping[str, str], name: str) -> float:
-    try:
-        return float(headers.get(name, 0))
-    except ValueError:
-        return 0.0
