@@ -30,7 +30,7 @@ def check(options: CheckOptions, say: Callable[[str], None] = print) -> ExitCode
         EndpointError: if the endpoint cannot do the job; the message says what to mend.
         UsageError: if the output folder cannot be written and read.
     """
-    with reached(options.endpoint, options.expected_dimensions) as (endpoint, wire_format):
+    with reached(options.endpoint, options.expected_dimensions, every_url=True) as (endpoint, wire_format):
         for line in _findings(endpoint, wire_format):
             say(line)
     if options.output is not None:

@@ -13,14 +13,16 @@ from transforms.tei.settings import EndpointSettings
 
 
 @contextmanager
-def reached(settings: EndpointSettings, expected_dimensions: int | None) -> Iterator[tuple[EndpointSettings, str]]:
+def reached(
+    settings: EndpointSettings, expected_dimensions: int | None, *, every_url: bool = False
+) -> Iterator[tuple[EndpointSettings, str]]:
     """Give the settings with the model's identity, and the wire format; start the embedded TEI if no URL is given.
 
     Raises:
         EndpointError: if the endpoint cannot do the job; the message says what to mend.
     """
     if settings.urls:
-        yield probed(settings, expected_dimensions)
+        yield probed(settings, expected_dimensions, every_url=every_url)
         return
     with _embedded_tei() as tei:
         yield probed(dataclasses.replace(settings, urls=(tei.url,)), expected_dimensions)
@@ -42,15 +44,19 @@ def _embedded_tei() -> Iterator[EmbeddedTei]:
         tei.stop()
 
 
-def probed(settings: EndpointSettings, expected_dimensions: int | None) -> tuple[EndpointSettings, str]:
+def probed(
+    settings: EndpointSettings, expected_dimensions: int | None, *, every_url: bool = False
+) -> tuple[EndpointSettings, str]:
     """Return the settings with the identity of the model that the endpoint serves, and the wire format chosen.
+
+    One URL that answers is enough, unless every one has to.
 
     Raises:
         EndpointError: if it cannot be reached, refuses, or its vectors have another size than expected.
     """
     client = TeiClient(settings)
     try:
-        identity = client.probe()
+        identity = client.probe(every_url)
         wire_format = client.wire_format.value if client.wire_format else ""
     finally:
         client.close()

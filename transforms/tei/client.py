@@ -115,7 +115,7 @@ class TeiClient:
     @property
     def max_in_flight(self) -> int:
         """Texts that may be in flight at most, over all URLs; 0 before the first contact."""
-        return 0 if self._pool is None else sum(endpoint.budget.ceiling for endpoint in self._pool.dispatcher.endpoints)
+        return 0 if self._pool is None else self._pool.most_texts
 
     def info(self) -> ServerInfo:
         """What `/info` of the first URL says; all URLs must tell of the same model.
@@ -130,19 +130,29 @@ class TeiClient:
             check_same_length(info, first, url)
         return first
 
-    def probe(self) -> ModelIdentity:
-        """Embeds a known sentence at every URL with the job's settings, and says which model did.
+    def probe(self, every_url: bool = False) -> ModelIdentity:
+        """Embeds a known sentence at the URLs with the job's settings, and says which model did.
+
+        Args:
+            every_url: wait for all of them; otherwise one is enough, and the others are asked once.
 
         Raises:
             EndpointError: an endpoint cannot do the job, or they differ.
         """
-        first = self._meet(self._urls[:1])
-        for url in self._urls[1:]:
-            other = self._patiently([url], self._contact().meet)
+        first = self._meet(self._urls)
+        for url in self._urls:
+            if url == first.url:
+                continue
+            try:
+                other = self._patiently([url], self._contact().meet) if every_url else self._contact().meet(url)
+            except Unavailable as error:
+                logger.warning("%s does not answer (%s): it is used once it does", url, error)
+                continue
             check_same_model(other.info, first.identity, url)
+            check_same_length(other.info, first.info, url)
             if not first.known.matches(other.known.vector):
                 raise ModelChanged(
-                    f"{url} gives a known sentence another vector than {self._urls[0]}: they serve different models"
+                    f"{url} gives a known sentence another vector than {first.url}: they serve different models"
                 )
         return first.identity
 
@@ -196,18 +206,21 @@ class TeiClient:
     def _patiently(self, urls: Sequence[str], ask: Callable[[str], Answer]) -> Answer:
         """The first answer that one of the URLs gives, asked in turn for as long as patience lasts."""
         for times in itertools.count():
+            asked: list[float] = []  # seconds of silence that each wants
             for url in urls:
                 self._raise_if_over()
                 started = self._clock()
                 try:
                     answer = ask(url)
                 except Unavailable as error:
+                    asked.append(error.verdict.retry_after or 0.0)
                     overloaded = error.verdict.action is Action.SLOW_DOWN
                     self._patience.failed(started, url, str(error), overloaded)
                 else:
                     self._patience.succeeded()
                     return answer
-            self._closing.wait(min(self._patience.left, self._jitter.full(FIRST_WAIT, LONGEST_WAIT, times)))
+            wait = max(self._jitter.full(FIRST_WAIT, LONGEST_WAIT, times), min(asked))
+            self._closing.wait(min(self._patience.left, wait))
         raise AssertionError("patience never ends the loop")
 
     def _start(self) -> Pool:

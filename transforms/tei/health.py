@@ -59,9 +59,10 @@ class Health:
 
     def refused(self, now: float, first_of_round: bool, retry_after: float | None = None) -> float:
         """Pauses after a 429; gives back the seconds of silence that this adds."""
+        pause = 0.0
         if first_of_round:
             self._refusals += 1
-        pause = self._jitter.full(FIRST_PAUSE, LONGEST_PAUSE, self._refusals)
+            pause = self._jitter.full(FIRST_PAUSE, LONGEST_PAUSE, self._refusals)
         return self._be_quiet(now, now + max(pause, retry_after or 0.0))
 
     def _be_quiet(self, now: float, until: float) -> float:

@@ -22,6 +22,9 @@ class Pool:
         verifier: what is known of the endpoints' model and format.
         sender: what is done with one.
         fail: told of what a sender raises: nothing goes on after that.
+
+    Attributes:
+        most_texts: that can be in flight.
     """
 
     def __init__(
@@ -37,6 +40,8 @@ class Pool:
             threading.Thread(target=self._work, name=f"tei-{number}", daemon=True)
             for number in range(min(requests, MOST_THREADS))
         ]
+        most = sum(each.budget.ceiling for each in dispatcher.endpoints)
+        self.most_texts = min(most, len(self._threads) * max(each.most_at_best for each in dispatcher.endpoints))
         for thread in self._threads:
             thread.start()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -15,12 +16,15 @@ from transforms.tei.settings import Overlong
 from transforms.tei.verifier import Verifier
 from transforms.tei.work import Rejection, Task
 
+logger = logging.getLogger(__name__)
+
 BODY_LIMIT = 1_500_000  # bytes; servers take 2,000,000 unless told otherwise
 LEAST_BODY_LIMIT = 10_000  # whoever refuses this many bytes does not do so because of their number
 BATCH_TRIES = 3  # of a batch that may hold a bad text, before it is halved
 LONE_TRIES = 7  # of a text alone, before it is blamed
 PAGE_TRIES = 3  # of a text alone that a page refuses, perhaps a gateway's, while the known sentence is taken
 SERVERS_TAKE = 2_000_000  # bytes of a body, unless told otherwise
+LOUD_SILENCE = 5.0  # seconds; a longer one is told in the log
 FIRST_DELAY = 0.1  # seconds
 LONGEST_DELAY = 5.0  # before a text that may be bad is tried again
 LONGEST_WAIT = 1.0  # after a failure of the endpoint, which rests by itself where it must
@@ -69,12 +73,12 @@ class Remedies:
             return
         again, delay = replace(task, waits=task.waits + 1), self._delay(task.waits, LONGEST_WAIT)
         task.job.repeated()
-        self._dispatcher.settle(assignment, Ending.FAILED, [again], delay, verdict.retry_after)
+        self._dispatcher.settle(assignment, Ending.FAILED, [again], delay, self._silence(assignment, verdict))
 
     def _slow_down(self, assignment: Assignment, task: Task, verdict: Verdict) -> None:
         self._out_of_luck(assignment, verdict)
         task.job.repeated()
-        self._dispatcher.settle(assignment, Ending.REFUSED, [task], retry_after=verdict.retry_after)
+        self._dispatcher.settle(assignment, Ending.REFUSED, [task], retry_after=self._silence(assignment, verdict))
 
     def _retry(self, assignment: Assignment, task: Task, verdict: Verdict) -> None:
         self._out_of_luck(assignment, verdict)
@@ -168,6 +172,15 @@ class Remedies:
         status = f"{verdict.status} " if verdict.status else ""
         overloaded = verdict.action is Action.SLOW_DOWN
         self._patience.failed(assignment.started, assignment.endpoint.url, f"{status}{verdict.message}", overloaded)
+
+    def _silence(self, assignment: Assignment, verdict: Verdict) -> float | None:
+        """What the endpoint asks for, so far as patience lasts."""
+        if verdict.retry_after is None:
+            return None
+        seconds = min(verdict.retry_after, self._patience.left)
+        if seconds >= LOUD_SILENCE:
+            logger.warning("%s asks for %.0f s of silence", assignment.endpoint.url, seconds)
+        return seconds
 
     def _delay(self, times: int, longest: float = LONGEST_DELAY) -> float:
         return self._jitter.full(FIRST_DELAY, longest, times)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 
 from transforms.tei.client import TeiClient
 from transforms.tei.contact import KNOWN_SENTENCE
-from transforms.tei.errors import ModelChanged
+from transforms.tei.errors import EndpointUnreachable, ModelChanged
 
 from .helpers import IDENTITY, bodies, check, clients, some_texts
-from .server import HANG_UP, scripted, vector_of
+from .server import HANG_UP, INFO, Asked, Says, honest, scripted, vector_of
 
 
 def test_endpoints_share_the_work() -> None:
@@ -64,3 +65,36 @@ def test_an_endpoint_that_would_not_truncate_is_asked_to() -> None:
         client.submit(some_texts(1000)).result()
         assert {asked.path for asked in two.asked if asked.texts and asked.texts != [KNOWN_SENTENCE]} == {"/embed"}
         assert all(body["truncate"] for body in bodies(two))
+
+
+def test_one_endpoint_of_several_is_enough_to_start_but_not_to_pass_every_check() -> None:
+    for dead_first in (True, False):
+        with scripted(lambda _: HANG_UP) as dead, scripted() as well:
+            servers = (dead, well) if dead_first else (well, dead)
+            with clients(*servers, give_up_after=0.3) as client:
+                assert client.probe() == IDENTITY
+            with clients(*servers, give_up_after=0.3) as client, pytest.raises(EndpointUnreachable, match=dead.url):
+                client.probe(every_url=True)
+
+
+@pytest.mark.parametrize("most", [1, 5, 8])
+def test_several_endpoints_share_what_may_be_in_flight(most: int) -> None:
+    lock, now, peak = threading.Lock(), [0], [0]
+
+    def script(asked: Asked) -> Says:
+        with lock:
+            now[0] += len(asked.texts)
+            peak[0] = max(peak[0], now[0])
+        says = honest(asked, INFO)
+        with lock:
+            now[0] -= len(asked.texts)
+        return says
+
+    with (
+        scripted(script) as one,
+        scripted(script) as two,
+        scripted(script) as three,
+        clients(one, two, three, max_in_flight=most) as client,
+    ):
+        check(some_texts(), client.submit(some_texts()).result())
+    assert peak[0] <= most

@@ -64,3 +64,21 @@ def test_an_endpoint_that_was_never_there_is_given_up_too() -> None:
     tei.close()
     with clients(tei, give_up_after=0.3) as client, pytest.raises(EndpointUnreachable, match="refused"):
         client.probe()
+
+
+def test_a_silence_longer_than_patience_ends_with_it() -> None:
+    with scripted() as tei, clients(tei, give_up_after=0.4) as client:
+        client.probe()
+        tei.script = when(lambda _: True, Says(503, b"", {"Retry-After": "300"}))
+        began = time.monotonic()
+        with pytest.raises(EndpointUnreachable, match="503"):
+            client.submit(["text"]).result()
+        assert time.monotonic() - began < 5
+
+
+def test_the_first_contact_keeps_the_silence_that_is_asked_for() -> None:
+    left = iter([Says(429, b"", {"Retry-After": "0.3"})])
+    with scripted(lambda _: next(left, None)) as tei, clients(tei) as client:
+        began = time.monotonic()
+        client.probe()
+        assert time.monotonic() - began >= 0.3
