@@ -191,7 +191,7 @@ def test_another_job_is_refused_and_a_changed_input_is_redone(place: Storage, tm
     place.put("in/a/wiki_01.jsonl.gz", files["a/wiki_01.jsonl.gz"])
     before = texts_embedded(hash_tei)
     embed(place, hash_tei)
-    assert 12 <= texts_embedded(hash_tei) - before <= 20
+    assert 12 <= texts_embedded(hash_tei) - before <= 30  # and what it takes to know the endpoint
     assert outputs(place) == expected(files, tmp_path, hash_tei)
     verify(place)
 
@@ -248,10 +248,10 @@ def test_names_are_taken_literally_and_empty_files_are_files(place: Storage, rea
 
 
 def test_a_file_is_read_from_anywhere_and_moved(place: Storage, reach: None) -> None:
-    data = random.Random(1).randbytes(10_000_000)
+    data = random.Random(1).randbytes(5_000_000)
     place.put("a", data)
     with storage.open_for_reading(f"{place.root}/a") as file:
-        for start in (9_999_990, 0, 4_194_300, 4_194_304, 20_000_000):
+        for start in (4_999_990, 0, 4_194_300, 4_194_304, 20_000_000):
             file.seek(start)
             assert file.read(20) == data[start : start + 20]
         file.seek(0)
