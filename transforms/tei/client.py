@@ -36,6 +36,8 @@ SECONDS_TO_CLOSE = 1.0
 TRIES_TO_CLOSE = 10
 FIRST_WAIT = 0.25  # seconds
 LONGEST_WAIT = 10.0
+FIRST_PAUSE = 0.1  # between tries of one request of the first contact
+LONGEST_PAUSE = 1.0
 
 Answer = TypeVar("Answer")
 
@@ -193,7 +195,10 @@ class TeiClient:
         with self._starting:
             if self._transport is None:
                 self._transport = self._make_transport(self._settings)
-            return Contact(self._transport, self._settings)
+            return Contact(self._transport, self._settings, self._pause)
+
+    def _pause(self, times: int) -> None:
+        self._closing.wait(self._jitter.full(FIRST_PAUSE, LONGEST_PAUSE, times))
 
     def _meet(self, urls: Sequence[str]) -> Acquaintance:
         with self._starting:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,7 @@ LEAST_COSINE = 0.99
 MISSING_ROUTE = (404, 405)
 # One reply can be damaged on its way; that several in a row are damaged alike is another model.
 TRIES_TO_AGREE = 4
+OVERLOAD_TRIES = 8  # of one request, where others take the server's permits
 ROUTE_TRIES = 3  # of a route that fails while another works
 
 
@@ -90,8 +92,11 @@ class Acquaintance:
 class Contact:
     """Asks endpoints who they are. Holds nothing that changes; may be used from any thread."""
 
-    def __init__(self, transport: Transport, settings: EndpointSettings) -> None:
+    def __init__(
+        self, transport: Transport, settings: EndpointSettings, pause: Callable[[int], object] = lambda _: None
+    ) -> None:
         self._transport = transport
+        self._pause = pause  # waits before another try, told how many there were
         self._settings = settings
 
     def read_info(self, url: str) -> ServerInfo:
@@ -190,6 +195,17 @@ class Contact:
         raise AssertionError("tries never end the loop")
 
     def _answer(self, target: str, wire: Wire | None) -> Reply:
+        """One request's reply; a refusal under load is met by itself, not with all that went before."""
+        for times in range(OVERLOAD_TRIES):
+            try:
+                return self._answer_now(target, wire)
+            except Unavailable as error:
+                if error.verdict.action is not Action.SLOW_DOWN or error.verdict.retry_after:
+                    raise
+            self._pause(times)
+        return self._answer_now(target, wire)
+
+    def _answer_now(self, target: str, wire: Wire | None) -> Reply:
         try:
             if wire is None:
                 reply = self._transport.get(target)

@@ -6,6 +6,7 @@ import enum
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 
 import orjson
 
@@ -132,9 +133,14 @@ def _message(body: bytes) -> tuple[str, bool]:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    # Its other form is a date, which only helps where both clocks agree.
+    told = headers.get("Retry-After", "")
     try:
-        seconds = float(headers.get("Retry-After", ""))
+        seconds = float(told)
     except ValueError:
-        return None
+        try:
+            # The reply's own date makes clocks that disagree harmless.
+            until, now = (parsedate_to_datetime(date) for date in (told, headers.get("Date", "")))
+            seconds = max(0.0, (until - now).total_seconds())
+        except (ValueError, TypeError):
+            return None
     return min(seconds, LONGEST_WAIT) if seconds >= 0 else None

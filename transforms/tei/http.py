@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+import select
 import socket
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import requests
@@ -90,15 +91,22 @@ class _Adapter(requests.adapters.HTTPAdapter):
 
 
 @dataclass(slots=True)
+class _Dialled:
+    """Whether a line has had a connection before; when its present one was made, if that took another's place."""
+
+    before: bool = False
+    renewed_at: float | None = None
+
+
+@dataclass(slots=True)
 class _Line:
-    """One thread's connection to one URL; `used` once it has carried a reply; `dialled` once it was ever made."""
+    """One thread's connection to one URL; `used` once it has carried a reply."""
 
     adapter: _Adapter  # the pool lives as long as it
     pool: urllib3.HTTPConnectionPool
     target: str
     used: bool = False
-    dialled: bool = False
-    renewed_at: float | None = None
+    dialled: _Dialled = field(default_factory=_Dialled)
 
 
 class HttpTransport:
@@ -181,7 +189,7 @@ class HttpTransport:
         if response.status != 200 and self._secret:  # an error may show what was sent
             headers = urllib3.HTTPHeaderDict({name: self._redacted(value) for name, value in headers.items()})
             content = self._redacted(content.decode("utf-8", "replace")).encode()
-        return Reply(response.status, headers, content, self._clock() - started, resent, line.renewed_at)
+        return Reply(response.status, headers, content, self._clock() - started, resent, line.dialled.renewed_at)
 
     def _send(self, line: _Line, method: str, body: bytes | None) -> urllib3.BaseHTTPResponse:
         if self._closed:
@@ -225,25 +233,33 @@ class HttpTransport:
 
     def _watch(self, line: _Line) -> None:
         """Remembers the line's connections while they live, so that `close` can hang up."""
-        made: Any = line.pool.ConnectionCls
-        connected = self._connected
+        make: Any = line.pool.ConnectionCls
+        # Neither the line nor a connection: whoever holds what it is held by keeps sockets open.
+        dialled, connected = line.dialled, self._connected
 
-        class Watched(made):  # type: ignore[misc]  # urllib3 chooses the class
-            def connect(self) -> None:
-                super().connect()
-                connected(line, self)
+        def made(*args: Any, **options: Any) -> Any:
+            connection = make(*args, **options)
+            own = weakref.ref(connection)
 
-        line.pool.ConnectionCls = Watched
+            def connect() -> None:
+                here = own()
+                make.connect(here)
+                connected(dialled, here)
 
-    def _connected(self, line: _Line, connection: Any) -> None:
+            connection.connect = connect
+            return connection
+
+        line.pool.ConnectionCls = made  # type: ignore[assignment]  # urllib3 calls it, and asks no more of it
+
+    def _connected(self, dialled: _Dialled, connection: Any) -> None:
         """Notes whether a connection takes an ended one's place, its own line's or another thread's."""
         origin = (connection.host, connection.port)
         with self._connecting:
             others = [each for each in self._connections if each is not connection]
             self._connections.add(connection)
-        renewed = line.dialled or any(_has_ended(each) for each in others if (each.host, each.port) == origin)
-        line.dialled = True
-        line.renewed_at = time.monotonic() if renewed else None
+        renewed = dialled.before or any(_has_ended(each) for each in others if (each.host, each.port) == origin)
+        dialled.before = True
+        dialled.renewed_at = time.monotonic() if renewed else None
 
     def _read(self, response: urllib3.BaseHTTPResponse) -> bytes:
         announced = response.headers.get("Content-Length", "")
@@ -290,11 +306,10 @@ def _has_ended(connection: Any) -> bool:
     if sock is None:
         return True
     try:
-        # Asked first: a socket with a timeout would wait for something to read.
-        if not urllib3.util.wait_for_read(sock, timeout=0.0):
-            return False
-        # The plain method, also under TLS: nothing is taken from the connection.
-        return not socket.socket.recv(sock, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        # Reads nothing, so it neither waits nor takes anything from the thread that does.
+        poll = select.poll()
+        poll.register(sock, getattr(select, "POLLRDHUP", select.POLLHUP))
+        return bool(poll.poll(0))
     except (OSError, ValueError):
         return True
 

@@ -10,7 +10,7 @@ import pytest
 from transforms.tei.errors import EndpointUnreachable
 
 from .helpers import check, clients, some_texts, when
-from .server import HANG_UP, Says, ScriptedTei, error, scripted
+from .server import HANG_UP, Asked, Says, ScriptedTei, error, scripted
 
 
 @pytest.mark.parametrize(
@@ -82,3 +82,16 @@ def test_the_first_contact_keeps_the_silence_that_is_asked_for() -> None:
         began = time.monotonic()
         client.probe()
         assert time.monotonic() - began >= 0.3
+
+
+def test_the_first_contact_under_overload_asks_each_question_by_itself() -> None:
+    refused: dict[str, int] = {}
+
+    def script(asked: Asked) -> Says | None:
+        key = f"{asked.path} {asked.texts}"
+        refused[key] = refused.get(key, 0) + 1
+        return Says(429) if refused[key] % 4 and asked.texts else None
+
+    with scripted(script) as tei, clients(tei) as client:
+        client.probe()
+        assert sum(asked.path == "/info" for asked in tei.asked) == 1
