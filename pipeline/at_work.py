@@ -41,6 +41,11 @@ class AtWork:
         """Whether the process has certainly ended: only that of one on this machine can be known."""
         return self.host == socket.gethostname() and not _is_alive(self.pid)
 
+    @property
+    def is_me(self) -> bool:
+        """Whether it is this process."""
+        return (self.host, self.pid) == (socket.gethostname(), os.getpid())
+
     def __str__(self) -> str:
         """Name it for a person."""
         return f"process {self.pid} on {self.host}, since {self.since}"
@@ -60,10 +65,10 @@ def read_at_work(output: OutputFolder) -> AtWork | None:
     return found
 
 
-def announce(output: OutputFolder) -> None:
-    """Leave word that this process is at work, and warn if another one seems to be."""
-    other = read_at_work(output)
-    if other is not None and not other.is_gone:
+def announce(output: OutputFolder) -> bool:
+    """Leave word that this process is at work; warn if another one seems to be, and return whether one does."""
+    other = _another(output)
+    if other is not None:
         _logger.warning(
             "another command (%s) may still be at work in %s; two at once do no harm, but send texts twice",
             other,
@@ -72,11 +77,19 @@ def announce(output: OutputFolder) -> None:
     since = datetime.now(timezone.utc).isoformat(timespec="seconds")
     me = AtWork(socket.gethostname(), os.getpid(), since)
     output.write(NAME, [orjson.dumps(asdict(me), option=orjson.OPT_APPEND_NEWLINE)])
+    return other is not None
 
 
 def withdraw(output: OutputFolder) -> None:
-    """Remove the word that this process is at work."""
-    output.delete([NAME])
+    """Remove the word that this process is at work; another one's stays."""
+    if _another(output) is None:
+        output.delete([NAME])
+
+
+def _another(output: OutputFolder) -> AtWork | None:
+    """Return the process, other than this one, that seems to be at work."""
+    other = read_at_work(output)
+    return None if other is None or other.is_me or other.is_gone else other
 
 
 def _is_alive(pid: int) -> bool:

@@ -11,6 +11,7 @@ import orjson
 from pipeline.errors import UsageError
 from transforms.output import OutputFolder
 from transforms.tei.settings import ModelIdentity, Overlong
+from transforms.typed import build
 
 FORMAT = 1
 
@@ -77,10 +78,10 @@ def read_job(output: OutputFolder) -> Job | None:
         return None
     try:
         values = orjson.loads(data)
-        values["model"] = ModelIdentity(**values["model"])
+        values["model"] = build(ModelIdentity, values["model"])
         values["overlong"] = Overlong(values["overlong"])
         values["inputs"] = tuple(values["inputs"])
-        return Job(**values)
+        return build(Job, values)
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{output.path(output.job)} cannot be read ({error}); another version of Tayyar may have written it. "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -17,7 +17,9 @@ from transforms.records import Shard, Source
 from transforms.storage import FileStat
 
 _READERS = 32  # receipts are small files: reading them is waiting, most of all in a bucket
-_SHARD_FILE = re.compile(rf"{JOB}/receipts/(.+)-\d{{5,}}\.json|(?:{DEAD_LETTERS}/)?(.+)-\d{{5,}}\.ndjson")
+_SHARD_FILE = re.compile(
+    rf"(?P<receipt>{JOB}/receipts/)?(?:{DEAD_LETTERS}/)?(?P<name>.+)-(?P<index>\d{{5}}|[1-9]\d{{5,}})\.(?(receipt)json|ndjson)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +53,14 @@ class Ledger:
     Attributes:
         plan: the sources.
         sources: what is known of each.
+        shards_named: the shards of the plan's sources that have a receipt, valid or not.
         gone: paths of sources that receipts name and the plan does not: inputs that were removed since.
     """
 
     plan: Plan
     sources: tuple[SourceLedger, ...]
     gone: tuple[str, ...] = ()
+    shards_named: frozenset[str] = frozenset()
 
     def receipts(self) -> Iterator[Receipt]:
         """Yield every valid receipt, in the order of sources and shards."""
@@ -164,8 +168,10 @@ def read_ledger(
     by_source: dict[str, list[Receipt]] = defaultdict(list)
     for receipt in (cache or ReceiptCache()).read(output, receipts):
         by_source[receipt.source].append(receipt)
-    sources = tuple(_ledger_of(plan, source, by_source.pop(source.path, []), job, files) for source in plan.sources)
-    return Ledger(plan, sources, tuple(sorted(by_source)))
+    found = {source: by_source.pop(source.path, []) for source in plan.sources}
+    sources = tuple(_ledger_of(plan, source, its, job, files) for source, its in found.items())
+    named = frozenset(receipt.shard for its in found.values() for receipt in its)
+    return Ledger(plan, sources, tuple(sorted(by_source)), named)
 
 
 def read_receipts(output: OutputFolder, names: Iterable[str]) -> Iterator[Receipt]:
@@ -196,19 +202,33 @@ def _ledger_of(
     return SourceLedger(source, valid, last is not None and all(index in valid for index in range(last + 1)))
 
 
-def stale_files(ledger: Ledger, output: OutputFolder, files: Iterable[str], only_of: set[str]) -> list[str]:
-    """Return the files of shards of these sources that no valid receipt stands for.
+def stale_files(ledger: Ledger, output: OutputFolder, files: Iterable[str]) -> list[str]:
+    """Return the files of this job's shards that no valid receipt stands for; what is not this job's is no matter.
 
     Args:
         ledger: as it is now.
         output: the folder.
         files: the names in it.
-        only_of: names of sources; what bears none of these names was never this job's, and stays.
     """
     vouched = ledger.vouched_files(output)
-    stale = []
+    return [name for name in planned_files(ledger.plan, files, ledger.shards_named) if name not in vouched]
+
+
+def planned_files(plan: Plan, files: Iterable[str], also: Collection[str] = ()) -> list[str]:
+    """Return the files that shards of a plan, or other shards of these names, have or would have.
+
+    A name alone says little: `logs-20240.ndjson` may be a shard of `logs.ndjson`, or somebody's own. With a zero in
+    front, it is a shard.
+    """
+    sources = {source.name: source for source in plan.sources}
+    found = []
     for name in files:
         match = _SHARD_FILE.fullmatch(name)
-        if match is not None and (match[1] or match[2]) in only_of and name not in vouched:
-            stale.append(name)
-    return stale
+        if match is None:
+            continue
+        source = sources.get(match["name"])
+        count = None if source is None else plan.shard_count(source)
+        could_be = source is not None and (count is None or int(match["index"]) < count or match["index"][0] == "0")
+        if could_be or f"{match['name']}-{match['index']}" in also:
+            found.append(name)
+    return found

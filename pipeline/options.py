@@ -449,6 +449,10 @@ def endpoint_settings(arguments: argparse.Namespace) -> EndpointSettings:
 
 def absolute(path: str) -> str:
     """Return a local path made absolute, so that a run from another folder means the same; any other path as it is."""
+    if not path.strip():
+        raise UsageError(
+            "--input is empty. Give a path, a folder or a pattern; a variable in its place may not be set."
+        )
     if re.match(r"[a-z][a-z0-9+.-]*://", path):
         return path
     return os.path.abspath(os.path.expanduser(path)) + ("/" if path.endswith("/") else "")

@@ -6,7 +6,7 @@ import itertools
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 import orjson
 
@@ -15,9 +15,12 @@ from transforms import storage
 from transforms.decompress import COMPRESSIONS, is_compressed
 from transforms.output import RESERVED, OutputFolder
 from transforms.records import Shard, Source
+from transforms.typed import build
 
 FORMATS = (".ndjson", ".jsonl", ".json")
 ENDINGS = tuple(format_ + compression for format_ in FORMATS for compression in ("", *COMPRESSIONS))
+_SOURCE_FIELDS = [field.name for field in fields(Source)]
+_LONGEST_NAME = 255  # bytes, of one part of a path on the usual file systems
 _logger = logging.getLogger(__name__)
 
 
@@ -64,7 +67,12 @@ def make_plan(patterns: Sequence[str], output_root: str, shard_bytes: int) -> Pl
     planned: set[str] = set()
     for pattern in patterns:
         prefix, files = _match(pattern)
-        files = [file for file in files if not file.path.startswith(output_root + "/")]
+        outside = [file for file in files if not _is_below(file.path, output_root)]
+        if files and not outside:
+            raise UsageError(
+                f"--input {pattern} matches only files in --output {output_root}. Choose another --output."
+            )
+        files = outside
         if not files:
             raise UsageError(
                 f"--input {pattern} matches no file that ends in {', '.join(FORMATS)} (or one of these and "
@@ -78,15 +86,25 @@ def make_plan(patterns: Sequence[str], output_root: str, shard_bytes: int) -> Pl
     return Plan(tuple(sources[name] for name in sorted(sources)), shard_bytes)
 
 
+def _is_below(path: str, folder: str) -> bool:
+    """Whether a file lies in a folder, also by way of links."""
+    if storage.is_local(path) and storage.is_local(folder):
+        path, folder = os.path.realpath(path), os.path.realpath(folder)
+    return path.startswith(f"{folder}/")
+
+
 def _add(sources: dict[str, Source], source: Source) -> None:
     """Add a source under its name, unless another one has it."""
     if not _is_utf8(source.path):
         raise UsageError(f"--input {source.path!a} has a name that is not UTF-8. Rename the file.")
-    if source.name.split("/")[0] in RESERVED and "/" in source.name:
+    last = source.name.rpartition("/")[2]
+    if not last or len(f"{last}-00000.ndjson".encode()) > _LONGEST_NAME:
+        raise UsageError(f"{source.path} has a name that is too short or too long to name its outputs by. Rename it.")
+    top = source.name.partition("/")[0]
+    if top in RESERVED and "/" in source.name:
         raise UsageError(
-            f"{source.path} would be written below {source.name.split('/')[0]}/ in the output folder, "
-            f"which is kept for "
-            f"Tayyar's own files. Rename that folder, or give each of its neighbours as an --input of its own."
+            f"{source.path} would be written below {top}/ in the output folder, which is kept for Tayyar's own files. "
+            "Rename that folder, or give each of its neighbours as an --input of its own."
         )
     other = sources.setdefault(source.name, source)
     if other.path != source.path:
@@ -160,8 +178,11 @@ def read_plan(output: OutputFolder, shard_bytes: int) -> Plan:
     if data is None:
         raise UsageError(f"{output.root} is no output folder of Tayyar: it has no {output.plan}. Check --output.")
     try:
-        fields = [orjson.loads(line) for line in data.splitlines()]
-        return Plan(tuple(Source(f["path"], f["name"], f["size"], f["mtime"]) for f in fields), shard_bytes)
+        lines = [orjson.loads(line) for line in data.splitlines()]
+        sources = tuple(build(Source, {name: line[name] for name in _SOURCE_FIELDS}) for line in lines)
+        if not sources:
+            raise ValueError("it names no file")
+        return Plan(sources, shard_bytes)
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{output.path(output.plan)} cannot be read ({error}). Run the job again: that writes it anew."

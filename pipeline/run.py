@@ -19,13 +19,14 @@ from tqdm import tqdm
 from pipeline import at_work, graph
 from pipeline.check import require_usable
 from pipeline.endpoint import reached
-from pipeline.errors import ExitCode, PipelineFailed
+from pipeline.errors import ExitCode, PipelineFailed, UsageError
 from pipeline.job import Job, read_job, require_same_job, write_job
-from pipeline.ledger import Ledger, read_ledger, stale_files
+from pipeline.ledger import Ledger, planned_files, read_ledger, stale_files
 from pipeline.options import RunOptions
 from pipeline.plan import Plan, make_plan, write_plan
 from pipeline.progress import Progress
 from pipeline.publish import publish
+from pipeline.replace import keep_promises
 from pipeline.report import summary
 from pipeline.runner import beam_options, make_runner, meaning_of
 from transforms.output import JOB, OutputFolder
@@ -46,7 +47,7 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
         DONE, or TOO_MANY_DEAD_LETTERS.
 
     Raises:
-        UsageError: before anything is sent or written.
+        UsageError: before anything is sent.
         EndpointError: if the endpoint cannot do the job.
         PipelineFailed: if anything else fails it; running again goes on from there.
         NotProven: if records are missing in the end.
@@ -105,9 +106,15 @@ def _prepare(output: OutputFolder, plan: Plan, job: Job, overwrite: bool) -> Led
     """
     if overwrite:
         _delete_former_job(output)
-    require_same_job(read_job(output), job, output.root)
-    at_work.announce(output)
+    former = read_job(output)
+    require_same_job(former, job, output.root)
+    if former is None and not overwrite:
+        _require_room(output, planned_files(plan, output.list()))
+    alone = not at_work.announce(output)
+    keep_promises(output)
     files = output.list()
+    if alone:  # then what is not whole was left by a run that died
+        output.delete(name for name in files if name.startswith(f"{output.temporary}/"))
     ledger = read_ledger(plan, output, job.digest, files)
     if ledger.gone:
         _logger.warning(
@@ -116,25 +123,46 @@ def _prepare(output: OutputFolder, plan: Plan, job: Job, overwrite: bool) -> Led
             ledger.gone[0],
             output.root,
         )
-    # Only receipts go now: without them nothing else counts. Files go in the end, when another run cannot be about to
-    # write the receipts for them.
-    output.delete(name for name in _stale(ledger, output, files) if name.startswith(output.receipts + "/"))
+    _delete_stale(ledger, output, files)
     write_job(job, output)
     write_plan(plan, output)
     return ledger
 
 
+def _require_room(output: OutputFolder, in_the_way: Sequence[str]) -> None:
+    """Refuse to write over files that no job of ours can have left; raises UsageError."""
+    if in_the_way:
+        raise UsageError(
+            f"{output.path(in_the_way[0])} is in the way: the job would write a file of this name, "
+            "and this folder holds no job yet. Choose another --output, or move the file away."
+        )
+
+
+def _delete_stale(ledger: Ledger, output: OutputFolder, files: Iterable[str]) -> None:
+    """Delete receipts that are not valid, and all files of shards that the plan has no more.
+
+    The other files stay till the end: another run may be about to write the receipts that stand for them.
+    """
+    stale = stale_files(ledger, output, files)
+    receipts = [name for name in stale if name.startswith(f"{output.receipts}/")]
+    beyond = set(stale) - set(planned_files(ledger.plan, stale)) - set(receipts)
+    output.delete(sorted(beyond))  # before the receipts, by whose names alone they are known
+    output.delete(receipts)
+
+
 def _delete_former_job(output: OutputFolder) -> None:
-    """Delete what the former job's receipts stand for, and all of Tayyar's own files; nothing else that is there."""
+    """Delete what the former job's receipts stand for, and what is in `_job`; nothing else that is there."""
     files = output.list()
-    names = {name for name in files if name.startswith((f"{JOB}/", "dead_letters/"))}
-    for name in files:
-        if name.startswith(output.receipts + "/"):
-            shard = name.removeprefix(output.receipts + "/").removesuffix(".json")
-            names.add(output.embedded(shard))
+    ours = [name for name in files if name.startswith(f"{JOB}/")]
+    shards = [
+        name.removeprefix(f"{output.receipts}/").removesuffix(".json")
+        for name in ours
+        if name.startswith(f"{output.receipts}/")
+    ]
+    output.delete(name for shard in shards for name in (output.embedded(shard), output.dead_letters(shard)))
     # Receipts name the files to delete, so they go behind them; and the job's description last: until then, an
     # interrupted deletion leaves the former job's folder.
-    output.delete(sorted(names, key=lambda name: (name == output.job, name.startswith(f"{JOB}/"), name)))
+    output.delete(sorted(ours, key=lambda name: (name == output.job, name)))
 
 
 def _opening(plan: Plan, before: Ledger, job: Job) -> str:
@@ -165,10 +193,9 @@ def _embed(before: Ledger, output: OutputFolder, options: PipelineOptions, setti
         seen = {name for name in files if name.startswith(output.receipts + "/")}
         with Progress(output, seen, _stored_bytes(work)):
             _run_pipeline(options, work, settings)
-    output.delete(name for name in files if name.startswith(output.temporary + "/"))  # left by runs that died
     files = output.list()
     ledger = read_ledger(before.plan, output, settings.job, files)
-    output.delete(_stale(ledger, output, files))
+    output.delete(stale_files(ledger, output, files))
     return ledger
 
 
@@ -192,10 +219,6 @@ def _run_pipeline(options: PipelineOptions, work: Sequence[Shard], settings: gra
 
 def _stored_bytes(work: Sequence[Shard]) -> int:
     return sum(shard.source.size if shard.end is None else shard.end - shard.start for shard in work)
-
-
-def _stale(ledger: Ledger, output: OutputFolder, files: Iterable[str]) -> list[str]:
-    return stale_files(ledger, output, files, {source.source.name for source in ledger.sources})
 
 
 def _clean_up(output: OutputFolder) -> None:

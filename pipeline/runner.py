@@ -27,6 +27,7 @@ DEFAULT_RUNNER = "FnApiRunner"
 _IN_PROCESS = {"fnapirunner", "fnapi"}
 # These ask their job server which options it knows; what it does not know is refused there.
 _PORTABLE = {"flinkrunner", "flink", "portablerunner", "portable", "prismrunner", "prism", "sparkrunner", "spark"}
+_LOST_WORKER = "Channel closed prematurely"
 _WHERE = re.compile(r"( \[while running '[^']*'\])+$")
 _NAMED_ERROR = re.compile(r"transforms\.[\w.]+\.(\w+): (.*)")
 _OWN_ERRORS: dict[str, type[Exception]] = {
@@ -63,9 +64,19 @@ def beam_options(arguments: Sequence[str]) -> PipelineOptions:
             "silently loses elements between "
             "stages and still reports success. Use multi_processing, or leave it out."
         )
+    _require_runner(options)
     # Nothing lives in __main__, and a pickled main session fails on workers in ways of its own.
     options.view_as(beam.options.pipeline_options.SetupOptions).save_main_session = False
     return options
+
+
+def _require_runner(options: PipelineOptions) -> None:
+    """Refuse a runner that there is not, before anything is written."""
+    name: str = options.view_as(StandardOptions).runner
+    try:
+        beam.runners.create_runner(name)
+    except (ValueError, ImportError) as error:
+        raise UsageError(f"--runner {name} is no runner of this Beam: {str(error).splitlines()[0]}") from error
 
 
 def _refuse_unknown(arguments: Sequence[str]) -> None:
@@ -117,15 +128,21 @@ def meaning_of(error: BaseException) -> BaseException:
     found = [(name, message) for name, message in _NAMED_ERROR.findall(str(error)) if name in _OWN_ERRORS]
     if found:
         name, message = found[-1]
-        return _for_the_user(_OWN_ERRORS[name](_WHERE.sub("", message)))
+        return _for_the_user(_OWN_ERRORS[name](message))
+    if _LOST_WORKER in str(error):
+        return PipelineFailed("a worker process died; most often it was killed because memory ran out")
     _logger.error("the pipeline failed", exc_info=error)
     return PipelineFailed(_last_line(error))
 
 
 def _for_the_user(error: BaseException) -> BaseException:
+    """Leave out in which of Beam's steps an error of ours came up: the message says what it was about."""
+    message = _WHERE.sub("", str(error))
+    if isinstance(error, EndpointError):
+        return type(error)(message)
     if isinstance(error, TooManyDeadLetters):
-        return PipelineFailed(str(error), ExitCode.TOO_MANY_DEAD_LETTERS)
-    return PipelineFailed(str(error)) if isinstance(error, (DamagedSource, SourceChanged, StorageError)) else error
+        return PipelineFailed(message, ExitCode.TOO_MANY_DEAD_LETTERS)
+    return PipelineFailed(message) if isinstance(error, (DamagedSource, SourceChanged, StorageError)) else error
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

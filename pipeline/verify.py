@@ -9,8 +9,8 @@ import numpy as np
 import orjson
 from tqdm import tqdm
 
-from pipeline.errors import ExitCode, NotProven, UsageError
-from pipeline.job import Job, read_job
+from pipeline.errors import ExitCode, NotProven
+from pipeline.job import Job, require_job
 from pipeline.ledger import Ledger, SourceLedger, read_ledger, stale_files
 from pipeline.plan import Plan, read_plan
 from transforms import storage
@@ -58,16 +58,14 @@ def verify(root: str, say: Callable[[str], None] = print) -> ExitCode:
         NotProven: with the first ten findings.
     """
     output = OutputFolder(root, run="verify")
-    job = read_job(output)
-    if job is None:
-        raise UsageError(f"{root} is no output folder of Tayyar: it has no {output.job}. Check --output.")
+    job = require_job(output)
     plan = read_plan(output, job.shard_bytes)
     files = output.list()
     ledger = read_ledger(plan, output, job.digest, files)
     findings = Findings()
     for path in ledger.gone:
         findings.add(f"{path}: is no input any more, but receipts and embedded documents of it are here")
-    for name in stale_files(ledger, output, files, {source.name for source in plan.sources}):
+    for name in stale_files(ledger, output, files):
         findings.add(f"{name}: no valid receipt stands for this file")
     with tqdm(total=sum(source.size for source in plan.sources), unit="B", unit_scale=True, disable=None) as bar:
         for source in ledger.sources:

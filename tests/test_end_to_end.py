@@ -338,3 +338,44 @@ def test_an_interrupted_run_says_how_to_go_on(corpus: Path, tmp_path: Path, tei:
         said, _ = process.communicate(timeout=30)
     assert process.returncode == 130, said
     assert said.strip().endswith("tayyar: stopped; the same command goes on from here")
+
+
+def test_files_of_others_are_neither_overwritten_nor_deleted(corpus: Path, tmp_path: Path, tei: str) -> None:
+    out = tmp_path / "out"
+    (out / "dead_letters").mkdir(parents=True)
+    theirs = {"wiki_00-20240101.ndjson": "theirs", "dead_letters/notes.txt": "theirs", "wiki_00.txt": "theirs"}
+    for name, text in theirs.items():
+        (out / name).write_text(text)
+    (out / "wiki_00-00000.ndjson").write_text("in the way")
+    assert "wiki_00-00000.ndjson is in the way" in run(corpus, out, tei, code=2)
+    (out / "wiki_00-00000.ndjson").unlink()
+    run(corpus, out, tei, "--overwrite")
+    run(corpus, out, tei, "--overwrite", "--shard_bytes", 10_000)
+    found = output_files(out)
+    assert {name: found[name].decode() for name in theirs} == theirs
+    tayyar("verify", "--output", out)
+
+
+def test_an_interrupted_overwrite_leaves_nothing_of_the_former_job(corpus: Path, tmp_path: Path, tei: str) -> None:
+    out = tmp_path / "out"
+    run(corpus, out, tei, "--shard_bytes", 1000)
+    (tmp_path / "other.ndjson").write_text('{"content": "another job"}\n')
+    options = ("--input", tmp_path / "other.ndjson", "--output", out, "--endpoint", tei, "--overwrite")
+    before = len(output_files(out))
+    with started("run", *options) as process:
+        while process.poll() is None and len(output_files(out)) == before:
+            time.sleep(0.001)
+        process.kill()
+    tayyar("run", *options)
+    assert list(output_files(out)) == ["other-00000.ndjson"]
+    tayyar("verify", "--output", out)
+
+
+def test_a_plan_that_lost_a_line_proves_nothing(corpus: Path, tmp_path: Path, tei: str) -> None:
+    run(corpus, tmp_path / "out", tei)
+    plan = tmp_path / "out/_job/plan.ndjson"
+    lines = plan.read_bytes().splitlines(keepends=True)
+    plan.write_bytes(b"".join(lines[1:]))
+    assert "is no input any more" in tayyar("verify", "--output", tmp_path / "out", code=5).stderr
+    plan.write_bytes(b"")
+    assert "names no file" in tayyar("verify", "--output", tmp_path / "out", code=2).stderr

@@ -25,6 +25,8 @@ EMBEDDED = "embedded"
 DEAD_LETTERS = "dead_letters"
 _COUNTERS = "tayyar"
 _ENOUGH_TO_JUDGE = 1000  # records
+_ENOUGH_MEMORY = 64 << 20  # bytes of lines, dead letters among them, behind the oldest shard
+_RECORD_BYTES = 500  # that Python's objects for one record take beside its line
 
 
 class TooManyDeadLetters(Exception):
@@ -39,11 +41,12 @@ class Embedded(NamedTuple):
 
 
 class _Waiting(NamedTuple):
-    """A shard whose texts are with the client."""
+    """A shard whose texts are with the client; `memory` is about how many bytes it takes."""
 
     shard: DocumentShard
     pending: PendingEmbeddings
     started_at: float
+    memory: int
 
 
 def merge_embeddings(
@@ -78,6 +81,11 @@ def merge_embeddings(
         read.shard, documents, vectors, dead_letters, read.records, embeddings.statistics, started_at
     )
     return embedded, ShardDeadLetters(read.shard, dead_letters)
+
+
+def _memory_of(shard: DocumentShard) -> int:
+    lines = (record.line for records in (shard.documents, shard.dead_letters) for record in records)
+    return _RECORD_BYTES * (1 + shard.records) + sum(map(len, lines))
 
 
 def early_limit(max_ratio: float) -> float:
@@ -121,6 +129,7 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
         self._reasons: Counter[str] = Counter()
         self._client: TeiClient | None = None
         self._waiting: deque[_Waiting] = deque()
+        self._documents_waiting = self._memory_waiting = 0
         self._documents_in = Metrics.counter(_COUNTERS, "documents_in")
         self._documents_out = Metrics.counter(_COUNTERS, "documents_out")
         self._dead_letters_out = Metrics.counter(_COUNTERS, "dead_letters_out")
@@ -133,6 +142,7 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
 
     def start_bundle(self) -> None:
         self._waiting.clear()
+        self._documents_waiting = self._memory_waiting = 0
 
     def process(self, shard: DocumentShard) -> Iterator[beam.pvalue.TaggedOutput]:
         if shard.failure is not None:
@@ -143,7 +153,9 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
             raise RuntimeError("setup() comes before process()")
         self._documents_in.inc(len(shard.documents))
         pending = self._client.submit([document.text for document in shard.documents])
-        self._waiting.append(_Waiting(shard, pending, time.time()))
+        self._waiting.append(_Waiting(shard, pending, time.time(), _memory_of(shard)))
+        self._documents_waiting += len(shard.documents)
+        self._memory_waiting += self._waiting[-1].memory
         while self._waiting and (self._waiting[0].pending.done() or self._enough_behind_the_oldest()):
             yield from self._finish_oldest()
 
@@ -161,13 +173,20 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
     def _enough_behind_the_oldest(self) -> bool:
         """Whether waiting for the oldest shard leaves the endpoint enough to do.
 
-        Twice what may be in flight lies behind it then; more would only take memory.
+        Twice what may be in flight lies behind it then, or what takes as much memory as a few usual shards.
         """
-        behind = sum(len(waiting.shard.documents) for waiting in self._waiting) - len(self._waiting[0].shard.documents)
-        return self._client is not None and behind >= 2 * self._client.max_in_flight
+        oldest = self._waiting[0]
+        documents = self._documents_waiting - len(oldest.shard.documents)
+        return (
+            self._memory_waiting - oldest.memory >= _ENOUGH_MEMORY
+            or self._client is None
+            or documents >= 2 * self._client.max_in_flight
+        )
 
     def _finish_oldest(self) -> Iterable[beam.pvalue.TaggedOutput]:
-        read, pending, started_at = self._waiting.popleft()
+        read, pending, started_at, memory = self._waiting.popleft()
+        self._documents_waiting -= len(read.documents)
+        self._memory_waiting -= memory
         embedded, dead_letters = merge_embeddings(read, pending.result(), started_at)
         self._documents_out.inc(len(embedded.documents))
         self._dead_letters_out.inc(len(dead_letters.dead_letters))

@@ -90,16 +90,6 @@ def put(path: str, file: BinaryIO, size: int, crc32c: str) -> None:
         )
 
 
-def copy(path: str, to: str) -> None:
-    """Copy an object within the store."""
-    with _explained(path):
-        blob, token = _blob(path), None
-        while True:
-            token, _, _ = _blob(to).rewrite(blob, token=token, retry=DEFAULT_RETRY)
-            if token is None:
-                return
-
-
 def delete(paths: Iterable[str]) -> None:
     """Delete objects; those that are not there are no error."""
     with ThreadPoolExecutor(PARALLEL) as threads:

@@ -13,6 +13,7 @@ from transforms.output import OutputFolder
 from transforms.records import Shard
 from transforms.storage import FileStat, WrittenFile, stat
 from transforms.tei.statistics import RequestStatistics
+from transforms.typed import build
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +98,9 @@ def decode_receipt(data: bytes) -> Receipt:
         numbers = {name: fields.pop(name) for name in RequestStatistics.__dataclass_fields__}
         numbers["latency_ms"] = Counter({int(bound): count for bound, count in numbers["latency_ms"].items()})
         for name in ("output", "dead_letter_output"):
-            fields[name] = None if fields[name] is None else WrittenFile(**fields[name])
-        return Receipt(**fields, statistics=RequestStatistics(**numbers))
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            fields[name] = None if fields[name] is None else build(WrittenFile, fields[name])
+        return build(Receipt, fields | {"statistics": build(RequestStatistics, numbers)})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"this is no receipt: {error}") from error
 
 

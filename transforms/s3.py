@@ -96,13 +96,6 @@ def put(path: str, file: BinaryIO, size: int, crc32c: str) -> None:
         _client().put_object(Bucket=bucket, Key=name, Body=file, ContentLength=size, ChecksumCRC32C=crc32c)
 
 
-def copy(path: str, to: str) -> None:
-    """Copy an object within the store."""
-    (bucket, name), (to_bucket, to_name) = split_url(path), split_url(to)
-    with _explained(path):
-        _client().copy({"Bucket": bucket, "Key": name}, to_bucket, to_name)
-
-
 def delete(paths: Iterable[str]) -> None:
     """Delete objects; those that are not there are no error."""
     by_bucket = itertools.groupby(sorted(map(split_url, paths)), key=lambda parts: parts[0])

@@ -7,14 +7,13 @@ import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from typing import BinaryIO, Protocol, cast
 
 import google_crc32c
 from apache_beam.io.filesystem import FileSystem
-from apache_beam.io.filesystems import FileSystems
 
 from transforms.files import FileStat as FileStat  # a part of this module's interface
 from transforms.files import StorageError as StorageError
@@ -73,9 +72,6 @@ class Store(Protocol):
     def put(self, path: str, file: BinaryIO, size: int, crc32c: str) -> None:
         """Upload a whole file in one piece: it is there whole or not at all."""
 
-    def copy(self, path: str, to: str) -> None:
-        """Copy an object within the store."""
-
     def delete(self, paths: Iterable[str]) -> None:
         """Delete objects; those that are not there are no error."""
 
@@ -125,20 +121,22 @@ def match(*patterns: str) -> list[FileStat]:
 
     The variants of a pattern in a bucket are all looked for in one listing.
     """
-    found: list[FileStat] = []
-    for pattern in patterns:
-        if is_local(pattern):
-            (result,) = FileSystems.match([pattern])
-            files = (FileStat(m.path, m.size_in_bytes, m.last_updated_in_seconds or 0.0) for m in result.metadata_list)
-            found += (file for file in files if not os.path.isdir(file.path))
+    found: dict[str, FileStat] = {}
+    for pattern in filter(is_local, patterns):
+        prefix = fixed_prefix(pattern)
+        # What lies deeper than the pattern reaches is not looked at: it may be large, or not to be read.
+        depth = None if "**" in pattern else pattern.count("/") - prefix.count("/")
+        found |= _matching(_walk(prefix.rstrip("/") or prefix or os.curdir, depth), [pattern])
     remote = [pattern for pattern in patterns if not is_local(pattern)]
     if remote:
         prefix = min((_WILDCARD.split(pattern)[0] for pattern in remote), key=len)
-        wanted = [re.compile(FileSystem.translate_pattern(pattern)) for pattern in remote]
-        listing = _store_of(prefix).list_below(prefix)
-        found += (file for file in listing if any(pattern.match(file.path) for pattern in wanted))
-    by_path = {file.path: file for file in found}
-    return [by_path[path] for path in sorted(by_path)]
+        found |= _matching(_store_of(prefix).list_below(prefix), remote)
+    return [found[path] for path in sorted(found)]
+
+
+def _matching(files: Iterable[FileStat], patterns: Iterable[str]) -> dict[str, FileStat]:
+    wanted = [re.compile(FileSystem.translate_pattern(pattern)) for pattern in patterns]
+    return {file.path: file for file in files if any(pattern.match(file.path) for pattern in wanted)}
 
 
 def fixed_prefix(pattern: str) -> str:
@@ -151,12 +149,36 @@ def list_below(folder: str) -> list[FileStat]:
     """Return every file below a folder; empty if there is no such folder. The folder's name is taken literally."""
     if not is_local(folder):
         return list(_store_of(folder).list_below(f"{folder}/"))
-    return [
-        FileStat(path, (local := os.stat(path)).st_size, local.st_mtime)
-        for parent, _, names in sorted(os.walk(folder))
-        for path in (f"{parent}/{name}" for name in sorted(names))
-        if os.path.exists(path)
-    ]
+    return list(_walk(folder))
+
+
+def _walk(folder: str, depth: int | None = None) -> Iterator[FileStat]:
+    """Yield the local files below a folder, through links too, at most so many folders deep.
+
+    Raises:
+        StorageError: naming a folder that cannot be listed, or a link that leads nowhere: what is there and cannot be
+            seen must not be taken for nothing.
+    """
+
+    def fail(error: OSError) -> None:
+        if not (error.filename == folder and isinstance(error, (FileNotFoundError, NotADirectoryError))):
+            raise StorageError(f"{error.filename} cannot be listed: {error.strerror}. Mend it, or leave it out.")
+
+    for parent, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        if depth is not None and parent != folder and os.path.relpath(parent, folder).count("/") + 1 >= depth:
+            folders.clear()
+        if depth == 0:
+            folders.clear()
+        for name in names:
+            path = os.path.join(parent, name).removeprefix("./")
+            try:
+                found = stat(path)
+            except OSError as error:
+                raise StorageError(f"{path} cannot be read: {error.strerror}. Mend it, or remove it.") from error
+            if found is not None:
+                yield found
+            elif os.path.islink(path):
+                raise StorageError(f"{path} is a link that leads nowhere. Mend it, or remove it.")
 
 
 def write_whole(path: str, temporary: str, chunks: Iterable[bytes]) -> tuple[int, str]:
@@ -169,11 +191,15 @@ def write_whole(path: str, temporary: str, chunks: Iterable[bytes]) -> tuple[int
         its size in bytes and its CRC-32C in base64.
     """
     if is_local(path):
-        _make_parent(temporary)
-        with open(temporary, "wb") as file:
-            written = _write(cast(BinaryIO, file), chunks)
-        _make_parent(path)
-        os.replace(temporary, path)
+        try:
+            _make_parent(temporary)
+            with open(temporary, "wb") as file:
+                written = _write(cast(BinaryIO, file), chunks)
+            _make_parent(path)
+            os.replace(temporary, path)
+        except BaseException:
+            delete([temporary])
+            raise
         return written
     with tempfile.SpooledTemporaryFile(_SPOOL_BYTES) as spool:
         size, crc32c = _write(cast(BinaryIO, spool), chunks)
@@ -189,16 +215,6 @@ def _write(file: BinaryIO, chunks: Iterable[bytes]) -> tuple[int, str]:
         crc.update(chunk)
         size += len(chunk)
     return size, crc.base64()
-
-
-def move(path: str, to: str) -> None:
-    """Give a file another name, replacing what is there; in a bucket it is for a moment there under both."""
-    if is_local(path):
-        _make_parent(to)
-        os.replace(path, to)
-        return
-    _store_of(path).copy(path, to)
-    delete([path])
 
 
 def delete(paths: Iterable[str]) -> None:

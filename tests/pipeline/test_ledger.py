@@ -59,7 +59,7 @@ def test_the_ledger_of_a_finished_job(tmp_path: Path) -> None:
     assert ledger.reasons() == {"empty_text": 1, "invalid_json": 1}
     assert ledger.work_left() == []
     assert ledger.vouched_files(output) == set(output.list())
-    assert stale_files(ledger, output, output.list(), {"wiki", "deep/packed"}) == []
+    assert stale_files(ledger, output, output.list()) == []
 
 
 def test_an_empty_folder_has_everything_left(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_shard_of_which_anything_is_wrong_is_left_to_do(tmp_path: Path, name: 
         ledger.require_balance()
     # what the shard left behind is stale, and nothing else is
     left = {"wiki-00001.ndjson", "dead_letters/wiki-00001.ndjson", "_job/receipts/wiki-00001.json"}
-    assert set(stale_files(ledger, output, output.list(), {"wiki"})) == left & set(output.list())
+    assert set(stale_files(ledger, output, output.list())) == left & set(output.list())
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_shard_beyond_the_end_of_a_source_does_not_count(tmp_path: Path) -> No
     put(output, receipt(3))
     ledger = ledger_of(output)
     assert ledger.embedded == 15
-    stale = stale_files(ledger, output, output.list(), {"wiki"})
+    stale = stale_files(ledger, output, output.list())
     assert set(stale) == {"_job/receipts/wiki-00003.json", "wiki-00003.ndjson"}
 
 
@@ -151,7 +151,7 @@ def test_files_of_others_are_never_stale(tmp_path: Path) -> None:
     ]
     for name in (*mine, *others):
         output.write(name, [b"x"])
-    assert set(stale_files(ledger_of(output), output, output.list(), {"wiki"})) == set(mine)
+    assert set(stale_files(ledger_of(output), output, output.list())) == set(mine)
 
 
 def test_what_is_no_receipt_is_as_good_as_not_there(tmp_path: Path) -> None:

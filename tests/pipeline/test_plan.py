@@ -145,7 +145,7 @@ def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 def test_the_output_is_never_an_input(tmp_path: Path) -> None:
     tree(tmp_path, "a.ndjson", "out/a-00000.ndjson", "out/_job/plan.ndjson", "out2/b.ndjson")
     assert names(tmp_path, "**", output=f"{tmp_path}/out") == {"a": "a.ndjson", "out2/b": "out2/b.ndjson"}
-    with pytest.raises(UsageError, match="matches no file"):
+    with pytest.raises(UsageError, match="matches only files in --output"):
         names(tmp_path, "out/*", output=f"{tmp_path}/out")
 
 

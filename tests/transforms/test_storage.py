@@ -60,12 +60,36 @@ def test_a_listing_holds_every_file_below_in_order(tmp_path: Path) -> None:
     for name in ("b/c", "a", "b/[x]/d"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"12")
-    (tmp_path / "dangling").symlink_to("nowhere")
     found = storage.list_below(str(tmp_path))
     assert sorted(file.path for file in found) == [str(tmp_path / name) for name in ("a", "b/[x]/d", "b/c")]
     assert {file.size for file in found} == {2}
     assert [file.path for file in storage.list_below(str(tmp_path / "b" / "[x]"))] == [str(tmp_path / "b/[x]/d")]
     assert storage.list_below(str(tmp_path / "nothing")) == []
+
+
+@pytest.mark.parametrize("target", ["nowhere", "link", "."])
+def test_what_is_there_and_cannot_be_listed_is_said(tmp_path: Path, target: str) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    (tmp_path / "link").symlink_to(target)
+    for listed in (lambda: storage.list_below(str(tmp_path)), lambda: storage.match(str(tmp_path / "**"))):
+        with pytest.raises(storage.StorageError, match=f"{tmp_path}/link"):
+            listed()
+
+
+def test_folders_are_followed_through_links(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "b").write_bytes(b"1")
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "other")
+    assert [file.path for file in storage.match(str(tmp_path / "in" / "**"))] == [str(tmp_path / "in/link/b")]
+
+
+def test_what_a_pattern_does_not_reach_is_no_matter(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    (tmp_path / "b" / "c").mkdir(parents=True)
+    (tmp_path / "b" / "c" / "link").symlink_to("nowhere")
+    assert [file.path for file in storage.match(str(tmp_path / "*"))] == [str(tmp_path / "a")]
+    assert storage.match(str(tmp_path / "*/*")) == []
 
 
 def test_a_pattern_matches_files_and_no_folders(tmp_path: Path) -> None:
