@@ -67,7 +67,7 @@ def publish(
         output.delete([PAGE])  # it would tell of another run
         say(
             f"report: {output.path(output.report)}; for the same as a page, "
-            f"pip install 'tayyar[report]' and then tayyar report --output {output.root}"
+            f"pip install '.[report]' in Tayyar's folder, and then tayyar report --output {output.root}"
         )
         return made
     output.write(PAGE, [render(made).encode()])

@@ -131,7 +131,7 @@ def gcs_server(log: Path) -> Iterator[str]:
 @contextlib.contextmanager
 def s3_server(log: Path, environment: Mapping[str, str] | None = None) -> Iterator[str]:
     """Run moto's S3 and give its URL."""
-    pytest.importorskip("moto.server", reason="moto is not here; pip install 'tayyar[dev]'")
+    pytest.importorskip("moto.server", reason="moto is not here; pip install '.[dev]'")
     port = free_port()
     with serving([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port, log, environment):
         yield f"http://127.0.0.1:{port}"

