@@ -32,7 +32,6 @@ VERSION = 1
 _TOKENIZED = 500  # documents: the endpoint's reply names every token
 _WORST = 3
 _SHOWN_CHARACTERS = 80
-_NOWHERE = "\0"  # no source lies in it
 
 
 def plan(options: PlanOptions, say: Callable[[str], None] = print) -> ExitCode:
@@ -49,7 +48,7 @@ def plan(options: PlanOptions, say: Callable[[str], None] = print) -> ExitCode:
         UsageError: if the inputs cannot be planned, or there is no document in the sample.
         EndpointError: if the endpoint cannot do the job.
     """
-    found = make_plan(options.inputs, options.output or _NOWHERE, options.shard_bytes)
+    found = make_plan(options.inputs, options.output, options.shard_bytes)
     try:
         sample = take_sample(found, options.text_field, options.embedding_field)
     except DamagedSource as error:

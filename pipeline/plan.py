@@ -52,12 +52,12 @@ class Plan:
         return None if is_compressed(source.path) else max(1, -(-source.size // self.shard_bytes))
 
 
-def make_plan(patterns: Sequence[str], output_root: str, shard_bytes: int) -> Plan:
+def make_plan(patterns: Sequence[str], output_root: str | None, shard_bytes: int) -> Plan:
     """Match the patterns and name what they match; a file that several match is named by the first.
 
     Args:
         patterns: paths with wildcards (`**` stands for any number of folders), or folders.
-        output_root: what lies in it is never an input.
+        output_root: what lies in it is never an input; None where nothing is written.
         shard_bytes: decompressed bytes a shard.
 
     Raises:
@@ -67,7 +67,7 @@ def make_plan(patterns: Sequence[str], output_root: str, shard_bytes: int) -> Pl
     planned: set[str] = set()
     for pattern in patterns:
         prefix, files = _match(pattern)
-        outside = [file for file in files if not _is_below(file.path, output_root)]
+        outside = [file for file in files if output_root is None or not _is_below(file.path, output_root)]
         if files and not outside:
             raise UsageError(
                 f"--input {pattern} matches only files in --output {output_root}. Choose another --output."
