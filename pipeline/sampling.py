@@ -7,7 +7,7 @@ import random
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import BinaryIO, TypeVar, cast
 
 from tqdm import tqdm
 
@@ -23,6 +23,7 @@ BLOCK_BYTES = 1 << 15
 BLOCKS = 96
 COMPRESSED_FILES = 8
 COMPRESSED_BYTES = 1 << 20  # decompressed, of each of those files
+_SMALL_READ = 4096
 _STANDARD_ERRORS = 1.96  # on each side of a 95 % interval
 
 
@@ -119,11 +120,27 @@ def _lines_in(block: _Block) -> Iterator[Line]:
         yield from lines_beginning_in(file, block.start, block.end, MAX_LINE_BYTES, BLOCK_BYTES)
 
 
+class _InSmallReads:
+    """A file that gives little at a time: how far a decoder read ahead would count as read, and may be all of it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        """Return at most 4 KiB."""
+        return self._file.read(_SMALL_READ if size < 0 else min(size, _SMALL_READ))
+
+    def tell(self) -> int:
+        """Return how many bytes were given."""
+        return self._file.tell()
+
+
 def _beginning(source: Source) -> tuple[list[Line], int]:
     """Return the first lines of a compressed source, and the stored bytes that they took."""
     lines: list[Line] = []
     with storage.open_for_reading(source.path) as file:
-        for line in split_lines(decompressed_chunks(file, source.path, source.size), 0, MAX_LINE_BYTES):
+        chunks = decompressed_chunks(cast(BinaryIO, _InSmallReads(file)), source.path, source.size)
+        for line in split_lines(chunks, 0, MAX_LINE_BYTES):
             lines.append(line)
             if line.offset + line.length > COMPRESSED_BYTES:
                 return lines, file.tell()
