@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -57,7 +58,9 @@ def timeline(receipts: Sequence[Receipt]) -> dict[str, Any]:
     times, documents = _documents_done(receipts, stretches)
     total = times[-1]
     width = next((width for width in _NICE_SECONDS if total <= width * _MOST_BUCKETS), total / _MOST_BUCKETS)
-    edges = np.append(np.arange(0.0, total, width), total) if total else np.zeros(0)
+    # Rounded down a little: a last bucket of almost no width would have a rate beyond all measure.
+    buckets = max(1, math.ceil(total / width - 1e-6)) if total else 0
+    edges = np.append(np.arange(buckets) * width, total) if total else np.zeros(0)
     done = np.interp(edges, times, documents)
     return {
         "bucket_seconds": width,

@@ -83,3 +83,9 @@ def test_of_nothing_nothing_is_known() -> None:
     found = bottleneck(0, 0, 0, Counter(), 0.0)
     assert found["verdict"] == "unknown"
     assert found["texts_in_flight"] is None
+
+
+def test_a_total_of_whole_buckets_has_no_bucket_more() -> None:
+    found = timeline([shard(0, 9.9, 0), shard(0, 9.9, 2)])
+    assert len(found["documents_per_second"]) == 99
+    assert max(found["documents_per_second"]) < 30
