@@ -189,7 +189,7 @@ def test_a_gateways_page_for_every_request_costs_no_text(status: int) -> None:
     left = itertools.count()
 
     def script(asked: Asked) -> Says | None:
-        return Says(status, b"<html>Bad Request</html>") if asked.texts and next(left) < 300 else None
+        return Says(status, b"<html>Bad Request</html>") if asked.texts and next(left) < 60 else None
 
     with scripted() as tei, clients(tei) as client:
         client.probe()
