@@ -98,7 +98,7 @@ def test_the_summary_says_what_the_tutorial_said_and_more(corpus: Path, tmp_path
 
 def test_twelve_thousand_documents_survive_three_kills(tmp_path: Path, tei: str) -> None:
     write_corpus(tmp_path / "in", files=6, per_file=2000)
-    options = ("--shard_bytes", 40_000, "--max_in_flight", 128)
+    options = ("--shard_bytes", 40_000, "--max_in_flight", 48)
     run(tmp_path / "in", tmp_path / "undisturbed", tei, *options)
     before = texts_embedded(tei)
     receipts = tmp_path / "killed/_job/receipts"
