@@ -197,7 +197,7 @@ def write_whole(path: str, temporary: str, chunks: Iterable[bytes]) -> tuple[int
                 written = _write(cast(BinaryIO, file), chunks)
             _make_parent(path)
             os.replace(temporary, path)
-        except BaseException:
+        except BaseException:  # an interruption too: half a file is of no use to anybody
             delete([temporary])
             raise
         return written
