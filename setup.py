@@ -52,6 +52,7 @@ EXTRAS["dev"] = [
     "psutil>=6.0",
     "pytest>=8.2",
     "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
     "ruff>=0.17,<0.18",  # another minor version formats otherwise
     "schemathesis>=4.0",
     "selenium>=4.20",  # looks at the report's page in a Chromium

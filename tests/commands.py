@@ -1,9 +1,13 @@
-"""Tayyar as a user calls it: a process of its own."""
+"""Tayyar as a user calls it: in a process of its own, or by its main function where the process is not the point."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import requests
+
+from pipeline.__main__ import main
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,9 +36,38 @@ def tayyar(
     finished = subprocess.run(
         command(*arguments), cwd=folder, env=environment(), capture_output=True, text=True, timeout=timeout, check=False
     )
+    return _with_code(finished, code)
+
+
+def tayyar_here(*arguments: object, code: int | None = 0) -> subprocess.CompletedProcess[str]:
+    """Do what `tayyar` does in this process, where Beam is imported already: most of what a small run costs."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _process_state_kept():
+        try:
+            found = main([*map(str, arguments)])
+        except SystemExit as exit_:  # argparse's
+            found = int(exit_.code or 0)
+    return _with_code(subprocess.CompletedProcess([*map(str, arguments)], found, out.getvalue(), err.getvalue()), code)
+
+
+def _with_code(finished: subprocess.CompletedProcess[str], code: int | None) -> subprocess.CompletedProcess[str]:
     if code is not None:
         assert finished.returncode == code, f"exit code {finished.returncode}\n{finished.stdout}\n{finished.stderr}"
     return finished
+
+
+@contextmanager
+def _process_state_kept() -> Iterator[None]:
+    """Put back what `main` sets for its process: where logs go, and what ends it."""
+    root, on_term = logging.getLogger(), signal.getsignal(signal.SIGTERM)
+    handlers, filters, level = root.handlers[:], root.filters[:], root.level
+    root.handlers[:] = []
+    try:
+        yield
+    finally:
+        root.handlers[:], root.filters[:] = handlers, filters
+        root.setLevel(level)
+        signal.signal(signal.SIGTERM, on_term)
 
 
 @contextmanager

@@ -250,7 +250,7 @@ def test_after_a_pipeline_no_client_is_left(hash_tei: str, identity: ModelIdenti
 
 
 def test_counters_tell_what_went_in_and_out_and_how_long_the_endpoint_made_it_wait(identity: ModelIdentity) -> None:
-    faults = json.dumps({"script": ["ok"] * 8, "reject": 0.6, "seed": 4})
+    faults = json.dumps({"script": ["ok"] * 8 + ["throttle"] * 4, "retry_after": 2})
     with EmbeddedTei(["--model", "hash", "--faults", faults]) as server:
         pipeline = local_pipeline()
         shards = [shard_of([f"{index}, text {n}" for n in range(300)], index, broken=index) for index in range(2)]
