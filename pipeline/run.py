@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import socket
@@ -29,6 +30,7 @@ from pipeline.publish import publish
 from pipeline.replace import keep_promises
 from pipeline.report import summary
 from pipeline.runner import beam_options, make_runner, meaning_of
+from pipeline.workers import count_processes
 from transforms.output import JOB, OutputFolder
 from transforms.records import Shard
 from transforms.tei.settings import EndpointSettings
@@ -58,7 +60,8 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
     plan = make_plan(options.inputs, options.output, options.shard_bytes)
     output = OutputFolder(options.output, _run_name())
     require_usable(output)
-    with reached(options.endpoint, options.expected_dimensions) as (endpoint, wire_format):
+    shared = dataclasses.replace(options.endpoint, processes=count_processes(pipeline_options))
+    with reached(shared, options.expected_dimensions) as (endpoint, wire_format):
         job = _job_of(options, endpoint, wire_format)
         before = _prepare(output, plan, job, options.overwrite)
         say(_opening(plan, before, job))

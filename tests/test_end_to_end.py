@@ -202,6 +202,20 @@ def test_worker_processes_write_the_same_files(corpus: Path, tmp_path: Path, tei
     assert output_files(tmp_path / "one") == output_files(tmp_path / "two") == output_files(tmp_path / "three")
 
 
+@pytest.mark.parametrize("processes", [2, 3])
+def test_worker_processes_share_the_permits_from_the_start(tmp_path: Path, processes: int) -> None:
+    for number in range(4 * processes):  # a shard each; as many round trips as one process needs leave the others room
+        write_ndjson(tmp_path / f"in/{number}.ndjson", documents(64, seed=number))
+    permits = 50 * processes
+    slow = ["--model", "hash", "--faults", '{"batch_seconds": 0.1}', "--max_concurrent_requests", str(permits)]
+    with EmbeddedTei(slow) as simulator:
+        workers = ("--direct_running_mode", "multi_processing", "--direct_num_workers", processes)
+        run(tmp_path / "in", tmp_path / "out", simulator.url, *workers)
+        stats = requests.get(f"{simulator.url}/_simulator/stats", timeout=10).json()
+    assert stats["rejected"] == 0
+    assert 64 <= stats["peak_texts_in_flight"] <= permits  # more than one process was at work
+
+
 def test_a_killed_worker_process_ends_the_run_with_an_error_and_the_next_one_resumes(
     corpus: Path, tmp_path: Path, tei: str
 ) -> None:

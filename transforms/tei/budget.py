@@ -16,14 +16,18 @@ class Budget:
     that takes them to equal limits without their knowing of each other.
 
     Attributes:
-        ceiling: what the server permits; the limit starts there, so a client that is alone is never refused.
+        ceiling: what the server permits; a client that is alone starts there, and is never refused.
         in_flight: texts of requests under way.
+
+    Args:
+        ceiling: as above.
+        first: the limit to start with, for one of several clients; None for the ceiling.
     """
 
-    def __init__(self, ceiling: int) -> None:
+    def __init__(self, ceiling: int, first: int | None = None) -> None:
         self.ceiling = ceiling
         self.in_flight = 0
-        self._limit = float(ceiling)
+        self._limit = float(ceiling if first is None else min(first, ceiling))
         self._cut_at = float("-inf")
 
     @property

@@ -240,7 +240,7 @@ class TeiClient:
     def _open_pool(self, met: Acquaintance, contact: Contact) -> Pool:
         settings = self._settings
         most = settings.max_in_flight
-        endpoints = [Endpoint(url, met.info, most, self._jitter) for url in self._urls]
+        endpoints = [Endpoint(url, met.info, most, self._jitter, settings.processes) for url in self._urls]
         dispatcher = Dispatcher(endpoints, self._rng, self._clock, most)
         for endpoint in endpoints:
             if endpoint.url == met.url:

@@ -44,7 +44,9 @@ class Endpoint:
         last_failure: what the last of them found.
     """
 
-    def __init__(self, url: str, info: ServerInfo, max_in_flight: int | None, jitter: Jitter) -> None:
+    def __init__(
+        self, url: str, info: ServerInfo, max_in_flight: int | None, jitter: Jitter, processes: int = 1
+    ) -> None:
         self.url = url
         self.health = Health(jitter)
         self.verified_generation = -1
@@ -54,7 +56,9 @@ class Endpoint:
         self.last_failure: Verdict | None = None
         self._max_in_flight = max_in_flight
         self.batch_limit = self._told_limit = info.batch_limit
-        self.budget = Budget(self._ceiling(info))
+        # With less than a batch the server would get small ones, which cost it more than a refusal now and then.
+        share = max(info.batch_limit, info.max_concurrent_requests // processes)
+        self.budget = Budget(self._ceiling(info), share)
 
     @property
     def verified(self) -> bool:

@@ -45,6 +45,7 @@ class EndpointSettings:
         normalize: whether vectors have unit norm.
         overlong: what happens to a text of more tokens than the model reads.
         max_in_flight: texts in flight from one process; None for what the server permits.
+        processes: how many share the server's permits, at most: each starts with that share of them.
         request_timeout: seconds for one request, its time in the server's queue included.
         give_up_after: seconds without a single success after which the client gives up.
         identity: the model that the endpoint must serve; None before it is known.
@@ -59,6 +60,7 @@ class EndpointSettings:
     normalize: bool = True
     overlong: Overlong = Overlong.TRUNCATE
     max_in_flight: int | None = None
+    processes: int = 1
     request_timeout: float = 60.0
     give_up_after: float = 600.0
     identity: ModelIdentity | None = None
@@ -71,6 +73,8 @@ class EndpointSettings:
             check_reference(self.token)
         if self.max_in_flight is not None and self.max_in_flight < 1:
             raise ValueError(f"max_in_flight is {self.max_in_flight}; at least 1 text must be allowed in flight")
+        if self.processes < 1:
+            raise ValueError(f"processes is {self.processes}; at least 1 must do the work")
 
 
 def _check_url(url: str) -> None:

@@ -23,6 +23,18 @@ def test_a_client_that_is_alone_uses_all_permits() -> None:
     assert budget.fits(BATCH)
 
 
+def test_one_of_several_starts_with_its_share_and_takes_what_others_leave() -> None:
+    budget = Budget(PERMITS, PERMITS // 4)
+    assert budget.limit == PERMITS // 4
+    for _ in range(2000):
+        budget.succeeded(BATCH)
+    assert budget.limit == PERMITS
+
+
+def test_a_share_is_no_more_than_what_is_permitted() -> None:
+    assert Budget(PERMITS, PERMITS + 1).limit == PERMITS
+
+
 def test_requests_that_were_refused_together_cost_one_cut() -> None:
     budget = Budget(PERMITS)
     budget.acquire(PERMITS)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
 import threading
@@ -37,6 +38,23 @@ class Clock:
 
 def endpoint(url: str = "http://tei") -> Endpoint:
     return Endpoint(url, INFO, None, Jitter(random.Random(0)))
+
+
+@pytest.mark.parametrize(
+    ("max_in_flight", "processes", "first", "ceiling"),
+    [
+        (None, 1, 512, 512),
+        (None, 4, 128, 512),
+        (None, 100, 32, 512),  # never less than a batch
+        (200, 4, 128, 200),
+        (100, 4, 100, 100),
+        (8, 100, 8, 8),
+    ],
+)
+def test_a_process_starts_with_its_share(max_in_flight: int | None, processes: int, first: int, ceiling: int) -> None:
+    info = dataclasses.replace(INFO, max_concurrent_requests=512)
+    budget = Endpoint("http://tei", info, max_in_flight, Jitter(random.Random(0)), processes).budget
+    assert (budget.limit, budget.ceiling) == (first, ceiling)
 
 
 def dispatcher(*endpoints: Endpoint) -> tuple[Dispatcher, Clock]:
