@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from tests.commands import ROOT, environment, output_files, started, tayyar, texts_embedded
 from tests.documents import write_corpus
 from tests.flink import Cluster, cluster, job_server_jar
+from tests.scripts import made_environment
 from tests.servers import tool, wait_until
 
 pytestmark = [pytest.mark.outside, pytest.mark.timeout(300)]
@@ -106,17 +106,10 @@ def receipts(output: Path) -> int:
 
 def flink_sh(folder: Path, *options: object) -> str:
     """Call the script as a user does, in an environment that is made already: this one."""
-    (folder / "venv/bin").mkdir(parents=True)
-    for name, command in {"python": sys.executable, "tayyar": f"{sys.executable} -m pipeline"}.items():
-        program = folder / "venv/bin" / name
-        program.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
-        program.chmod(0o755)
-    checksum = subprocess.run(["cksum"], input=(ROOT / "setup.py").read_bytes(), capture_output=True, check=True).stdout
-    (folder / "venv/tayyar-local").write_text(f"{ROOT} {checksum.decode()}")
     finished = subprocess.run(
         [f"{ROOT}/run_scripts/flink.sh", *map(str, options)],
         cwd=folder,
-        env=environment() | {"TAYYAR_VENV": str(folder / "venv")},
+        env=environment() | made_environment(folder / "venv"),
         capture_output=True,
         text=True,
         timeout=250,
