@@ -36,8 +36,6 @@ def parse_line(
         embedding_field: the field that gets the vector.
         max_line_bytes: a longer line is a dead letter.
     """
-    if is_blank(line):
-        return None
     try:
         if line.length > max_line_bytes:
             raise Unusable(
@@ -47,6 +45,8 @@ def parse_line(
         record = _parse_object(_json_of(line))
         return Document(line.offset, line.content, _text_of(record, text_field), embedding_field in record)
     except Unusable as unusable:
+        if is_blank(line):
+            return None
         kept = line.content[:LONG_LINE_KEPT_BYTES] if unusable.reason is Reason.LINE_TOO_LONG else line.content
         return DeadLetter(source, line.offset, Stage.READ, unusable.reason, unusable.detail, kept)
 

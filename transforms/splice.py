@@ -13,6 +13,7 @@ from transforms.records import Document, Vectors
 # A JSON string, with the colon that makes it a key, or a bracket; numbers, literals and commas lie between the matches.
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"(\s*:)?|[{}\[\]]', re.DOTALL)
 _LITERAL = re.compile(rb"[^\s,}\]]+")
+_LAST_LITERAL = re.compile(rb'\s*:\s*([^\s,:{}\[\]"]+)\s*\}\s*')  # all that stands behind the name of an object's last field
 _SPACE = re.compile(rb"\s*")
 _COLON = re.compile(rb"\s*:\s*")
 _QUOTE, _BACKSLASH = b'"\\'
@@ -46,13 +47,25 @@ def _split_parsed(document: Document, key: bytes) -> tuple[bytes, bytes]:
     line = document.line
     if not document.has_field:
         return _behind_last_field(line, key)
-    span = _only_value_of(line, key)
+    span = _last_literal_of(line, key) or _only_value_of(line, key)
     return split_at_vector(line, key) if span is None else (line[: span[0]], line[span[1] :])
 
 
 def _behind_last_field(line: bytes, key: bytes) -> tuple[bytes, bytes]:
     end = line.rindex(b"}")
     return line[:end] + b"," + key + b":", line[end:]
+
+
+def _last_literal_of(line: bytes, key: bytes) -> tuple[int, int] | None:
+    """Return where the value of a field begins and ends that is the object's last one, and a literal such as `null`.
+
+    With nothing behind it but the closing brace, it can be no nested object's field, and no other of its name follows.
+    """
+    place = line.rfind(key)
+    if place < 0 or line[place - 1] == _BACKSLASH:
+        return None
+    match = _LAST_LITERAL.fullmatch(line, place + len(key))
+    return None if match is None else match.span(1)
 
 
 def _only_value_of(line: bytes, key: bytes) -> tuple[int, int] | None:
