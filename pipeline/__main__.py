@@ -35,11 +35,14 @@ def main(arguments: list[str]) -> int:
         parser.error(
             f"{rest[0]} belongs to no option: put quotes around a pattern, or the shell replaces it by its files"
         )
-    if rest and options.command != "run":
+    if rest and options.command not in ("run", "check"):
         parser.error(f"unknown option {rest[0].partition('=')[0]}: see tayyar {options.command} --help")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger().addFilter(_without_beams_aside)
-    logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)  # what failed is said once, at the end
+    # What failed is said once, at the end.
+    logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
+    for name in (None, "apache_beam.runners.portability.local_job_service"):
+        logging.getLogger(name).addFilter(_without_tracebacks)
     signal.signal(signal.SIGTERM, _stop)
     try:
         return int(_carry_out(options, rest))
@@ -48,7 +51,8 @@ def main(arguments: list[str]) -> int:
     except EndpointError as error:
         return _say_why(error, ExitCode.ENDPOINT)
     except PipelineFailed as error:
-        return _say_why(f"{error}\nThe same command goes on from what is done.", error.code)
+        goes_on = "" if options.command == "check" else "\nThe same command goes on from what is done."
+        return _say_why(f"{error}{goes_on}", error.code)
     except NotProven as error:
         return _say_why(error, ExitCode.NOT_PROVEN)
     except BrokenPipeError:  # whoever read the output has seen enough; at its end Python would still try to flush it
@@ -65,6 +69,11 @@ def _without_beams_aside(record: logging.LogRecord) -> bool:
     return "apitools not found" not in message and "No semi_persistent_directory found" not in message
 
 
+def _without_tracebacks(record: logging.LogRecord) -> bool:
+    """Leave out a worker's traceback, which the error that ends the pipeline holds as well."""
+    return record.exc_info is None and "Traceback (most recent call last)" not in record.getMessage()
+
+
 def _carry_out(options: argparse.Namespace, rest: Sequence[str]) -> int:
     # Commands are imported when they are called: Beam alone takes a second, and --help needs none of it.
     if options.command == "verify":
@@ -74,7 +83,7 @@ def _carry_out(options: argparse.Namespace, rest: Sequence[str]) -> int:
     if options.command == "check":
         from pipeline.check import check
 
-        return check(check_options(options))
+        return check(check_options(options, rest))
     if options.command == "plan":
         from pipeline.estimate import plan
 

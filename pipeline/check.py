@@ -1,26 +1,28 @@
-"""The command `check`: reach the endpoint, embed a probe, write and read the output folder, before a long run does."""
+"""The command `check`: everything that a long run needs, tried before it: endpoint, output folder, and the runner."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
 
+from apache_beam.io.filesystems import FileSystems
+
 from pipeline.endpoint import reached
 from pipeline.errors import ExitCode, UsageError
 from pipeline.options import CheckOptions
-from transforms.files import StorageError
+from pipeline.rehearse import rehearse
+from pipeline.runner import beam_options
+from pipeline.usable import require_usable
 from transforms.output import OutputFolder
 from transforms.tei.client import TeiClient
 from transforms.tei.settings import EndpointSettings, ModelIdentity
-
-_PROBE = b'{"tayyar": "a probe"}\n'
 
 
 def check(options: CheckOptions, say: Callable[[str], None] = print) -> ExitCode:
     """Try everything that a run needs, and say what was found.
 
     Args:
-        options: the endpoint, and the output folder if there is one.
+        options: the endpoint, the output folder and Beam's arguments, if there are any.
         say: takes the lines for the person at the terminal.
 
     Returns:
@@ -28,14 +30,24 @@ def check(options: CheckOptions, say: Callable[[str], None] = print) -> ExitCode
 
     Raises:
         EndpointError: if the endpoint cannot do the job; the message says what to mend.
-        UsageError: if the output folder cannot be written and read.
+        UsageError: if the output folder cannot be written and read, or the runner's options cannot be.
+        PipelineFailed: if documents do not pass through the runner; the message says what to mend.
     """
+    if options.beam:
+        FileSystems.set_options(beam_options(options.beam))
+        if options.output is None:
+            raise UsageError(
+                "check sends ten documents through a runner into a temporary place below --output, and there is none. "
+                "Give the --output of the run, or leave out the runner's options."
+            )
     with reached(options.endpoint, options.expected_dimensions, every_url=True) as (endpoint, wire_format):
         for line in _findings(endpoint, wire_format):
             say(line)
-    if options.output is not None:
-        require_usable(OutputFolder(options.output, run="check"))
-        say(f"output: {options.output} can be written and read")
+        if options.output is not None:
+            require_usable(OutputFolder(options.output, run="check"))
+            say(f"output: {options.output} can be written and read")
+            if options.beam:
+                say(f"runner: {rehearse(options.output, endpoint, options.beam)}")
     say("passed")
     return ExitCode.DONE
 
@@ -64,26 +76,3 @@ def _described(identity: ModelIdentity | None) -> str:
         f"{identity.model_id}, revision {identity.sha or 'not told'}, {identity.dtype}, "
         f"{identity.pooling} pooling, {identity.dimensions} dimensions"
     )
-
-
-def require_usable(output: OutputFolder) -> None:
-    """Write a file, read it back and delete it.
-
-    Raises:
-        StorageError: if the bucket is not there or not to be used.
-        UsageError: if one of these fails otherwise.
-    """
-    name = f"{output.temporary}/check"
-    try:
-        output.write(name, [_PROBE])
-        found = output.read(name)
-        output.delete([name])
-        output.tidy()
-    except StorageError:
-        raise
-    except Exception as error:  # each object store's client has errors of its own
-        raise UsageError(
-            f"--output {output.root} cannot be written: {error}. Check its permissions, or give another folder."
-        ) from error
-    if found != _PROBE:
-        raise UsageError(f"--output {output.root} does not give back what was written to it. Give another folder.")

@@ -54,11 +54,13 @@ class CheckOptions:
         endpoint: where and how to embed; without a URL for the embedded TEI.
         expected_dimensions: numbers a vector must have; None for whatever the model gives.
         output: the output folder to try; None for none.
+        beam: the arguments left for Beam; with any, documents go through the runner.
     """
 
     endpoint: EndpointSettings
     expected_dimensions: int | None
     output: str | None
+    beam: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,11 +283,16 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = _command(
         commands,
         "check",
-        "reach the endpoint, embed a probe, write and read the output folder",
+        "reach the endpoint, embed a probe, write and read the output folder, try a runner",
         "tayyar check --endpoint http://127.0.0.1:8080 --output embedded",
     )
     parser.add_argument("--output", metavar="FOLDER", help="the output folder to try")
     add_endpoint(parser)
+    parser.add_argument_group(
+        "Beam",
+        "With a runner's options (--runner … and what it needs), ten documents go through it into a temporary place "
+        "below the output folder: packages, the way from workers to the endpoint, the token, and the right to write.",
+    )
 
 
 def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -384,12 +391,13 @@ def run_options(arguments: argparse.Namespace, beam: Sequence[str]) -> RunOption
     )
 
 
-def check_options(arguments: argparse.Namespace) -> CheckOptions:
+def check_options(arguments: argparse.Namespace, beam: Sequence[str]) -> CheckOptions:
     """Check what `check` was given and return it as one value; raises as `run_options`."""
     return CheckOptions(
         endpoint=endpoint_settings(arguments),
         expected_dimensions=arguments.expected_dimensions,
         output=None if arguments.output is None else output_folder(arguments.output),
+        beam=tuple(beam),
     )
 
 

@@ -18,7 +18,6 @@ from apache_beam.runners.runner import PipelineState
 from tqdm import tqdm
 
 from pipeline import at_work, graph
-from pipeline.check import require_usable
 from pipeline.endpoint import reached
 from pipeline.errors import ExitCode, PipelineFailed, UsageError
 from pipeline.job import Job, read_job, require_same_job, write_job
@@ -30,6 +29,7 @@ from pipeline.publish import publish
 from pipeline.replace import keep_promises
 from pipeline.report import summary
 from pipeline.runner import beam_options, make_runner, meaning_of
+from pipeline.usable import require_usable
 from pipeline.workers import count_processes
 from transforms.output import JOB, OutputFolder
 from transforms.records import Shard
