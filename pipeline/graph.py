@@ -52,8 +52,7 @@ def build(root: beam.Pipeline, work: Sequence[Shard], settings: Settings) -> Out
     """Build the graph.
 
     Only shard descriptions and receipts cross a shuffle: a local runner keeps in memory whatever does, and documents
-        and
-    vectors would be all of it.
+    and vectors would be all of it.
     """
     output, job = settings.output, settings.job
     shards = root | "ListShards" >> beam.Create(work, reshuffle=False) | "SpreadShards" >> beam.Reshuffle()

@@ -480,9 +480,8 @@ def _check_fields(text_field: str, embedding_field: str) -> None:
         )
     if not embedding_field or re.search(r'["\\/\x00-\x1f]', embedding_field):
         raise UsageError(
-            f"--embedding_field {embedding_field!r} is empty or holds a quotation mark, "
-            f"a slash, a backslash or a control character. "
-            "Use a plain name."
+            f"--embedding_field {embedding_field!r} is empty or holds a quotation mark, a slash, a backslash or a "
+            "control character. Use a plain name."
         )
     if embedding_field == text_field.split(".")[0]:
         raise UsageError(

@@ -76,8 +76,8 @@ def make_plan(patterns: Sequence[str], output_root: str | None, shard_bytes: int
         if not files:
             raise UsageError(
                 f"--input {pattern} matches no file that ends in {', '.join(FORMATS)} (or one of these and "
-                f"{', '.join(COMPRESSIONS)}). Check the path; "
-                f"put quotes around a pattern, so that the shell leaves it alone."
+                f"{', '.join(COMPRESSIONS)}). Check the path; put quotes around a pattern, so that the shell leaves it "
+                "alone."
             )
         for file in files:
             if file.path not in planned:

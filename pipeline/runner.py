@@ -60,9 +60,8 @@ def beam_options(arguments: Sequence[str]) -> PipelineOptions:
         _refuse_unknown(arguments)
     if options.view_as(DirectOptions).direct_running_mode == "multi_threading":
         raise UsageError(
-            "--direct_running_mode multi_threading is refused: in this mode Beam's local runner "
-            "silently loses elements between "
-            "stages and still reports success. Use multi_processing, or leave it out."
+            "--direct_running_mode multi_threading is refused: in this mode Beam's local runner silently loses "
+            "elements between stages and still reports success. Use multi_processing, or leave it out."
         )
     _require_runner(options)
     # Nothing lives in __main__, and a pickled main session fails on workers in ways of its own.

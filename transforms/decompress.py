@@ -46,9 +46,8 @@ def decompressed_chunks(file: BinaryIO, path: str, stored_bytes: int) -> Iterato
             yield chunk
     except (EOFError, OSError, ValueError, zlib.error, zstd.ZstdError) as error:
         raise DamagedSource(
-            f"{path} is truncated or corrupt: {str(error) or type(error).__name__}; "
-            f"{offset} decompressed bytes could be read, "
-            f"up to about byte {file.tell()} of {stored_bytes} in the file. Replace the file and run again."
+            f"{path} is truncated or corrupt: {str(error) or type(error).__name__}; {offset} decompressed bytes could "
+            f"be read, up to about byte {file.tell()} of {stored_bytes} in the file. Replace the file and run again."
         ) from error
 
 

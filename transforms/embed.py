@@ -192,8 +192,7 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
         self._dead_letters_out.inc(len(dead_letters.dead_letters))
         seconds, self._throttled_ms = divmod(self._throttled_ms + embedded.statistics.throttled_ms, 1000)
         self._throttled.inc(seconds)
-        # Dead letters first: where both writers are fused with this, they are there before the receipt that counts
-        # them.
+        # Dead letters first: where both writers are fused with this, they are there before the receipt counts them.
         if dead_letters.dead_letters:
             yield beam.pvalue.TaggedOutput(DEAD_LETTERS, dead_letters)
         yield beam.pvalue.TaggedOutput(EMBEDDED, embedded)

@@ -74,6 +74,7 @@ def lines_of(shard: Shard, shard_bytes: int) -> Iterator[tuple[Shard, Iterable[L
         else:
             chunks = decompressed_chunks(file, source.path, source.size)
             yield from cut_stream(split_lines(chunks, 0, MAX_LINE_BYTES), source, shard_bytes)
+    _require_unchanged(source)  # it may have become another file while it was read
 
 
 def _require_unchanged(source: Source) -> None:

@@ -33,8 +33,7 @@ class SumReceipts(beam.PTransform):  # type: ignore[misc] # Beam ships no types
     """`Receipt` in, one `Totals` out.
 
     It has to be there even where nobody reads it: without a grouping behind the writers, a local worker process that
-        is killed
-    hangs the job for ever.
+    is killed hangs the job for ever.
     """
 
     def expand(self, receipts: beam.PCollection) -> beam.PCollection:

@@ -103,6 +103,18 @@ def test_a_source_that_changed_is_not_read(tmp_path: Path, change: str, ending: 
         list(lines_of(Shard(source, 0, 0, None if ending else 3), 100))
 
 
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_a_source_that_changes_while_it_is_read_is_noticed(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"x.ndjson{ending}"
+    content = b'{"content": "a"}\n' * 20
+    source = write(path, gzip.compress(content) if ending else content)
+    reading = lines_of(Shard(source, 0, 0, None if ending else len(content)), 100)
+    next(reading)
+    os.utime(path, (source.mtime + 1, source.mtime + 1))
+    with pytest.raises(SourceChanged, match=str(path)):
+        list(reading)
+
+
 def read(
     shards: list[Shard], output: Path, text_field: str = "content", shard_bytes: int = 64
 ) -> dict[str, DocumentShard]:
