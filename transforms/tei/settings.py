@@ -46,7 +46,7 @@ class EndpointSettings:
         overlong: what happens to a text of more tokens than the model reads.
         max_in_flight: texts in flight from one process; None for what the server permits.
         processes: how many share the server's permits, at most: each starts with that share of them.
-        request_timeout: seconds for one request, its time in the server's queue included.
+        request_timeout: seconds for one request, from its first byte to its reply's last.
         give_up_after: seconds without a single success after which the client gives up.
         identity: the model that the endpoint must serve; None before it is known.
 

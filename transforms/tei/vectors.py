@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
 import functools
 import struct
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 import orjson
+import pybase64
 
 Vectors = npt.NDArray[np.float32]
 
@@ -171,15 +171,15 @@ def _pack_numbers(row: Any, dimensions: int) -> bytes:
 
 def _length_of_base64(row: Any) -> int | None:
     try:
-        size = len(binascii.a2b_base64(row))
+        size = len(pybase64.b64decode(row, validate=True))
     except (TypeError, ValueError):
         return None
     return size // 4 if size % 4 == 0 else None
 
 
 def _pack_base64(row: Any, dimensions: int) -> bytes:
-    data = binascii.a2b_base64(row)
-    # With the length of the text checked too, nothing that is no base64 can have been skipped.
-    if len(data) != 4 * dimensions or len(row) != (4 * dimensions + 2) // 3 * 4:
+    # Otherwise what is no base64 would be skipped, and what follows it shifted.
+    data = pybase64.b64decode(row, validate=True)
+    if len(data) != 4 * dimensions:
         raise ValueError("a row of the wrong length")
     return data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import socket
+import ssl
 import struct
 import threading
 import zlib
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -115,9 +117,14 @@ def tokens_of(text: str) -> int:
 
 
 class ScriptedTei:
-    """The server. `script` may answer a request in the server's stead; `asked` holds all requests."""
+    """The server. `script` may answer a request in the server's stead; `asked` holds all requests.
 
-    def __init__(self, script: Script | None = None, port: int = 0, **info: Any) -> None:
+    With a `certificate`, a file that holds its key too, it speaks TLS.
+    """
+
+    def __init__(
+        self, script: Script | None = None, port: int = 0, certificate: Path | None = None, **info: Any
+    ) -> None:
         self.script = script
         self.info = {**INFO, **info}
         self.asked: list[Asked] = []
@@ -126,9 +133,18 @@ class ScriptedTei:
         self.in_flight = 0
         self.most_in_flight = 0
         self._server = _Server(("127.0.0.1", port), _handler(self))
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._server.tls = context
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()
+
+    @property
+    def accepted(self) -> list[Any]:
+        """The addresses of all connections that there were."""
+        return self._server.accepted
 
     def answer(self, asked: Asked) -> Says:
         texts = len(asked.texts)
@@ -155,10 +171,15 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, *args: Any) -> None:
         self.open: set[socket.socket] = set()
+        self.accepted: list[Any] = []
+        self.tls: ssl.SSLContext | None = None
         super().__init__(*args)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.accepted.append(client_address)
+        if self.tls is not None:
+            request = self.tls.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
         self.open.add(request)
         super().process_request(request, client_address)
 

@@ -59,10 +59,13 @@ def test_one_bad_row_of_base64_spoils_no_other(bad: Any) -> None:
     assert rows.values[[0, 2]].tolist() == [[1.0, 2.0], [3.0, 4.0]]
 
 
-@pytest.mark.parametrize("bad", ["!", "AAA", None, 5, [1.0, 2.0]])
+GOOD = base64.b64encode(np.ones(2, dtype=np.float32).tobytes()).decode()
+SKIPPED_BY_SOME = [GOOD[:4] + "\n" + GOOD[4:], GOOD[:4] + "!!!!" + GOOD[4:], GOOD + "*", " " + GOOD, GOOD + "===="]
+
+
+@pytest.mark.parametrize("bad", ["!", "AAA", "é" * 12, None, 5, [1.0, 2.0], *SKIPPED_BY_SOME])
 def test_a_row_that_is_no_base64_is_bad(bad: Any) -> None:
-    good = base64.b64encode(np.ones(2, dtype=np.float32).tobytes()).decode()
-    body = orjson.dumps({"data": [{"index": 0, "embedding": good}, {"index": 1, "embedding": bad}]})
+    body = orjson.dumps({"data": [{"index": 0, "embedding": GOOD}, {"index": 1, "embedding": bad}]})
     assert rows_from_base64(body, 2, 2).good.tolist() == [True, False]
 
 

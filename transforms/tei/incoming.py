@@ -1,0 +1,186 @@
+"""Reads one HTTP/1.1 reply from a socket, the whole of it before one deadline.
+
+Half as dear as `http.client`, which parses headers as mail; and a server that sends a byte now and then cannot stretch
+the deadline, because each wait is as long as what is left of it.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+import zlib
+
+import urllib3
+
+RECEIVED_AT_ONCE = 1 << 17  # bytes
+MOST_HEAD = 1 << 16  # bytes of a status line and headers
+MOST_LINE = 1 << 12  # bytes of a line between the chunks of a body
+STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: [^\r\n]*)?")
+HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*)")
+FOLDED = re.compile(rb"\r?\n[ \t]+")
+END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
+
+
+class NotAReply(Exception):
+    """What came is no reply, or none that is taken; the message shows how it begins."""
+
+
+class Incoming:
+    """One reply on its way in.
+
+    Args:
+        sock: connected; its timeout is changed.
+        deadline: when the whole reply must be there (`time.monotonic`).
+        most_bytes: that its body may have, on its way and unpacked.
+
+    Attributes:
+        begun: whether a byte has come.
+        status: the HTTP status.
+        headers: of the reply.
+        reusable: whether the connection can carry another exchange; known once the body was read.
+    """
+
+    def __init__(self, sock: socket.socket, deadline: float, most_bytes: int) -> None:
+        self._socket = sock
+        self._deadline = deadline
+        self._most_bytes = most_bytes
+        self._held = b""  # received, not used yet
+        self.begun = False
+        self.status = 0
+        self.headers = urllib3.HTTPHeaderDict()
+        self.reusable = False
+
+    def read(self) -> bytes:
+        """The body; status and headers are there once it is.
+
+        Raises:
+            TimeoutError: it is not whole in time.
+            EOFError: the connection ended before it was whole.
+            OSError: the connection failed.
+            NotAReply: this is none.
+        """
+        minor = self._read_head()
+        while 100 <= self.status < 200:  # announcements of the reply to come
+            minor = self._read_head()
+        encoding = self.headers.get("Transfer-Encoding", "").lower()
+        length = self.headers.get("Content-Length")
+        if self.status in (204, 304):
+            body = b""
+        elif encoding == "chunked":
+            body = self._read_chunks()
+        elif encoding:
+            raise NotAReply(f"its transfer encoding is {encoding!r}")
+        elif length is not None:
+            body = self._exactly(self._allowed(_number(length, 10)))
+        else:
+            return self._unpacked(self._read_to_end())
+        closes = "close" in self.headers.get("Connection", "").lower() or minor == 0
+        self.reusable = not closes and not self._held
+        return self._unpacked(body)
+
+    def _receive(self) -> bytes:
+        """Waits for at least one byte."""
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._socket.settimeout(left)
+        data = self._socket.recv(RECEIVED_AT_ONCE)
+        if not data:
+            raise EOFError("the other side hung up")
+        self.begun = True
+        return data
+
+    def _read_head(self) -> int:
+        """Takes status and headers; gives back the minor version."""
+        while (end := END_OF_HEAD.search(self._held)) is None:
+            # What is no HTTP is not waited for.
+            if not (self._held[:5] == b"HTTP/"[: len(self._held)] and len(self._held) < MOST_HEAD):
+                raise NotAReply(f"it begins with {_shown(self._held)}")
+            self._held += self._receive()
+        first, *lines = FOLDED.sub(b" ", self._held[: end.start()]).splitlines()
+        self._held = self._held[end.end() :]
+        status = STATUS_LINE.fullmatch(first)
+        if status is None:
+            raise NotAReply(f"it begins with {_shown(first)}")
+        self.status = int(status[2])
+        self.headers = urllib3.HTTPHeaderDict()
+        for line in lines:
+            header = HEADER.fullmatch(line)
+            if header is None:
+                raise NotAReply(f"a header is {_shown(line)}")
+            self.headers.add(header[1].decode("ascii"), header[2].rstrip().decode("latin-1"))
+        return int(status[1])
+
+    def _exactly(self, size: int) -> bytes:
+        parts, missing = [], size
+        while True:
+            parts.append(self._held[:missing])
+            self._held = self._held[missing:]
+            missing -= len(parts[-1])
+            if not missing:
+                return b"".join(parts)
+            self._held = self._receive()
+
+    def _line(self) -> bytes:
+        while b"\n" not in self._held:
+            if len(self._held) > MOST_LINE:
+                raise NotAReply(f"between chunks there is {_shown(self._held)}")
+            self._held += self._receive()
+        line, _, self._held = self._held.partition(b"\n")
+        return line.rstrip(b"\r")
+
+    def _read_chunks(self) -> bytes:
+        parts, total = [], 0
+        while size := _number(self._line().split(b";")[0].decode("latin-1"), 16):
+            total = self._allowed(total + size)
+            parts.append(self._exactly(size))
+            if self._line():
+                raise NotAReply("a chunk is longer than it says")
+        while self._line():  # trailers, of which none is of use
+            pass
+        return b"".join(parts)
+
+    def _read_to_end(self) -> bytes:
+        parts, total = [self._held], self._allowed(len(self._held))
+        self._held = b""
+        while True:
+            try:
+                parts.append(self._receive())
+            except EOFError:
+                return b"".join(parts)
+            total = self._allowed(total + len(parts[-1]))
+
+    def _allowed(self, size: int) -> int:
+        if size > self._most_bytes:
+            raise NotAReply(f"it has more than {self._most_bytes} bytes")
+        return size
+
+    def _unpacked(self, body: bytes) -> bytes:
+        """The body as it was before a gateway packed it, unasked."""
+        packing = self.headers.get("Content-Encoding", "identity").lower()
+        if packing == "identity":
+            return body
+        if packing not in ("gzip", "x-gzip", "deflate"):
+            raise NotAReply(f"its content encoding is {packing!r}, which was not asked for")
+        unpacker = zlib.decompressobj(wbits=47)  # finds out which of the two it is
+        try:
+            body = unpacker.decompress(body, self._most_bytes + 1)
+        except zlib.error as error:
+            raise NotAReply(f"it cannot be unpacked: {error}") from error
+        self._allowed(len(body))
+        if not unpacker.eof:
+            raise EOFError("it ends before what is packed in it does")
+        return body
+
+
+def _number(text: str, base: int) -> int:
+    """A size as HTTP writes it: digits alone."""
+    text = text.strip(" \t")
+    if not re.fullmatch(r"[0-9a-fA-F]{1,15}", text) or (base == 10 and not text.isdigit()):
+        raise NotAReply(f"a size in it is {text[:40]!r}")
+    return int(text, base)
+
+
+def _shown(data: bytes) -> str:
+    return repr(data[:100].decode("utf-8", "replace"))
