@@ -30,6 +30,12 @@ def _saturation(options: argparse.Namespace) -> None:
     table.publish(options.results, "saturation", rows, saturation.notes(options.tokens_per_second))
 
 
+def _model(options: argparse.Namespace) -> None:
+    table.publish(
+        options.results, "model", saturation.saturate_model(options.work, options.documents), saturation.MODEL_NOTES
+    )
+
+
 def _memory(options: argparse.Namespace) -> None:
     table.publish(options.results, "memory", memory.remember(options.work, options.sizes, options.forms), memory.NOTES)
 
@@ -65,6 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--documents", type=int, default=15_000)
     one.add_argument("--tokens_per_second", type=float, default=100_000)
     one.set_defaults(run=_saturation)
+
+    one = commands.add_parser("model", help="share of what a bare load generator gets out of the embedded model")
+    one.add_argument("--documents", type=int, default=160)
+    one.set_defaults(run=_model)
 
     one = commands.add_parser("memory", help="peak memory for few and many documents")
     one.add_argument("--sizes", type=int, nargs="*", default=[50_000, 500_000])

@@ -1,10 +1,11 @@
-"""What share of a device's capacity is used, from the first document to the last."""
+"""What share of a device's capacity is used, from the first document to the last: a simulated device, a real model."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from pipeline.embedded_tei.process import EmbeddedTei
 from tests.benchmark import corpus, process, table
 from tests.benchmark.check import check
 from tests.benchmark.registry import CONTESTANTS, TAYYAR, Contestant
+from tests.commands import texts_embedded
 
-_NAMES = (TAYYAR.name, "floor + HTTP", "tutorial")
+_LOADER = "floor + HTTP"
+_NAMES = (TAYYAR.name, _LOADER, "tutorial")
 _FIRST_DOCUMENTS = 64  # texts, more than anyone sends to get to know the endpoint
 
 
@@ -68,3 +71,48 @@ def notes(tokens_per_second: float) -> list[str]:
         "was busy; the first 64 texts are not counted. The known sentence that Tayyar sends now and then counts as "
         "sent twice. Every output was checked."
     ]
+
+
+def saturate_model(work: Path, documents: int) -> list[table.Row]:
+    """Measure against the embedded model, which has the processor's cores to share with whoever asks it."""
+    source = work / f"corpus-{documents}"
+    corpus.write_corpus(source, [documents])
+    rates = {
+        each.name: _rate(each, source, work / "output") for each in CONTESTANTS if each.name in (TAYYAR.name, _LOADER)
+    }
+    return [
+        {"contestant": name, "documents/s": rate, "share of the loader's": rate / rates[_LOADER]}
+        for name, rate in rates.items()
+    ]
+
+
+def _rate(contestant: Contestant, source: Path, output: Path) -> float:
+    """Documents a second between the first request's end that holds documents and the last one's."""
+    seen: list[tuple[float, int]] = []
+    with EmbeddedTei([]) as server:
+        ended = threading.Event()
+        watching = threading.Thread(target=_watch, args=(server.url, ended, seen), daemon=True)
+        watching.start()
+        process.measure(contestant.command(source, output, server.url))
+        ended.set()
+        watching.join()
+    check(source, output, exact=False)
+    shutil.rmtree(output)
+    steps = [(when, texts) for when, texts in seen if texts >= _FIRST_DOCUMENTS]
+    (began, first), (finished, last) = steps[0], steps[-1]
+    return (last - first) / (finished - began)
+
+
+def _watch(url: str, ended: threading.Event, seen: list[tuple[float, int]]) -> None:
+    """Note when the server's count of texts rises."""
+    while not ended.wait(0.1):
+        texts = texts_embedded(url)
+        if not seen or texts > seen[-1][1]:
+            seen.append((time.monotonic(), texts))
+
+
+MODEL_NOTES = (
+    "The embedded TEI with its model, on the same cores. Documents a second from the end of the first request with "
+    "documents to that of the last; the loader is the floor's functions on 16 threads. Tayyar puts texts of a length "
+    "together, so the model pads less.",
+)
