@@ -20,7 +20,8 @@ from pipeline.embedded_tei.models import EmbeddingModel, Encoded, Vectors
 from pipeline.embedded_tei.permits import Permits
 from pipeline.embedded_tei.refusals import Refusal, backend
 
-Compute = Callable[[Sequence[Encoded]], Awaitable[Vectors]]
+# Told also since when the batch's first text has waited (`time.perf_counter`).
+Compute = Callable[[Sequence[Encoded], float], Awaitable[Vectors]]
 
 
 @dataclass(slots=True, eq=False)
@@ -102,7 +103,7 @@ class Device:
 
     async def probe(self, text: Encoded) -> None:
         """Embeds one text beside the queue, to see whether the device works again."""
-        self.is_healthy = not isinstance(await self._try_compute([text]), Refusal)
+        self.is_healthy = not isinstance(await self._try_compute([text], time.perf_counter()), Refusal)
 
     def _advance(self) -> None:
         if not self._ahead and self._queue:
@@ -132,7 +133,7 @@ class Device:
 
     async def _run(self, batch: list[Entry]) -> None:
         started = time.perf_counter()
-        result = await self._try_compute([entry.text for entry in batch])
+        result = await self._try_compute([entry.text for entry in batch], batch[0].queued_at)
         self.is_healthy = not isinstance(result, Refusal)
         ended = time.perf_counter()
         self._permits.release(len(batch))
@@ -141,13 +142,13 @@ class Device:
         self._running = None
         self._advance()
 
-    async def _try_compute(self, texts: Sequence[Encoded]) -> Vectors | Refusal:
+    async def _try_compute(self, texts: Sequence[Encoded], waiting_since: float) -> Vectors | Refusal:
         try:
-            return await self._compute(texts)
+            return await self._compute(texts, waiting_since)
         except Exception as error:  # noqa: BLE001 - whatever a model raises is an error of the backend, as in TEI
             return backend(str(error))
 
-    async def _compute_here(self, texts: Sequence[Encoded]) -> Vectors:
+    async def _compute_here(self, texts: Sequence[Encoded], _waiting_since: float) -> Vectors:
         if self._thread is None:
             return self._model.embed(texts)
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._model.embed, texts)

@@ -28,7 +28,6 @@ from pipeline.embedded_tei.wire import EmbedRequest
 
 CONTROL = "/_simulator/"
 
-_LATENESS = 0.005  # seconds that the device may catch up on, because timers are late
 _GATEWAY = {
     Fault.THROTTLE: (429, "Too Many Requests"),
     Fault.BAD_GATEWAY: (502, "Bad Gateway"),
@@ -205,14 +204,14 @@ class SimulatedTei(TeiApp):
         page = f"<html>\r\n<head><title>{status} {title}</title></head>\r\n<body><h1>{title}</h1></body>\r\n</html>\r\n"
         return Response(page, status, headers, media_type="text/html")
 
-    async def _compute(self, texts: Sequence[Encoded]) -> Vectors:
+    async def _compute(self, texts: Sequence[Encoded], waiting_since: float) -> Vectors:
         """The device: takes its time, then fails or embeds."""
         faults, tokens = self.faults, sum([text.tokens for text in texts])
         seconds = faults.batch_seconds + (tokens / faults.tokens_per_second if faults.tokens_per_second else 0.0)
         self.statistics.batches += 1
         self.statistics.tokens += tokens
         if seconds:
-            self.statistics.busy_seconds += await self._take(seconds)
+            await self._take(seconds, waiting_since)
         poison = faults.poison_marker
         if poison is not None and any(poison in text.text for text in texts):
             raise RuntimeError("Inference error: poisoned batch")
@@ -220,15 +219,19 @@ class SimulatedTei(TeiApp):
             raise RuntimeError("Inference error: out of memory")
         return self._with_nulls(self.engine.model.embed(texts), texts)
 
-    async def _take(self, seconds: float) -> float:
-        """Waits as long as the device is to be busy, or until the faults change; gives how long it was."""
-        now = time.perf_counter()
-        self._free_at = max(self._free_at, now - _LATENESS) + seconds
+    async def _take(self, seconds: float, waiting_since: float) -> None:
+        """Waits as long as the device is to be busy, or until the faults change.
+
+        A device begins a batch that waits for it as soon as it is free, however late this process is to know.
+        """
+        began = max(self._free_at, waiting_since)
+        self._free_at = ended = began + seconds
         try:
-            await asyncio.wait_for(self._changed.wait(), self._free_at - now)
+            await asyncio.wait_for(self._changed.wait(), ended - time.perf_counter())
         except asyncio.TimeoutError:
-            return seconds
-        return time.perf_counter() - now
+            self.statistics.compute(began, ended)
+        else:
+            self.statistics.compute(began, time.perf_counter())
 
     def _with_nulls(self, vectors: Vectors, texts: Sequence[Encoded]) -> Vectors:
         chance, marker = self.faults.null_rows, self.faults.null_marker
@@ -253,8 +256,7 @@ class SimulatedTei(TeiApp):
         return Response(orjson.dumps(self.statistics.told()), media_type="application/json")
 
     async def _post_stats(self, request: Request) -> Response:
-        in_flight = self.statistics.texts_in_flight
-        self.statistics = Statistics(texts_in_flight=in_flight, peak_texts_in_flight=in_flight)
+        self.statistics = self.statistics.anew()
         return await self._get_stats(request)
 
     async def _post_crash(self, request: Request) -> Response:

@@ -24,7 +24,8 @@ class Statistics:
         batches: device batches.
         tokens: tokens in them.
         busy_seconds: how long the device computed.
-        started_at: when the first request came; seconds on a clock of their own, as the next.
+        started_at: when the first request came, or counting began while there were some; seconds on a clock of their
+            own, as the next.
         ended_at: when the last request was answered.
     """
 
@@ -58,6 +59,16 @@ class Statistics:
         """Counts a request that is done with."""
         self.texts_in_flight -= len(asked.inputs)
         self.ended_at = time.perf_counter()
+
+    def compute(self, began: float, ended: float) -> None:
+        """Counts a batch's time on the device, so far as it lies in what is counted."""
+        self.busy_seconds += max(0.0, ended - max(began, self.started_at or began))
+
+    def anew(self) -> Statistics:
+        """Gives the counts of what comes from now on, what is under way included."""
+        in_flight = self.texts_in_flight
+        began = time.perf_counter() if in_flight else None
+        return Statistics(texts_in_flight=in_flight, peak_texts_in_flight=in_flight, started_at=began)
 
     def told(self) -> dict[str, object]:
         """Gives all counts, and which share of the time between first and last request the device was busy."""

@@ -237,6 +237,36 @@ def test_the_device_takes_its_time(simulator: Simulator) -> None:
     assert 0.3 < statistics["busy_share"] <= 1
 
 
+def test_the_device_is_busy_while_texts_wait_and_idle_while_none_do(simulator: Simulator) -> None:
+    simulator.set_faults(batch_seconds=0.1)
+    requests.post(f"{simulator.url}/_simulator/stats", timeout=5)
+    for _ in range(3):
+        simulator.embed(["a"])
+        time.sleep(0.1)
+    assert simulator.statistics()["busy_share"] < 0.75
+    requests.post(f"{simulator.url}/_simulator/stats", timeout=5)
+    with ThreadPoolExecutor(8) as threads:
+        assert {reply.status_code for reply in threads.map(simulator.embed, [["a"]] * 60)} == {200}
+    told = simulator.statistics()
+    assert told["busy_share"] > 0.9
+    assert told["busy_seconds"] <= told["ended_at"] - told["started_at"]  # one batch at a time
+
+
+def test_counting_begins_at_once_where_something_is_under_way(simulator: Simulator) -> None:
+    simulator.set_faults(batch_seconds=0.5)
+    with ThreadPoolExecutor(1) as threads:
+        under_way = threads.submit(simulator.embed, ["a"])
+        while not simulator.statistics()["texts_in_flight"]:
+            time.sleep(0.01)
+        told = requests.post(f"{simulator.url}/_simulator/stats", timeout=5).json()
+        assert told["texts_in_flight"] == 1
+        assert told["started_at"] is not None
+        assert under_way.result().status_code == 200
+    told = simulator.statistics()
+    assert 0 < told["busy_seconds"] < 0.5
+    assert 0.8 < told["busy_share"] <= 1
+
+
 def test_statistics_count_texts(simulator: Simulator) -> None:
     simulator.embed(["a", "b", "a"])
     simulator.embed(["b", "c"])
