@@ -14,12 +14,12 @@ from pipeline.errors import ExitCode, NotProven, PipelineFailed, UsageError
 from pipeline.options import (
     check_options,
     make_parser,
-    output_folder,
     plan_options,
     redrive_options,
     report_options,
     run_options,
     status_options,
+    verify_options,
 )
 from transforms.files import StorageError
 from transforms.tei.errors import EndpointError
@@ -79,7 +79,7 @@ def _carry_out(options: argparse.Namespace, rest: Sequence[str]) -> int:
     if options.command == "verify":
         from pipeline.verify import verify
 
-        return verify(output_folder(options.output))
+        return verify(verify_options(options))
     if options.command == "check":
         from pipeline.check import check
 

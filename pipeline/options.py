@@ -13,6 +13,8 @@ from pipeline.errors import UsageError
 from transforms.tei.settings import EndpointSettings, Overlong
 
 _MIB = 1 << 20
+_MIN_COSINE = 0.99
+_NO_ENDPOINT = EndpointSettings(urls=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,32 @@ class StatusOptions:
     output: str
     watch: bool
     json: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyOptions:
+    """What `verify` is told.
+
+    Attributes:
+        output: the folder to verify.
+        processes: how many read it; None for what its size is worth.
+        sample: documents to embed again; 0 for none.
+        seed: of their choice.
+        min_cosine: of two vectors that count as the same.
+        endpoint: where to embed them.
+        inputs: the files that another tool read, to be compared line by line.
+        text_field: what another tool embedded; None for the usual name. `embedding_field` likewise.
+    """
+
+    output: str
+    processes: int | None = None
+    sample: int = 0
+    seed: int = 0
+    min_cosine: float = _MIN_COSINE
+    endpoint: EndpointSettings = _NO_ENDPOINT
+    inputs: tuple[str, ...] = ()
+    text_field: str | None = None
+    embedding_field: str | None = None
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -352,9 +380,49 @@ def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         commands,
         "verify",
         "prove from inputs and outputs that nothing was lost or changed",
-        "tayyar verify --output embedded",
+        "tayyar verify --output embedded\n"
+        "  tayyar verify --output embedded --sample 200 --endpoint http://127.0.0.1:8080\n"
+        "  tayyar verify --output what_a_script_wrote --input 'wiki/*.ndjson'",
     )
     add_output(parser)
+    parser.add_argument(
+        "--processes",
+        type=_number(int, 1),
+        metavar="N",
+        help="that read the files (default: one, or for much data one a processor)",
+    )
+    again = parser.add_argument_group("documents embedded again")
+    again.add_argument(
+        "--sample",
+        type=_number(int, 1),
+        default=0,
+        metavar="N",
+        help="embed so many documents again, chosen at random, and compare their vectors",
+    )
+    again.add_argument(
+        "--min_cosine",
+        type=_number(float, -1, 1),
+        default=_MIN_COSINE,
+        metavar="COSINE",
+        help="of two vectors that count as the same; half precision and other batches cost some thousandths "
+        "(default: %(default)s)",
+    )
+    again.add_argument("--seed", type=int, default=0, metavar="N", help="of the choice (default: %(default)s)")
+    add_connection(parser)
+    others = parser.add_argument_group(
+        "files of another tool",
+        "A folder of NDJSON files that Tayyar did not write: every line must have a text and a vector of one size.",
+    )
+    others.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="the files that the tool read, to be compared line by line with those of the same names; repeatable",
+    )
+    others.add_argument("--text_field", metavar="NAME", help="what was embedded (default: content)")
+    others.add_argument("--embedding_field", metavar="NAME", help="where the vectors are (default: embedding)")
+    others.add_argument("--prompt_name", metavar="NAME", help="the model's prompt that stood before each text")
 
 
 def _number(kind: Callable[[str], float], least: float, most: float = float("inf")) -> Callable[[str], float]:
@@ -429,6 +497,23 @@ def report_options(arguments: argparse.Namespace) -> ReportOptions:
 def status_options(arguments: argparse.Namespace) -> StatusOptions:
     """Return what `status` was given as one value; raises as `run_options`."""
     return StatusOptions(output_folder(arguments.output), arguments.watch, arguments.json)
+
+
+def verify_options(arguments: argparse.Namespace) -> VerifyOptions:
+    """Check what `verify` was given and return it as one value; raises as `run_options`."""
+    if arguments.endpoint and not arguments.sample:
+        raise UsageError("--endpoint embeds documents again: say how many with --sample N.")
+    return VerifyOptions(
+        output=output_folder(arguments.output),
+        processes=arguments.processes,
+        sample=arguments.sample,
+        seed=arguments.seed,
+        min_cosine=arguments.min_cosine,
+        endpoint=replace(connection_settings(arguments), prompt_name=arguments.prompt_name),
+        inputs=tuple(absolute(pattern) for pattern in arguments.input),
+        text_field=arguments.text_field,
+        embedding_field=arguments.embedding_field,
+    )
 
 
 def connection_settings(arguments: argparse.Namespace) -> EndpointSettings:

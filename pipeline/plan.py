@@ -82,7 +82,7 @@ def make_plan(patterns: Sequence[str], output_root: str | None, shard_bytes: int
         for file in files:
             if file.path not in planned:
                 planned.add(file.path)
-                _add(sources, Source(file.path, _stem(file.path[len(prefix) :]), file.size, file.mtime))
+                _add(sources, Source(file.path, stem(file.path[len(prefix) :]), file.size, file.mtime))
     return Plan(tuple(sources[name] for name in sorted(sources)), shard_bytes)
 
 
@@ -152,7 +152,7 @@ def _with_and_without_folders(pattern: str) -> Iterable[str]:
         yield parts[0] + "".join(separator + part for separator, part in zip(separators, parts[1:], strict=True))
 
 
-def _stem(name: str) -> str:
+def stem(name: str) -> str:
     """Return a file's name without the endings that say how it is stored."""
     for compression in COMPRESSIONS:
         name = name.removesuffix(compression)

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 from tqdm import tqdm
 
@@ -20,23 +21,20 @@ from pipeline.options import RedriveOptions
 from pipeline.plan import Plan, read_plan
 from pipeline.publish import former_price, publish
 from pipeline.replace import keep_promises, replace_shard
-from transforms import storage
+from pipeline.shard_check import lines_of_output
 from transforms.decompress import DamagedSource
 from transforms.embed import merge_embeddings
-from transforms.lines import Line, chunks_from, split_lines
+from transforms.lines import Line
 from transforms.output import OutputFolder
 from transforms.parse import is_blank, parse_line
 from transforms.read import MAX_LINE_BYTES, SourceChanged, lines_of
 from transforms.receipts import Receipt
 from transforms.records import DeadLetter, Document, DocumentShard, EmbeddedShard, Reason, Shard
 from transforms.splice import embedded_lines, json_key
-from transforms.storage import Crc32c
 from transforms.tei.client import TeiClient
 from transforms.tei.settings import EndpointSettings
 from transforms.tei.statistics import RequestStatistics
 from transforms.write_dead_letters import encode_dead_letters
-
-_OUTPUT_LINE_BYTES = 1 << 30  # an output line is an input line and a vector
 
 
 @dataclass
@@ -248,25 +246,16 @@ class _Redrive:
             raise self._mismatch(self._output.embedded(self._shard.name))
 
     def _old_lines(self) -> Iterator[Line]:
-        written, crc = self._receipt.output, Crc32c()
-        if written is None:
-            return
-        with storage.open_for_reading(self._output.path(written.path)) as file:
-            yield from split_lines(_summed(chunks_from(file), crc), 0, _OUTPUT_LINE_BYTES)
-        if crc.base64() != written.crc32c:
+        def refuse(_: str) -> NoReturn:
             raise self._mismatch(self._output.embedded(self._shard.name))
+
+        return lines_of_output(self._output, self._receipt.output, refuse)
 
     def _mismatch(self, name: str) -> NotProven:
         return NotProven(
             f"{name} is not what its receipt says. "
             f"Delete {self._output.path(self._output.receipt(self._shard.name))} and run the job again."
         )
-
-
-def _summed(chunks: Iterable[bytes], crc: Crc32c) -> Iterator[bytes]:
-    for chunk in chunks:
-        crc.update(chunk)
-        yield chunk
 
 
 def add_statistics(one: RequestStatistics, other: RequestStatistics) -> RequestStatistics:

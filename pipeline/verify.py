@@ -2,80 +2,122 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+import dataclasses
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-import numpy as np
-import orjson
-from tqdm import tqdm
-
-from pipeline.errors import ExitCode, NotProven
-from pipeline.job import Job, require_job
-from pipeline.ledger import Ledger, SourceLedger, read_ledger, stale_files
-from pipeline.plan import Plan, read_plan
+from pipeline.endpoint import reached
+from pipeline.errors import ExitCode, NotProven, UsageError
+from pipeline.file_check import FileOutcome, FileWork, check_file
+from pipeline.findings import Findings, Sample
+from pipeline.job import Job, read_job
+from pipeline.ledger import Ledger, read_ledger, stale_files
+from pipeline.options import VerifyOptions
+from pipeline.plan import ENDINGS, make_plan, read_plan, stem
+from pipeline.shard_check import ShardWork, check_shards
+from pipeline.spot_check import Fields, SpotCheck
+from pipeline.spread import spread
 from transforms import storage
-from transforms.decompress import DamagedSource
-from transforms.lines import Line, chunks_from, split_lines
-from transforms.output import OutputFolder
-from transforms.parse import is_blank
-from transforms.read import SourceChanged, lines_of
-from transforms.receipts import Receipt
-from transforms.records import DeadLetter, Reason, Shard
-from transforms.splice import json_key, split_at_vector
-from transforms.storage import Crc32c, WrittenFile
-from transforms.write_dead_letters import decode_dead_letter
+from transforms.decompress import is_compressed
+from transforms.files import FileStat
+from transforms.output import JOB, OutputFolder
+from transforms.tei.settings import EndpointSettings
 
-_SHOWN = 10
-_OUTPUT_LINE_BYTES = 1 << 30  # an output line is an input line and a vector, whose size is not known here
+_RANGE_BYTES = 16 << 20  # of a file that another tool wrote: one work item
+_WORTH_PROCESSES = 128 << 20  # bytes: less is read while a process starts
+_AT_ONCE_IN_BUCKETS = 4  # work items of a process: one waits while the other is parsed
 
 
-@dataclass
-class Findings:
-    """What is wrong: how many things, and the first ten with their places."""
-
-    count: int = 0
-    first: list[str] = field(default_factory=list)
-
-    def add(self, finding: str) -> None:
-        """Note one more."""
-        self.count += 1
-        if len(self.first) < _SHOWN:
-            self.first.append(finding)
-
-
-def verify(root: str, say: Callable[[str], None] = print) -> ExitCode:
-    """Prove an output folder.
+def verify(options: VerifyOptions, say: Callable[[str], None] = print) -> ExitCode:
+    """Prove an output folder, of Tayyar or of another tool.
 
     Args:
-        root: the folder.
+        options: which, and how.
         say: takes the lines for the person at the terminal.
 
     Returns:
         DONE.
 
     Raises:
-        UsageError: if it is no output folder.
+        UsageError: if there is nothing to verify, or an option is for another kind of folder.
+        EndpointError: if documents cannot be embedded again, or another model does.
         NotProven: with the first ten findings.
     """
-    output = OutputFolder(root, run="verify")
-    job = require_job(output)
-    plan = read_plan(output, job.shard_bytes)
-    files = output.list()
-    ledger = read_ledger(plan, output, job.digest, files)
-    findings = Findings()
-    for path in ledger.gone:
-        findings.add(f"{path}: is no input any more, but receipts and embedded documents of it are here")
-    for name in stale_files(ledger, output, files):
-        findings.add(f"{name}: no valid receipt stands for this file")
-    with tqdm(total=sum(source.size for source in plan.sources), unit="B", unit_scale=True, disable=None) as bar:
-        for source in ledger.sources:
-            _verify_source(source, plan, output, job, findings)
-            bar.update(source.source.size)
-    if findings.count:
-        shown = "\n".join(f"  {finding}" for finding in findings.first)
-        raise NotProven(f"{findings.count} findings in {root}, the first of them:\n{shown}")
-    say(_proof(ledger, job))
+    output = OutputFolder(options.output, run="verify")
+    job = read_job(output)
+    if job is None:
+        _verify_files(output, options, say)
+    else:
+        _verify_job(output, job, options, say)
     return ExitCode.DONE
+
+
+# --- what Tayyar wrote ------------------------------------------------------------------------------------------------
+
+
+def _verify_job(output: OutputFolder, job: Job, options: VerifyOptions, say: Callable[[str], None]) -> None:
+    _refuse_what_the_job_tells(output, options)
+    plan = read_plan(output, job.shard_bytes)
+    settings = dataclasses.replace(
+        options.endpoint,
+        prompt_name=job.prompt_name,
+        normalize=job.normalize,
+        overlong=job.overlong,
+        identity=job.model,
+    )
+    with _spot_check(options, settings, Fields(job.text_field, job.embedding_field)) as spot_check:
+        files = output.list()
+        ledger = read_ledger(plan, output, job.digest, files)
+        findings = Findings()
+        for path in ledger.gone:
+            findings.add(f"{path}: is no input any more, but receipts and embedded documents of it are here")
+        for name in stale_files(ledger, output, files):
+            findings.add(f"{name}: no valid receipt stands for this file")
+        sample = _check_shards(ledger, output, job, options, findings)
+        _conclude(_proof(ledger, job), sample, spot_check, findings, output.root, say)
+
+
+def _refuse_what_the_job_tells(output: OutputFolder, options: VerifyOptions) -> None:
+    given = {
+        "--input": options.inputs,
+        "--text_field": options.text_field,
+        "--embedding_field": options.embedding_field,
+        "--prompt_name": options.endpoint.prompt_name,
+    }
+    for name, value in given.items():
+        if value:
+            raise UsageError(
+                f"{name} is for files that another tool wrote. Leave it out: {output.path(output.job)} has it here."
+            )
+
+
+def _check_shards(ledger: Ledger, output: OutputFolder, job: Job, options: VerifyOptions, findings: Findings) -> Sample:
+    items = [
+        ShardWork(
+            shard,
+            job.shard_bytes,
+            {i: receipt for i, receipt in source.receipts.items() if shard.end is None or i == shard.index},
+            output,
+            job,
+            options.sample,
+            options.seed,
+        )
+        for source in ledger.sources
+        for shard in ledger.plan.shards_of(source.source)
+    ]
+    paths = [output.root, *(source.source.path for source in ledger.sources)]
+    size = sum(receipt.output.bytes for receipt in ledger.receipts() if receipt.output)
+    outcomes = spread(check_shards, items, _processes(options, size), _at_once(paths), ledger.records, " records")
+    sample, broken = Sample(options.sample), set[str]()
+    for outcome in outcomes:
+        findings.extend(outcome.findings)
+        if outcome.broken is not None and outcome.broken not in broken:
+            broken.add(outcome.broken)
+            findings.add(outcome.broken)
+        sample.add(outcome.picks)
+    return sample
 
 
 def _proof(ledger: Ledger, job: Job) -> str:
@@ -86,136 +128,143 @@ def _proof(ledger: Ledger, job: Job) -> str:
     )
 
 
-def _verify_source(source: SourceLedger, plan: Plan, output: OutputFolder, job: Job, findings: Findings) -> None:
-    try:
-        for work in plan.shards_of(source.source):
-            for shard, lines in lines_of(work, plan.shard_bytes):
-                receipt = source.receipts.get(shard.index)
-                if receipt is None:
-                    name = output.receipt(shard.name)
-                    findings.add(f"{name}: shard {shard.index} of {source.source.path} has no valid receipt")
-                else:
-                    _ShardCheck(shard, receipt, output, job, findings).run(lines)
-    except (DamagedSource, SourceChanged) as error:
-        findings.add(str(error))
+# --- what another tool wrote ------------------------------------------------------------------------------------------
 
 
-class _ShardCheck:
-    """Compares one shard's source lines with its output and its dead letters, all three as streams."""
-
-    def __init__(self, shard: Shard, receipt: Receipt, output: OutputFolder, job: Job, findings: Findings) -> None:
-        self._shard = shard
-        self._receipt = receipt
-        self._output = output
-        self._findings = findings
-        self._key = json_key(job.embedding_field)
-        self._dimensions = job.model.dimensions
-
-    def run(self, lines: Iterable[Line]) -> None:
-        """Check the shard; of lines that do not match only the first is a finding: the others follow from it."""
-        embedded = self._lines_of(self._receipt.output)
-        letters = self._dead_letters()
-        letter = next(letters, None)
-        counts = {"records": 0, "embedded": 0, "dead_letters": 0}
-        wrong = None
-        for line in lines:
-            if is_blank(line):
-                continue
-            counts["records"] += 1
-            if letter is not None and letter.offset == line.offset:
-                counts["dead_letters"] += 1
-                wrong = wrong or _wrong_letter(letter, line)
-                letter = next(letters, None)
-            else:
-                found = next(embedded, None)
-                counts["embedded"] += found is not None
-                wrong = wrong or self._wrong_line(line, found)
-        if letter is not None:
-            wrong = (
-                wrong or f"{self._output.dead_letters(self._shard.name)}: no source line begins at byte {letter.offset}"
-            )
-        surplus = sum(1 for _ in embedded)
-        if surplus:
-            wrong = wrong or f"{self._output.embedded(self._shard.name)}: {surplus} lines more than the source has"
-        if wrong:
-            self._findings.add(wrong)
-        self._compare(counts)
-
-    def _wrong_line(self, line: Line, found: Line | None) -> str | None:
-        name, source = self._output.embedded(self._shard.name), self._shard.source.path
-        if found is None:
-            return f"{name}: the line at byte {line.offset} of {source} is missing"
-        problem = wrong_vector_line(line.content, found.content, self._key, self._dimensions)
-        return problem and f"{name}, byte {found.offset}: {problem} (byte {line.offset} of {source})"
-
-    def _compare(self, counts: dict[str, int]) -> None:
-        for name, count in counts.items():
-            said = getattr(self._receipt, name)
-            if said != count:
-                self._findings.add(f"{self._output.receipt(self._shard.name)}: says {name} = {said}, there are {count}")
-        if not self._receipt.balances:
-            self._findings.add(f"{self._output.receipt(self._shard.name)}: does not balance")
-
-    def _dead_letters(self) -> Iterator[DeadLetter]:
-        for line in self._lines_of(self._receipt.dead_letter_output):
-            try:
-                yield decode_dead_letter(line.content)
-            except ValueError as error:
-                self._findings.add(f"{self._output.dead_letters(self._shard.name)}, byte {line.offset}: {error}")
-
-    def _lines_of(self, written: WrittenFile | None) -> Iterator[Line]:
-        """Yield the lines of an output file, and hold its checksum against the receipt's when it ends."""
-        if written is None:
-            return
-        crc = Crc32c()
-        with storage.open_for_reading(self._output.path(written.path)) as file:
-            yield from split_lines(_summed(chunks_from(file), crc), 0, _OUTPUT_LINE_BYTES)
-        if crc.base64() != written.crc32c:
-            self._findings.add(f"{written.path}: its checksum is {crc.base64()}, its receipt says {written.crc32c}")
+def _verify_files(output: OutputFolder, options: VerifyOptions, say: Callable[[str], None]) -> None:
+    files = _ndjson_files(output)
+    fields = Fields(options.text_field or "content", options.embedding_field or "embedding")
+    if options.sample and not options.endpoint.urls:
+        raise UsageError("--sample needs the server that made these vectors: name it with --endpoint.")
+    findings = Findings()
+    sources = _sources_of(files, options, findings)
+    items = [
+        FileWork(path, start, end, size, source, fields.text, fields.embedding, options.sample, options.seed)
+        for path, start, end, size, source in _ranges(files, sources)
+    ]
+    with _spot_check(options, options.endpoint, fields) as spot_check:
+        size = sum(file.size for file in files.values())
+        paths = [output.root, *options.inputs]
+        outcomes = spread(check_file, items, _processes(options, size), _at_once(paths), size, "B")
+        dimensions = _dimensions(outcomes)
+        sample = Sample(options.sample)
+        for item, outcome in zip(items, outcomes, strict=True):
+            findings.extend(outcome.findings)
+            _note_other_sizes(item.path, outcome, dimensions, findings)
+            sample.add(outcome.picks)
+        lines = sum(outcome.lines for outcome in outcomes)
+        proof = _proof_of_files(lines, len(files), dimensions, bool(options.inputs))
+        _conclude(proof, sample, spot_check, findings, output.root, say)
 
 
-def _summed(chunks: Iterable[bytes], crc: Crc32c) -> Iterator[bytes]:
-    for chunk in chunks:
-        crc.update(chunk)
-        yield chunk
+def _ndjson_files(output: OutputFolder) -> dict[str, FileStat]:
+    """Return the files to verify in a folder without a job, by name.
 
-
-def _wrong_letter(letter: DeadLetter, line: Line) -> str | None:
-    same = (
-        line.content.startswith(letter.line) if letter.reason is Reason.LINE_TOO_LONG else line.content == letter.line
-    )
-    return None if same else f"the dead letter of byte {line.offset} of {letter.source} does not hold that line"
-
-
-def wrong_vector_line(source: bytes, found: bytes, key: bytes, dimensions: int) -> str | None:
-    """Say what is wrong with an output line, or None.
-
-    Args:
-        source: the source line.
-        found: the output line.
-        key: the embedding field's name as `json_key` gives it.
-        dimensions: numbers that the vector must have.
+    Raises:
+        UsageError: if there is none, or if a part of a job is there: then it is Tayyar's, and damaged.
     """
-    try:
-        before, behind = split_at_vector(source, key)
-    except ValueError:
-        return "the source line is no JSON object, so it cannot have a vector"
-    if len(found) < len(before) + len(behind) or not found.startswith(before) or not found.endswith(behind):
-        return "the line is not the source line with a vector"
-    return _wrong_vector(found[len(before) : len(found) - len(behind)], dimensions)
+    files = output.list()
+    found = {name: file for name, file in files.items() if name.endswith(ENDINGS)}
+    if not found or any(JOB in name.split("/") for name in files):
+        raise UsageError(
+            f"{output.root} is no output folder of Tayyar: it has no {output.job}"
+            f"{'' if found else ', and no NDJSON files of another tool either'}. Check --output."
+        )
+    return found
 
 
-def _wrong_vector(text: bytes, dimensions: int) -> str | None:
-    try:
-        numbers = orjson.loads(text)
-        if not isinstance(numbers, list) or not all(type(number) in (float, int) for number in numbers):
-            return "the vector is no array of numbers"
-    except orjson.JSONDecodeError:
-        return "the vector is no JSON"
-    if len(numbers) != dimensions:
-        return f"the vector has {len(numbers)} numbers, not {dimensions}"
-    with np.errstate(over="ignore"):  # what overflows is a finding, not a warning
-        vector = np.array(numbers, dtype=np.float32)
-    if not np.isfinite(vector).all():
-        return "the vector has numbers that no float32 holds"
-    return None if vector.any() else "the vector is all zeros"
+def _sources_of(files: dict[str, FileStat], options: VerifyOptions, findings: Findings) -> dict[str, str]:
+    """Return for each file the input of the same name; those that have no partner are findings."""
+    if not options.inputs:
+        return {}
+    named = {source.name: source.path for source in make_plan(options.inputs, options.output, _RANGE_BYTES).sources}
+    names = {stem(name): name for name in files}
+    for name in sorted(named.keys() - names.keys()):
+        findings.add(f"{named[name]}: no file of this name is in {options.output}")
+    for name in sorted(names.keys() - named.keys()):
+        findings.add(f"{files[names[name]].path}: no --input has this name")
+    return {names[name]: path for name, path in named.items() if name in names}
+
+
+def _ranges(
+    files: dict[str, FileStat], sources: dict[str, str]
+) -> Iterator[tuple[str, int, int | None, int, str | None]]:
+    """Yield path, beginning, end, size and source of each work item."""
+    for name in sorted(files):
+        file = files[name]
+        if name in sources or is_compressed(name):
+            yield file.path, 0, None, file.size, sources.get(name)
+            continue
+        for start in range(0, file.size, _RANGE_BYTES):
+            end = min(start + _RANGE_BYTES, file.size)
+            yield file.path, start, end, end - start, None
+
+
+def _dimensions(outcomes: list[FileOutcome]) -> int:
+    """Return the size that most vectors have; 0 if there are none."""
+    sizes: Counter[int] = Counter()
+    for outcome in outcomes:
+        sizes.update({size: count for size, (count, _) in outcome.sizes.items()})
+    return max(sizes, key=lambda size: (sizes[size], size), default=0)
+
+
+def _note_other_sizes(path: str, outcome: FileOutcome, dimensions: int, findings: Findings) -> None:
+    for size, (count, first) in sorted(outcome.sizes.items(), key=lambda pair: pair[1][1]):
+        if size != dimensions:
+            more = f", and those of {count - 1} lines behind it have as many" if count > 1 else ""
+            findings.add(f"{path}, byte {first}: the vector has {size} numbers; most have {dimensions}{more}")
+
+
+def _proof_of_files(lines: int, files: int, dimensions: int, compared: bool) -> str:
+    if compared:
+        return (
+            f"verified: {lines} lines in {files} files, each the line of its input with a vector of {dimensions} "
+            "finite numbers, and none missing"
+        )
+    return (
+        f"checked: {lines} lines in {files} files, each with a text and a vector of {dimensions} finite numbers. "
+        "Whether lines are missing or changed is not known: name the inputs with --input"
+    )
+
+
+# --- both -------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _spot_check(options: VerifyOptions, settings: EndpointSettings, fields: Fields) -> Iterator[SpotCheck | None]:
+    """Give what embeds documents again, when its endpoint has shown to serve the right model; None for nothing."""
+    if not options.sample:
+        yield None
+        return
+    with reached(settings, None) as (usable, _):
+        yield SpotCheck(usable, fields, options.min_cosine)
+
+
+def _conclude(
+    proof: str,
+    sample: Sample,
+    spot_check: SpotCheck | None,
+    findings: Findings,
+    root: str,
+    say: Callable[[str], None],
+) -> None:
+    """Say what was proven, or raise NotProven with what was found."""
+    compared = spot_check.run(sample.picks, findings) if spot_check and sample.picks else None
+    if findings.count:
+        shown = "\n".join(f"  {finding}" for finding in findings.first)
+        meaning = f"\n{compared}" if compared else ""
+        raise NotProven(f"{findings.count} findings in {root}, the first of them:\n{shown}{meaning}")
+    say(proof)
+    if compared:
+        say(compared)
+
+
+def _processes(options: VerifyOptions, size: int) -> int:
+    """Return how many processes it takes to read so many bytes."""
+    if options.processes is not None:
+        return options.processes
+    return (os.cpu_count() or 1) if size >= _WORTH_PROCESSES else 1
+
+
+def _at_once(paths: list[str]) -> int:
+    return 1 if all(storage.is_local(path) for path in paths) else _AT_ONCE_IN_BUCKETS

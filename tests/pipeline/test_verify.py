@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ExitCode, NotProven, UsageError
-from pipeline.options import make_parser, run_options
+from pipeline.findings import wrong_vector_line
+from pipeline.options import VerifyOptions, make_parser, run_options
 from pipeline.run import run
-from pipeline.verify import verify, wrong_vector_line
+from pipeline.verify import verify
 from tests.documents import documents
 from transforms.splice import json_key
 
@@ -47,7 +48,7 @@ def out(finished: Path, tmp_path: Path) -> Path:
 def findings(out: Path) -> str:
     said: list[str] = []
     with pytest.raises(NotProven) as found:
-        verify(str(out), said.append)
+        verify(VerifyOptions(str(out)), said.append)
     assert said == []
     return str(found.value)
 
@@ -72,7 +73,7 @@ def edit(out: Path, name: str, change: Callable[[list[bytes]], list[bytes]], *, 
 
 def test_the_untouched_folder_passes_and_says_what_was_proven(finished: Path) -> None:
     said: list[str] = []
-    assert verify(str(finished / "out"), said.append) is ExitCode.DONE
+    assert verify(VerifyOptions(str(finished / "out")), said.append) is ExitCode.DONE
     assert said == [
         "verified: 64 records in 2 files = 60 embedded, each line unchanged and once, "
         "with a vector of 384 finite numbers, + 4 dead letters"
@@ -288,10 +289,10 @@ def test_ten_findings_are_shown_and_all_are_counted(out: Path) -> None:
 
 def test_a_folder_that_holds_no_job_is_refused(tmp_path: Path, out: Path) -> None:
     with pytest.raises(UsageError, match=f"{tmp_path} is no output folder"):
-        verify(str(tmp_path))
+        verify(VerifyOptions(str(tmp_path)))
     (out / "_job" / "plan.ndjson").unlink()
     with pytest.raises(UsageError, match=r"no _job/plan\.ndjson"):
-        verify(str(out))
+        verify(VerifyOptions(str(out)))
 
 
 @pytest.mark.parametrize(
@@ -331,7 +332,7 @@ def test_the_proof_takes_bounded_memory(tmp_path: Path, hash_tei: str) -> None:
     assert (tmp_path / "out" / "in-00000.ndjson").stat().st_size > 12 << 20
     tracemalloc.start()
     try:
-        verify(f"{tmp_path}/out", lambda _: None)
+        verify(VerifyOptions(f"{tmp_path}/out"), lambda _: None)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
