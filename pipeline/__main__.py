@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
     except EndpointError as error:
         return _say_why(error, ExitCode.ENDPOINT)
     except PipelineFailed as error:
-        goes_on = "" if options.command == "check" else "\nThe same command goes on from what is done."
+        goes_on = "" if options.command in ("check", "verify") else "\nThe same command goes on from what is done."
         return _say_why(f"{error}{goes_on}", error.code)
     except NotProven as error:
         return _say_why(error, ExitCode.NOT_PROVEN)

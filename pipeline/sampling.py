@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, TypeVar, cast
@@ -83,23 +82,21 @@ def take_sample(plan: Plan, text_field: str, embedding_field: str, seed: int = 0
     blocks = [block for source in plan.sources if not is_compressed(source.path) for block in _grid(source)]
     packed = [source for source in plan.sources if is_compressed(source.path)]
     records: list[Record] = []
-    in_block: list[float] = []
-    a_byte: list[float] = []
+    plain = _Tally(sum(source.size for source in plan.sources) - sum(source.size for source in packed))
+    compressed = _Tally(sum(source.size for source in packed))
     with tqdm(desc="sampling", unit=" blocks", disable=None, leave=False) as bar:
         for block in _some(blocks, BLOCKS, rng):
             found = [*_records(_lines_in(block), block.source, text_field, embedding_field)]
             records += found
-            in_block.append(len(found))
+            plain.add(len(found), block.end - block.start)
             bar.update()
         for source in _some(packed, COMPRESSED_FILES, rng):
             lines, stored = _beginning(source)
             found = [*_records(lines, source, text_field, embedding_field)]
             records += found
-            a_byte.append(len(found) / stored)
+            compressed.add(len(found), stored)
             bar.update()
-    plain = _scaled(in_block, len(blocks), len(blocks))
-    compressed = _scaled(a_byte, len(packed), sum(source.size for source in packed))
-    return Sample(tuple(records), plain + compressed)
+    return Sample(tuple(records), plain.total() + compressed.total())
 
 
 Item = TypeVar("Item")
@@ -154,17 +151,31 @@ def _records(lines: Iterable[Line], source: Source, text_field: str, embedding_f
             yield Record(line.length + 1, parsed)
 
 
-def _scaled(found: Sequence[float], population: int, scale: float) -> Count:
-    """Return the total of which `found` is a sample.
+class _Tally:
+    """What was found in some parts of files, and what that says of all bytes of them.
 
     Args:
-        found: one number a block or source that was read.
-        population: of blocks or sources.
-        scale: what the mean of such numbers is to be multiplied with.
+        size: of all of them, as stored.
     """
-    if not found:
-        return Count(0, 0, 0)
-    mean = statistics.fmean(found)
-    spread = statistics.stdev(found) if len(found) > 1 else 0.0
-    error = _STANDARD_ERRORS * spread / math.sqrt(len(found)) * math.sqrt(1 - len(found) / population)
-    return Count(mean * scale, max(0.0, mean - error) * scale, (mean + error) * scale)
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._found: list[int] = []
+        self._read: list[int] = []
+
+    def add(self, found: int, read: int) -> None:
+        """Add the records of one part, and the stored bytes that were read of it."""
+        self._found.append(found)
+        self._read.append(read)
+
+    def total(self) -> Count:
+        """Return how many records there are in all; of what was read whole that is certain."""
+        read, parts = sum(self._read), len(self._read)
+        if not read:
+            return Count(0, 0, 0)
+        rate = sum(self._found) / read
+        spread = sum((found - rate * size) ** 2 for found, size in zip(self._found, self._read, strict=True))
+        deviation = math.sqrt(spread / (parts - 1)) if parts > 1 else 0.0
+        unread = max(0.0, 1 - read / self._size)
+        error = _STANDARD_ERRORS * deviation * math.sqrt(parts * unread) / read
+        return Count(rate * self._size, max(0.0, rate - error) * self._size, (rate + error) * self._size)

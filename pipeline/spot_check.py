@@ -80,6 +80,9 @@ class SpotCheck:
                     findings.add(
                         f"{one.pick.path}, byte {one.pick.offset}: gets no vector any more: {rejection.detail}"
                     )
+                elif one.vector.shape != again.vectors[index].shape:
+                    size, its = len(one.vector), len(again.vectors[index])
+                    findings.add(f"{one.pick.path}, byte {one.pick.offset}: {size} numbers; the endpoint gives {its}")
                 elif cosines[index] < self._least:
                     mixed_up += self._explain(one, cosines[index], client, findings)
                 else:

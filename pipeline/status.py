@@ -84,12 +84,12 @@ class Status:
     inference_ms: float | None
 
 
-def status(options: StatusOptions, stream: TextIO = sys.stdout) -> ExitCode:
+def status(options: StatusOptions, stream: TextIO | None = None) -> ExitCode:
     """Show how far a job is, once or until it is finished.
 
     Args:
         options: which job, and how to show it.
-        stream: where to.
+        stream: where to; None for the standard output.
 
     Returns:
         DONE.
@@ -97,6 +97,7 @@ def status(options: StatusOptions, stream: TextIO = sys.stdout) -> ExitCode:
     Raises:
         UsageError: if it is no output folder.
     """
+    stream = stream or sys.stdout
     output, cache = OutputFolder(options.output, run="status"), ReceiptCache()
     show = _as_json if options.json else Screen(stream).show
     try:

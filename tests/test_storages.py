@@ -11,16 +11,18 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from pipeline.embedded_tei.process import EmbeddedTei
 from pipeline.plan import make_plan
-from tests.commands import ROOT, command, environment, started, tayyar, texts_embedded
+from tests.commands import ROOT, command, environment, started, tayyar, tayyar_here, texts_embedded
 from tests.documents import documents
+from tests.pipeline.embedded_tei.clients import Simulator
 from tests.storages import (
     KEYS,
     KINDS,
@@ -57,11 +59,31 @@ def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture
 def place(kind: str, tmp_path: Path) -> Storage:
     """A fresh folder in the storage."""
+    return place_of(kind, tmp_path)
+
+
+def place_of(kind: str, folder: Path) -> Storage:
+    """A place in a kind of storage that nothing else uses, as nothing else does a folder."""
     if kind == "gs":
-        return GcsStorage(os.environ["STORAGE_EMULATOR_HOST"], "tayyar-tests", tmp_path.name)
+        return GcsStorage(os.environ["STORAGE_EMULATOR_HOST"], "tayyar-tests", folder.name)
     if kind == "s3":
-        return S3Storage(os.environ["AWS_ENDPOINT_URL_S3"], "tayyar-tests", tmp_path.name)
-    return LocalStorage(tmp_path / "place")
+        return S3Storage(os.environ["AWS_ENDPOINT_URL_S3"], "tayyar-tests", folder.name)
+    return LocalStorage(folder / "place")
+
+
+@pytest.fixture(scope="module")
+def finished(kind: str, tmp_path_factory: pytest.TempPathFactory, hash_tei: str) -> Storage:
+    """A finished job. Whoever damages it mends it again."""
+    place = place_of(kind, tmp_path_factory.mktemp(f"finished-{kind}"))
+    fill(place, corpus())
+    embed(place, hash_tei)
+    return place
+
+
+@pytest.fixture(scope="module")
+def simulator() -> Iterator[Simulator]:
+    with EmbeddedTei(["--model", "hash", "--faults", "{}"]) as server:
+        yield Simulator(server.url)
 
 
 @pytest.fixture
@@ -151,6 +173,124 @@ def test_the_same_bytes_come_out_and_only_what_is_damaged_is_mended(
     assert outputs(place) == plain | {"notes.txt": b"the user's own"}
     place.remove("out/notes.txt")
     verify(place)
+
+
+def test_every_command_does_its_work_where_the_data_lies(
+    place: Storage, reach: None, plain: dict[str, bytes], simulator: Simulator
+) -> None:
+    fill(place, corpus())
+    data = ("--input", f"{place.root}/in/**", "--shard_bytes", 9000, "--endpoint", simulator.url)
+    out = ("--output", f"{place.root}/out")
+    assert "records: about 605 (605 to 605" in tayyar_here("plan", *data, *out, "--max_in_flight", 32).stdout
+    assert "out/_job/estimate.json" in place.names()
+    simulator.set_faults(refuse_marker="1-1", null_marker="2-7")
+    tayyar_here("run", *data, *out, "--max_dead_letter_ratio", 1)
+    simulator.set_faults()
+    status = json.loads(tayyar_here("status", *out, "--json").stdout)
+    assert (status["state"], status["sources_done"], status["records"]) == ("finished", 6, 605)
+    assert status["dead_letters"]["rejected_by_endpoint"] > 30
+    assert outputs(place) != plain
+    place.remove("out/_job/report.html")
+    assert f"report: {place.root}/out/_job/report.html" in tayyar_here("report", *out).stdout
+    assert "out/_job/report.html" in place.names()
+    said = tayyar_here("redrive", *out, "--endpoint", simulator.url).stdout
+    assert f"{sum(status['dead_letters'].values())} dead letters sent again: " in said
+    assert "total: embeddings = 600, documents = 605, dead letters = 5" in said
+    assert outputs(place) == plain
+    report = json.loads(place.files()["out/_job/report.json"])
+    assert report["plan"]["records"] == {"planned": 605, "actual": 605}
+    processes = 1 if place.root.startswith("/") else 2
+    said = tayyar_here("verify", *out, "--sample", 40, "--endpoint", simulator.url, "--processes", processes).stdout
+    assert "verified: 605 records in 6 files = 600 embedded" in said
+    assert "embedded again: 40 documents; cosines with what was written: 1.000000 or more" in said
+    assert not [name for name in place.names() if "/tmp/" in name or "/redrive/" in name or name.endswith("run.json")]
+
+
+Lines = list[bytes]
+
+
+def lost(lines: Lines) -> Lines:
+    return lines[:2] + lines[3:]
+
+
+def doubled(lines: Lines) -> Lines:
+    return [*lines[:3], lines[2], *lines[3:]]
+
+
+def swapped(lines: Lines) -> Lines:
+    return [*lines[:2], lines[3], lines[2], *lines[4:]]
+
+
+def field_changed(lines: Lines) -> Lines:
+    return [*lines[:2], lines[2].replace(b'"id"', b'"ID"'), *lines[3:]]
+
+
+def vector_shortened(lines: Lines) -> Lines:
+    start, end = lines[2].index(b"["), lines[2].index(b"]")
+    return [*lines[:2], lines[2][:start] + lines[2][start:end].rpartition(b",")[0] + lines[2][end:], *lines[3:]]
+
+
+def truncated(lines: Lines) -> Lines:
+    return [*lines[:-1], lines[-1][:-100]]
+
+
+@pytest.mark.parametrize("forged", [False, True], ids=["", "receipt forged"])
+@pytest.mark.parametrize("name", ["wiki_00-00001.ndjson", "a/wiki_01-00000.ndjson"])
+@pytest.mark.parametrize("change", [lost, doubled, swapped, field_changed, vector_shortened, truncated])
+def test_any_damage_is_found_with_its_place(
+    finished: Storage, reach: None, name: str, change: Callable[[Lines], Lines], forged: bool
+) -> None:
+    receipt = f"out/_job/receipts/{name.removesuffix('.ndjson')}.json"
+    whole = finished.files()
+    lines = whole[f"out/{name}"].splitlines(keepends=True)
+    damaged = b"".join(change(lines))
+    assert damaged != whole[f"out/{name}"]
+    finished.put(f"out/{name}", damaged)
+    if forged:
+        fields = json.loads(whole[receipt])
+        fields["output"]["bytes"] = len(damaged)
+        finished.put(receipt, json.dumps(fields).encode())
+    try:
+        found = tayyar_here("verify", "--output", f"{finished.root}/out", code=5).stderr
+    finally:
+        finished.put(f"out/{name}", whole[f"out/{name}"])
+        finished.put(receipt, whole[receipt])
+    if forged or len(damaged) == len(whole[f"out/{name}"]):
+        place = sum(map(len, lines[:-1] if change is truncated else lines[: 3 if change is doubled else 2]))
+        assert f"  {name}, byte {place}: " in found
+    else:
+        assert f"  {receipt.removeprefix('out/')}: shard " in found
+        assert f"  {name}: no valid receipt stands for this file" in found
+
+
+@pytest.mark.parametrize(
+    "name", ["_job/receipts/wiki_00-00001.json", "a/b/wiki_02-00000.ndjson", "dead_letters/wiki_04-00000.ndjson"]
+)
+def test_a_lost_file_is_found(finished: Storage, reach: None, name: str) -> None:
+    content = finished.files()[f"out/{name}"]
+    finished.remove(f"out/{name}")
+    try:
+        found = tayyar_here("verify", "--output", f"{finished.root}/out", code=5).stderr
+    finally:
+        finished.put(f"out/{name}", content)
+    shard = name.removeprefix("_job/receipts/").removeprefix("dead_letters/").rpartition(".")[0]
+    assert f"  _job/receipts/{shard}.json: shard " in found
+    assert "verified: 605 records" in tayyar_here("verify", "--output", f"{finished.root}/out").stdout
+
+
+def test_what_another_tool_wrote_is_verified_where_it_lies(place: Storage, reach: None, hash_tei: str) -> None:
+    records = [{**one, "embedding": [1.0, 2.0]} for one in documents(30, seed=4)]
+    plain = "".join(json.dumps({**one, "embedding": None}) + "\n" for one in records)
+    place.put("in/a.ndjson.gz", gzip.compress(plain.encode()))
+    place.put("out/a.ndjson", "".join(json.dumps(one) + "\n" for one in records).encode())
+    out = ("--output", f"{place.root}/out")
+    assert "checked: 30 lines in 1 files" in tayyar_here("verify", *out).stdout
+    assert "verified: 30 lines in 1 files" in tayyar_here("verify", *out, "--input", f"{place.root}/in/*").stdout
+    records[3] |= {"id": "other"}
+    place.put("out/a.ndjson", "".join(json.dumps(one) + "\n" for one in records).encode())
+    found = tayyar_here("verify", *out, "--input", f"{place.root}/in/*", code=5).stderr
+    assert f"{place.root}/out/a.ndjson, byte " in found
+    assert "this is not the line at byte " in found
 
 
 def test_a_killed_run_goes_on_where_it_was(place: Storage, tmp_path: Path, hash_tei: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.embedded_tei.process import EmbeddedTei
-from tests.commands import tayyar, texts_embedded
+from tests.commands import tayyar, tayyar_here, texts_embedded
 from tests.documents import documents, write_ndjson
 
 LONG = "كلمة " * 700
@@ -32,11 +32,12 @@ def estimate_of(output: Path) -> Any:
 
 
 def test_what_was_planned_comes_true_and_the_report_says_so(corpus: Path, tmp_path: Path) -> None:
-    options = ("--input", corpus, "--output", tmp_path / "out", "--price_per_hour", 3600, "--shard_bytes", 50_000)
+    data = ("--input", corpus, "--output", tmp_path / "out", "--shard_bytes", 50_000)
+    options = (*data, "--price_per_hour", 3600, "--max_in_flight", 64)
     with EmbeddedTei(["--model", "hash", "--faults", '{"batch_seconds": 0.08}']) as server:
-        said = tayyar("plan", *options, "--endpoint", server.url).stdout
+        said = tayyar_here("plan", *options, "--endpoint", server.url).stdout
         assert texts_embedded(server.url) < 4000
-        tayyar("run", *options, "--endpoint", server.url)
+        tayyar_here("run", *options, "--endpoint", server.url)
     found = estimate_of(tmp_path / "out")
     assert (found["records"], found["records_interval"], found["documents"]) == (1010, [1010, 1010], 1000)
     assert found["dead_letters"] == {"missing_text": 10}
@@ -60,5 +61,5 @@ def test_without_an_output_folder_nothing_is_written(corpus: Path, tmp_path: Pat
 
 
 def test_a_text_field_that_nothing_has_is_refused(corpus: Path, hash_tei: str) -> None:
-    said = tayyar("plan", "--input", corpus, "--endpoint", hash_tei, "--text_field", "body", code=2).stderr
+    said = tayyar_here("plan", "--input", corpus, "--endpoint", hash_tei, "--text_field", "body", code=2).stderr
     assert "none of 1010 sampled lines has a text" in said

@@ -63,6 +63,16 @@ def test_the_same_seed_takes_the_same_sample(tmp_path: Path) -> None:
     assert sample_of(tmp_path, 3) != sample_of(tmp_path, 4)
 
 
+def test_files_of_different_kinds_that_are_read_whole_are_counted_exactly(tmp_path: Path) -> None:
+    for name, count, text in [("a.ndjson", 30, "w "), ("b.ndjson", 7, "long " * 5000), ("c.ndjson", 1, "x")]:
+        data = (json.dumps({"content": text}) + "\n").encode() * count
+        (tmp_path / name).write_bytes(data)
+        (tmp_path / f"packed_{name}.gz").write_bytes(gzip.compress(data))
+    found = sample_of(tmp_path)
+    assert len(found.records) == 76
+    assert (found.total.low, found.total.value, found.total.high) == pytest.approx((76, 76, 76))
+
+
 def test_compressed_sources_are_counted_by_their_beginnings(tmp_path: Path) -> None:
     write_corpus(tmp_path / "plain", files=1, per_file=8000)
     content = (tmp_path / "plain/wiki_00.ndjson").read_bytes()

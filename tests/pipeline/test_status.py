@@ -16,7 +16,7 @@ from pipeline.ledger import Ledger, SourceLedger
 from pipeline.options import StatusOptions
 from pipeline.plan import Plan
 from pipeline.status import Screen, State, Status, judge, lines_of, status, status_of
-from tests.commands import started, tayyar
+from tests.commands import started, tayyar_here
 from tests.documents import write_corpus
 from tests.pipeline.test_job import JOB
 from tests.shards import receipt
@@ -123,7 +123,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, hash_tei: str) -> Path:
     """The output folder of a run of 90 documents in three files."""
     root = tmp_path_factory.mktemp("status")
     write_corpus(root / "in", files=3, per_file=30)
-    tayyar("run", "--input", root / "in", "--output", root / "out", "--endpoint", hash_tei, "--shard_bytes", 4000)
+    tayyar_here("run", "--input", root / "in", "--output", root / "out", "--endpoint", hash_tei, "--shard_bytes", 4000)
     return root / "out"
 
 
@@ -163,4 +163,4 @@ def test_watching_ends_with_control_c_without_a_word(broken: Path) -> None:
 
 
 def test_a_folder_that_is_none_of_ours_is_refused(tmp_path: Path) -> None:
-    assert "is no output folder" in tayyar("status", "--output", tmp_path, code=2).stderr
+    assert "is no output folder" in tayyar_here("status", "--output", tmp_path, code=2).stderr

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import fcntl
 import gzip
 import json
 import os
+import pty
 import shutil
+import struct
+import subprocess
+import termios
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +20,11 @@ from pipeline.findings import wrong_vector_line
 from pipeline.options import VerifyOptions, make_parser, run_options
 from pipeline.run import run
 from pipeline.verify import verify
+from tests.commands import ROOT, command, environment
 from tests.documents import documents
+from transforms.records import DeadLetter, Reason, Stage
 from transforms.splice import json_key
+from transforms.write_dead_letters import encode_dead_letter
 
 KEY = json_key("embedding")
 
@@ -199,6 +207,54 @@ def test_a_deleted_file_is_found(out: Path, shard: str, file: str) -> None:
     assert f"_job/receipts/{shard}.json: shard " in findings(out)
 
 
+@pytest.mark.parametrize(
+    ("reason", "instead", "words"),
+    [
+        ("invalid_json", "missing_text", "says missing_text, but that line is invalid_json"),
+        ("invalid_json", "rejected_by_endpoint", "says rejected_by_endpoint, but that line is invalid_json"),
+        ("missing_text", "empty_text", "says empty_text, but that line is missing_text"),
+    ],
+)
+def test_a_dead_letter_is_what_the_parser_says_of_its_line(out: Path, reason: str, instead: str, words: str) -> None:
+    name = next(name for name in letters_of(out) if f'"{reason}"'.encode() in (out / name).read_bytes())
+    forge_letter(out, name, reason.encode(), instead.encode())
+    message = findings(out)
+    assert f"{name}: the dead letter of byte " in message
+    assert words in message
+    assert f"_job/receipts/{Path(name).stem}.json: says reasons = " in message
+
+
+def test_a_document_that_was_set_aside_by_the_reader_is_found(out: Path, finished: Path) -> None:
+    source = (finished / "in/plain.ndjson").read_bytes().splitlines(keepends=True)
+    letter = DeadLetter(str(finished / "in/plain.ndjson"), 0, Stage.READ, Reason.INVALID_JSON, "", source[0][:-1])
+    name = "dead_letters/plain-00000.ndjson"
+    assert not (out / name).exists()
+    (out / name).write_bytes(encode_dead_letter(letter))
+    receipt = receipt_of(out, "plain-00000")
+    fields = json.loads(receipt.read_bytes())
+    size = (out / name).stat().st_size
+    fields["dead_letter_output"] = {"path": name, "bytes": size, "crc32c": "AAAAAA=="}
+    receipt.write_text(json.dumps(fields))
+    assert f"{name}: the dead letter of byte 0 of {letter.source} says invalid_json, but that line is" in findings(out)
+    forge_letter(out, name, b"plain.ndjson", b"other.ndjson")
+    assert f"names another source, {finished}/in/other.ndjson" in findings(out)
+
+
+def test_a_line_that_may_have_no_vector_and_has_one_is_found(finished: Path, out: Path, source: Path) -> None:
+    stat = source.stat()
+    data = source.read_bytes()
+    text = json.loads(data.splitlines()[0])["content"].encode()
+    blank = b" " * len(text)
+    source.write_bytes(data.replace(text, blank, 1))
+    os.utime(source, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    edit(out, "plain-00000.ndjson", lambda lines: [lines[0].replace(text, blank, 1), *lines[1:]], forge=True)
+    assert "plain-00000.ndjson, byte 0: the source line is empty_text, so it cannot have a vector" in findings(out)
+
+
+def forge_letter(out: Path, name: str, old: bytes, new: bytes) -> None:
+    edit(out, name, lambda lines: [line.replace(old, new) for line in lines], forge=True)
+
+
 def letters_of(out: Path) -> list[str]:
     return sorted(f"dead_letters/{path.name}" for path in (out / "dead_letters").iterdir())
 
@@ -246,6 +302,46 @@ def test_a_receipt_that_counts_wrong_is_found(out: Path, name: str) -> None:
     message = findings(out)
     assert f"_job/receipts/plain-00001.json: says {name} = {fields[name]}, there are {fields[name] - 1}" in message
     assert "_job/receipts/plain-00001.json: does not balance" in message
+
+
+@pytest.mark.parametrize("reasons", [{}, {"missing_text": 1}, {"invalid_json": 2}])
+def test_a_receipt_that_tells_other_reasons_is_found(out: Path, reasons: dict[str, int]) -> None:
+    name = next(name for name in letters_of(out) if (out / name).read_bytes().count(b"\n") == 2)
+    receipt = receipt_of(out, Path(name).name)
+    fields = json.loads(receipt.read_bytes())
+    assert fields["reasons"] == {"invalid_json": 1, "invalid_utf8": 1}
+    receipt.write_text(json.dumps(fields | {"reasons": reasons}))
+    assert ".json: says reasons = " in findings(out)
+    assert "there are invalid_json 1, invalid_utf8 1" in findings(out)
+
+
+def test_processes_find_the_same_in_the_same_order(out: Path, finished: Path) -> None:
+    assert verify(VerifyOptions(str(finished / "out"), processes=2), lambda _: None) is ExitCode.DONE
+    for name in ("plain-00000.ndjson", "plain-00002.ndjson", "packed-00000.ndjson", "packed-00001.ndjson"):
+        edit(out, name, swapped, forge=True)
+    with pytest.raises(NotProven) as found:
+        verify(VerifyOptions(str(out), processes=2))
+    assert str(found.value) == findings(out)
+    assert str(found.value).startswith("8 findings in ")
+    places = [line.split(",")[0].split(":")[0].strip() for line in str(found.value).splitlines()[1:]]
+    assert [place for place in places if place.endswith(".ndjson")] == sorted(places)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_terminal_is_shown_how_far_it_is(finished: Path, processes: int) -> None:
+    master, terminal = pty.openpty()
+    try:
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+        arguments = command("verify", "--output", finished / "out", "--processes", processes)
+        subprocess.run(arguments, cwd=ROOT, env=environment(), stderr=terminal, stdout=terminal, check=True)
+        shown = os.read(master, 1 << 16).decode()
+    finally:
+        os.close(terminal)
+        os.close(master)
+    assert "64.0/64.0" in shown
+    assert " records/s" in shown
+    assert "verified: 64 records" in shown
+    assert "WARNING" not in shown
 
 
 @pytest.fixture
