@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from apache_beam.options.pipeline_options import StandardOptions
 
 from pipeline.errors import ExitCode, NotProven, PipelineFailed
-from pipeline.options import RunOptions
+from pipeline.options import RunOptions, VerifyOptions
 from pipeline.run import run
 from pipeline.runner import beam_options
 from pipeline.verify import verify
@@ -101,7 +101,7 @@ def _embed_and_prove(place: OutputFolder, endpoint: EndpointSettings, beam: Sequ
     said: list[str] = []
     if run(options, said.append) is not ExitCode.DONE:
         raise PipelineFailed("\n".join(said), ExitCode.TOO_MANY_DEAD_LETTERS)
-    verify(options.output, said.append)
+    verify(VerifyOptions(options.output), said.append)
 
 
 def _remove(place: OutputFolder) -> None:
