@@ -22,7 +22,7 @@ EXTRAS = {
         "starlette>=1.0,<2",
         "uvicorn>=0.30,<1",
     ],
-    "gcp": ["apache-beam[gcp]>=2.77,<3"],
+    "gcp": ["apache-beam[gcp]>=2.77,<3", "build>=1.2", "setuptools>=70"],  # the last two make what --setup_file stages
     "aws": ["apache-beam[aws]>=2.77,<3"],
     "benchmark": [  # what Tayyar is compared with, and what its test endpoint and the measurements need
         "aiohttp>=3.10",

@@ -316,10 +316,15 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--output", metavar="FOLDER", help="the output folder to try")
     add_endpoint(parser)
+    # So that a command line of `run` can be tried as it is.
+    for name in ("input", "text_field", "embedding_field", "shard_bytes", "max_dead_letter_ratio", "price_per_hour"):
+        parser.add_argument(f"--{name}", action="append", help=argparse.SUPPRESS)
+    parser.add_argument("--overwrite", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument_group(
         "Beam",
         "With a runner's options (--runner … and what it needs), ten documents go through it into a temporary place "
-        "below the output folder: packages, the way from workers to the endpoint, the token, and the right to write.",
+        "below the output folder: packages, the way from workers to the endpoint, the token, and the right to write. "
+        "All options of run are taken; those about the data say nothing here.",
     )
 
 

@@ -11,15 +11,13 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 
-import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners.runner import PipelineState
 from tqdm import tqdm
 
 from pipeline import at_work, graph
 from pipeline.endpoint import reached
-from pipeline.errors import ExitCode, PipelineFailed, UsageError
+from pipeline.errors import ExitCode, UsageError
 from pipeline.job import Job, read_job, require_same_job, write_job
 from pipeline.ledger import Ledger, planned_files, read_ledger, stale_files
 from pipeline.options import RunOptions
@@ -28,7 +26,7 @@ from pipeline.progress import Progress
 from pipeline.publish import publish
 from pipeline.replace import keep_promises
 from pipeline.report import summary
-from pipeline.runner import beam_options, make_runner, meaning_of
+from pipeline.runner import beam_options, require_reach, run_pipeline, template_of
 from pipeline.usable import require_usable
 from pipeline.workers import count_processes
 from transforms.output import JOB, OutputFolder
@@ -56,6 +54,7 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
     """
     started = time.time()
     pipeline_options = beam_options(options.beam)
+    require_reach(pipeline_options, options)
     FileSystems.set_options(pipeline_options)
     plan = make_plan(options.inputs, options.output, options.shard_bytes)
     output = OutputFolder(options.output, _run_name())
@@ -65,7 +64,11 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
         job = _job_of(options, endpoint, wire_format)
         before = _prepare(output, plan, job, options.overwrite)
         say(_opening(plan, before, job))
-        ledger = _embed(before, output, pipeline_options, _graph_settings(options, endpoint, output, job))
+        ledger = _embed(before, output, pipeline_options, _graph_settings(options, endpoint, output, job), say)
+    if template_of(pipeline_options):
+        _clean_up(output)
+        say(_after_a_template(template_of(pipeline_options), output))
+        return ExitCode.DONE
     ledger.require_balance()
     report = publish(ledger, job, output, options.price_per_hour, say)
     _clean_up(output)
@@ -188,36 +191,32 @@ def _graph_settings(options: RunOptions, endpoint: EndpointSettings, output: Out
     )
 
 
-def _embed(before: Ledger, output: OutputFolder, options: PipelineOptions, settings: graph.Settings) -> Ledger:
+def _after_a_template(template: str, output: OutputFolder) -> str:
+    return (
+        f"the job is described in {template} and starts when Dataflow is told to. From then on:\n"
+        f"  tayyar status --output {output.root}\n"
+        f"  tayyar report --output {output.root}"
+    )
+
+
+def _embed(
+    before: Ledger,
+    output: OutputFolder,
+    options: PipelineOptions,
+    settings: graph.Settings,
+    say: Callable[[str], None],
+) -> Ledger:
     """Run the pipeline over what is left, clean up, and return the ledger after it."""
     files = output.list()
     work = before.work_left()
     if work:
         seen = {name for name in files if name.startswith(output.receipts + "/")}
         with Progress(output, seen, _stored_bytes(work)):
-            _run_pipeline(options, work, settings)
+            run_pipeline(options, lambda pipeline: graph.build(pipeline, work, settings), say)
     files = output.list()
     ledger = read_ledger(before.plan, output, settings.job, files)
     output.delete(stale_files(ledger, output, files))
     return ledger
-
-
-def _run_pipeline(options: PipelineOptions, work: Sequence[Shard], settings: graph.Settings) -> None:
-    """Run the pipeline to its end.
-
-    Raises:
-        EndpointError: if the endpoint stopped it.
-        PipelineFailed: if anything else did.
-    """
-    pipeline = beam.Pipeline(make_runner(options), options)
-    graph.build(pipeline, work, settings)
-    try:
-        state = pipeline.run().wait_until_finish()
-    except Exception as error:  # runners raise errors of their own and of workers alike, of any type
-        raise meaning_of(error) from error
-    # A runner that does not wait for the end gives None.
-    if state not in (None, PipelineState.DONE):
-        raise PipelineFailed(f"the runner ended in state {state}; its own log says why")
 
 
 def _stored_bytes(work: Sequence[Shard]) -> int:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions, _BeamArgumentParser
+from apache_beam.options.pipeline_options import (
+    DirectOptions,
+    GoogleCloudOptions,
+    PipelineOptions,
+    StandardOptions,
+    _BeamArgumentParser,
+)
 from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
+from apache_beam.runners.runner import PipelineState
 
 from pipeline.errors import ExitCode, PipelineFailed, UsageError
+from pipeline.options import RunOptions
+from transforms import storage
 from transforms.decompress import DamagedSource
 from transforms.embed import TooManyDeadLetters
 from transforms.files import StorageError
@@ -27,6 +37,7 @@ DEFAULT_RUNNER = "FnApiRunner"
 _IN_PROCESS = {"fnapirunner", "fnapi"}
 # These ask their job server which options it knows; what it does not know is refused there.
 _PORTABLE = {"flinkrunner", "flink", "portablerunner", "portable", "prismrunner", "prism", "sparkrunner", "spark"}
+_FAR = {"dataflowrunner", "dataflow"}
 _LOST_WORKER = "Channel closed prematurely"
 _WHERE = re.compile(r"( \[while running '[^']*'\])+$")
 _NAMED_ERROR = re.compile(r"transforms\.[\w.]+\.(\w+): (.*)")
@@ -113,6 +124,72 @@ def _let_workers_import_this() -> None:
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if here not in paths:
         os.environ["PYTHONPATH"] = os.pathsep.join([here, *filter(None, paths)])
+
+
+def require_reach(options: PipelineOptions, told: RunOptions) -> None:
+    """Refuse what no worker of Dataflow can reach: this machine's disk, and a server that would be started here.
+
+    Raises:
+        UsageError: naming the option.
+    """
+    if options.view_as(StandardOptions).runner.lower() not in _FAR:
+        return
+    for name, path in [*(("input", pattern) for pattern in told.inputs), ("output", told.output)]:
+        if storage.is_local(path):
+            raise UsageError(f"--{name} {path} is on this machine, which Dataflow's workers do not see. Give gs://….")
+    if not told.endpoint.urls:
+        raise UsageError(
+            "without --endpoint a TEI would be started on this machine, which Dataflow's workers do not reach. "
+            "Give the address of a server that they do."
+        )
+
+
+def template_of(options: PipelineOptions) -> str:
+    """Return where a description of the job is to be written instead of running it; empty for nowhere."""
+    return options.view_as(GoogleCloudOptions).template_location or ""
+
+
+def run_pipeline(
+    options: PipelineOptions, build: Callable[[beam.Pipeline], object], say: Callable[[str], None]
+) -> None:
+    """Build a pipeline and run it to its end; a job that runs elsewhere is cancelled if this is interrupted.
+
+    Raises:
+        EndpointError: if the endpoint stopped it.
+        PipelineFailed: if anything else did.
+    """
+    pipeline = beam.Pipeline(make_runner(options), options)
+    build(pipeline)
+    try:
+        result = pipeline.run()
+        if not template_of(options):
+            _say_where(result, options, say)
+        state = _finished(result)
+    except Exception as error:  # runners raise errors of their own and of workers alike, of any type
+        raise meaning_of(error) from error
+    # A runner that does not wait for the end gives None.
+    if state not in (None, PipelineState.DONE):
+        raise PipelineFailed(f"the runner ended in state {state}; its own log says why")
+
+
+def _finished(result: beam.runners.runner.PipelineResult) -> str | None:
+    try:
+        state: str | None = result.wait_until_finish()
+    except KeyboardInterrupt:
+        with contextlib.suppress(Exception):  # the interruption goes on, whatever comes of this
+            result.cancel()
+        raise
+    return state
+
+
+def _say_where(
+    result: beam.runners.runner.PipelineResult, options: PipelineOptions, say: Callable[[str], None]
+) -> None:
+    """Tell where a job can be watched that runs on Dataflow."""
+    if options.view_as(StandardOptions).runner.lower() in _FAR:
+        cloud = options.view_as(GoogleCloudOptions)
+        console = "https://console.cloud.google.com/dataflow/jobs"
+        say(f"Dataflow: {console}/{cloud.region}/{result.job_id()}?project={cloud.project}")
 
 
 def meaning_of(error: BaseException) -> BaseException:

@@ -11,10 +11,14 @@
 #   run_scripts/flink.sh workers [PORT]
 #       The workers take from their own environment what they need: STORAGE and AWS variables, the token's variable.
 #
+#   run_scripts/flink.sh check --flink_master HOST:8081 --output gs://… --endpoint http://HOST:PORT
+#       ten documents through all of it, before the job: workers, their way to the endpoint, token, right to write
+#
 # Whatever is given is kept: --parallelism, --flink_version, --flink_job_server_jar (otherwise Beam fetches it from
 # Maven Central, once), --environment_type DOCKER with --environment_config IMAGE, --number_of_execution_retries, …
 set -euo pipefail
 . "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
+. "$(dirname -- "${BASH_SOURCE[0]}")/arguments.sh"
 
 use_environment local
 
@@ -22,25 +26,6 @@ if [ "${1:-}" = workers ]; then
     PATH=$venv/bin:$PATH exec "$venv/bin/python" -m apache_beam.runners.worker.worker_pool_main \
         --service_port="${2:-50000}"
 fi
-
-# Prints the value of an option among the arguments; fails if it is not there.
-value_of() {
-    local name=--$1
-    shift
-    while [ $# -gt 0 ]; do
-        case $1 in
-            "$name") echo "${2:-}" && return ;;
-            "$name"=*) echo "${1#*=}" && return ;;
-        esac
-        shift
-    done
-    return 1
-}
-
-# Adds an option unless it was given.
-default() {
-    value_of "$1" "${arguments[@]}" >/dev/null || arguments+=("--$1" "$2")
-}
 
 # Prints one field of what the cluster says of itself.
 overview() {
@@ -53,17 +38,18 @@ PYTHON
 }
 
 command -v java >/dev/null || fail "Flink needs Java, and there is no java on the PATH. On Debian: apt install default-jre-headless"
-arguments=("$@")
+take_command "$@"
 default runner FlinkRunner
+default job_server_java_launcher "$root/run_scripts/java.sh"
 default flink_master '[local]'
-master=$(value_of flink_master "${arguments[@]}")
+master=$(value_of flink_master)
 if [ "$master" != '[local]' ] && [ "$master" != '[auto]' ]; then
     version=$(overview "$master" flink-version) || fail "no Flink answers at $master; give its REST address: --flink_master HOST:8081"
     default flink_version "${version%.*}"
     default parallelism "$(overview "$master" slots-total)"
     default environment_type EXTERNAL
-    if [ "$(value_of environment_type "${arguments[@]}")" = EXTERNAL ]; then
+    if [ "$(value_of environment_type)" = EXTERNAL ]; then
         default environment_config localhost:50000
     fi
 fi
-exec "$venv/bin/tayyar" run "${arguments[@]}"
+exec "$venv/bin/tayyar" "$command" "${arguments[@]}"

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import pytest
@@ -13,11 +16,13 @@ from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.testing.util import assert_that, equal_to
 
 from pipeline.errors import ExitCode, PipelineFailed, UsageError
-from pipeline.runner import beam_options, make_runner, meaning_of
+from pipeline.options import RunOptions, make_parser, run_options
+from pipeline.runner import beam_options, make_runner, meaning_of, require_reach
 from transforms.decompress import DamagedSource
 from transforms.embed import TooManyDeadLetters
 from transforms.read import SourceChanged
 from transforms.tei import errors
+from transforms.tei.settings import EndpointSettings
 
 ENDPOINT_ERRORS = [
     errors.EndpointError,
@@ -78,6 +83,39 @@ def test_a_job_server_is_asked_for_the_options_that_it_knows() -> None:
 
 def test_the_main_session_is_never_pickled() -> None:
     assert beam_options(["--save_main_session"]).view_as(SetupOptions).save_main_session is False
+
+
+def told(**different: Any) -> RunOptions:
+    options = run_options(
+        make_parser().parse_args(
+            ["run", "--input", "gs://b/in/*", "--output", "gs://b/out", "--endpoint", "http://tei"]
+        ),
+        [],
+    )
+    return dataclasses.replace(options, **different)
+
+
+def test_dataflow_is_given_what_it_can_reach() -> None:
+    require_reach(beam_options(["--runner=DataflowRunner"]), told())
+    for runner in ("FnApiRunner", "FlinkRunner"):
+        require_reach(beam_options([f"--runner={runner}"]), told(inputs=("/here",), output="/here"))
+
+
+@pytest.mark.parametrize("runner", ["DataflowRunner", "dataflow"])
+@pytest.mark.parametrize(
+    ("different", "message"),
+    [
+        (
+            {"inputs": ("gs://b/in", "/here/*")},
+            "--input /here/* is on this machine, which Dataflow's workers do not see",
+        ),
+        ({"output": "/here"}, "--output /here is on this machine"),
+        ({"endpoint": EndpointSettings(())}, "Give the address of a server"),
+    ],
+)
+def test_what_dataflow_cannot_reach_is_refused(runner: str, different: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        require_reach(beam_options([f"--runner={runner}"]), told(**different))
 
 
 def test_a_pipeline_runs_on_what_is_made() -> None:
