@@ -16,7 +16,7 @@ from transforms.tei.http import NoReply, Reply, Transport
 from transforms.tei.info import NotTei, ServerInfo, check_same_length, check_same_model, parse_info
 from transforms.tei.settings import EndpointSettings, ModelIdentity
 from transforms.tei.vectors import UnreadableReply, WrongCount
-from transforms.tei.wire import Wire, WireFormat, embed_json, means_the_same, openai_base64
+from transforms.tei.wire import Wire, WireFormat, embed_json, openai_base64, what_differs
 
 KNOWN_SENTENCE = "A current of water finds the sea: التيّار يبلغ البحر."
 # Half precision and a batch's other texts move a vector by some thousandths; another text's vector is far off.
@@ -165,8 +165,8 @@ class Contact:
         raise Unavailable(doubtful_reply("a known sentence has another vector every time"))
 
     def _choose(self, url: str, info: ServerInfo, json: Wire, known: Known) -> tuple[Wire, str]:
-        if not means_the_same(self._settings, info):
-            return json, "the job's settings or the server's version need it"
+        if (reason := what_differs(self._settings, info)) is not None:
+            return json, reason
         base64 = openai_base64()
         try:
             other = self._agreed_or_broken(url, base64)

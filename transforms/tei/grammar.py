@@ -6,6 +6,7 @@ import enum
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 
 import orjson
@@ -138,9 +139,15 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         seconds = float(told)
     except ValueError:
         try:
-            # The reply's own date makes clocks that disagree harmless.
-            until, now = (parsedate_to_datetime(date) for date in (told, headers.get("Date", "")))
-            seconds = max(0.0, (until - now).total_seconds())
+            seconds = max(0.0, (parsedate_to_datetime(told) - _now(headers)).total_seconds())
         except (ValueError, TypeError):
             return None
     return min(seconds, LONGEST_WAIT) if seconds >= 0 else None
+
+
+def _now(headers: Mapping[str, str]) -> datetime:
+    """The reply's own date, which makes clocks that disagree harmless; this machine's where it has none."""
+    try:
+        return parsedate_to_datetime(headers.get("Date", ""))
+    except (ValueError, TypeError):
+        return datetime.now(timezone.utc)

@@ -19,30 +19,37 @@ class Health:
 
     Attributes:
         failures: in a row.
-        quiet_until: the time before which nothing is sent.
         generation: how often the endpoint has failed; what was known of its model before holds no longer.
     """
 
     def __init__(self, jitter: Jitter) -> None:
         self.failures = 0
-        self.quiet_until = float("-inf")
         self.generation = 0
+        self._asked_until = float("-inf")  # for silence, by the endpoint; or with little in flight, after a refusal
+        self._rests_until = float("-inf")  # because it failed
         self._refusals = 0
         self._failed_at = float("-inf")
         self._jitter = jitter
+
+    @property
+    def quiet_until(self) -> float:
+        """The time before which nothing is sent."""
+        return max(self._asked_until, self._rests_until)
 
     def admits(self, now: float, in_flight: int) -> bool:
         """Whether a request may go out."""
         return now >= self.quiet_until and (self.failures < SUSPECT_AFTER or in_flight == 0)
 
     def succeeded(self) -> None:
-        """Any good reply ends the trouble."""
+        """Any good reply ends the trouble, and the rest from it; silence that was asked for is kept."""
         self.failures = 0
+        self._rests_until = float("-inf")
         self._refusals = 0
 
     def objected(self) -> None:
         """An answer of the server's own, though not to our liking: it is there."""
         self.failures = 0
+        self._rests_until = float("-inf")
 
     def failed(self, sent_at: float, now: float, retry_after: float | None = None) -> float:
         """Counts a request without an answer of the server's own; gives back the seconds of silence asked for."""
@@ -54,7 +61,7 @@ class Health:
         self.failures += 1
         if self.failures >= SUSPECT_AFTER:
             rest = self._jitter.half(FIRST_REST, LONGEST_REST, self.failures)
-            self._be_quiet(now, now + rest)
+            self._rests_until = max(self._rests_until, now + rest)
         return asked
 
     def refused(self, now: float, first_of_round: bool, retry_after: float | None = None) -> float:
@@ -68,5 +75,5 @@ class Health:
     def _be_quiet(self, now: float, until: float) -> float:
         """Extends the silence; gives back the seconds that this adds."""
         added = max(0.0, until - max(now, self.quiet_until))
-        self.quiet_until = max(self.quiet_until, until)
+        self._asked_until = max(self._asked_until, until)
         return added

@@ -18,7 +18,7 @@ from transforms.tei.dispatcher import Dispatcher, Endpoint
 from transforms.tei.grammar import Verdict
 from transforms.tei.info import ServerInfo
 from transforms.tei.settings import EndpointSettings
-from transforms.tei.wire import Wire, WireFormat, embed_json, means_the_same
+from transforms.tei.wire import Wire, WireFormat, embed_json, what_differs
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +58,8 @@ class Verifier:
         """
         generation, began = self._dispatcher.generation(endpoint), time.monotonic()
         info = self._checked(endpoint.url)
-        if not means_the_same(self._settings, info):
-            self.fall_back(endpoint.url)
+        if (reason := what_differs(self._settings, info)) is not None:
+            self.fall_back(endpoint.url, reason)
         self._dispatcher.verified(endpoint, info, generation)
         endpoint.verified_at = began
 
@@ -100,8 +100,8 @@ class Verifier:
         self._route_failures += is_servers_failure(verdict)
         return verdict.status == 200 or self._route_failures >= ROUTE_TRIES
 
-    def fall_back(self, url: str) -> None:
-        """Goes on with the format that every server takes."""
+    def fall_back(self, url: str, reason: str = "it does not take it") -> None:
+        """Goes on with the format that every server takes, and in which every request says what it wants."""
         if self.wire.format is WireFormat.OPENAI_BASE64:
-            logger.warning("%s does not take %s under this job's settings: going on with /embed", url, self.wire.path)
+            logger.warning("%s cannot be asked by %s (%s): going on with /embed", url, self.wire.path, reason)
             self.wire = embed_json(self._settings)

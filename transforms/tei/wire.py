@@ -69,15 +69,20 @@ def openai_base64() -> Wire:
     return Wire(WireFormat.OPENAI_BASE64, "/v1/embeddings", "input", {"encoding_format": "base64"})
 
 
-def means_the_same(settings: EndpointSettings, info: ServerInfo) -> bool:
-    """Whether `/v1/embeddings` of this server does what `/embed` would under these settings."""
-    return (
-        settings.normalize
-        and settings.prompt_name is None
-        and info.auto_truncate is (settings.overlong is Overlong.TRUNCATE)
-        and info.pooling != "splade"
-        and _version(info.version) >= FIRST_WITH_BASE64
-    )
+def what_differs(settings: EndpointSettings, info: ServerInfo) -> str | None:
+    """Why `/v1/embeddings` of this server would not do what `/embed` does under these settings; None where it would."""
+    if not settings.normalize:
+        return "--no_normalize needs it"
+    if settings.prompt_name is not None:
+        return "--prompt_name needs it"
+    if info.auto_truncate is not (settings.overlong is Overlong.TRUNCATE):
+        # `/embed` is told what to do with each request, so endpoints may differ in this.
+        return f"the server's auto_truncate is {info.auto_truncate} and --overlong is {settings.overlong.value}"
+    if info.pooling == "splade":
+        return "the model's pooling is splade"
+    if _version(info.version) < FIRST_WITH_BASE64:
+        return f"the server's version {info.version} has no base64"
+    return None
 
 
 def _version(text: str) -> tuple[int, ...]:

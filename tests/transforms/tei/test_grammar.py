@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
 
 import orjson
 import pytest
@@ -98,7 +100,10 @@ def test_a_text_that_is_too_long_is_rejected_for_that(unit: str) -> None:
     [
         ({"Retry-After": "3"}, 3.0),
         ({}, None),
-        ({"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}, None),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT", "Date": "today"}, 0.0),
+        ({"Retry-After": "Wed, 21 Oct 2999 07:28:00 GMT"}, 600.0),
+        ({"Retry-After": "soon"}, None),
         ({"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT", "Date": "Wed, 21 Oct 2026 07:27:56 GMT"}, 4.0),
         ({"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT", "Date": "Wed, 21 Oct 2026 07:29:00 GMT"}, 0.0),
         ({"Retry-After": "-1"}, None),
@@ -108,6 +113,12 @@ def test_a_text_that_is_too_long_is_rejected_for_that(unit: str) -> None:
 )
 def test_a_gateway_can_say_how_long_to_wait(headers: Mapping[str, str], seconds: float | None) -> None:
     assert verdict_on(503, headers, b"").retry_after == seconds
+
+
+def test_a_date_without_another_is_measured_by_our_own_clock() -> None:
+    in_a_minute = format_datetime(datetime.now(timezone.utc) + timedelta(seconds=60), usegmt=True)
+    seconds = verdict_on(503, {"Retry-After": in_a_minute}, b"").retry_after
+    assert seconds == pytest.approx(60, abs=20)
 
 
 def test_a_page_is_shown_in_part() -> None:

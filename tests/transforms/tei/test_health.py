@@ -49,6 +49,20 @@ def test_a_success_ends_the_trouble() -> None:
     assert one.admits(one.quiet_until, in_flight=100)
 
 
+def test_a_success_ends_the_rest_but_not_the_silence_that_was_asked_for() -> None:
+    for ends in (Health.succeeded, Health.objected):
+        one = health()
+        for now in range(5):
+            one.failed(now, now)
+        assert not one.admits(4, in_flight=0)
+        ends(one)
+        assert one.admits(4, in_flight=100)
+        one.refused(now=5, first_of_round=True, retry_after=30)
+        ends(one)
+        assert not one.admits(34, in_flight=0)
+        assert one.admits(35, in_flight=0)
+
+
 def test_an_objection_shows_that_the_server_is_there() -> None:
     one = health()
     for now in range(5):

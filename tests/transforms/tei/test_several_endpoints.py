@@ -60,11 +60,14 @@ def test_endpoints_that_lie_about_being_the_same_are_found_out() -> None:
             client.probe()
 
 
-def test_an_endpoint_that_would_not_truncate_is_asked_to() -> None:
+def test_an_endpoint_that_would_not_truncate_is_asked_to_and_that_is_told(caplog: pytest.LogCaptureFixture) -> None:
     with scripted() as one, scripted(auto_truncate=False) as two, clients(one, two) as client:
         client.submit(some_texts(1000)).result()
         assert {asked.path for asked in two.asked if asked.texts and asked.texts != [KNOWN_SENTENCE]} == {"/embed"}
         assert all(body["truncate"] for body in bodies(two))
+        (told,) = [record.getMessage() for record in caplog.records if "/embed" in record.getMessage()]
+    assert told.startswith(two.url)
+    assert "auto_truncate is False and --overlong is truncate" in told
 
 
 def test_one_endpoint_of_several_is_enough_to_start_but_not_to_pass_every_check() -> None:
