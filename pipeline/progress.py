@@ -8,7 +8,7 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-from pipeline.ledger import read_receipts
+from pipeline.ledger import ReceiptCache
 from transforms.output import OutputFolder
 from transforms.receipts import Receipt
 
@@ -24,10 +24,19 @@ class Progress:
         seen: names of the receipts that were there before.
         bytes_left: stored bytes of the shards to come, from which the number of documents to come is estimated.
         visible: whether to show it; None for only where a person watches.
+        cache: gets the receipts, for whoever reads them next.
     """
 
-    def __init__(self, output: OutputFolder, seen: set[str], bytes_left: int, visible: bool | None = None) -> None:
+    def __init__(
+        self,
+        output: OutputFolder,
+        seen: set[str],
+        bytes_left: int,
+        visible: bool | None = None,
+        cache: ReceiptCache | None = None,
+    ) -> None:
         self._output = output
+        self._cache = cache or ReceiptCache()
         self._seen = set(seen)
         self._bytes_left = bytes_left
         self._bytes_done = 0
@@ -57,10 +66,11 @@ class Progress:
             pause = max(_INTERVAL_SECONDS, _PAUSE_A_LOOK * (time.monotonic() - started))
 
     def _look(self) -> None:
-        names = set(self._output.list(self._output.receipts)) - self._seen
-        self._seen |= names
+        files = self._output.list(self._output.receipts)
+        new = {name: file for name, file in files.items() if name not in self._seen}
+        self._seen |= new.keys()
         documents = 0
-        for receipt in read_receipts(self._output, names):
+        for receipt in self._cache.read(self._output, new):
             documents += receipt.records
             self._bytes_done += stored_bytes(receipt)
         if self._bytes_done:

@@ -26,6 +26,11 @@ def active_seconds(receipts: Iterable[Receipt]) -> float:
     return sum(stretch.seconds for stretch in stretches_of(receipts))
 
 
+def request_sums(receipts: Sequence[Receipt]) -> dict[str, int]:
+    """Return what all requests took, by the names of the statistics."""
+    return {name: sum(getattr(receipt.statistics, name) for receipt in receipts) for name in _SUMMED}
+
+
 def make_report(
     ledger: Ledger,
     job: Job,
@@ -88,7 +93,7 @@ def _totals(ledger: Ledger, receipts: Sequence[Receipt], price_per_hour: float |
         "seconds": round(seconds, 3),
         "documents_per_second": round(ledger.embedded / seconds, 1) if seconds else None,
         "dollars": None if price_per_hour is None else round(price_per_hour * seconds / 3600, 4),
-        **{name: sum(getattr(receipt.statistics, name) for receipt in receipts) for name in _SUMMED},
+        **request_sums(receipts),
     }
 
 

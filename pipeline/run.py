@@ -15,11 +15,11 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 from tqdm import tqdm
 
-from pipeline import at_work, graph
+from pipeline import at_work, estimate, graph
 from pipeline.endpoint import reached
 from pipeline.errors import ExitCode, UsageError
 from pipeline.job import Job, read_job, require_same_job, write_job
-from pipeline.ledger import Ledger, planned_files, read_ledger, stale_files
+from pipeline.ledger import Ledger, ReceiptCache, planned_files, read_ledger, stale_files
 from pipeline.options import RunOptions
 from pipeline.plan import Plan, make_plan, write_plan
 from pipeline.progress import Progress
@@ -57,14 +57,14 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
     require_reach(pipeline_options, options)
     FileSystems.set_options(pipeline_options)
     plan = make_plan(options.inputs, options.output, options.shard_bytes)
-    output = OutputFolder(options.output, _run_name())
+    output, cache = OutputFolder(options.output, _run_name()), ReceiptCache()
     require_usable(output)
     shared = dataclasses.replace(options.endpoint, processes=count_processes(pipeline_options))
     with reached(shared, options.expected_dimensions) as (endpoint, wire_format):
         job = _job_of(options, endpoint, wire_format)
-        before = _prepare(output, plan, job, options.overwrite)
+        before = _prepare(output, plan, job, options.overwrite, cache)
         say(_opening(plan, before, job))
-        ledger = _embed(before, output, pipeline_options, _graph_settings(options, endpoint, output, job), say)
+        ledger = _embed(before, output, pipeline_options, _graph_settings(options, endpoint, output, job), cache, say)
     if template_of(pipeline_options):
         _clean_up(output)
         say(_after_a_template(template_of(pipeline_options), output))
@@ -104,7 +104,7 @@ def _job_of(options: RunOptions, endpoint: EndpointSettings, wire_format: str) -
     )
 
 
-def _prepare(output: OutputFolder, plan: Plan, job: Job, overwrite: bool) -> Ledger:
+def _prepare(output: OutputFolder, plan: Plan, job: Job, overwrite: bool, cache: ReceiptCache) -> Ledger:
     """Bring the output folder to the state from which the run goes on, and return what is done in it already.
 
     Raises:
@@ -121,7 +121,7 @@ def _prepare(output: OutputFolder, plan: Plan, job: Job, overwrite: bool) -> Led
     files = output.list()
     if alone:  # then what is not whole was left by a run that died
         output.delete(name for name in files if name.startswith(f"{output.temporary}/"))
-    ledger = read_ledger(plan, output, job.digest, files)
+    ledger = read_ledger(plan, output, job.digest, files, cache)
     if ledger.gone:
         _logger.warning(
             "%d inputs of former runs are there no more, %s first; what was embedded of them stays in %s",
@@ -157,9 +157,17 @@ def _delete_stale(ledger: Ledger, output: OutputFolder, files: Iterable[str]) ->
 
 
 def _delete_former_job(output: OutputFolder) -> None:
-    """Delete what the former job's receipts stand for, and what is in `_job`; nothing else that is there."""
+    """Delete what the former job's receipts stand for, and what is in `_job`; nothing else that is there.
+
+    An estimate that is newer than the former job's receipts is of the job that begins now.
+    """
     files = output.list()
     ours = [name for name in files if name.startswith(f"{JOB}/")]
+    last = max(
+        (files[name].mtime for name in ours if name == output.job or name.startswith(output.receipts)), default=0
+    )
+    if estimate.NAME in ours and files[estimate.NAME].mtime > last:
+        ours.remove(estimate.NAME)
     shards = [
         name.removeprefix(f"{output.receipts}/").removesuffix(".json")
         for name in ours
@@ -204,6 +212,7 @@ def _embed(
     output: OutputFolder,
     options: PipelineOptions,
     settings: graph.Settings,
+    cache: ReceiptCache,
     say: Callable[[str], None],
 ) -> Ledger:
     """Run the pipeline over what is left, clean up, and return the ledger after it."""
@@ -211,10 +220,10 @@ def _embed(
     work = before.work_left()
     if work:
         seen = {name for name in files if name.startswith(output.receipts + "/")}
-        with Progress(output, seen, _stored_bytes(work)):
+        with Progress(output, seen, _stored_bytes(work), cache=cache):
             run_pipeline(options, lambda pipeline: graph.build(pipeline, work, settings), say)
     files = output.list()
-    ledger = read_ledger(before.plan, output, settings.job, files)
+    ledger = read_ledger(before.plan, output, settings.job, files, cache)
     output.delete(stale_files(ledger, output, files))
     return ledger
 

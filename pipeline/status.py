@@ -19,7 +19,7 @@ from pipeline.ledger import Ledger, ReceiptCache, read_ledger
 from pipeline.options import StatusOptions
 from pipeline.plan import read_plan
 from pipeline.progress import stored_bytes
-from pipeline.report import active_seconds, minutes
+from pipeline.report import active_seconds, minutes, request_sums
 from transforms.output import OutputFolder
 from transforms.receipts import Receipt
 
@@ -29,7 +29,6 @@ RECENT_SECONDS = 300.0
 # A run that has no success for ten minutes gives up by itself (--give_up_after); a slow shard may take longer.
 STALL_SECONDS = 600.0
 STALL_SHARDS = 3
-_SUMMED = ("tokens", "requests", "retries", "queue_ms", "inference_ms", "throttled_ms")
 
 
 class State(enum.Enum):
@@ -143,7 +142,7 @@ def status_of(ledger: Ledger, job: Job, at_work: AtWork | None, now: float) -> S
     overall = ledger.embedded / busy if busy else None
     recent = _recent_rate(receipts, at_work, now) if state in (State.RUNNING, State.STALLED) else None
     expected, rate = _records_expected(ledger), recent or overall
-    sums = {name: sum(getattr(receipt.statistics, name) for receipt in receipts) for name in _SUMMED}
+    sums = request_sums(receipts)
     return Status(
         version=VERSION,
         state=state,

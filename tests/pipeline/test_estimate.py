@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from pipeline.embedded_tei.process import EmbeddedTei
+from pipeline.estimate import NAME
 from tests.commands import tayyar, tayyar_here, texts_embedded
 from tests.documents import documents, write_ndjson
+from transforms.output import OutputFolder
 
 LONG = "كلمة " * 700
 
@@ -51,6 +53,26 @@ def test_what_was_planned_comes_true_and_the_report_says_so(corpus: Path, tmp_pa
         assert pair["planned"] == pytest.approx(pair["actual"], rel=tolerance), name
     assert report["plan"]["dollars"]["planned"] == pytest.approx(found["seconds"])
     assert "Plan and what happened" in (tmp_path / "out/_job/report.html").read_text(encoding="utf-8")
+
+
+def test_starting_over_keeps_an_estimate_of_the_job_to_come_and_none_of_the_former(
+    tmp_path: Path, hash_tei: str
+) -> None:
+    write_ndjson(tmp_path / "in/a.ndjson", documents(5, seed=1))
+    out = tmp_path / "out"
+    run = ("run", "--input", tmp_path / "in", "--output", out, "--endpoint", hash_tei, "--overwrite")
+    output = OutputFolder(str(out), "test")
+
+    def planned() -> object:
+        plan = json.loads((out / "_job/report.json").read_bytes())["plan"]
+        return plan and plan["records"]["planned"]
+
+    tayyar_here(*run)
+    output.write(NAME, [b'{"records": 5}'])
+    tayyar_here(*run)
+    assert planned() == 5
+    tayyar_here(*run)
+    assert planned() is None
 
 
 def test_without_an_output_folder_nothing_is_written(corpus: Path, tmp_path: Path, hash_tei: str) -> None:

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from pipeline.errors import NotProven
-from pipeline.ledger import Ledger, read_ledger, read_receipts, stale_files
+from pipeline.ledger import Ledger, ReceiptCache, read_ledger, read_receipts, stale_files
 from pipeline.plan import Plan
+from pipeline.progress import Progress
 from tests.shards import JOB, SOURCE, folder, put, receipt
 from transforms.output import OutputFolder
 from transforms.receipts import Receipt
@@ -152,6 +154,29 @@ def test_files_of_others_are_never_stale(tmp_path: Path) -> None:
     for name in (*mine, *others):
         output.write(name, [b"x"])
     assert set(stale_files(ledger_of(output), output, output.list())) == set(mine)
+
+
+class Counting(OutputFolder):
+    """A folder that counts what is read of it."""
+
+    names: ClassVar[list[str]] = []
+
+    def read(self, name: str) -> bytes | None:
+        self.names.append(name)
+        return super().read(name)
+
+
+def test_who_looks_again_reads_only_what_is_new_also_what_the_progress_bar_has_read(tmp_path: Path) -> None:
+    output, cache = Counting(str(tmp_path), "run"), ReceiptCache()
+    full(folder(tmp_path))
+    read_ledger(PLAN, output, JOB, output.list(), cache)
+    assert len(output.names) == 5
+    with Progress(output, set(output.list(output.receipts)), 100, cache=cache):
+        put(folder(tmp_path), receipt(2, last=True, records=4, embedded=4), packed(2, last=True))
+    ledger = read_ledger(PLAN, output, JOB, output.list(), cache)
+    assert sorted(output.names[5:]) == [output.receipt("deep/packed-00002"), output.receipt("wiki-00002")]
+    assert ledger.sources[1].records == 12
+    assert sorted(ledger.sources[0].receipts) == [0, 1, 2]
 
 
 def test_what_is_no_receipt_is_as_good_as_not_there(tmp_path: Path) -> None:

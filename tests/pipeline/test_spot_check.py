@@ -20,7 +20,7 @@ from pipeline.options import VerifyOptions, make_parser, run_options, verify_opt
 from pipeline.run import run
 from pipeline.spot_check import cosine
 from pipeline.verify import verify
-from tests.commands import tayyar
+from tests.commands import tayyar, tayyar_here
 from tests.documents import write_corpus
 from tests.pipeline.embedded_tei.clients import Simulator
 from transforms.storage import Crc32c
@@ -38,11 +38,11 @@ def simulator() -> Iterator[Simulator]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, simulator: Simulator) -> Path:
-    """The output of 120 documents in two files, embedded without normalisation."""
+    """The output of 120 documents in two files, embedded behind a prompt."""
     root = tmp_path_factory.mktemp("spot")
     write_corpus(root / "in", files=2, per_file=60)
     arguments = ["run", "--input", str(root / "in"), "--output", str(root / "out"), "--endpoint", simulator.url]
-    options, rest = make_parser().parse_known_args([*arguments, "--shard_bytes=9000", "--no_normalize"])
+    options, rest = make_parser().parse_known_args([*arguments, "--shard_bytes=9000", "--prompt_name=query"])
     assert run(run_options(options, rest), lambda _: None) is ExitCode.DONE
     return root / "out"
 
@@ -63,7 +63,9 @@ def others(finished: Path, tmp_path: Path) -> Path:
 
 
 def options(folder: Path, simulator: Simulator, sample: int, **more: Any) -> VerifyOptions:
-    return VerifyOptions(str(folder), sample=sample, endpoint=EndpointSettings((simulator.url,)), **more)
+    prompt = "query" if folder.name == "others" else None  # a job tells its own
+    endpoint = EndpointSettings((simulator.url,), prompt_name=prompt)
+    return VerifyOptions(str(folder), sample=sample, endpoint=endpoint, **more)
 
 
 def proven(folder: Path, simulator: Simulator, sample: int, **more: Any) -> str:
@@ -199,6 +201,8 @@ def test_what_the_job_tells_and_what_is_missing_is_said(finished: Path, others: 
         verify(dataclasses.replace(given, inputs=("/in",)))
     with pytest.raises(UsageError, match="--text_field is for files that another tool wrote"):
         verify(dataclasses.replace(given, text_field="content"))
+    with pytest.raises(UsageError, match="--prompt_name is for files that another tool wrote"):
+        verify(dataclasses.replace(given, endpoint=dataclasses.replace(given.endpoint, prompt_name="query")))
     with pytest.raises(UsageError, match="--sample needs the server that made these vectors: name it with --endpoint"):
         verify(VerifyOptions(str(others), sample=5))
     parsed = make_parser().parse_args(["verify", "--output", "out", "--endpoint", "http://127.0.0.1:1"])
@@ -207,9 +211,11 @@ def test_what_the_job_tells_and_what_is_missing_is_said(finished: Path, others: 
 
 
 def test_the_command_compares(others: Path, simulator: Simulator) -> None:
-    said = tayyar("verify", "--output", others, "--sample", 7, "--endpoint", simulator.url).stdout
+    how = ("--sample", 7, "--endpoint", simulator.url)
+    said = tayyar("verify", "--output", others, *how, "--prompt_name", "query").stdout
     assert "checked: 120 lines in 1 files" in said
     assert "embedded again: 7 documents" in said
+    assert "7 of 7 documents" in tayyar_here("verify", "--output", others, *how, code=5).stderr
 
 
 def test_every_line_is_as_likely_as_any_other() -> None:
