@@ -14,7 +14,8 @@ from pipeline.rehearse import rehearse
 from pipeline.runner import beam_options
 from pipeline.usable import require_usable
 from transforms.output import OutputFolder
-from transforms.tei.client import TeiClient
+from transforms.tei.client import TeiClient, connect
+from transforms.tei.http import NoReply
 from transforms.tei.settings import EndpointSettings, ModelIdentity
 
 
@@ -59,7 +60,7 @@ def _findings(endpoint: EndpointSettings, wire_format: str) -> Iterator[str]:
             info = client.info()
         finally:
             client.close()
-        yield f"endpoint: {url} answers, TEI {info.version}" + (", token accepted" if endpoint.token else "")
+        yield f"endpoint: {url} answers, TEI {info.version}{_said_of_token(endpoint, url)}"
         yield (
             f"limits: {info.max_concurrent_requests} texts in flight, {info.max_client_batch_size} a request, "
             f"{info.max_input_length} tokens a text; longer ones are "
@@ -67,6 +68,22 @@ def _findings(endpoint: EndpointSettings, wire_format: str) -> Iterator[str]:
         )
     yield f"model: {_described(endpoint.identity)}"
     yield f"wire format: {wire_format}; a probe came back the same twice"
+
+
+def _said_of_token(endpoint: EndpointSettings, url: str) -> str:
+    """Whether the token was needed: who answers without one as well has not looked at it."""
+    if endpoint.token is None:
+        return ""
+    nobody = connect(dataclasses.replace(endpoint, token=None))
+    try:
+        status = nobody.get(f"{url.rstrip('/')}/info").status
+    except NoReply:
+        status = 0
+    finally:
+        nobody.close()
+    if status == 200:
+        return "; it asks for no token, yours was not needed"
+    return ", token accepted" if status in (401, 403) else ", token sent"
 
 
 def _described(identity: ModelIdentity | None) -> str:

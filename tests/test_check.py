@@ -70,6 +70,14 @@ def test_ten_documents_pass_through_a_runner_and_leave_nothing(tmp_path: Path, t
     assert [path.name for path in (tmp_path / "out").rglob("*")] == ["_job"]
 
 
+def test_a_token_is_called_accepted_only_where_it_was_asked_for(tmp_path: Path, tei: str) -> None:
+    assert f"{tei} answers, TEI 1.9.3, token accepted\n" in tayyar(*arguments(tei, tmp_path / "out")).stdout
+    with EmbeddedTei(["--model", "hash"]) as server:
+        said = tayyar(*arguments(server.url, tmp_path / "out")).stdout
+    assert f"{server.url} answers, TEI 1.9.3; it asks for no token, yours was not needed\n" in said
+    assert "accepted" not in said
+
+
 def test_a_pool_of_workers_with_all_they_need_passes(tmp_path: Path, tei: str) -> None:
     with worker_pool(tmp_path, PYTHONPATH=str(ROOT)) as options:
         assert "passed" in tayyar(*arguments(tei, tmp_path / "out", *options)).stdout

@@ -31,6 +31,8 @@ class Fault(enum.Enum):
     HANG = "hang"  # no reply ever
     SHORT_REPLY = "short_reply"  # the last row is missing
     WRONG_DIMENSIONS = "wrong_dimensions"  # the last component of each row is missing
+    PERMUTED = "permuted"  # each row in another's place
+    DRIP = "drip"  # the reply a few bytes at a time, for ever
     CRASH = "crash"  # all connections reset, new ones refused for a while
 
 
@@ -56,6 +58,8 @@ class Faults:
         hang: chance of no reply.
         short_reply: chance that the last row is missing.
         wrong_dimensions: chance that rows lack a component.
+        permuted: chance that no row is in its place.
+        drip: chance of a reply that never gets whole, though bytes keep coming.
         null_rows: chance that one text's row has a null.
         null_marker: texts with this in them always have a row of nulls.
         refuse_marker: a request with such a text is answered with 422.
@@ -85,6 +89,8 @@ class Faults:
     hang: float = 0.0
     short_reply: float = 0.0
     wrong_dimensions: float = 0.0
+    permuted: float = 0.0
+    drip: float = 0.0
     null_rows: float = 0.0
     null_marker: str | None = None
     refuse_marker: str | None = None
@@ -146,4 +152,6 @@ _DRAWN = (
     Fault.HANG,
     Fault.SHORT_REPLY,
     Fault.WRONG_DIMENSIONS,
+    Fault.PERMUTED,
+    Fault.DRIP,
 )

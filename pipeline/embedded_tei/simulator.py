@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections import deque
@@ -28,6 +29,7 @@ from pipeline.embedded_tei.wire import EmbedRequest
 
 CONTROL = "/_simulator/"
 
+_SECONDS_A_DROP = 0.05
 _GATEWAY = {
     Fault.THROTTLE: (429, "Too Many Requests"),
     Fault.BAD_GATEWAY: (502, "Bad Gateway"),
@@ -143,14 +145,28 @@ class SimulatedTei(TeiApp):
     async def send(self, request: Request, response: Response, send: Send) -> None:
         """Sends a response, or half of it."""
         fault = request.scope.get("fault")
-        if fault not in (Fault.CUT, Fault.END_EARLY):
+        if fault not in (Fault.CUT, Fault.END_EARLY, Fault.DRIP):
             await super().send(request, response, send)
+            return
+        if fault is Fault.DRIP:
+            await self._drip(request, response, send)
             return
         half = bytes(response.body)[: len(response.body) // 2]
         await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
         await send({"type": "http.response.body", "body": half, "more_body": True})
         connection = _connection(request)
         connection.reset() if fault is Fault.CUT else connection.close()
+        await connection.lost.wait()
+
+    async def _drip(self, request: Request, response: Response, send: Send) -> None:
+        """Sends a byte now and then, until the client goes."""
+        connection = _connection(request)
+        await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
+        for byte in bytes(response.body)[:-1]:
+            await send({"type": "http.response.body", "body": bytes([byte]), "more_body": True})
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(connection.lost.wait(), _SECONDS_A_DROP)
+                return
         await connection.lost.wait()
 
     def _next_fault(self) -> Fault:
@@ -267,6 +283,8 @@ class SimulatedTei(TeiApp):
 def _damaged(embedded: Embedded, fault: Fault) -> Embedded:
     if fault is Fault.SHORT_REPLY:
         return replace(embedded, vectors=embedded.vectors[:-1])
+    if fault is Fault.PERMUTED:
+        return replace(embedded, vectors=np.roll(embedded.vectors, 1, axis=0))
     if fault is Fault.WRONG_DIMENSIONS:
         return replace(embedded, vectors=np.ascontiguousarray(embedded.vectors[:, :-1]))
     return embedded

@@ -151,6 +151,24 @@ def test_short_replies_and_wrong_dimensions(simulator: Simulator) -> None:
     assert embed_base64(simulator.url, ["a", "b", "c"]).shape == (3, 383)
 
 
+def test_rows_in_each_others_places(simulator: Simulator) -> None:
+    texts = ["a", "b", "c"]
+    right = embed(simulator.url, texts)
+    simulator.script("permuted")
+    np.testing.assert_array_equal(embed(simulator.url, texts), right[[2, 0, 1]])
+
+
+def test_a_reply_that_drips_never_gets_whole_and_ends_when_the_client_leaves(simulator: Simulator) -> None:
+    simulator.script("drip")
+    connection = http.client.HTTPConnection(*address(simulator.url), timeout=5)
+    connection.request("POST", "/embed", orjson.dumps({"inputs": ["a"]}), JSON)
+    response = connection.getresponse()
+    assert response.status == 200
+    assert response.read(3).startswith(b"[[")
+    connection.close()
+    assert simulator.embed(["a"]).status_code == 200
+
+
 def test_marked_texts_have_nulls_and_their_neighbours_do_not(simulator: Simulator) -> None:
     simulator.set_faults(null_marker="☢")
     reply = simulator.embed(["a", "b ☢", "c"])

@@ -18,7 +18,7 @@ from pipeline.embedded_tei.models import Encoding
 from pipeline.embedded_tei.process import EmbeddedTei
 from transforms.records import Reason, Vectors
 from transforms.tei.client import TeiClient
-from transforms.tei.errors import ModelChanged
+from transforms.tei.errors import ModelChanged, PairingBroken
 from transforms.tei.settings import EndpointSettings
 from transforms.tei.work import Embeddings
 
@@ -36,6 +36,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "hang": {"hang": 0.05},
     "short_reply": {"short_reply": 0.1},
     "wrong_dimensions": {"wrong_dimensions": 0.1},
+    "drip": {"drip": 0.05},
     "null_rows": {"null_rows": 0.02},
     "null_marker": {"null_marker": "NULLS"},
     "refuse_marker": {"refuse_marker": "REFUSED"},
@@ -170,6 +171,17 @@ def test_another_model_is_noticed_without_any_failure(simulator: Simulator, clie
     try:
         with pytest.raises(ModelChanged, match="sha"):
             client.submit(corpus([], 2)).result()
+    finally:
+        simulator.set()
+
+
+def test_rows_in_each_others_places_stop_the_run(simulator: Simulator, client: TeiClient) -> None:
+    simulator.set()
+    client.probe()
+    simulator.set(permuted=1.0)
+    try:
+        with pytest.raises(PairingBroken, match="cannot be trusted"):
+            client.submit(corpus([], 3)).result()
     finally:
         simulator.set()
 
