@@ -118,7 +118,9 @@ def test_what_a_parameter_may_be(name: str, good: str, bad: str) -> None:
 
 
 def test_everything_that_the_image_takes_is_here() -> None:
-    assert [source for source, _ in copied() if not (ROOT / source).exists()] == []
+    sources = {source for source, _ in copied()}
+    assert [source for source in sources if not (ROOT / source).exists()] == []
+    assert sources >= {"setup.py", "pyproject.toml", "README.md", "pipeline", "transforms"}  # what setup.py needs
     (program,) = [value for [setting] in instructions("ENV") for name, _, value in [setting.partition("=")]]
     assert program in {target for _, target in copied()}
 
