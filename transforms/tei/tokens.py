@@ -7,6 +7,7 @@ import ipaddress
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from transforms.tei.errors import EndpointRefused
@@ -50,7 +51,7 @@ def resolve_token(
     elif scheme == "file":
         value = _read_file(reference, Path(name))
     else:
-        value = _read_secret(reference, name, fetch_secret or _fetch_from_secret_manager)
+        value = _read_secret(reference, name, fetch_secret or fetch_from_secret_manager)
     return _usable(reference, value.strip())
 
 
@@ -92,13 +93,21 @@ def _usable(reference: str, value: str) -> str:
     return value
 
 
-def _fetch_from_secret_manager(name: str) -> bytes:
+def fetch_from_secret_manager(name: str, address: str = SECRET_MANAGER, credentials: Any = None) -> bytes:
+    """A secret's payload, by its resource name; anything that goes wrong raises.
+
+    Args:
+        name: `projects/P/secrets/S/versions/V`.
+        address: of the service's REST API.
+        credentials: of Google's library; None for those of this machine.
+    """
     # Imported here: only who keeps the token in Secret Manager needs Google's library.
     import google.auth
     from google.auth.transport.requests import AuthorizedSession
 
-    credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
+    if credentials is None:
+        credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
     with AuthorizedSession(credentials) as session:
-        reply = session.get(f"{SECRET_MANAGER}{name}:access", timeout=30, allow_redirects=False)
+        reply = session.get(f"{address}{name}:access", timeout=30, allow_redirects=False)
         reply.raise_for_status()
         return base64.b64decode(reply.json()["payload"]["data"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import copy
 import logging
 import pickle
@@ -7,13 +8,15 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import orjson
 import pytest
+from google.oauth2.credentials import Credentials
 
 from transforms.tei.client import TeiClient, connect
 from transforms.tei.errors import EndpointError, EndpointRefused
 from transforms.tei.http import HttpTransport
 from transforms.tei.settings import EndpointSettings
-from transforms.tei.tokens import resolve_token, travels_in_the_clear
+from transforms.tei.tokens import fetch_from_secret_manager, resolve_token, travels_in_the_clear
 
 from .server import Asked, Says, scripted
 
@@ -27,6 +30,37 @@ def test_a_token_is_read_where_its_name_points(tmp_path: Path) -> None:
     assert resolve_token("env:TEI_TOKEN", {"TEI_TOKEN": SECRET}) == SECRET
     assert resolve_token(f"file:{file}") == SECRET
     assert resolve_token(f"gsm:{name}", fetch_secret=lambda asked: f"{asked}\n".encode()) == name
+
+
+def secret_manager(asked: Asked) -> Says:
+    """Google's REST API, as far as it is used."""
+    if {name.lower(): value for name, value in asked.headers.items()}.get("authorization") != "Bearer ya29":
+        return Says(403, b'{"error": {"code": 403, "status": "PERMISSION_DENIED"}}')
+    if asked.path == "/v1/projects/p/secrets/moved/versions/1:access":
+        return Says(307, b"{}", {"Location": "/v1/projects/p/secrets/s/versions/1:access"})
+    if asked.path != "/v1/projects/p/secrets/s/versions/1:access":
+        return Says(404, b'{"error": {"code": 404, "status": "NOT_FOUND"}}')
+    data = base64.b64encode(f"{SECRET}\n".encode()).decode()
+    return Says(200, orjson.dumps({"name": "projects/1/secrets/s/versions/1", "payload": {"data": data}}))
+
+
+@pytest.mark.parametrize(
+    ("name", "access", "found"),
+    [("s", "ya29", True), ("s", "ya28", False), ("other", "ya29", False), ("moved", "ya29", False)],
+)
+def test_a_token_is_fetched_from_the_secret_manager(name: str, access: str, found: bool) -> None:
+    reference = f"gsm:projects/p/secrets/{name}/versions/1"
+    with scripted(secret_manager) as service:
+
+        def fetch(resource: str) -> bytes:
+            return fetch_from_secret_manager(resource, f"{service.url}/v1/", Credentials(token=access))
+
+        if found:
+            assert resolve_token(reference, fetch_secret=fetch) == SECRET
+        else:
+            with pytest.raises(EndpointRefused, match="Secret Manager Secret Accessor"):
+                resolve_token(reference, fetch_secret=fetch)
+        assert len(service.asked) == 1
 
 
 @pytest.mark.parametrize("written_out", [SECRET, f"bearer:{SECRET}", f"Bearer {SECRET}", "env:", ""])
