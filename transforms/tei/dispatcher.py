@@ -140,6 +140,11 @@ class Dispatcher:
                 self._changed.wait(self._seconds_to_next(now))
             return None
 
+    def take_now(self) -> Assignment | None:
+        """A task that can be sent now, without waiting for one; None where there is none."""
+        with self._changed:
+            return None if self._stopped else self._next(self._clock())
+
     def settle(
         self,
         assignment: Assignment,
