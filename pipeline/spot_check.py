@@ -72,22 +72,24 @@ class SpotCheck:
         client = TeiClient(self._endpoint)
         try:
             again = client.submit([one.text for one in written]).result()
-            cosines = [cosine(one.vector, vector) for one, vector in zip(written, again.vectors, strict=True)]
-            wrong = mixed_up = 0
+            size = again.vectors.shape[1]
+            if all(one.vector.size != size for one in written):
+                path, found = written[0].pick.path, written[0].vector.size
+                findings.add(f"{path}: the vectors have {found} numbers; the endpoint gives {size}")
+                return "The endpoint serves another model than the one that made these vectors."
+            cosines, wrong, mixed_up = list[float](), 0, 0
             for index, one in enumerate(written):
                 rejection = again.rejections.get(index)
                 if rejection is not None:
+                    wrong += 1
                     findings.add(
                         f"{one.pick.path}, byte {one.pick.offset}: gets no vector any more: {rejection.detail}"
                     )
-                elif one.vector.shape != again.vectors[index].shape:
-                    size, its = len(one.vector), len(again.vectors[index])
-                    findings.add(f"{one.pick.path}, byte {one.pick.offset}: {size} numbers; the endpoint gives {its}")
-                elif cosines[index] < self._least:
-                    mixed_up += self._explain(one, cosines[index], client, findings)
-                else:
-                    continue
-                wrong += 1
+                elif one.vector.size == size:  # another size than most was found before
+                    cosines.append(cosine(one.vector, again.vectors[index]))
+                    if cosines[-1] < self._least:
+                        wrong += 1
+                        mixed_up += self._explain(one, cosines[-1], client, findings)
         finally:
             client.close()
         return _meaning(wrong, len(written), mixed_up) if wrong else _proof(cosines)

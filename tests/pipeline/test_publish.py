@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 import pipeline
-from tests.commands import ROOT, command, environment, tayyar
+from tests.commands import ROOT, command, environment, tayyar, tayyar_here
 from tests.documents import write_corpus
 from tests.pipeline.reports import ARABIC, nasty_report
 
@@ -27,7 +27,7 @@ def output(tmp_path_factory: pytest.TempPathFactory, hash_tei: str) -> Path:
         file.write("<script>not json\n" * 4)
         file.write(json.dumps({"content": ARABIC * 200}, ensure_ascii=False) + "\n")
     options = ("--shard_bytes", 9000, "--price_per_hour", 36, "--overlong", "dead_letter", "--max_dead_letter_ratio", 1)
-    tayyar("run", "--input", folder / "in", "--output", folder / "out", "--endpoint", hash_tei, *options)
+    tayyar_here("run", "--input", folder / "in", "--output", folder / "out", "--endpoint", hash_tei, *options)
     return folder / "out"
 
 
@@ -72,7 +72,7 @@ def test_report_writes_the_same_again_and_remembers_the_price(output: Path) -> N
     assert f"report: {output}/_job/report.html" in said
     assert "  invalid_json: 4" in said.splitlines()
     assert before["totals"]["dollars"] == pytest.approx(before["totals"]["seconds"] / 100, abs=0.001)
-    tayyar("report", "--output", output, "--price_per_hour", 0)
+    tayyar_here("report", "--output", output, "--price_per_hour", 0)
     assert report_of(output)["totals"]["dollars"] == 0
     assert not (output / "_job/tmp").exists()
 
@@ -89,4 +89,4 @@ def test_without_the_extra_there_is_a_report_and_a_sentence(output: Path, tmp_pa
 
 
 def test_a_folder_that_is_none_of_ours_is_refused(tmp_path: Path) -> None:
-    assert "is no output folder" in tayyar("report", "--output", tmp_path, code=2).stderr
+    assert "is no output folder" in tayyar_here("report", "--output", tmp_path, code=2).stderr

@@ -174,7 +174,20 @@ def test_vectors_of_another_size_than_the_endpoints_are_found(others: Path, simu
     path = others / "all.ndjson"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps(line | {"embedding": line["embedding"][:100]}) + "\n" for line in lines))
-    assert "100 numbers; the endpoint gives 384" in findings(others, simulator, 3)
+    message = findings(others, simulator, 3)
+    assert message.startswith("1 findings in ")
+    assert f"{path}: the vectors have 100 numbers; the endpoint gives 384\nThe endpoint serves another model" in message
+
+
+def test_a_vector_of_another_size_than_the_others_is_found_once(others: Path, simulator: Simulator) -> None:
+    path = others / "all.ndjson"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[5]["embedding"].pop()
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    message = findings(others, simulator, 120)
+    assert message.startswith("1 findings in ")
+    assert "the vector has 383 numbers; most have 384" in message
+    assert "embedded again: 119 documents" in message
 
 
 def test_the_least_cosine_is_the_users(others: Path, simulator: Simulator) -> None:
