@@ -396,6 +396,12 @@ def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         metavar="N",
         help="that read the files (default: one, or for much data one a processor)",
     )
+    _add_sample(parser)
+    add_connection(parser)
+    _add_other_tool(parser)
+
+
+def _add_sample(parser: argparse.ArgumentParser) -> None:
     again = parser.add_argument_group("documents embedded again")
     again.add_argument(
         "--sample",
@@ -413,7 +419,9 @@ def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "(default: %(default)s)",
     )
     again.add_argument("--seed", type=int, default=0, metavar="N", help="of the choice (default: %(default)s)")
-    add_connection(parser)
+
+
+def _add_other_tool(parser: argparse.ArgumentParser) -> None:
     others = parser.add_argument_group(
         "files of another tool",
         "A folder of NDJSON files that Tayyar did not write: every line must have a text and a vector of one size.",
