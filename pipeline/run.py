@@ -74,6 +74,10 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
     _clean_up(output)
     for line in summary(ledger, report, ledger.embedded - before.embedded, time.time() - started):
         say(line)
+    return _judge(ledger, options, output, say)
+
+
+def _judge(ledger: Ledger, options: RunOptions, output: OutputFolder, say: Callable[[str], None]) -> ExitCode:
     if ledger.dead_letters > options.max_dead_letter_ratio * ledger.records:
         say(
             f"{ledger.dead_letters} of {ledger.records} records are dead letters, more than --max_dead_letter_ratio "
