@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,8 @@ from pipeline.embedded_tei.process import EmbeddedTei
 # The machine may be busy: how long one example takes says nothing about the code.
 settings.register_profile("tayyar", deadline=None, max_examples=150)
 settings.load_profile("tayyar")
+# Whoever starts the tests in the background may have them ignore Ctrl-C, and what they start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
