@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import json
 import os
@@ -40,9 +41,9 @@ from transforms import storage
 
 @pytest.fixture(scope="module", params=KINDS)
 def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A kind of storage, its server running and the environment pointing to it."""
+    """A kind of storage, its server running, and this process with its children pointing to it."""
     log = tmp_path_factory.mktemp("server") / "log"
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, fresh_clients(request.param):
         if request.param == "gs":
             with gcs_server(log) as url:
                 patch.setenv("STORAGE_EMULATOR_HOST", url)
@@ -86,9 +87,9 @@ def simulator() -> Iterator[Simulator]:
         yield Simulator(server.url)
 
 
-@pytest.fixture
-def reach(kind: str) -> Iterator[None]:
-    """Let this process reach the storage: its clients are made for the servers of these tests."""
+@contextlib.contextmanager
+def fresh_clients(kind: str) -> Iterator[None]:
+    """Let this process make its clients of a storage anew: they are made once, for the server that is there then."""
     clients = [import_module(module)._client for scheme, module in storage._STORES.items() if scheme == kind]
     for client in clients:
         client.cache_clear()
@@ -119,12 +120,12 @@ def arguments(place: Storage, url: str, *options: object) -> list[object]:
 
 
 def embed(place: Storage, url: str, *options: object, code: int = 0) -> str:
-    finished = tayyar(*arguments(place, url, *options), code=code)
+    finished = tayyar_here(*arguments(place, url, *options), code=code)
     return finished.stdout + finished.stderr
 
 
 def verify(place: Storage, code: int = 0) -> str:
-    return tayyar("verify", "--output", f"{place.root}/out", code=code).stderr
+    return tayyar_here("verify", "--output", f"{place.root}/out", code=code).stderr
 
 
 def outputs(place: Storage) -> dict[str, bytes]:
@@ -176,7 +177,7 @@ def test_the_same_bytes_come_out_and_only_what_is_damaged_is_mended(
 
 
 def test_every_command_does_its_work_where_the_data_lies(
-    place: Storage, reach: None, plain: dict[str, bytes], simulator: Simulator
+    place: Storage, plain: dict[str, bytes], simulator: Simulator
 ) -> None:
     fill(place, corpus())
     data = ("--input", f"{place.root}/in/**", "--shard_bytes", 9000, "--endpoint", simulator.url)
@@ -238,7 +239,7 @@ def truncated(lines: Lines) -> Lines:
 @pytest.mark.parametrize("name", ["wiki_00-00001.ndjson", "a/wiki_01-00000.ndjson"])
 @pytest.mark.parametrize("change", [lost, doubled, swapped, field_changed, vector_shortened, truncated])
 def test_any_damage_is_found_with_its_place(
-    finished: Storage, reach: None, name: str, change: Callable[[Lines], Lines], forged: bool
+    finished: Storage, name: str, change: Callable[[Lines], Lines], forged: bool
 ) -> None:
     receipt = f"out/_job/receipts/{name.removesuffix('.ndjson')}.json"
     whole = finished.files()
@@ -266,7 +267,7 @@ def test_any_damage_is_found_with_its_place(
 @pytest.mark.parametrize(
     "name", ["_job/receipts/wiki_00-00001.json", "a/b/wiki_02-00000.ndjson", "dead_letters/wiki_04-00000.ndjson"]
 )
-def test_a_lost_file_is_found(finished: Storage, reach: None, name: str) -> None:
+def test_a_lost_file_is_found(finished: Storage, name: str) -> None:
     content = finished.files()[f"out/{name}"]
     finished.remove(f"out/{name}")
     try:
@@ -278,7 +279,7 @@ def test_a_lost_file_is_found(finished: Storage, reach: None, name: str) -> None
     assert "verified: 605 records" in tayyar_here("verify", "--output", f"{finished.root}/out").stdout
 
 
-def test_what_another_tool_wrote_is_verified_where_it_lies(place: Storage, reach: None, hash_tei: str) -> None:
+def test_what_another_tool_wrote_is_verified_where_it_lies(place: Storage, hash_tei: str) -> None:
     records = [{**one, "embedding": [1.0, 2.0]} for one in documents(30, seed=4)]
     plain = "".join(json.dumps({**one, "embedding": None}) + "\n" for one in records)
     place.put("in/a.ndjson.gz", gzip.compress(plain.encode()))
@@ -345,11 +346,11 @@ def test_worker_processes_reach_the_storage(place: Storage, kind: str, plain: di
             workers += ["--s3_secret_access_key", "secret", "--s3_region_name", "us-east-1"]
             for name in (*KEYS, "AWS_ENDPOINT_URL_S3"):
                 patch.delenv(name)
-        embed(place, hash_tei, *workers)
+        tayyar(*arguments(place, hash_tei, *workers))  # a process that has reached no storage yet
     assert outputs(place) == plain
 
 
-def test_a_file_is_there_whole_or_not_at_all(place: Storage, reach: None) -> None:
+def test_a_file_is_there_whole_or_not_at_all(place: Storage) -> None:
     path, temporary = f"{place.root}/a/b", f"{place.root}/t"
 
     def chunks(fails: bool) -> Iterator[bytes]:
@@ -370,7 +371,7 @@ def test_a_file_is_there_whole_or_not_at_all(place: Storage, reach: None) -> Non
 
 
 @pytest.mark.parametrize("name", ["a.gz", "a*b", "a[1]", "\u0643 #%41", "a?b", "a//b"])
-def test_names_are_taken_literally_and_empty_files_are_files(place: Storage, reach: None, name: str) -> None:
+def test_names_are_taken_literally_and_empty_files_are_files(place: Storage, name: str) -> None:
     path = f"{place.root}/{name}"
     for data in (b"", b"plain"):
         storage.write_whole(path, f"{place.root}/t", [data])
@@ -387,7 +388,7 @@ def test_names_are_taken_literally_and_empty_files_are_files(place: Storage, rea
     assert place.names() == []
 
 
-def test_a_file_is_read_from_anywhere(place: Storage, reach: None) -> None:
+def test_a_file_is_read_from_anywhere(place: Storage) -> None:
     data = random.Random(1).randbytes(5_000_000)
     place.put("a", data)
     with storage.open_for_reading(f"{place.root}/a") as file:
@@ -399,7 +400,7 @@ def test_a_file_is_read_from_anywhere(place: Storage, reach: None) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS[1:], indirect=True)
-def test_an_object_that_is_replaced_while_it_is_read_is_an_error(place: Storage, reach: None) -> None:
+def test_an_object_that_is_replaced_while_it_is_read_is_an_error(place: Storage) -> None:
     place.put("a", bytes(10_000_000))
     with storage.open_for_reading(f"{place.root}/a") as file:
         file.read(1)
@@ -409,7 +410,7 @@ def test_an_object_that_is_replaced_while_it_is_read_is_an_error(place: Storage,
 
 
 @pytest.mark.parametrize("pattern", ["*.ndjson", "wiki_0[03].*", "**.ndjson", "a/**/wiki_*", "a/", "wiki_00.ndjson"])
-def test_patterns_mean_the_same_everywhere(place: Storage, reach: None, tmp_path: Path, pattern: str) -> None:
+def test_patterns_mean_the_same_everywhere(place: Storage, tmp_path: Path, pattern: str) -> None:
     found = []
     for there in (place, LocalStorage(tmp_path / "expected")):
         fill(there, corpus(per_file=1))
