@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from pipeline.embedded_tei.process import EmbeddedTei
-from tests.commands import ROOT, output_files, started, tayyar, texts_embedded
+from tests.commands import ROOT, output_files, started, tayyar, tayyar_here, texts_embedded
 from tests.documents import write_corpus
 from tests.scripts import executable
 from tests.servers import free_port, serving, wait_until
@@ -21,12 +21,13 @@ from tests.servers import free_port, serving, wait_until
 SECRET = "hf_secret"
 
 
-@pytest.fixture
-def tei(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def tei() -> Iterator[str]:
     """A server that wants a token, and the token in this environment."""
-    monkeypatch.setenv("TEST_TOKEN", SECRET)
-    with EmbeddedTei(["--model", "hash", "--api_key", "env:TEST_TOKEN"]) as server:
-        yield server.url
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TEST_TOKEN", SECRET)
+        with EmbeddedTei(["--model", "hash", "--api_key", "env:TEST_TOKEN"]) as server:
+            yield server.url
 
 
 @contextmanager
@@ -63,32 +64,31 @@ def files_in(folder: Path) -> dict[str, bytes]:
 )
 def test_ten_documents_pass_through_a_runner_and_leave_nothing(tmp_path: Path, tei: str, options: list[str]) -> None:
     before = texts_embedded(tei)
-    said = tayyar(*arguments(tei, tmp_path / "out", *options)).stdout
+    said = tayyar_here(*arguments(tei, tmp_path / "out", *options)).stdout
     assert re.search(r"^runner: \w+ embedded ten documents and wrote them in \d+ s\npassed$", said, re.MULTILINE)
     assert texts_embedded(tei) - before >= 10
     assert not files_in(tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").rglob("*")] == ["_job"]
 
 
-def test_a_token_is_called_accepted_only_where_it_was_asked_for(tmp_path: Path, tei: str) -> None:
-    assert f"{tei} answers, TEI 1.9.3, token accepted\n" in tayyar(*arguments(tei, tmp_path / "out")).stdout
-    with EmbeddedTei(["--model", "hash"]) as server:
-        said = tayyar(*arguments(server.url, tmp_path / "out")).stdout
-    assert f"{server.url} answers, TEI 1.9.3; it asks for no token, yours was not needed\n" in said
+def test_a_token_is_called_accepted_only_where_it_was_asked_for(tmp_path: Path, tei: str, hash_tei: str) -> None:
+    assert f"{tei} answers, TEI 1.9.3, token accepted\n" in tayyar_here(*arguments(tei, tmp_path / "out")).stdout
+    said = tayyar_here(*arguments(hash_tei, tmp_path / "out")).stdout
+    assert f"{hash_tei} answers, TEI 1.9.3; it asks for no token, yours was not needed\n" in said
     assert "accepted" not in said
 
 
 def test_a_pool_of_workers_with_all_they_need_passes(tmp_path: Path, tei: str) -> None:
     with worker_pool(tmp_path, PYTHONPATH=str(ROOT)) as options:
-        assert "passed" in tayyar(*arguments(tei, tmp_path / "out", *options)).stdout
+        assert "passed" in tayyar_here(*arguments(tei, tmp_path / "out", *options)).stdout
 
 
 def test_a_job_in_the_folder_stays_as_it_is(tmp_path: Path, tei: str) -> None:
     write_corpus(tmp_path / "in", files=1, per_file=20)
     where = ("--endpoint", tei, "--token", "env:TEST_TOKEN", "--output", tmp_path / "out")
-    tayyar("run", "--input", tmp_path / "in", *where)
+    tayyar_here("run", "--input", tmp_path / "in", *where)
     before = files_in(tmp_path / "out")
-    assert "passed" in tayyar(*arguments(tei, tmp_path / "out", "--runner", "FnApiRunner")).stdout
+    assert "passed" in tayyar_here(*arguments(tei, tmp_path / "out", "--runner", "FnApiRunner")).stdout
     assert files_in(tmp_path / "out") == before
     assert output_files(tmp_path / "out")
 
@@ -110,7 +110,7 @@ def test_workers_that_lack_the_packages_are_told(tmp_path: Path, tei: str) -> No
     (tmp_path / "site").mkdir()
     (tmp_path / "site/sitecustomize.py").write_text(hide)  # what is installed from a checkout is not seen
     with worker_pool(tmp_path, PYTHONPATH=str(tmp_path / "site"), PYTHONSAFEPATH="1") as options:
-        finished = tayyar(*arguments(tei, tmp_path / "out", *options), code=1)
+        finished = tayyar_here(*arguments(tei, tmp_path / "out", *options), code=1)
     assert (
         "PortableRunner did not embed ten documents: ModuleNotFoundError: No module named 'transforms'"
         in finished.stderr
@@ -122,7 +122,7 @@ def test_workers_that_lack_the_packages_are_told(tmp_path: Path, tei: str) -> No
 def test_documents_that_the_endpoint_refuses_are_told(tmp_path: Path) -> None:
     with EmbeddedTei(["--model", "hash", "--faults", '{"refuse_marker": "rehearsal"}']) as server:
         command = ["check", "--endpoint", server.url, "--output", tmp_path / "out", "--runner", "FnApiRunner"]
-        finished = tayyar(*command, code=4)
+        finished = tayyar_here(*command, code=4)
     assert "dead letters" in finished.stderr
     assert not files_in(tmp_path / "out")
 
@@ -145,11 +145,13 @@ def rehearsed(folder: Path) -> bool:
 
 
 def test_a_runner_needs_a_place_for_its_documents(tei: str) -> None:
-    said = tayyar("check", "--endpoint", tei, "--token", "env:TEST_TOKEN", "--runner", "FnApiRunner", code=2).stderr
+    said = tayyar_here(
+        "check", "--endpoint", tei, "--token", "env:TEST_TOKEN", "--runner", "FnApiRunner", code=2
+    ).stderr
     assert "Give the --output of the run" in said
 
 
 def test_an_option_that_nobody_knows_is_refused(tmp_path: Path, tei: str) -> None:
-    said = tayyar(*arguments(tei, tmp_path / "out", "--expected_dimension", 3), code=2).stderr
+    said = tayyar_here(*arguments(tei, tmp_path / "out", "--expected_dimension", 3), code=2).stderr
     assert "unknown option --expected_dimension" in said
     assert not (tmp_path / "out").exists()
