@@ -9,8 +9,9 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
+from typing import TextIO
 
-from pipeline.errors import ExitCode, NotProven, PipelineFailed, UsageError
+from pipeline.errors import ExitCode, NotProven, PipelineFailed, UsageError, told
 from pipeline.options import (
     check_options,
     make_parser,
@@ -46,21 +47,32 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, _stop)
     try:
         return int(_carry_out(options, rest))
-    except (UsageError, StorageError) as error:
+    except UsageError as error:
         return _say_why(error, ExitCode.USAGE)
     except EndpointError as error:
         return _say_why(error, ExitCode.ENDPOINT)
     except PipelineFailed as error:
-        goes_on = "" if options.command in ("check", "verify") else "\nThe same command goes on from what is done."
-        return _say_why(f"{error}{goes_on}", error.code)
+        return _say_why(f"{error}{_how_to_go_on(options.command, error.code)}", error.code)
     except NotProven as error:
         return _say_why(error, ExitCode.NOT_PROVEN)
-    except BrokenPipeError:  # whoever read the output has seen enough; at its end Python would still try to flush it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError as error:
+        if options.command != "status":  # all others say their lines by `_say`
+            return _say_why(f"a connection broke: {error}", ExitCode.FAILED)
+        _discard(sys.stdout)  # who looked has seen enough
         return ExitCode.DONE
+    except (StorageError, OSError) as error:
+        return _say_why(f"{told(error)}{_how_to_go_on(options.command, ExitCode.FAILED)}", ExitCode.FAILED)
     except KeyboardInterrupt:
-        print("tayyar: stopped; the same command goes on from here", file=sys.stderr)
+        _say_why("stopped; the same command goes on from here", ExitCode.FAILED)
         return 128 + signal.SIGINT
+
+
+def _how_to_go_on(command: str, code: ExitCode) -> str:
+    if command not in ("run", "redrive"):
+        return ""
+    if code == ExitCode.TOO_MANY_DEAD_LETTERS:
+        return "\nMend the records, or raise --max_dead_letter_ratio; then the same command goes on from what is done."
+    return "\nThe same command goes on from what is done."
 
 
 def _without_beams_aside(record: logging.LogRecord) -> bool:
@@ -79,30 +91,30 @@ def _carry_out(options: argparse.Namespace, rest: Sequence[str]) -> int:
     if options.command == "verify":
         from pipeline.verify import verify
 
-        return verify(verify_options(options))
+        return verify(verify_options(options), _say)
     if options.command == "check":
         from pipeline.check import check
 
-        return check(check_options(options, rest))
+        return check(check_options(options, rest), _say)
     if options.command == "plan":
         from pipeline.estimate import plan
 
-        return plan(plan_options(options))
+        return plan(plan_options(options), _say)
     if options.command == "redrive":
         from pipeline.redrive import redrive
 
-        return redrive(redrive_options(options))
+        return redrive(redrive_options(options), _say)
     if options.command == "report":
         from pipeline.publish import report
 
-        return report(report_options(options))
+        return report(report_options(options), _say)
     if options.command == "status":
         from pipeline.status import status
 
         return status(status_options(options))
     from pipeline.run import run
 
-    return run(run_options(options, rest))
+    return run(run_options(options, rest), _say)
 
 
 def _serve(arguments: list[str]) -> int:
@@ -124,8 +136,22 @@ def _serve(arguments: list[str]) -> int:
 
 
 def _say_why(error: Exception | str, code: ExitCode) -> int:
-    print(f"tayyar: {error}", file=sys.stderr)
+    _say(f"tayyar: {error}", sys.stderr)
     return code
+
+
+def _say(line: str, stream: TextIO | None = None) -> None:
+    """Print a line; if nobody can read it any more, the work goes on without words."""
+    stream = stream or sys.stdout
+    try:
+        print(line, file=stream, flush=True)
+    except OSError:
+        _discard(stream)
+
+
+def _discard(stream: TextIO) -> None:
+    """Let go nowhere what is still printed, and what Python would flush at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:

@@ -20,6 +20,13 @@ class UsageError(Exception):
     """The command cannot be carried out as it was given; the message names the value and the remedy."""
 
 
+def told(error: Exception) -> str:
+    """Return what a person needs of an error: of one of the operating system, the place and the reason."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}. Check the path, its permissions and the room on its disk."
+    return str(error)
+
+
 class PipelineFailed(Exception):
     """The runner or a worker failed; the message says why, as far as the runner tells, and `code` is its exit code."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
 import random
 from collections import Counter
@@ -16,19 +18,22 @@ from pipeline.errors import ExitCode, UsageError
 from pipeline.options import PlanOptions
 from pipeline.plan import Plan, make_plan
 from pipeline.probe import Speed, probe_speed
-from pipeline.report import minutes
+from pipeline.report import PLANNED, minutes
 from pipeline.sampling import Sample, take_sample
+from pipeline.usable import require_usable
 from transforms.decompress import DamagedSource
 from transforms.output import JOB, OutputFolder
 from transforms.records import Document
 from transforms.splice import embedded_lines, json_key
 from transforms.tei.client import TeiClient, connect
+from transforms.tei.errors import EndpointUnreachable
 from transforms.tei.info import ServerInfo
 from transforms.tei.settings import EndpointSettings, Overlong
 from transforms.tei.tokenize import CannotTokenize, count_tokens
 
 NAME = f"{JOB}/estimate.json"
 VERSION = 1
+_PATIENCE = 5.0  # seconds: at least one of several servers has just answered
 _TOKENIZED = 500  # documents: the endpoint's reply names every token
 _WORST = 3
 _SHOWN_CHARACTERS = 80
@@ -49,6 +54,9 @@ def plan(options: PlanOptions, say: Callable[[str], None] = print) -> ExitCode:
         EndpointError: if the endpoint cannot do the job.
     """
     found = make_plan(options.inputs, options.output, options.shard_bytes)
+    output = None if options.output is None else OutputFolder(options.output, run="plan")
+    if output is not None:
+        require_usable(output)
     try:
         sample = take_sample(found, options.text_field, options.embedding_field)
     except DamagedSource as error:
@@ -60,10 +68,9 @@ def plan(options: PlanOptions, say: Callable[[str], None] = print) -> ExitCode:
     with reached(options.endpoint, options.expected_dimensions) as (endpoint, _):
         info = _info(endpoint)
         tokens = _tokens(endpoint, info, documents[:_TOKENIZED])
-        speed = probe_speed(endpoint, info.max_concurrent_requests, [document.text for document in documents])
+        speed = probe_speed(endpoint, _permits(endpoint), [document.text for document in documents])
     estimate = make_estimate(found, sample, tokens, speed, info, options)
-    if options.output is not None:
-        output = OutputFolder(options.output, run="plan")
+    if output is not None:
         output.write(NAME, [orjson.dumps(estimate, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)])
         output.tidy()
     for line in lines_of(estimate):
@@ -77,7 +84,10 @@ def read_estimate(output: OutputFolder) -> dict[str, Any] | None:
         estimate = orjson.loads(output.read(NAME) or b"null")
     except ValueError:
         return None
-    return estimate if isinstance(estimate, dict) else None
+    if not isinstance(estimate, dict) or estimate.get("version") != VERSION:
+        return None
+    values = [estimate.get(name) for name in PLANNED]
+    return estimate if all(value is None or type(value) in (int, float) for value in values) else None
 
 
 def _info(endpoint: EndpointSettings) -> ServerInfo:
@@ -86,6 +96,16 @@ def _info(endpoint: EndpointSettings) -> ServerInfo:
         return client.info()
     finally:
         client.close()
+
+
+def _permits(endpoint: EndpointSettings) -> int:
+    """Return the texts that all servers together take at once; one that does not answer now takes none."""
+    permits = 0
+    for url in endpoint.urls:
+        with contextlib.suppress(EndpointUnreachable):
+            alone = dataclasses.replace(endpoint, urls=(url,), give_up_after=_PATIENCE)
+            permits += _info(alone).max_concurrent_requests
+    return permits
 
 
 def _tokens(

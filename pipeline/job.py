@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from pipeline.errors import UsageError
+from pipeline.usable import opening
 from transforms.output import OutputFolder
 from transforms.tei.settings import ModelIdentity, Overlong
 from transforms.typed import build
@@ -67,6 +68,7 @@ def write_job(job: Job, output: OutputFolder) -> None:
     output.write(output.job, [orjson.dumps(job, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)])
 
 
+@opening()
 def read_job(output: OutputFolder) -> Job | None:
     """Return the job whose vectors the folder holds; None for a folder that holds none yet.
 

@@ -553,13 +553,17 @@ def endpoint_settings(arguments: argparse.Namespace) -> EndpointSettings:
     )
 
 
-def absolute(path: str) -> str:
+def absolute(path: str, option: str = "--input") -> str:
     """Return a local path made absolute, so that a run from another folder means the same; any other path as it is."""
     if not path.strip():
         raise UsageError(
-            "--input is empty. Give a path, a folder or a pattern; a variable in its place may not be set."
+            f"{option} is empty. Give a path, a folder or a pattern; a variable in its place may not be set."
         )
-    if re.match(r"[a-z][a-z0-9+.-]*://", path):
+    if found := re.match(r"([a-z][a-z0-9+.-]*://)(/|$)?", path):
+        if found[2] is not None:
+            raise UsageError(
+                f"{option} {path} names no bucket. Write {found[1]}BUCKET/FOLDER; a variable in it may not be set."
+            )
         return path
     return os.path.abspath(os.path.expanduser(path)) + ("/" if path.endswith("/") else "")
 
@@ -568,7 +572,7 @@ def output_folder(path: str) -> str:
     """Return the output folder, absolute where it is local, without a final slash."""
     if not path.strip("/"):
         raise UsageError(f"--output {path!r} names no folder. Give a folder of its own.")
-    return absolute(path).rstrip("/")
+    return absolute(path, "--output").rstrip("/")
 
 
 def _check_fields(text_field: str, embedding_field: str) -> None:

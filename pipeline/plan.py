@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 import orjson
 
 from pipeline.errors import UsageError
+from pipeline.usable import opening
 from transforms import storage
 from transforms.decompress import COMPRESSIONS, is_compressed
 from transforms.output import RESERVED, OutputFolder
@@ -52,6 +53,7 @@ class Plan:
         return None if is_compressed(source.path) else max(1, -(-source.size // self.shard_bytes))
 
 
+@opening()
 def make_plan(patterns: Sequence[str], output_root: str | None, shard_bytes: int) -> Plan:
     """Match the patterns and name what they match; a file that several match is named by the first.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -66,8 +67,8 @@ def publish(
     except ImportError:
         output.delete([PAGE])  # it would tell of another run
         say(
-            f"report: {output.path(output.report)}; for the same as a page, "
-            f"pip install '.[report]' in Tayyar's folder, and then tayyar report --output {output.root}"
+            f"report: {output.path(output.report)}; for the same as a page, in Tayyar's folder: "
+            f"{sys.executable} -m pip install '.[report]', and then tayyar report --output {output.root}"
         )
         return made
     output.write(PAGE, [render(made).encode()])

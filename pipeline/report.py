@@ -17,7 +17,7 @@ from transforms.output import OutputFolder
 from transforms.receipts import Receipt
 
 VERSION = 1
-_PLANNED = ("records", "tokens", "requests", "output_bytes", "seconds", "dollars")
+PLANNED = ("records", "tokens", "requests", "output_bytes", "seconds", "dollars")
 _SUMMED = ("tokens", "requests", "retries", "queue_ms", "inference_ms", "throttled_ms")
 
 
@@ -106,7 +106,7 @@ def _period(receipts: Sequence[Receipt]) -> dict[str, float | None]:
 
 def _plan_against_actual(estimate: Mapping[str, Any], totals: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `plan` expected beside what happened; None where it expected nothing."""
-    return {name: {"planned": estimate.get(name), "actual": totals[name]} for name in _PLANNED}
+    return {name: {"planned": estimate.get(name), "actual": totals[name]} for name in PLANNED}
 
 
 def write_report(report: dict[str, Any], output: OutputFolder) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, TypeVar, cast
+from typing import BinaryIO, cast
 
 from tqdm import tqdm
 
@@ -23,6 +25,7 @@ BLOCKS = 96
 COMPRESSED_FILES = 8
 COMPRESSED_BYTES = 1 << 20  # decompressed, of each of those files
 _SMALL_READ = 4096
+_FETCHED_BYTES = 1 << 18  # of a compressed file in a bucket at a time: a few such hold its beginning
 _STANDARD_ERRORS = 1.96  # on each side of a 95 % interval
 
 
@@ -79,18 +82,18 @@ def take_sample(plan: Plan, text_field: str, embedding_field: str, seed: int = 0
         DamagedSource: if a compressed source cannot be read.
     """
     rng = random.Random(seed)
-    blocks = [block for source in plan.sources if not is_compressed(source.path) for block in _grid(source)]
+    unpacked = [source for source in plan.sources if not is_compressed(source.path)]
     packed = [source for source in plan.sources if is_compressed(source.path)]
     records: list[Record] = []
-    plain = _Tally(sum(source.size for source in plan.sources) - sum(source.size for source in packed))
+    plain = _Tally(sum(source.size for source in unpacked))
     compressed = _Tally(sum(source.size for source in packed))
     with tqdm(desc="sampling", unit=" blocks", disable=None, leave=False) as bar:
-        for block in _some(blocks, BLOCKS, rng):
+        for block in _blocks(unpacked, rng):
             found = [*_records(_lines_in(block), block.source, text_field, embedding_field)]
             records += found
             plain.add(len(found), block.end - block.start)
             bar.update()
-        for source in _some(packed, COMPRESSED_FILES, rng):
+        for source in (packed[index] for index in _some(len(packed), COMPRESSED_FILES, rng)):
             lines, stored = _beginning(source)
             found = [*_records(lines, source, text_field, embedding_field)]
             records += found
@@ -99,21 +102,23 @@ def take_sample(plan: Plan, text_field: str, embedding_field: str, seed: int = 0
     return Sample(tuple(records), plain.total() + compressed.total())
 
 
-Item = TypeVar("Item")
+def _some(count: int, most: int, rng: random.Random) -> list[int]:
+    """Return at most so many of the numbers below a count, any of them as likely as any other, in their order."""
+    return sorted(rng.sample(range(count), min(most, count)))
 
 
-def _some(items: Sequence[Item], most: int, rng: random.Random) -> list[Item]:
-    """Return at most so many, any of them as likely as any other, in their order."""
-    return [items[index] for index in sorted(rng.sample(range(len(items)), min(most, len(items))))]
-
-
-def _grid(source: Source) -> Iterator[_Block]:
-    for start in range(0, source.size, BLOCK_BYTES):
+def _blocks(sources: Sequence[Source], rng: random.Random) -> Iterator[_Block]:
+    """Yield some blocks, any as likely as any other, in their order; only these are made: there may be millions."""
+    ends = [*itertools.accumulate(-(-source.size // BLOCK_BYTES) for source in sources)]
+    for index in _some(ends[-1] if ends else 0, BLOCKS, rng):
+        which = bisect.bisect_right(ends, index)
+        source = sources[which]
+        start = (index - (ends[which - 1] if which else 0)) * BLOCK_BYTES
         yield _Block(source, start, min(start + BLOCK_BYTES, source.size))
 
 
 def _lines_in(block: _Block) -> Iterator[Line]:
-    with storage.open_for_reading(block.source.path) as file:
+    with storage.open_for_reading(block.source.path, BLOCK_BYTES) as file:
         yield from lines_beginning_in(file, block.start, block.end, MAX_LINE_BYTES, BLOCK_BYTES)
 
 
@@ -135,7 +140,7 @@ class _InSmallReads:
 def _beginning(source: Source) -> tuple[list[Line], int]:
     """Return the first lines of a compressed source, and the stored bytes that they took."""
     lines: list[Line] = []
-    with storage.open_for_reading(source.path) as file:
+    with storage.open_for_reading(source.path, _FETCHED_BYTES) as file:
         chunks = decompressed_chunks(cast(BinaryIO, _InSmallReads(file)), source.path, source.size)
         for line in split_lines(chunks, 0, MAX_LINE_BYTES):
             lines.append(line)

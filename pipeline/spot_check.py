@@ -14,6 +14,7 @@ from pipeline.file_check import all_lines, text_of, value_of
 from pipeline.findings import OUTPUT_LINE_BYTES, SHOWN, Findings, Pick
 from transforms import storage
 from transforms.decompress import is_compressed
+from transforms.files import BUFFER_BYTES
 from transforms.lines import Line, lines_beginning_in
 from transforms.parse import is_blank
 from transforms.records import Vectors
@@ -154,7 +155,7 @@ def cosine(one: Vectors, other: Vectors) -> float:
 
 def _lines(picks: Sequence[Pick]) -> Iterator[tuple[Pick, Line]]:
     for path, group in itertools.groupby(picks, key=lambda pick: pick.path):
-        with storage.open_for_reading(path) as file:
+        with storage.open_for_reading(path, BUFFER_BYTES if is_compressed(path) else _BLOCK_BYTES) as file:
             if is_compressed(path):
                 wanted = {pick.offset: pick for pick in group}
                 yield from ((wanted[line.offset], line) for line in all_lines(file, path) if line.offset in wanted)

@@ -1,30 +1,48 @@
-"""Whether an output folder can be used: a file is written, read back and deleted."""
+"""Whether places can be used: said before anything is sent; and an output folder tried with a file."""
 
 from __future__ import annotations
 
-from pipeline.errors import UsageError
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipeline.errors import UsageError, told
 from transforms.files import StorageError
 from transforms.output import OutputFolder
 
 _PROBE = b'{"tayyar": "a probe"}\n'
 
 
+@contextmanager
+def opening() -> Iterator[None]:
+    """Refuse a place that cannot be read or written at the beginning, as it was given; also a decorator.
+
+    Raises:
+        UsageError: in the place of a StorageError or an OSError.
+    """
+    try:
+        yield
+    except (StorageError, OSError) as error:
+        raise UsageError(told(error)) from error
+
+
+@opening()
 def require_usable(output: OutputFolder) -> None:
     """Write a file, read it back and delete it.
 
     Raises:
-        StorageError: if the bucket is not there or not to be used.
-        UsageError: if one of these fails otherwise.
+        UsageError: if one of these fails.
     """
-    name = f"{output.temporary}/check"
+    # Two commands may begin at once.
+    name = f"{output.temporary}/{output.run}-{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}-check"
     try:
         output.write(name, [_PROBE])
         found = output.read(name)
         output.delete([name])
         output.tidy()
-    except StorageError:
-        raise
-    except Exception as error:  # each object store's client has errors of its own
+    except OSError as error:
         raise UsageError(
             f"--output {output.root} cannot be written: {error}. Check its permissions, or give another folder."
         ) from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 PARALLEL = 32  # requests at once for many small files: each is waiting, not work
-_BLOCK_BYTES = 4 << 20
+BUFFER_BYTES = 4 << 20  # of an object that are fetched at a time
 
 
 class StorageError(Exception):
@@ -32,14 +32,15 @@ def split_url(path: str) -> tuple[str, str]:
     return bucket, name
 
 
-def open_ranges(size: int, fetch: Callable[[int, int], bytes]) -> io.BufferedReader:
-    """Return an object of this size as a seekable file that fetches 4 MiB at a time.
+def open_ranges(size: int, fetch: Callable[[int, int], bytes], buffer_bytes: int = BUFFER_BYTES) -> io.BufferedReader:
+    """Return an object of this size as a seekable file.
 
     Args:
         size: in bytes.
         fetch: gives the bytes from its first argument up to, not including, its second.
+        buffer_bytes: fetched at a time.
     """
-    return io.BufferedReader(_Ranges(size, fetch), _BLOCK_BYTES)
+    return io.BufferedReader(_Ranges(size, fetch), buffer_bytes)
 
 
 class _Ranges(io.RawIOBase):

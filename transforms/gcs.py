@@ -24,6 +24,7 @@ from google.auth.transport.requests import AuthorizedSession
 from google.cloud import storage
 from google.cloud.storage.retry import DEFAULT_RETRY
 from requests.adapters import HTTPAdapter
+from requests.exceptions import RequestException
 
 from transforms.files import PARALLEL, FileStat, StorageError, open_ranges, split_url
 
@@ -31,6 +32,11 @@ _NO_CREDENTIALS = (
     "no Google credentials were found. Run `gcloud auth application-default login`, or set "
     "GOOGLE_APPLICATION_CREDENTIALS to a key file, of an account with roles/storage.objectUser"
 )
+_PATIENCE = 30.0  # seconds in which a request is tried again
+_HOW: dict[str, Any] = {
+    "retry": DEFAULT_RETRY.with_timeout(_PATIENCE),
+    "timeout": (5.0, 60.0),  # seconds to connect, and for the next bytes
+}
 _NO_PERMISSION = "these credentials may not do this. Grant their account roles/storage.objectUser"
 
 
@@ -38,7 +44,7 @@ def stat(path: str) -> FileStat | None:
     """Return what is known of one object; None if there is none."""
     bucket, name = split_url(path)
     with _explained(path):
-        blob = _client().bucket(bucket).get_blob(name) if name else None
+        blob = _client().bucket(bucket).get_blob(name, **_HOW) if name else None
     return None if blob is None else FileStat(path, blob.size, blob.updated.timestamp())
 
 
@@ -46,7 +52,8 @@ def list_below(prefix: str) -> Iterator[FileStat]:
     """Yield the objects whose paths begin so, in the order of their names."""
     bucket, start = split_url(prefix)
     with _explained(prefix, of_bucket=True):
-        blobs = _client().list_blobs(bucket, prefix=start, fields="items(name,size,updated),nextPageToken")
+        fields = "items(name,size,updated),nextPageToken"
+        blobs = _client().list_blobs(bucket, prefix=start, fields=fields, **_HOW)
         for blob in blobs:
             if not blob.name.endswith("/"):
                 yield FileStat(f"gs://{bucket}/{blob.name}", blob.size, blob.updated.timestamp())
@@ -56,28 +63,28 @@ def read(path: str) -> bytes | None:
     """Return an object's bytes as stored; None if there is none."""
     try:
         with _explained(path):
-            data: bytes = _blob(path).download_as_bytes(raw_download=True)
+            data: bytes = _blob(path).download_as_bytes(raw_download=True, **_HOW)
     except FileNotFoundError:
         return None
     return data
 
 
-def open_for_reading(path: str) -> BinaryIO:
+def open_for_reading(path: str, buffer_bytes: int) -> BinaryIO:
     """Open an object for reading, as the one that it is now: another one put in its place is an error."""
     with _explained(path):
         found = _blob(path)
-        found.reload()
+        found.reload(**_HOW)
     blob = found.bucket.blob(found.name, generation=found.generation)
 
     def fetch(start: int, end: int) -> bytes:
         try:
             with _explained(path):
-                data: bytes = blob.download_as_bytes(start=start, end=end - 1, raw_download=True)
+                data: bytes = blob.download_as_bytes(start=start, end=end - 1, raw_download=True, **_HOW)
         except FileNotFoundError as error:
             raise StorageError(f"{path} was replaced while it was read. Run again.") from error
         return data
 
-    return open_ranges(found.size, fetch)
+    return open_ranges(found.size, fetch, buffer_bytes)
 
 
 def put(path: str, file: BinaryIO, size: int, crc32c: str) -> None:
@@ -85,9 +92,7 @@ def put(path: str, file: BinaryIO, size: int, crc32c: str) -> None:
     with _explained(path, of_bucket=True):
         blob = _blob(path)
         blob.crc32c = crc32c
-        blob.upload_from_file(
-            file, size=size, content_type="application/octet-stream", checksum=None, retry=DEFAULT_RETRY
-        )
+        blob.upload_from_file(file, size=size, content_type="application/octet-stream", checksum=None, **_HOW)
 
 
 def delete(paths: Iterable[str]) -> None:
@@ -99,7 +104,7 @@ def delete(paths: Iterable[str]) -> None:
 
 def _delete(path: str) -> None:
     with contextlib.suppress(FileNotFoundError), _explained(path):
-        _blob(path).delete(retry=DEFAULT_RETRY)
+        _blob(path).delete(**_HOW)
 
 
 def _blob(path: str) -> Any:  # the library's types are not complete
@@ -156,3 +161,8 @@ def _explained(path: str, *, of_bucket: bool = False) -> Iterator[None]:
         ) from error
     except GoogleAuthError as error:
         raise StorageError(f"{path}: the Google credentials cannot be used: {error}") from error
+    except (exceptions.RetryError, RequestException) as error:
+        cause = getattr(error, "cause", None) or error
+        raise StorageError(f"{path}: {bucket} did not answer for {_PATIENCE:.0f} s: {cause}") from error
+    except (exceptions.GoogleAPIError, ValueError) as error:  # a name that no bucket can have is a ValueError
+        raise StorageError(f"{path}: {error}") from error

@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 from apache_beam.io.filesystems import FileSystems
@@ -23,7 +24,8 @@ try:
     from botocore.config import Config
 except ImportError as missing:
     raise StorageError(
-        f"s3:// needs a library that is not installed ({missing.name}): pip install '.[aws]' in Tayyar's folder"
+        f"s3:// needs a library that is not installed ({missing.name}): in Tayyar's folder, "
+        f"{sys.executable} -m pip install '.[aws]'"
     ) from missing
 
 _KEYS_A_DELETION = 1000  # S3's own limit
@@ -62,7 +64,7 @@ def read(path: str) -> bytes | None:
         return None
 
 
-def open_for_reading(path: str) -> BinaryIO:
+def open_for_reading(path: str, buffer_bytes: int) -> BinaryIO:
     """Open an object for reading, as the one that it is now: another one put in its place is an error."""
     bucket, name = split_url(path)
     with _explained(path):
@@ -71,22 +73,22 @@ def open_for_reading(path: str) -> BinaryIO:
     def fetch(start: int, end: int) -> bytes:
         return _get(path, Range=f"bytes={start}-{end - 1}", IfMatch=found["ETag"])
 
-    return open_ranges(found["ContentLength"], fetch)
+    return open_ranges(found["ContentLength"], fetch, buffer_bytes)
 
 
 def _get(path: str, **how: str) -> bytes:
     """Read an object or a range of it; botocore tries again what fails before the body, and nothing in the body."""
     bucket, name = split_url(path)
-    for attempt in itertools.count(1):
-        try:
-            with _explained(path):
-                data: bytes = _client().get_object(Bucket=bucket, Key=name, **how)["Body"].read()
-        except (exceptions.HTTPClientError, exceptions.IncompleteReadError):
-            if attempt == _READ_ATTEMPTS:
-                raise
-        else:
-            return data
-    raise AssertionError("unreachable")
+    with _explained(path):
+        for _ in range(_READ_ATTEMPTS - 1):
+            with contextlib.suppress(exceptions.HTTPClientError, exceptions.IncompleteReadError):
+                return _body(bucket, name, how)
+        return _body(bucket, name, how)
+
+
+def _body(bucket: str, name: str, how: Mapping[str, str]) -> bytes:
+    data: bytes = _client().get_object(Bucket=bucket, Key=name, **how)["Body"].read()
+    return data
 
 
 def put(path: str, file: BinaryIO, size: int, crc32c: str) -> None:
@@ -126,7 +128,10 @@ def _client() -> Any:  # boto3 makes its classes when it runs
         aws_access_key_id=options.s3_access_key_id,
         aws_secret_access_key=options.s3_secret_access_key,
         aws_session_token=options.s3_session_token,
-        config=Config(max_pool_connections=PARALLEL, retries={"mode": "standard", "max_attempts": 6}),
+        # Who cannot be reached is given up after half a minute.
+        config=Config(
+            max_pool_connections=PARALLEL, connect_timeout=4, retries={"mode": "standard", "max_attempts": 6}
+        ),
     )
 
 
@@ -149,8 +154,8 @@ def _explained(path: str) -> Iterator[None]:
                 f"{path}: access denied. Check {_CREDENTIALS}; grant s3:GetObject, s3:PutObject, s3:DeleteObject "
                 f"and s3:ListBucket on {bucket}. The store said: {said.get('Message') or said['Code']}"
             ) from error
-        raise
+        raise StorageError(f"{path}: the store said: {error}") from error
     except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as error:
         raise StorageError(f"{path}: no AWS credentials were found. Set {_CREDENTIALS}.") from error
-    except (exceptions.EndpointConnectionError, exceptions.ProfileNotFound, exceptions.ParamValidationError) as error:
+    except (exceptions.BotoCoreError, ValueError) as error:  # an address that is none is a ValueError
         raise StorageError(f"{path}: {error}") from error

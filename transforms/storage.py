@@ -15,12 +15,14 @@ from typing import BinaryIO, Protocol, cast
 import google_crc32c
 from apache_beam.io.filesystem import FileSystem
 
+from transforms.files import BUFFER_BYTES
 from transforms.files import FileStat as FileStat  # a part of this module's interface
 from transforms.files import StorageError as StorageError
 
 _STORES = {"gs": "transforms.gcs", "s3": "transforms.s3"}
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://")
 _WILDCARD = re.compile(r"[*?\[]")
+_CREATION_ATTEMPTS = 20
 _SPOOL_BYTES = 8 << 20  # of a file on its way to a bucket; what is larger waits on disk
 
 
@@ -66,8 +68,8 @@ class Store(Protocol):
     def read(self, path: str) -> bytes | None:
         """Return an object's bytes as stored; None if there is none."""
 
-    def open_for_reading(self, path: str) -> BinaryIO:
-        """Open an object for reading, seekable."""
+    def open_for_reading(self, path: str, buffer_bytes: int) -> BinaryIO:
+        """Open an object for reading, seekable; so many bytes are fetched at a time."""
 
     def put(self, path: str, file: BinaryIO, size: int, crc32c: str) -> None:
         """Upload a whole file in one piece: it is there whole or not at all."""
@@ -89,9 +91,14 @@ def _store_of(path: str) -> Store:
     return cast(Store, import_module(_STORES[scheme]))
 
 
-def open_for_reading(path: str) -> BinaryIO:
-    """Open the bytes as stored: nothing is decompressed, whatever the name says."""
-    return open(path, "rb") if is_local(path) else _store_of(path).open_for_reading(path)
+def open_for_reading(path: str, buffer_bytes: int = BUFFER_BYTES) -> BinaryIO:
+    """Open the bytes as stored: nothing is decompressed, whatever the name says.
+
+    Args:
+        path: of the file.
+        buffer_bytes: of an object that are fetched at a time; few for who reads little here and there.
+    """
+    return open(path, "rb") if is_local(path) else _store_of(path).open_for_reading(path, buffer_bytes)
 
 
 def read_bytes(path: str) -> bytes | None:
@@ -192,9 +199,8 @@ def write_whole(path: str, temporary: str, chunks: Iterable[bytes]) -> tuple[int
     """
     if is_local(path):
         try:
-            _make_parent(temporary)
-            with open(temporary, "wb") as file:
-                written = _write(cast(BinaryIO, file), chunks)
+            with _create(temporary) as file:
+                written = _write(file, chunks)
             _make_parent(path)
             os.replace(temporary, path)
         except BaseException:  # an interruption too: half a file is of no use to anybody
@@ -206,6 +212,16 @@ def write_whole(path: str, temporary: str, chunks: Iterable[bytes]) -> tuple[int
         spool.seek(0)
         _store_of(path).put(path, cast(BinaryIO, spool), size, crc32c)
     return size, crc32c
+
+
+def _create(path: str) -> BinaryIO:
+    """Open a new local file; another process may delete the folder, while it is empty, before the file is in it."""
+    for _ in range(_CREATION_ATTEMPTS - 1):
+        _make_parent(path)
+        with contextlib.suppress(FileNotFoundError):
+            return open(path, "wb")
+    _make_parent(path)
+    return open(path, "wb")
 
 
 def _write(file: BinaryIO, chunks: Iterable[bytes]) -> tuple[int, str]:
