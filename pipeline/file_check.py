@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 
@@ -22,6 +22,7 @@ from transforms.decompress import DamagedSource, decompressed_chunks, is_compres
 from transforms.lines import Line, chunks_from, lines_beginning_in, split_lines
 from transforms.parse import BOM, is_blank
 
+_TELL_LINES = 1000
 _LONG_INTEGER = re.compile(rb"(?<![\d.])\d{19}")  # orjson reads some of them as floats
 
 
@@ -76,21 +77,25 @@ def check_file(item: FileWork, done: Callable[[int], None]) -> FileOutcome:
         item: what to check.
         done: is told how many stored bytes were checked.
     """
-    return _FileCheck(item).run(done)
+    return _FileCheck(item, done).run()
 
 
 class _FileCheck:
-    def __init__(self, item: FileWork) -> None:
+    def __init__(self, item: FileWork, done: Callable[[int], None]) -> None:
         self._item = item
         self._outcome = FileOutcome()
         self._sample = Sample(item.sample, f"{item.seed} {item.path} {item.start}")
         self._wrong_pair: str | None = None
+        self._file: BinaryIO | None = None
+        self._told = 0
+        self._done: Callable[[int], None] = done
 
-    def run(self, done: Callable[[int], None]) -> FileOutcome:
+    def run(self) -> FileOutcome:
         """Check it; of pairs that do not match only the first is a finding: the others follow from it."""
         outcome, item = self._outcome, self._item
         try:
-            with _opened(item) as lines:
+            with storage.open_for_reading(item.path) as self._file:
+                lines = self._lines(self._file)
                 if item.source is None:
                     for line in lines:
                         self._check(line)
@@ -102,8 +107,20 @@ class _FileCheck:
         if self._wrong_pair:
             outcome.findings.add(self._wrong_pair)
         outcome.picks = self._sample.picks
-        done(item.size)
+        self._done(item.size - self._told)
         return outcome
+
+    def _lines(self, file: BinaryIO) -> Iterator[Line]:
+        item = self._item
+        if item.end is None:
+            return _records(all_lines(file, item.path))
+        return _records(lines_beginning_in(file, item.start, item.end, OUTPUT_LINE_BYTES))
+
+    def _tell(self, file: BinaryIO) -> None:
+        """Tell how far the file was read; a range's last line may end beyond it."""
+        read = max(self._told, min(file.tell() - self._item.start, self._item.size))
+        self._done(read - self._told)
+        self._told = read
 
     def _compare(self, sources: Iterable[Line], lines: Iterable[Line]) -> None:
         """Check the lines, each beside the source line that it must have been made of."""
@@ -134,11 +151,13 @@ class _FileCheck:
             return False
         if not isinstance(before, dict):
             return False
-        return {**before, name: None} == {**record, name: None}
+        return same_value({**before, name: None}, {**record, name: None})
 
     def _check(self, line: Line) -> dict[str, Any] | None:
         """Check one line and return its record; None if it is none."""
         self._outcome.lines += 1
+        if self._file and self._outcome.lines % _TELL_LINES == 0:
+            self._tell(self._file)
         try:
             record = value_of(line)
         except ValueError as error:
@@ -186,21 +205,31 @@ def value_of(line: Line) -> Any:
     return json.loads(content.decode("utf-8"))
 
 
+def same_value(one: Any, other: Any) -> bool:
+    """Whether two JSON values are the same: to Python, true is 1 and 1 is 1.0, and NaN is not NaN."""
+    pairs = [(one, other)]
+    while pairs:
+        a, b = pairs.pop()
+        if type(a) is not type(b):
+            return False
+        if isinstance(a, dict):
+            if a.keys() != b.keys():
+                return False
+            pairs += [(value, b[key]) for key, value in a.items()]
+        elif isinstance(a, list):
+            if len(a) != len(b):
+                return False
+            pairs += zip(a, b, strict=True)
+        elif a != b and (a == a or b == b):
+            return False
+    return True
+
+
 def text_of(record: Any, text_field: str) -> str | None:
     """Return the text of a record; None if it has none."""
     for name in text_field.split("."):
         record = record.get(name) if isinstance(record, dict) else None
     return record if isinstance(record, str) and record.strip() else None
-
-
-@contextmanager
-def _opened(item: FileWork) -> Iterator[Iterator[Line]]:
-    if item.end is None:
-        with _opened_whole(item.path) as lines:
-            yield lines
-        return
-    with storage.open_for_reading(item.path) as file:
-        yield _records(lines_beginning_in(file, item.start, item.end, OUTPUT_LINE_BYTES))
 
 
 @contextmanager

@@ -82,6 +82,14 @@ class Sample:
         return sorted(self._picks, key=lambda pick: (pick.path, pick.offset))
 
 
+class Checked(NamedTuple):
+    """What came of a folder: the proof, for as long as there are no findings, and lines to embed again."""
+
+    proof: str
+    sample: Sample
+    findings: Findings
+
+
 def wrong_vector_line(source: bytes, found: bytes, key: bytes, dimensions: int) -> str | None:
     """Say what is wrong with an output line, or None.
 

@@ -20,6 +20,8 @@ from transforms.splice import json_key
 from transforms.storage import Crc32c, WrittenFile
 from transforms.write_dead_letters import decode_dead_letter
 
+_TELL_LINES = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class ShardWork:
@@ -74,12 +76,22 @@ def check_shards(item: ShardWork, done: Callable[[int], None]) -> Outcome:
                 name = item.output.receipt(shard.name)
                 outcome.findings.add(f"{name}: shard {shard.index} of {shard.source.path} has no valid receipt")
             else:
-                _ShardCheck(shard, receipt, item, outcome.findings, sample).run(lines)
-                done(receipt.records)
+                _ShardCheck(shard, receipt, item, outcome.findings, sample).run(_telling(lines, receipt.records, done))
     except (DamagedSource, SourceChanged) as error:
         outcome.broken = str(error)
     outcome.picks = sample.picks
     return outcome
+
+
+def _telling(lines: Iterable[Line], records: int, done: Callable[[int], None]) -> Iterator[Line]:
+    """Yield lines, and tell of them in portions that come to the number of records in the end."""
+    told = 0
+    for count, line in enumerate(lines, 1):
+        if count % _TELL_LINES == 0 and told + _TELL_LINES <= records:
+            done(_TELL_LINES)
+            told += _TELL_LINES
+        yield line
+    done(records - told)
 
 
 class _ShardCheck:

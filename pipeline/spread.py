@@ -23,9 +23,17 @@ Result = TypeVar("Result")
 Done = Callable[[int], None]
 
 _LOOK_SECONDS = 0.5
+_WORTH_PROCESSES = 128 << 20  # bytes: less is read while a process starts
 _STOP = -1
 
 _count: Any = None  # in a process of its own: how much all of them have done, or _STOP
+
+
+def processes_for(chosen: int | None, size: int) -> int:
+    """Return how many processes it takes to read so many bytes; `chosen`, if that is not None."""
+    if chosen is not None:
+        return chosen
+    return (os.cpu_count() or 1) if size >= _WORTH_PROCESSES else 1
 
 
 class _Stopped(Exception):
@@ -38,7 +46,8 @@ def spread(
     """Return what came of every item, in the items' order.
 
     Args:
-        work: a module's function of an item, and of a function to be told how much is done now and then.
+        work: a module's function of an item, and of a function to be told how much is done, several times a second:
+            then the bar moves, and Ctrl-C ends the work.
         items: can be pickled; the results as well.
         processes: how many; with one, the work is done in this process.
         at_once: items that a process works on at once: more than one where it mostly waits.
@@ -70,8 +79,22 @@ def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 def _work_on(work: Callable[[Item, Done], Result], group: Sequence[Item], done: Done) -> list[Result]:
     if len(group) == 1:
         return [work(group[0], done)]
+    stopped = threading.Event()
+
+    def tell(count: int) -> None:
+        if stopped.is_set():
+            raise _Stopped
+        done(count)
+
     with ThreadPoolExecutor(len(group)) as threads:
-        return list(threads.map(lambda item: work(item, done), group))
+        try:
+            futures = [threads.submit(work, item, tell) for item in group]
+            finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            stopped.set()  # after an error, or Ctrl-C, the others need not come to their ends
+    for future in finished:
+        future.result()
+    return [future.result() for future in futures]
 
 
 def _in_processes(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import ExitCode, NotProven, UsageError
-from pipeline.file_check import FileWork, check_file, text_of, value_of
+from pipeline.file_check import FileWork, check_file, same_value, text_of, value_of
 from pipeline.options import VerifyOptions
 from pipeline.verify import verify
 from tests.commands import tayyar
@@ -189,6 +189,67 @@ def test_files_without_a_partner_are_found(folder: Path) -> None:
     message = findings(folder, inputs=inputs(folder))
     assert f"{folder}/in/c.jsonl: no file of this name is in {folder}/out" in message
     assert f"{folder}/out/d.jsonl: no --input has this name" in message
+
+
+@pytest.mark.parametrize("second", ["a.jsonl", "a.ndjson.gz"])
+def test_two_files_of_one_name_are_no_proof(folder: Path, second: str) -> None:
+    records = [json.loads(line) for line in (folder / "out/a.ndjson").read_bytes().splitlines()]
+    write(folder / "out" / second, records)
+    first, last = sorted([f"{folder}/out/a.ndjson", f"{folder}/out/{second}"])
+    message = findings(folder, inputs=inputs(folder))
+    assert message.startswith("1 findings in ")
+    assert f"{last}: {first} has the same name but for the ending" in message
+    proven(folder)
+
+
+def test_vectors_without_a_number_prove_nothing(folder: Path) -> None:
+    for path in (folder / "out").rglob("*.*"):
+        edit(path, lambda records: [{**record, "embedding": []} for record in records])
+    message = findings(folder)
+    assert "the vector has 0 numbers, and those of 39 lines behind it have as many" in message
+    assert "most have" not in message
+    assert "has 0 numbers" in findings(folder, inputs=inputs(folder))
+
+
+def test_files_without_a_line_prove_nothing(tmp_path: Path) -> None:
+    write(tmp_path / "out/a.ndjson", [])
+    (tmp_path / "out/b.ndjson").write_text("\n \n")
+    assert f"{tmp_path}/out: there is no line in its 2 files" in findings(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [(True, 1), (1, 1.0), (BIG, float(BIG)), ([0], [False]), ({"a": [0]}, {"a": [0, 0]})]
+)
+def test_a_value_of_another_type_is_another_value(tmp_path: Path, before: object, after: object) -> None:
+    write(tmp_path / "in/a.ndjson", [{"content": "w", "n": before}])
+    write(tmp_path / "out/a.ndjson", [{"content": "w", "n": before, "embedding": vector(1)}])
+    assert "verified: 1 lines" in proven(tmp_path, inputs=inputs(tmp_path))
+    write(tmp_path / "out/a.ndjson", [{"content": "w", "n": after, "embedding": vector(1)}])
+    assert "this is not the line at byte 0" in findings(tmp_path, inputs=inputs(tmp_path))
+
+
+def test_what_is_the_same_in_json_is_the_same() -> None:
+    nan = float("nan")
+    assert same_value({"a": [nan, BIG, None], "b": {}}, {"b": {}, "a": [float("nan"), BIG, None]})
+    assert not same_value([nan], [1.0])
+    assert not same_value({"a": None}, {"b": None})
+
+
+@pytest.mark.parametrize("name", ["a.ndjson", "a.ndjson.gz"])
+@pytest.mark.parametrize("compared", [False, True])
+def test_how_far_it_is_is_told_in_the_middle_of_a_file(tmp_path: Path, name: str, compared: bool) -> None:
+    records = [{"content": f"{number} {'w' * 1000}"} for number in range(5000)]
+    write(tmp_path / "in.ndjson", records)
+    path = tmp_path / name
+    write(path, [{**record, "embedding": vector(number)} for number, record in enumerate(records)])
+    told: list[int] = []
+    source = str(tmp_path / "in.ndjson") if compared else None
+    size = path.stat().st_size
+    check_file(FileWork(str(path), 0, None, size, source, "content", "embedding"), told.append)
+    assert sum(told) == size
+    assert len(told) == 6
+    assert min(told) >= 0
+    assert told[0] < size
 
 
 def test_compressed_output_is_read_too_and_a_truncated_one_is_found(folder: Path) -> None:

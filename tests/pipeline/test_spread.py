@@ -35,6 +35,12 @@ def is_killed(item: int, done: Done) -> int:
     return item
 
 
+def tells_for_ever(item: int, done: Done) -> None:
+    while item == 0:
+        done(0)
+    raise StorageError("gs://bucket/a cannot be read")
+
+
 def hangs(item: int, done: Done) -> None:
     threading.Event().wait()
 
@@ -51,6 +57,12 @@ def test_results_come_in_the_order_of_the_items(processes: int, at_once: int) ->
 def test_an_error_is_the_callers(processes: int) -> None:
     with pytest.raises(StorageError, match="gs://bucket/a cannot be read"):
         spread(fails, range(50), processes, 1, 50, " items")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_error_ends_the_work_beside_it(processes: int) -> None:
+    with pytest.raises(StorageError, match="cannot be read"):
+        spread(tells_for_ever, [0, 1, 0, 1], processes, 2, 4, " items")
 
 
 def test_a_process_that_is_killed_is_an_error_and_not_a_wait() -> None:

@@ -17,11 +17,16 @@ import pytest
 
 from pipeline.errors import ExitCode, NotProven, UsageError
 from pipeline.findings import wrong_vector_line
+from pipeline.job import require_job
+from pipeline.ledger import read_ledger
 from pipeline.options import VerifyOptions, make_parser, run_options
+from pipeline.plan import read_plan
 from pipeline.run import run
+from pipeline.shard_check import ShardWork, check_shards
 from pipeline.verify import verify
 from tests.commands import ROOT, command, environment
 from tests.documents import documents
+from transforms.output import OutputFolder
 from transforms.records import DeadLetter, Reason, Stage
 from transforms.splice import json_key
 from transforms.write_dead_letters import encode_dead_letter
@@ -416,6 +421,21 @@ def test_a_folder_that_holds_no_job_is_refused(tmp_path: Path, out: Path) -> Non
 def test_what_is_wrong_with_one_line(source: bytes, found: bytes, wrong: str | None) -> None:
     said = wrong_vector_line(source, found, KEY, 2)
     assert (said is None) if wrong is None else (wrong in (said or ""))
+
+
+def test_how_far_it_is_is_told_in_the_middle_of_a_shard(tmp_path: Path, hash_tei: str) -> None:
+    (tmp_path / "in.ndjson").write_bytes(b"\n".join(b'{"content":"%d"}' % number for number in range(2500)))
+    arguments = ["run", "--input", f"{tmp_path}/in.ndjson", "--output", f"{tmp_path}/out", "--endpoint", hash_tei]
+    options, rest = make_parser().parse_known_args(arguments)
+    run(run_options(options, rest), say=lambda _: None)
+    output = OutputFolder(f"{tmp_path}/out", "test")
+    job = require_job(output)
+    plan = read_plan(output, job.shard_bytes)
+    ledger = read_ledger(plan, output, job.digest, output.list())
+    (shard,) = plan.shards_of(plan.sources[0])
+    told: list[int] = []
+    check_shards(ShardWork(shard, job.shard_bytes, ledger.sources[0].receipts, output, job), told.append)
+    assert told == [1000, 1000, 500]
 
 
 def test_the_proof_takes_bounded_memory(tmp_path: Path, hash_tei: str) -> None:
