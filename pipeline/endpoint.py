@@ -8,8 +8,10 @@ from contextlib import contextmanager
 
 from pipeline.embedded_tei.process import EmbeddedTei, EmbeddedTeiError
 from transforms.tei.client import TeiClient
-from transforms.tei.errors import EndpointRefused
+from transforms.tei.errors import EndpointRefused, EndpointUnreachable
 from transforms.tei.settings import EndpointSettings
+
+_EMBEDDED_PATIENCE = 120.0  # seconds; nobody starts it again
 
 
 @contextmanager
@@ -25,7 +27,13 @@ def reached(
         yield probed(settings, expected_dimensions, every_url=every_url)
         return
     with _embedded_tei() as tei:
-        yield probed(dataclasses.replace(settings, urls=(tei.url,)), expected_dimensions)
+        patience = min(settings.give_up_after, _EMBEDDED_PATIENCE)
+        try:
+            yield probed(dataclasses.replace(settings, urls=(tei.url,), give_up_after=patience), expected_dimensions)
+        except EndpointUnreachable as error:
+            if tei.death is None:
+                raise
+            raise EndpointUnreachable(f"the embedded TEI is gone: {tei.death}") from error
 
 
 @contextmanager

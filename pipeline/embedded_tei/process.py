@@ -83,6 +83,13 @@ class EmbeddedTei:
             raise RuntimeError("the embedded TEI is not running")
         return self._child.pid
 
+    @property
+    def death(self) -> str | None:
+        """What the child wrote last, if it has ended by itself; None while it lives."""
+        if self._child is None or self._child.poll() is None:
+            return None
+        return f"it ended with {self._child.returncode}: {self._last_lines() or 'it wrote nothing'}"
+
     def stop(self, timeout: float = 10.0) -> None:
         """Ends the child: requests under way get `timeout` seconds. May be called again."""
         child, self._child = self._child, None

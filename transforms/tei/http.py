@@ -22,6 +22,7 @@ from transforms.tei.line import Line, sever, was_ended
 
 CONNECT_TIMEOUT = 10.0  # seconds; a host that does not even accept is better asked again than waited for
 MOST_BYTES = 1 << 29  # of a reply's body; the largest honest one has a fifth of that
+_UNKNOWN_ISSUER = re.compile("self[- ]signed|issuer certificate")
 HEADERS = {
     "Accept-Encoding": "identity",  # vectors hardly compress, and unpacking them costs more than reading them
     "Content-Type": "application/json",
@@ -189,7 +190,7 @@ class HttpTransport:
             try:
                 line = lines[url] = Line(url, self._headers)
             except (requests.RequestException, OSError, ValueError) as error:
-                raise EndpointRefused(f"{url} cannot be asked: {_named(_root(error))}") from error
+                raise _unusable(url, _root(error)) from None
         return line
 
     def _connect(self, line: Line, deadline: float) -> bool:
@@ -201,7 +202,7 @@ class HttpTransport:
         try:
             line.dial(min(CONNECT_TIMEOUT, max(deadline - time.monotonic(), 0.001)))
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
-            raise self._no_connection(error) from None
+            raise self._no_connection(error, line.proxy) from None
         self._dialled(line)
         return False
 
@@ -220,12 +221,11 @@ class HttpTransport:
         line.dialled = True
         line.renewed_at = time.monotonic() if renewed else None
 
-    def _no_connection(self, error: Exception) -> Exception:
-        said = self._redacted(_named(_root(error)))
+    def _no_connection(self, error: Exception, proxy: str | None) -> Exception:
+        said = self._redacted(_named(_root(error))) + (f", through the proxy {proxy}" if proxy else "")
         if "CERTIFICATE_VERIFY_FAILED" in said:
-            return EndpointRefused(
-                f"the endpoint's certificate cannot be trusted ({said}): REQUESTS_CA_BUNDLE names yours"
-            )
+            remedy = ": REQUESTS_CA_BUNDLE names the file with its issuer's" if _UNKNOWN_ISSUER.search(said) else ""
+            return EndpointRefused(f"the endpoint's certificate cannot be trusted ({said}){remedy}")
         if isinstance(error, ValueError):  # how urllib3 marks a URL that it cannot use
             return EndpointRefused(f"the request cannot be made: {type(error).__name__}")
         return NoReply(said)
@@ -254,6 +254,13 @@ def _however_written(token: str) -> re.Pattern[str]:
 
     # Hexadecimal digits come in both cases; a token in another case than its own is better hidden too.
     return re.compile("".join(map(written, token)), re.IGNORECASE)
+
+
+def _unusable(url: str, error: BaseException) -> EndpointRefused:
+    # What cannot be parsed is a URL, and a proxy's may hold a password.
+    bad_url = isinstance(error, (urllib3.exceptions.LocationValueError, requests.exceptions.InvalidURL))
+    said = "look at the environment's proxy settings (http_proxy, https_proxy)" if bad_url else _named(error)
+    return EndpointRefused(f"{url} cannot be asked: {said}")
 
 
 def _root(error: BaseException) -> BaseException:

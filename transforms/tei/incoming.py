@@ -23,7 +23,7 @@ END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 
 
 class NotAReply(Exception):
-    """What came is no reply, or none that is taken; the message shows how it begins."""
+    """What came is no reply, or none that is taken. The message shows it, uncut: a secret in it must be found whole."""
 
 
 class Incoming:
@@ -63,7 +63,7 @@ class Incoming:
         minor = self._read_head()
         while 100 <= self.status < 200:  # announcements of the reply to come
             minor = self._read_head()
-        encoding = self.headers.get("Transfer-Encoding", "").lower()
+        encoding = self.headers.get("Transfer-Encoding", "").lower().removeprefix("identity")
         length = self.headers.get("Content-Length")
         if self.status in (204, 304):
             body = b""
@@ -72,10 +72,11 @@ class Incoming:
         elif encoding:
             raise NotAReply(f"its transfer encoding is {encoding!r}")
         elif length is not None:
-            body = self._exactly(self._allowed(_number(length, 10)))
+            body = self._exactly(self._allowed(_only_number(length)))
         else:
             return self._unpacked(self._read_to_end())
         closes = "close" in self.headers.get("Connection", "").lower() or minor == 0
+        closes = closes or bool(encoding and length)  # who reads the one differs from who reads the other
         self.reusable = not closes and not self._held
         return self._unpacked(body)
 
@@ -159,7 +160,7 @@ class Incoming:
     def _unpacked(self, body: bytes) -> bytes:
         """The body as it was before a gateway packed it, unasked."""
         packing = self.headers.get("Content-Encoding", "identity").lower()
-        if packing == "identity":
+        if packing == "identity" or not body:
             return body
         if packing not in ("gzip", "x-gzip", "deflate"):
             raise NotAReply(f"its content encoding is {packing!r}, which was not asked for")
@@ -174,13 +175,21 @@ class Incoming:
         return body
 
 
+def _only_number(text: str) -> int:
+    """A size that may be told several times, if it is the same each time."""
+    (number, *others) = {_number(part, 10) for part in text.split(",")}
+    if others:
+        raise NotAReply(f"it has sizes that differ: {text!r}")
+    return number
+
+
 def _number(text: str, base: int) -> int:
     """A size as HTTP writes it: digits alone."""
     text = text.strip(" \t")
     if not re.fullmatch(r"[0-9a-fA-F]{1,15}", text) or (base == 10 and not text.isdigit()):
-        raise NotAReply(f"a size in it is {text[:40]!r}")
+        raise NotAReply(f"a size in it is {text!r}")
     return int(text, base)
 
 
 def _shown(data: bytes) -> str:
-    return repr(data[:100].decode("utf-8", "replace"))
+    return repr(data.decode("utf-8", "replace"))

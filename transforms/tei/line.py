@@ -12,6 +12,8 @@ import requests
 import requests.adapters
 import urllib3
 
+from transforms.tei.addresses import is_loopback
+
 
 class _Adapter(requests.adapters.HTTPAdapter):
     """Hands out what `requests` would send with: three methods that it has for subclasses."""
@@ -36,6 +38,7 @@ class Line:
         headers: of each; ASCII.
 
     Attributes:
+        proxy: host and port of the proxy in between; None for none.
         connection: urllib3's; None where there is none.
         used: whether the connection has carried a reply.
         dialled: whether there has been a connection.
@@ -49,11 +52,14 @@ class Line:
         with requests.Session() as session:
             request = requests.Request("POST", url).prepare()
             found = session.merge_environment_settings(url, {}, stream=True, verify=None, cert=None)
+            if is_loopback(url):  # no proxy can reach this machine's own address
+                found["proxies"] = {}
             self._pool, target = _Adapter(pool_connections=1, pool_maxsize=1).pool_for(request, found)
         # A proxy is asked for whole URLs of plain http; for others it opens a tunnel, and sees nothing of them.
         self._tunnels = self._pool.proxy is not None and target.startswith("/")
         if self._pool.proxy is not None and not self._tunnels:
             headers = {**headers, **self._pool.proxy_headers}
+        self.proxy = None if self._pool.proxy is None else f"{self._pool.proxy.host}:{self._pool.proxy.port}"
         self._head = _head(target, {"Host": urlsplit(str(request.url)).netloc, **headers})
         self.connection: Any = None
         self.used = self.dialled = False
@@ -132,6 +138,7 @@ def sever(connection: Any) -> None:
     if sock is None:
         return
     try:
-        sock.shutdown(socket.SHUT_RDWR)
+        # Not TLS's own, which would have another thread go on in plain text.
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
     except Exception:  # noqa: BLE001  (it is another thread's: it may have ended already, or be in any state)
         return

@@ -22,6 +22,9 @@ BODY_LIMIT = 1_500_000  # bytes; servers take 2,000,000 unless told otherwise
 LEAST_BODY_LIMIT = 10_000  # whoever refuses this many bytes does not do so because of their number
 BATCH_TRIES = 3  # of a batch that may hold a bad text, before it is halved
 LONE_TRIES = 7  # of a text alone, before it is blamed
+STUCK_AFTER = (
+    5  # failures of the endpoint in a row with one request, before the known sentence tells which of the two it is
+)
 PAGE_TRIES = 3  # of a text alone that a page refuses, perhaps a gateway's, while the known sentence is taken
 SERVERS_TAKE = 2_000_000  # bytes of a body, unless told otherwise
 LOUD_SILENCE = 5.0  # seconds; a longer one is told in the log
@@ -71,9 +74,27 @@ class Remedies:
             # Some servers hang up on a body that is too big before they have said so.
             self._split_bytes(assignment, task, verdict)
             return
+        if self._is_stuck(assignment, task):
+            self._retry(assignment, task, verdict)
+            return
         again, delay = replace(task, waits=task.waits + 1), self._delay(task.waits, LONGEST_WAIT)
         task.job.repeated()
         self._dispatcher.settle(assignment, Ending.FAILED, [again], delay, self._silence(assignment, verdict))
+
+    def _is_stuck(self, assignment: Assignment, task: Task) -> bool:
+        """Whether a request fails again and again, as if the endpoint were down, while that takes the known sentence.
+
+        A filter in front of it, or a crash, may be one text's doing.
+        """
+        was_sent = task.attempts > assignment.task.attempts
+        if task.waits < STUCK_AFTER or not was_sent:
+            return False
+        try:
+            self._verifier.verify(assignment.endpoint)
+        except Unavailable:
+            return False
+        self._patience.succeeded()
+        return True
 
     def _slow_down(self, assignment: Assignment, task: Task, verdict: Verdict) -> None:
         self._out_of_luck(assignment, verdict)
@@ -152,6 +173,9 @@ class Remedies:
         self._dispatcher.settle(assignment, Ending.OBJECTED, [task])
 
     def _relimit(self, assignment: Assignment, task: Task, verdict: Verdict) -> None:
+        if task.alone:  # no number of texts is less
+            self._retry(assignment, task, verdict)
+            return
         self._out_of_luck(assignment, verdict)
         endpoint = assignment.endpoint
         if not self._embeds(assignment, task):

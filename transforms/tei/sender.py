@@ -148,8 +148,15 @@ class Sender:
         if reply.status in MISSING_ROUTE and used is WireFormat.OPENAI_BASE64:
             self._verifier.fall_back(assignment.endpoint.url)
             verdict = replace(verdict, action=Action.WAIT)
-        if verdict.action is Action.STOP:
+        if verdict.action is Action.STOP and verdict.own:
             raise refusal(target, verdict, self._settings, reply.headers)
+        if verdict.action is Action.STOP:
+            try:
+                self._verifier.verify(assignment.endpoint)  # which stops the run if it is not about the texts
+            except Unavailable as error:
+                verdict = not_the_texts(error.verdict)
+            else:
+                verdict = replace(verdict, action=Action.SPLIT)  # a filter in front of the server may object to one
         self._remedies.answer(assignment, task, verdict)
 
     def _doubt(self, endpoint: Endpoint, error: WrongCount | OtherDimensions) -> Verdict:

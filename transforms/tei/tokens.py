@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import ipaddress
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from transforms.tei.addresses import is_loopback
 from transforms.tei.errors import EndpointRefused
 
 SCHEMES = ("env", "file", "gsm")
@@ -57,14 +57,7 @@ def resolve_token(
 
 def travels_in_the_clear(url: str) -> bool:
     """Whether a token sent to this URL could be read on its way: plain http to another host."""
-    parts = urlsplit(url)
-    if parts.scheme != "http":
-        return False
-    host = parts.hostname or ""
-    try:
-        return not ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host != "localhost"
+    return urlsplit(url).scheme == "http" and not is_loopback(url)
 
 
 def _read_file(reference: str, path: Path) -> str:

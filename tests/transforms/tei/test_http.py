@@ -283,7 +283,7 @@ def test_no_socket_is_left_open() -> None:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for localhost that signs itself, and its key, in one file."""
+    """A certificate for localhost and a host that only a proxy knows; it signs itself, and its key is in the file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     today = datetime.datetime.now(datetime.timezone.utc)
@@ -295,7 +295,9 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
         .serial_number(1)
         .not_valid_before(today - datetime.timedelta(days=1))
         .not_valid_after(today + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.DNSName("tei.test")]), critical=False
+        )
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
@@ -425,7 +427,7 @@ def test_a_proxy_opens_a_tunnel_for_tls_and_never_sees_the_token(
         monkeypatch.setenv("no_proxy", "")
         ours = HttpTransport(SECRET, 5.0, {})
         for _ in range(2):
-            assert ours.get(f"{secured(tei)}/info").status == 200
+            assert ours.get(f"{secured(tei).replace('localhost', 'tei.test')}/info").status == 200
         ours.close()
         assert {each.headers["Authorization"] for each in tei.asked} == {f"Bearer {SECRET}"}
         assert not any("Proxy-Authorization" in each.headers for each in tei.asked)
@@ -441,7 +443,7 @@ def test_a_proxy_that_opens_no_tunnel_is_no_reply(certificate: Path, monkeypatch
         monkeypatch.setenv("https_proxy", f"http://{proxy}")
         monkeypatch.setenv("no_proxy", "")
         with pytest.raises(NoReply, match="407"):
-            transport().get("https://localhost:1/info")
+            transport().get("https://tei.test:1/info")
 
 
 def test_a_plain_proxy_gets_its_own_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -451,3 +453,34 @@ def test_a_plain_proxy_gets_its_own_credentials(monkeypatch: pytest.MonkeyPatch)
         assert transport().get("http://tei.invalid:8080/info").body == b"from the proxy"
     assert proxy.asked[0].headers["Proxy-Authorization"].startswith("Basic ")
     assert proxy.asked[0].headers["Host"] == "tei.invalid:8080"
+
+
+def test_this_machines_own_addresses_are_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    with scripted(lambda _: Says(502, b"from the proxy")) as proxy, scripted() as tei:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.setenv("no_proxy", "")
+        assert HttpTransport(SECRET, 5.0, {}).get(f"{tei.url}/info").status == 200
+    assert not proxy.asked
+
+
+def test_a_proxys_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://me:hunter2@proxy:99999")
+    monkeypatch.setenv("no_proxy", "")
+    with pytest.raises(EndpointRefused, match="proxy settings") as raised:
+        transport().get("http://tei.test/info")
+    assert "hunter2" not in "".join(traceback.format_exception(raised.value))
+
+
+def test_a_proxy_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "")
+    with pytest.raises(NoReply, match=r"through the proxy 127\.0\.0\.1:1"):
+        transport().get("http://tei.test/info")
+
+
+def test_a_long_token_is_not_shown_in_part() -> None:
+    token = "hf_" + "x1Y2" * 60
+    says = f"HTTP/1.1 200 OK\r\nAuthorization Bearer {token}\r\n\r\n".encode()
+    with saying(says) as url, pytest.raises(NoReply) as raised:
+        HttpTransport(token, 5.0, {}).get(url)
+    assert token[:20] not in "".join(traceback.format_exception(raised.value))

@@ -45,6 +45,9 @@ LONG = gzip.compress(bytes(1001), mtime=0)  # ids of cases must not change from 
 DEFLATED = zlib.compress(b"vectors" * 20)
 WHOLE = {
     "length": (head("Content-Length: 7") + b"vectors", b"vectors"),
+    "length told twice": (head("Content-Length: 7", "Content-Length: 7") + b"vectors", b"vectors"),
+    "identity": (head("Transfer-Encoding: identity", "Content-Length: 7") + b"vectors", b"vectors"),
+    "empty and gzip": (head("Content-Encoding: gzip", "Content-Length: 0"), b""),
     "empty": (head("Content-Length: 0"), b""),
     "no content": (head(status="HTTP/1.1 204 No Content"), b""),
     "chunks": (head("Transfer-Encoding: chunked") + b"3\r\nvec\r\n4;x=y\r\ntors\r\n0\r\n\r\n", b"vectors"),
@@ -82,6 +85,7 @@ def test_headers_are_found_in_any_case_and_joined() -> None:
         (head("Content-Length: 2") + b"ok", True),
         (head("Transfer-Encoding: chunked") + b"2\r\nok\r\n0\r\n\r\n", True),
         (head("Content-Length: 2", "Connection: Close") + b"ok", False),
+        (head("Content-Length: 2", "Transfer-Encoding: chunked") + b"2\r\nok\r\n0\r\n\r\n", False),
         (head("Content-Length: 2", status="HTTP/1.0 200 OK") + b"ok", False),
         (head() + b"ok", False),
         (head("Content-Length: 2") + b"ok, and what nobody asked for", False),
@@ -117,7 +121,7 @@ def test_a_packed_body_that_ends_early_is_none() -> None:
         (head(status="HTTP/1.1 OK"), "begins with"),
         (head("Content-Length: 7", "no header"), "a header is 'no header'"),
         (head("Content-Length: -7"), "a size in it is '-7'"),
-        (head("Content-Length: 7", "Content-Length: 8") + b"vectors", "a size in it is '7, 8'"),
+        (head("Content-Length: 7", "Content-Length: 8") + b"vectors", "sizes that differ: '7, 8'"),
         (head("Content-Length: a"), "a size in it is 'a'"),
         (head("Transfer-Encoding: chunked") + b"zz\r\n", "a size in it is 'zz'"),
         (head("Transfer-Encoding: chunked") + b"2\r\nvec\r\n", "longer than it says"),

@@ -14,7 +14,7 @@ from transforms.tei.errors import EndpointUnreachable
 from transforms.tei.settings import Overlong
 
 from .helpers import bodies, check, clients, some_texts, when
-from .server import DIMENSIONS, Asked, Says, error, scripted, vector_of
+from .server import DIMENSIONS, HANG_UP, Asked, Says, error, scripted, vector_of
 
 
 @pytest.mark.parametrize("flat", [True, False])
@@ -202,6 +202,44 @@ def test_a_text_that_is_refused_with_a_page_while_others_are_taken_is_rejected()
     with scripted(script) as tei, clients(tei) as client:
         texts = [*some_texts(20), "bad"]
         check(texts, client.submit(texts).result(), {20})
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        error(500, "panicked", "Backend"),
+        Says(504, b"<html>Gateway Time-out</html>"),
+        Says(200, b"<html>blocked</html>"),
+        HANG_UP,
+    ],
+    ids=["500", "504", "a page", "cut off"],
+)
+def test_a_text_that_always_brings_the_endpoint_down_costs_itself_alone(says: Says) -> None:
+    script = when(lambda asked: "bad" in asked.texts, says)
+    texts = some_texts(20)
+    texts[7] = "bad"
+    with scripted(script) as tei, clients(tei) as client:
+        embeddings = client.submit(texts).result()
+    check(texts, embeddings, {7})
+    assert embeddings.rejections[7].reason is Reason.REJECTED_BY_ENDPOINT
+
+
+@pytest.mark.parametrize("status", [403, 404, 406])
+def test_a_filter_that_objects_to_one_text_does_not_end_the_job(status: int) -> None:
+    script = when(lambda asked: "bad" in asked.texts, Says(status, b"<html>blocked</html>"))
+    texts = some_texts(20)
+    texts[7] = "bad"
+    with scripted(script) as tei, clients(tei, normalize=False) as client:
+        embeddings = client.submit(texts).result()
+    check(texts, embeddings, {7})
+    assert embeddings.rejections[7].http_status == status
+
+
+def test_a_text_for_which_the_batch_is_too_large_also_alone_is_rejected() -> None:
+    script = when(lambda asked: "bad" in asked.texts, error(422, "batch size 9 > maximum allowed batch size 4"))
+    texts = [*some_texts(2), "bad"]
+    with scripted(script) as tei, clients(tei, give_up_after=20) as client:
+        check(texts, client.submit(texts).result(), {2})
 
 
 def test_a_batch_limit_that_the_refusal_tells_is_found_at_once() -> None:
