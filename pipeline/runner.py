@@ -15,6 +15,7 @@ from apache_beam.options.pipeline_options import (
     GoogleCloudOptions,
     PipelineOptions,
     StandardOptions,
+    WorkerOptions,
     _BeamArgumentParser,
 )
 from apache_beam.portability.api import beam_provision_api_pb2
@@ -137,6 +138,11 @@ def require_reach(options: PipelineOptions, told: RunOptions) -> None:
     for name, path in [*(("input", pattern) for pattern in told.inputs), ("output", told.output)]:
         if storage.is_local(path):
             raise UsageError(f"--{name} {path} is on this machine, which Dataflow's workers do not see. Give gs://….")
+        if path.startswith("s3://") and not options.view_as(WorkerOptions).sdk_container_image:
+            raise UsageError(
+                f"--{name} {path} cannot be read by Dataflow's workers, who install Tayyar without its extra [aws]. "
+                "Give gs://…, or an image that has it and keys of AWS: --sdk_container_image."
+            )
     if not told.endpoint.urls:
         raise UsageError(
             "without --endpoint a TEI would be started on this machine, which Dataflow's workers do not reach. "

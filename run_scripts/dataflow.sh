@@ -17,9 +17,10 @@
 #   --project PROJECT            its id
 #   --region REGION              where the workers are; best the endpoint's
 #   --temp_location gs://…       for what Dataflow keeps while the job runs
-#   --input, --output, --endpoint, --token, …   as of `tayyar run`; files are gs:// or s3://
+#   --input, --output, --endpoint, --token, …   as of `tayyar run`; files are gs://. For s3:// workers need boto3 and
+#                                keys of AWS: only with an image that has both (--sdk_container_image)
 # Added here unless they are given:
-#   --setup_file                 this folder's setup.py: how the workers get Tayyar
+#   --setup_file                 this folder's setup.py: how the workers get Tayyar; not with --sdk_container_image
 #   --max_num_workers 4          machines at most. Each starts a process for each processor, and each process begins
 #                                with its share of the endpoint's permits. The GPU, not they, is what limits the job.
 #   --machine_type e2-standard-2 two processors, 8 GB: a process takes 400 MB with the usual --shard_bytes
@@ -58,7 +59,7 @@ if [ -n "$missing" ]; then
     fail "not given:$missing. See run_scripts/dataflow.sh --help"
 fi
 default runner DataflowRunner
-default setup_file "$root/setup.py"
+value_of sdk_container_image >/dev/null || default setup_file "$root/setup.py" # an image has Tayyar in it
 default max_num_workers 4
 value_of worker_machine_type >/dev/null || default machine_type e2-standard-2
 

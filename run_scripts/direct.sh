@@ -4,5 +4,5 @@
 set -euo pipefail
 . "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 
-use_environment local
+use_environment "$(extra_for "$@")"
 exec "$venv/bin/tayyar" run "$@"

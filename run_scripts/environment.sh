@@ -15,8 +15,11 @@ fail() {
 
 # Prints the Python to make the environment with.
 find_python() {
-    local candidate without_venv=''
-    for candidate in ${TAYYAR_PYTHON:-python3 python3.13 python3.12 python3.11 python3.10}; do
+    local candidate without_venv='' candidates=(python3 python3.13 python3.12 python3.11 python3.10)
+    if [ -n "${TAYYAR_PYTHON:-}" ]; then
+        candidates=("$TAYYAR_PYTHON")
+    fi
+    for candidate in "${candidates[@]}"; do
         "$candidate" -c "$fits" 2>/dev/null || continue
         if "$candidate" -c 'import ensurepip, venv' 2>/dev/null; then
             echo "$candidate"
@@ -32,6 +35,15 @@ find_python() {
 Install one, or name it: TAYYAR_PYTHON=/path/to/python3.12 $0"
 }
 
+# Prints the extra for the job on this machine with some arguments: s3:// needs a library of its own.
+extra_for() {
+    if [[ " $* " == *[\ =]s3://* ]]; then
+        echo local,aws
+    else
+        echo local
+    fi
+}
+
 # Makes the environment and installs the package with an extra, unless that was done for this setup.py in this place.
 use_environment() {
     local extra=$1 python installed stamp
@@ -42,7 +54,11 @@ use_environment() {
         fail "$venv is there, but has no Python from 3.10 to 3.13 with pip. Delete it, or name another: TAYYAR_VENV=… $0"
     fi
     stamp="$root $(cksum <"$root/setup.py")"
-    for installed in "$extra" $([ "$extra" != local ] || echo dev); do # dev holds all of local
+    for installed in local local,aws dev gcp benchmark; do # dev holds all of local,aws, and that all of local
+        case $installed/$extra in
+            "$extra/$extra" | local,aws/local | dev/local | dev/local,aws) ;;
+            *) continue ;;
+        esac
         if [ "$(cat "$venv/tayyar-$installed" 2>/dev/null)" = "$stamp" ]; then
             return
         fi

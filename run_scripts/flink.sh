@@ -10,6 +10,9 @@
 #
 #   run_scripts/flink.sh workers [PORT]
 #       The workers take from their own environment what they need: STORAGE and AWS variables, the token's variable.
+#       WARNING: the pool listens on every address of its machine and asks nobody for a password: whoever reaches its
+#       port runs programs as you, with that environment. Let nobody else reach it: the task manager beside it comes
+#       by localhost, so a firewall may drop all else (nft add rule inet filter input iif != lo tcp dport 50000 drop).
 #
 #   run_scripts/flink.sh check --flink_master HOST:8081 --output gs://… --endpoint http://HOST:PORT
 #       ten documents through all of it, before the job: workers, their way to the endpoint, token, right to write
@@ -20,20 +23,31 @@ set -euo pipefail
 . "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 . "$(dirname -- "${BASH_SOURCE[0]}")/arguments.sh"
 
-use_environment local
-
-if [ "${1:-}" = workers ]; then
-    PATH=$venv/bin:$PATH exec "$venv/bin/python" -m apache_beam.runners.worker.worker_pool_main \
-        --service_port="${2:-50000}"
+if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
+    sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+    exit
 fi
+if [ "${1:-}" = workers ]; then
+    use_environment local,aws # they are told only later where the files are
+    port=${2:-50000}
+    echo "Workers wait at port $port, on every address of this machine, and do what anybody tells them who reaches it." \
+        "Close it to others with a firewall." >&2
+    PATH=$venv/bin:$PATH exec "$venv/bin/python" -m apache_beam.runners.worker.worker_pool_main \
+        --service_port="$port"
+fi
+use_environment "$(extra_for "$@")"
 
-# Prints one field of what the cluster says of itself.
+# Prints the cluster's version and its number of slots.
 overview() {
-    "$venv/bin/python" - "$1" "$2" <<'PYTHON'
+    "$venv/bin/python" - "$1" <<'PYTHON'
 import json, sys, urllib.request
 
 master = sys.argv[1] if "://" in sys.argv[1] else f"http://{sys.argv[1]}"
-print(json.load(urllib.request.urlopen(f"{master.rstrip('/')}/overview", timeout=20))[sys.argv[2]])
+try:
+    found = json.load(urllib.request.urlopen(f"{master.rstrip('/')}/overview", timeout=20))
+    print(found["flink-version"], found["slots-total"])
+except (OSError, ValueError, KeyError) as error:
+    sys.exit(str(error))
 PYTHON
 }
 
@@ -44,9 +58,10 @@ default job_server_java_launcher "$root/run_scripts/java.sh"
 default flink_master '[local]'
 master=$(value_of flink_master)
 if [ "$master" != '[local]' ] && [ "$master" != '[auto]' ]; then
-    version=$(overview "$master" flink-version) || fail "no Flink answers at $master; give its REST address: --flink_master HOST:8081"
+    found=$(overview "$master") || fail "no Flink answers at $master; give its REST address: --flink_master HOST:8081"
+    read -r version slots <<<"$found"
     default flink_version "${version%.*}"
-    default parallelism "$(overview "$master" slots-total)"
+    default parallelism "$slots"
     default environment_type EXTERNAL
     if [ "$(value_of environment_type)" = EXTERNAL ]; then
         default environment_config localhost:50000

@@ -19,7 +19,7 @@ def executable(path: Path, script: str) -> Path:
     return path
 
 
-def made_environment(folder: Path, extra: str = "local") -> dict[str, str]:
+def made_environment(folder: Path, extra: str = "dev") -> dict[str, str]:
     """Make the environment that the scripts would make, out of this one, and return the variable that names it."""
     executable(folder / "bin/python", f'exec {sys.executable} "$@"')
     executable(folder / "bin/tayyar", f'exec {sys.executable} -m pipeline "$@"')

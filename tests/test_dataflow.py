@@ -259,3 +259,6 @@ def test_the_script_adds_only_what_is_not_given(tmp_path: Path, monkeypatch: pyt
     mine = ["--worker_machine_type", "n1-highmem-4", "--max_num_workers=9", "--setup_file", "x", "--runner", "y"]
     said = subprocess.run([script, "check", *given, *mine], capture_output=True, text=True, check=True).stdout
     assert said.split("\n")[:-1] == ["check", *given, *mine]
+    image = ["--sdk_container_image", "i", "--max_num_workers=9", "--machine_type", "m", "--runner", "y"]
+    said = subprocess.run([script, *given, *image], capture_output=True, text=True, check=True).stdout
+    assert said.split("\n")[:-1] == ["run", *given, *image]

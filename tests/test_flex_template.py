@@ -103,8 +103,10 @@ def test_names_are_there_once() -> None:
 @pytest.mark.parametrize(
     ("name", "good", "bad"),
     [
-        ("input", "gs://b/wiki/*.ndjson s3://b/x", "/local/*.ndjson"),
+        ("input", "gs://b/wiki/*.ndjson gs://b/x", "/local/*.ndjson"),
+        ("input", "gs://b/wiki/*.ndjson", "s3://b/x"),
         ("output", "gs://b/out", "out"),
+        ("output", "gs://b", "gs:///out"),
         ("endpoint", "http://10.0.0.5:8080 https://x.endpoints.huggingface.cloud", "10.0.0.5:8080"),
         ("token", "gsm:projects/p/secrets/n/versions/latest", "hf_secret"),
         ("shard_bytes", "1000", "16MB"),

@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.options import make_parser
 
 PATH = Path(__file__).with_name("metadata.json")
-_PLACE = "^(gs|s3)://.+"
+_PLACE = r"^gs://[^/\s].*"  # workers have no library for s3://
 _REGEXES = {
     "input": _PLACE,
     "output": _PLACE,
@@ -21,7 +21,7 @@ _REGEXES = {
     "token": "^(env:|file:|gsm:projects/).+",
 }
 _HELP = {
-    "input": "NDJSON files, also compressed (.gz, .bz2, .zst): gs:// or s3:// path, folder, or pattern with *, ?, **; "
+    "input": "NDJSON files, also compressed (.gz, .bz2, .zst): gs:// path, folder, or pattern with *, ?, **; "
     "several with blanks between them",
     "endpoint": "base URL of a TEI server that launcher and workers reach; several with blanks between them",
     "token": "where the bearer token is: gsm:projects/…/secrets/…/versions/…; never the token itself",

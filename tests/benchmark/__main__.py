@@ -76,6 +76,12 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--documents", type=int, default=160)
     one.set_defaults(run=_model)
 
+    _add_parts(commands)
+    return parser
+
+
+def _add_parts(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add what measures one part of Tayyar, or one job of its own."""
     one = commands.add_parser("memory", help="peak memory for few and many documents")
     one.add_argument("--sizes", type=int, nargs="*", default=[50_000, 500_000])
     one.add_argument("--forms", nargs="*", choices=memory.FORMS, default=list(memory.FORMS))
@@ -93,7 +99,6 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--documents", type=int, default=corpus.TUTORIAL_DOCUMENTS)
     one.add_argument("--keep", action="store_true", help="leave corpus and output where they are")
     one.set_defaults(run=_scale)
-    return parser
 
 
 def main() -> None:

@@ -97,6 +97,8 @@ def told(**different: Any) -> RunOptions:
 
 def test_dataflow_is_given_what_it_can_reach() -> None:
     require_reach(beam_options(["--runner=DataflowRunner"]), told())
+    image = beam_options(["--runner=DataflowRunner", "--sdk_container_image=with_boto3"])
+    require_reach(image, told(output="s3://b/out"))
     for runner in ("FnApiRunner", "FlinkRunner"):
         require_reach(beam_options([f"--runner={runner}"]), told(inputs=("/here",), output="/here"))
 
@@ -110,6 +112,7 @@ def test_dataflow_is_given_what_it_can_reach() -> None:
             "--input /here/* is on this machine, which Dataflow's workers do not see",
         ),
         ({"output": "/here"}, "--output /here is on this machine"),
+        ({"output": "s3://b/out"}, "--output s3://b/out cannot be read by Dataflow's workers"),
         ({"endpoint": EndpointSettings(())}, "Give the address of a server"),
     ],
 )
