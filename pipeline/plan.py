@@ -99,6 +99,8 @@ def _add(sources: dict[str, Source], source: Source) -> None:
     """Add a source under its name, unless another one has it."""
     if not _is_utf8(source.path):
         raise UsageError(f"--input {source.path!a} has a name that is not UTF-8. Rename the file.")
+    if storage.is_local(source.path) and not os.path.isfile(source.path):
+        raise UsageError(f"--input {source.path} is no regular file but a pipe, a socket or a device. Leave it out.")
     last = source.name.rpartition("/")[2]
     if not last or len(f"{last}-00000.ndjson".encode()) > _LONGEST_NAME:
         raise UsageError(f"{source.path} has a name that is too short or too long to name its outputs by. Rename it.")

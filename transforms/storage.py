@@ -142,7 +142,8 @@ def match(*patterns: str) -> list[FileStat]:
 
 
 def _matching(files: Iterable[FileStat], patterns: Iterable[str]) -> dict[str, FileStat]:
-    wanted = [re.compile(FileSystem.translate_pattern(pattern)) for pattern in patterns]
+    # Beam's `*` stops at a backslash, which is a character like any other in names of files and objects.
+    wanted = [re.compile(FileSystem.translate_pattern(pattern).replace(r"[^/\\]", "[^/]")) for pattern in patterns]
     return {file.path: file for file in files if any(pattern.match(file.path) for pattern in wanted)}
 
 
@@ -196,6 +197,9 @@ def write_whole(path: str, temporary: str, chunks: Iterable[bytes]) -> tuple[int
 
     Returns:
         its size in bytes and its CRC-32C in base64.
+
+    Raises:
+        StorageError: the disk is full, or whatever else keeps it from being written.
     """
     if is_local(path):
         try:
@@ -203,8 +207,12 @@ def write_whole(path: str, temporary: str, chunks: Iterable[bytes]) -> tuple[int
                 written = _write(file, chunks)
             _make_parent(path)
             os.replace(temporary, path)
-        except BaseException:  # an interruption too: half a file is of no use to anybody
+        except BaseException as error:  # an interruption too: half a file is of no use to anybody
             delete([temporary])
+            if isinstance(error, OSError):
+                raise StorageError(
+                    f"{path} cannot be written: {error.strerror or error}. Make room, or mend its permissions."
+                ) from error
             raise
         return written
     with tempfile.SpooledTemporaryFile(_SPOOL_BYTES) as spool:

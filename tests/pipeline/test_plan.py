@@ -142,6 +142,17 @@ def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
         names(tmp_path, "*")
 
 
+def test_what_is_no_regular_file_is_refused_by_name(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.ndjson")
+    with pytest.raises(UsageError, match=r"pipe\.ndjson is no regular file"):
+        names(tmp_path, "*")
+
+
+def test_a_backslash_is_a_character_of_a_name(tmp_path: Path) -> None:
+    tree(tmp_path, "x\\y.ndjson", "z.ndjson")
+    assert names(tmp_path, "*.ndjson") == {"x\\y": "x\\y.ndjson", "z": "z.ndjson"}
+
+
 def test_the_output_is_never_an_input(tmp_path: Path) -> None:
     tree(tmp_path, "a.ndjson", "out/a-00000.ndjson", "out/_job/plan.ndjson", "out2/b.ndjson")
     assert names(tmp_path, "**", output=f"{tmp_path}/out") == {"a": "a.ndjson", "out2/b": "out2/b.ndjson"}

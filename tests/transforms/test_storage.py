@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,3 +115,14 @@ def test_only_an_empty_folder_is_deleted(tmp_path: Path) -> None:
     storage.delete_empty_folder(str(tmp_path / "full" / "empty"))
     storage.delete_empty_folder(str(tmp_path / "nowhere"))
     assert os.listdir(tmp_path / "full") == []
+
+
+def test_a_full_disk_is_told_with_the_files_name(tmp_path: Path) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+    try:
+        with pytest.raises(storage.StorageError, match=r"whole cannot be written: File too large\. Make room"):
+            storage.write_whole(f"{tmp_path}/whole", f"{tmp_path}/t", [b"x" * 2000])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert list(tmp_path.iterdir()) == []
