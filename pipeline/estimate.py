@@ -84,7 +84,7 @@ def read_estimate(output: OutputFolder) -> dict[str, Any] | None:
         estimate = orjson.loads(output.read(NAME) or b"null")
     except ValueError:
         return None
-    if not isinstance(estimate, dict) or estimate.get("version") != VERSION:
+    if not isinstance(estimate, dict):
         return None
     values = [estimate.get(name) for name in PLANNED]
     return estimate if all(value is None or type(value) in (int, float) for value in values) else None

@@ -29,6 +29,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def test_the_permits_of_all_servers_are_used(corpus: Path, tmp_path: Path) -> None:
+    options = ["--model", "hash", "--max_concurrent_requests", "20"]
+    with EmbeddedTei(options) as one, EmbeddedTei(options) as two:
+        endpoints = ("--endpoint", one.url, "--endpoint", two.url)
+        tayyar_here("plan", "--input", corpus, "--output", tmp_path / "out", *endpoints)
+    assert [level["in_flight"] for level in estimate_of(tmp_path / "out")["levels"]] == [32, 40]
+
+
 def estimate_of(output: Path) -> Any:
     return json.loads((output / "_job/estimate.json").read_bytes())
 

@@ -20,8 +20,11 @@ def speed_of(faults: str, permits: int, max_in_flight: int | None = None) -> Spe
 def test_a_device_of_known_speed_is_found_to_have_it() -> None:
     # 0.1 s for a batch of at most 32 texts: 320 texts a second, however many are in flight
     found = speed_of('{"batch_seconds": 0.1}', permits=512)
+    slower = speed_of('{"batch_seconds": 0.4}', permits=512)
     assert len(found.levels) <= 4
-    assert 150 < found.best.documents_per_second < 400
+    # How far both are below what their devices can is the test's machine's affair.
+    assert found.best.documents_per_second < 400
+    assert 2 < found.best.documents_per_second / slower.best.documents_per_second < 6
     assert found.embeddings.vectors.shape == (32, 384)
     assert np.isfinite(found.embeddings.vectors).all()
 

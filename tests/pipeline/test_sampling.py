@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.plan import Plan, make_plan
-from pipeline.sampling import Sample, take_sample
+from pipeline.sampling import BLOCK_BYTES, BLOCKS, Sample, _blocks, take_sample
 from tests.documents import write_corpus
-from transforms.records import Document
+from transforms.records import Document, Source
 
 
 def plan_of(folder: Path) -> Plan:
@@ -55,6 +55,21 @@ def test_the_interval_holds_nineteen_times_of_twenty_or_nearly(tmp_path: Path) -
     assert sum(sample.total.low <= 10_000 <= sample.total.high for sample in found) >= 10
     means = sum(sample.total.value for sample in found) / len(found)
     assert means == pytest.approx(10_000, rel=0.1)
+
+
+def test_a_plan_of_any_size_takes_the_same_memory() -> None:
+    sizes = [1, BLOCK_BYTES, 0, 3 * BLOCK_BYTES + 1, 1 << 50]
+    sources = [Source(f"/{number}", str(number), size, 0.0) for number, size in enumerate(sizes)]
+    everything = [*_blocks(sources[:4], random.Random(0))]
+    assert [(block.source.name, block.start, block.end) for block in everything] == [
+        ("0", 0, 1),
+        ("1", 0, BLOCK_BYTES),
+        *(("3", start * BLOCK_BYTES, (start + 1) * BLOCK_BYTES) for start in range(3)),
+        ("3", 3 * BLOCK_BYTES, 3 * BLOCK_BYTES + 1),
+    ]
+    found = [*_blocks(sources, random.Random(0))]
+    assert len(found) == BLOCKS
+    assert all(block.source.name == "4" and block.end - block.start == BLOCK_BYTES for block in found)
 
 
 def test_the_same_seed_takes_the_same_sample(tmp_path: Path) -> None:
