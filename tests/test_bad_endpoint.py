@@ -15,7 +15,7 @@ import pytest
 import requests
 
 from pipeline.embedded_tei.process import EmbeddedTei
-from tests.commands import started, tayyar
+from tests.commands import started, tayyar, tayyar_here
 from tests.documents import documents, write_ndjson
 
 POISON, NULLS = "🜏poison", "🜏nulls"
@@ -56,7 +56,7 @@ def wait_for_a_receipt(process: subprocess.Popen[str], output: Path) -> None:
         time.sleep(0.01)
 
 
-def test_only_what_is_truly_bad_becomes_a_dead_letter(tmp_path: Path) -> None:
+def test_only_what_is_truly_bad_becomes_a_dead_letter(tmp_path: Path, hash_tei: str) -> None:
     poison, nulls, malformed = write_corpus_with_bad_records(tmp_path / "in.ndjson")
     options = ("--input", tmp_path / "in.ndjson", "--output", tmp_path / "out", "--shard_bytes", 200_000)
     with EmbeddedTei(["--model", "hash", "--faults", json.dumps(FAULTS)]) as server:
@@ -84,13 +84,12 @@ def test_only_what_is_truly_bad_becomes_a_dead_letter(tmp_path: Path) -> None:
         for line in path.read_bytes().splitlines()
     ]
     assert len(embedded) == 6000 - 18
-    with EmbeddedTei(["--model", "hash"]) as healthy:
-        for first in range(0, len(embedded), 32):
-            some = embedded[first : first + 32]
-            body = {"inputs": [document["content"] for document in some]}
-            right = requests.post(f"{healthy.url}/embed", json=body, timeout=30).json()
-            assert np.array_equal(np.array([d["embedding"] for d in some], "f4"), np.array(right, "f4"))
-    tayyar("verify", "--output", tmp_path / "out")
+    for first in range(0, len(embedded), 32):
+        some = embedded[first : first + 32]
+        body = {"inputs": [document["content"] for document in some]}
+        right = requests.post(f"{hash_tei}/embed", json=body, timeout=30).json()
+        assert np.array_equal(np.array([d["embedding"] for d in some], "f4"), np.array(right, "f4"))
+    tayyar_here("verify", "--output", tmp_path / "out")
 
 
 def test_an_endpoint_of_fixed_capacity_is_kept_busy_without_refusals(tmp_path: Path) -> None:
@@ -123,6 +122,6 @@ def test_a_wrong_token_stops_the_run_in_seconds_and_stays_secret(
         assert time.monotonic() - began < 30
         assert "401" in said
         monkeypatch.setenv("TAYYAR_TEST_TOKEN", "hf_the_right_one")
-        said += tayyar("run", *options, "--token", "env:TAYYAR_TEST_TOKEN").stdout
+        said += tayyar_here("run", *options, "--token", "env:TAYYAR_TEST_TOKEN").stdout
     everything = said.encode() + b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert b"hf_" not in everything

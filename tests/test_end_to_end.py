@@ -10,7 +10,6 @@ import random
 import re
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +25,9 @@ from tests.documents import documents, write_corpus, write_ndjson
 _VECTOR_FIELD = re.compile(rb',?"embedding":(?P<space> ?)(?P<vector>\[[^\]]*\])')
 
 
-@pytest.fixture(scope="module")
-def tei() -> Iterator[str]:
-    with EmbeddedTei(["--model", "hash"]) as server:
-        yield server.url
+@pytest.fixture
+def tei(hash_tei: str) -> str:
+    return hash_tei
 
 
 @pytest.fixture
@@ -219,11 +217,13 @@ def test_worker_processes_share_the_permits_from_the_start(tmp_path: Path, proce
 def test_a_killed_worker_process_ends_the_run_with_an_error_and_the_next_one_resumes(
     corpus: Path, tmp_path: Path, tei: str
 ) -> None:
-    write_corpus(corpus, files=3, per_file=4000)
+    write_corpus(corpus, files=3, per_file=1000)
     options = ("--shard_bytes", 20_000, "--max_in_flight", 64)
     workers = ("--direct_running_mode", "multi_processing", "--direct_num_workers", 2)
     inputs = ("--input", f"{corpus}/**", "--output", tmp_path / "out")
-    with started("run", *inputs, "--endpoint", tei, *options, *workers) as process:
+    # Each batch takes its time, so that much is left to do when the worker is killed.
+    slow = EmbeddedTei(["--model", "hash", "--faults", '{"batch_seconds": 0.1}'])
+    with slow, started("run", *inputs, "--endpoint", slow.url, *options, *workers) as process:
         while process.poll() is None and not list((tmp_path / "out").rglob("receipts/**/*.json")):
             time.sleep(0.01)
         worker = next(

@@ -15,7 +15,7 @@ from pipeline.errors import ExitCode, NotProven, UsageError
 from pipeline.file_check import FileWork, check_file, same_value, text_of, value_of
 from pipeline.options import VerifyOptions
 from pipeline.verify import verify
-from tests.commands import tayyar
+from tests.commands import tayyar_here
 from tests.documents import documents
 from transforms.lines import Line
 
@@ -277,7 +277,7 @@ def test_a_folder_of_other_files_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_command_takes_such_a_folder(written: Path) -> None:
-    said = tayyar(
+    said = tayyar_here(
         "verify", "--output", written / "out", "--input", f"{written}/in/**", "--embedding_field", "embedding"
     )
     assert said.stdout.startswith("verified: 120 lines")

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.errors import UsageError
 from pipeline.options import RunOptions, absolute, make_parser, output_folder, run_options
-from tests.commands import tayyar
+from tests.commands import tayyar, tayyar_here
 from transforms.tei.settings import Overlong
 
 ROOT = Path(__file__).parents[2]
@@ -205,5 +205,5 @@ def test_the_command_line_is_there_before_anything_heavy() -> None:
 def test_a_pattern_without_quotes_is_told_from_an_unknown_option(tmp_path: Path) -> None:
     said = tayyar("run", "--input", "a.ndjson", "b.ndjson", "--output", tmp_path, "--setup_file", "./setup.py", code=2)
     assert "b.ndjson belongs to no option: put quotes" in said.stderr
-    said = tayyar("run", "--input", "a.ndjson", "--output", tmp_path, "--setup_file", "./setup.py", code=2)
+    said = tayyar_here("run", "--input", "a.ndjson", "--output", tmp_path, "--setup_file", "./setup.py", code=2)
     assert "belongs to no option" not in said.stderr

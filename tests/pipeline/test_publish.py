@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 import pipeline
-from tests.commands import ROOT, command, environment, tayyar, tayyar_here
+from tests.commands import ROOT, command, environment, tayyar_here
 from tests.documents import write_corpus
 from tests.pipeline.reports import ARABIC, nasty_report
 
@@ -66,7 +66,7 @@ def test_report_writes_the_same_again_and_remembers_the_price(output: Path) -> N
     before = report_of(output)
     page = (output / "_job/report.html").read_bytes()
     (output / "_job/report.html").unlink()
-    said = tayyar("report", "--output", output).stdout
+    said = tayyar_here("report", "--output", output).stdout
     assert report_of(output) | {"made_at": 0} == before | {"made_at": 0}
     assert (output / "_job/report.html").read_bytes() == page
     assert f"report: {output}/_job/report.html" in said

@@ -20,7 +20,7 @@ from pipeline.options import VerifyOptions, make_parser, run_options, verify_opt
 from pipeline.run import run
 from pipeline.spot_check import cosine
 from pipeline.verify import verify
-from tests.commands import tayyar, tayyar_here
+from tests.commands import tayyar_here
 from tests.documents import write_corpus
 from tests.pipeline.embedded_tei.clients import Simulator
 from transforms.storage import Crc32c
@@ -225,7 +225,7 @@ def test_what_the_job_tells_and_what_is_missing_is_said(finished: Path, others: 
 
 def test_the_command_compares(others: Path, simulator: Simulator) -> None:
     how = ("--sample", 7, "--endpoint", simulator.url)
-    said = tayyar("verify", "--output", others, *how, "--prompt_name", "query").stdout
+    said = tayyar_here("verify", "--output", others, *how, "--prompt_name", "query").stdout
     assert "checked: 120 lines in 1 files" in said
     assert "embedded again: 7 documents" in said
     assert "7 of 7 documents" in tayyar_here("verify", "--output", others, *how, code=5).stderr
