@@ -24,7 +24,7 @@ def told(error: Exception) -> str:
     """Return what a person needs of an error: of one of the operating system, the place and the reason."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}. Check the path, its permissions and the room on its disk."
-    return str(error)
+    return f"{error} is not there" if isinstance(error, FileNotFoundError) else str(error)
 
 
 class PipelineFailed(Exception):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import told
 from pipeline.usable import require_usable
 from tests.commands import ROOT, command, environment, tayyar, tayyar_here, texts_embedded
 from tests.documents import write_corpus
@@ -117,3 +118,15 @@ def test_a_place_that_fails_in_the_middle_is_no_wrong_usage(corpus: Path, tmp_pa
     receipts.symlink_to(tmp_path / "nowhere")  # only a run's later listing comes to it
     said = tayyar("run", *options, code=1).stderr
     assert "is a link that leads nowhere. Mend it, or remove it.\nThe same command goes on from what is done." in said
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (FileNotFoundError("gs://b/a.ndjson"), "gs://b/a.ndjson is not there"),
+        (PermissionError(13, "Permission denied", "/out/a"), "/out/a: Permission denied. Check the path"),
+        (OSError("odd"), "odd"),
+    ],
+)
+def test_an_error_of_the_system_is_told_with_its_place(error: OSError, words: str) -> None:
+    assert told(error).startswith(words)
