@@ -1,20 +1,21 @@
-"""Who is at work in an output folder: one small file that a command leaves while it runs."""
+"""Who is at work in an output folder: a small file of each command that writes there, for as long as it runs."""
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 
 import orjson
 
+from transforms import storage
+from transforms.files import StorageError
 from transforms.output import JOB, OutputFolder
 
-_logger = logging.getLogger(__name__)
-
-NAME = f"{JOB}/run.json"
+FOLDER = f"{JOB}/at_work"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,50 +47,64 @@ class AtWork:
         """Whether it is this process."""
         return (self.host, self.pid) == (socket.gethostname(), os.getpid())
 
+    @property
+    def name(self) -> str:
+        """Of its file in the output folder."""
+        return f"{FOLDER}/{self.host}-{self.pid}.json"
+
     def __str__(self) -> str:
         """Name it for a person."""
         return f"process {self.pid} on {self.host}, since {self.since}"
 
 
 def read_at_work(output: OutputFolder) -> AtWork | None:
-    """Return who said to be at work, alive or not; None if nobody did, or the file cannot be read."""
-    data = output.read(NAME)
-    if data is None:
-        return None
+    """Return who said to be at work: the first of those that may be alive, or the last of those that are gone."""
+    found = _read_all(output)
+    alive = [one for one in found if not one.is_gone]
+    return next(iter([*alive, *reversed(found)]), None)
+
+
+@contextmanager
+def announced(output: OutputFolder) -> Iterator[list[AtWork]]:
+    """Leave word that this process is at work, and take it back with its temporary files, however the work ends.
+
+    Yields:
+        the other processes that seem to be at work.
+    """
+    me = AtWork(socket.gethostname(), os.getpid(), datetime.now(timezone.utc).isoformat(timespec="seconds"))
+    output.write(me.name, [orjson.dumps(asdict(me), option=orjson.OPT_APPEND_NEWLINE)])
     try:
-        fields = orjson.loads(data)
-        found = AtWork(str(fields["host"]), int(fields["pid"]), str(fields["since"]))
-        datetime.fromisoformat(found.since)
-    except (ValueError, KeyError, TypeError):
-        return None
-    return found
+        yield [one for one in _read_all(output) if not one.is_me and not one.is_gone]
+    except BaseException:
+        with suppress(StorageError, OSError):  # what ended the work is what must be told
+            _withdraw(output, me)
+        raise
+    _withdraw(output, me)
 
 
-def announce(output: OutputFolder) -> bool:
-    """Leave word that this process is at work; warn if another one seems to be, and return whether one does."""
-    other = _another(output)
-    if other is not None:
-        _logger.warning(
-            "another command (%s) may still be at work in %s; two at once do no harm, but send texts twice",
-            other,
-            output.root,
-        )
-    since = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    me = AtWork(socket.gethostname(), os.getpid(), since)
-    output.write(NAME, [orjson.dumps(asdict(me), option=orjson.OPT_APPEND_NEWLINE)])
-    return other is not None
+def sweep(output: OutputFolder) -> None:
+    """Delete what commands that died have left; only for one that is alone at work."""
+    output.delete([one.name for one in _read_all(output) if one.is_gone])
+    output.delete(output.list(output.temporary))
 
 
-def withdraw(output: OutputFolder) -> None:
-    """Remove the word that this process is at work; another one's stays."""
-    if _another(output) is None:
-        output.delete([NAME])
+def _withdraw(output: OutputFolder, me: AtWork) -> None:
+    mine = f"{output.temporary}/{output.run}-"
+    output.delete([me.name, *(name for name in output.list(output.temporary) if name.startswith(mine))])
+    storage.delete_empty_folder(output.path(FOLDER))
+    output.tidy()
 
 
-def _another(output: OutputFolder) -> AtWork | None:
-    """Return the process, other than this one, that seems to be at work."""
-    other = read_at_work(output)
-    return None if other is None or other.is_me or other.is_gone else other
+def _read_all(output: OutputFolder) -> list[AtWork]:
+    """Return all who said to be at work, by their beginnings; files that cannot be read are nobody's."""
+    found = []
+    for name in output.list(FOLDER):
+        with suppress(ValueError, KeyError, TypeError):
+            fields = orjson.loads(output.read(name) or b"")
+            one = AtWork(str(fields["host"]), int(fields["pid"]), str(fields["since"]))
+            datetime.fromisoformat(one.since)
+            found.append(one)
+    return sorted(found, key=lambda one: one.since_seconds)
 
 
 def _is_alive(pid: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from types import TracebackType
@@ -9,6 +10,7 @@ from types import TracebackType
 from tqdm import tqdm
 
 from pipeline.ledger import ReceiptCache
+from transforms.files import StorageError
 from transforms.output import OutputFolder
 from transforms.receipts import Receipt
 
@@ -54,7 +56,7 @@ class Progress:
         self._finished.set()
         self._thread.join()
         if kind is None:
-            self._look()
+            self.look()
             self._bar.total = self._bar.n
         self._bar.close()
 
@@ -62,15 +64,21 @@ class Progress:
         pause = _INTERVAL_SECONDS
         while not self._finished.wait(pause):
             started = time.monotonic()
-            self._look()
+            self.look()
             pause = max(_INTERVAL_SECONDS, _PAUSE_A_LOOK * (time.monotonic() - started))
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Count what is new; where the storage fails, the next look does."""
+        with contextlib.suppress(StorageError, OSError):
+            self._count()
+
+    def _count(self) -> None:
         files = self._output.list(self._output.receipts)
         new = {name: file for name, file in files.items() if name not in self._seen}
+        receipts = self._cache.read(self._output, new)
         self._seen |= new.keys()
         documents = 0
-        for receipt in self._cache.read(self._output, new):
+        for receipt in receipts:
             documents += receipt.records
             self._bytes_done += stored_bytes(receipt)
         if self._bytes_done:

@@ -57,7 +57,7 @@ def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> Exit
         DONE, whatever came of them.
 
     Raises:
-        UsageError: if it is no output folder, or a reason is none.
+        UsageError: if it is no output folder, a reason is none, or another command is at work there.
         EndpointError: if the endpoint cannot do it, or serves another model than the job's.
         PipelineFailed: if a source is damaged, gone or changed.
         NotProven: if a shard's files are not what its receipt says.
@@ -65,19 +65,22 @@ def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> Exit
     reasons = _reasons(options.reasons)
     output = OutputFolder(options.output, run=f"redrive-{int(time.time())}")
     job = require_job(output)
-    at_work.announce(output)
-    kept = keep_promises(output)
-    if kept:
-        say(f"{kept} shards that an interrupted redrive had begun are finished")
-    try:
-        tally = _send_again(_read(output, job), reasons, output, job, options.endpoint)
-    except (DamagedSource, SourceChanged) as error:
-        raise PipelineFailed(str(error)) from error
-    after = _read(output, job)
-    if tally.embedded or kept:
-        publish(after, job, output, former_price(output), say)
-    at_work.withdraw(output)
-    output.tidy()
+    with at_work.announced(output) as others:
+        if others:
+            raise UsageError(
+                f"{others[0]} is at work in {output.root}, and a redrive beside it could undo what it does. Wait for "
+                f"its end; if it was killed, delete {output.path(others[0].name)}."
+            )
+        kept = keep_promises(output)
+        at_work.sweep(output)
+        if kept:
+            say(f"{kept} shards that an interrupted redrive had begun are finished")
+        try:
+            tally = _send_again(_read(output, job), reasons, output, job, options.endpoint)
+        except (DamagedSource, SourceChanged) as error:
+            raise PipelineFailed(str(error)) from error
+        after = _read(output, job)
+        publish(after, job, output, former_price(output), say)  # the report may be of before an interruption
     for line in _summary(tally, after):
         say(line)
     return ExitCode.DONE

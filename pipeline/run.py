@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from datetime import datetime, timezone
 from importlib import metadata
 
@@ -60,18 +61,20 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
     output, cache = OutputFolder(options.output, _run_name()), ReceiptCache()
     require_usable(output)
     shared = dataclasses.replace(options.endpoint, processes=count_processes(pipeline_options))
-    with reached(shared, options.expected_dimensions) as (endpoint, wire_format):
-        job = _job_of(options, endpoint, wire_format)
-        before = _prepare(output, plan, job, options.overwrite, cache)
-        say(_opening(plan, before, job))
-        ledger = _embed(before, output, pipeline_options, _graph_settings(options, endpoint, output, job), cache, say)
-    if template_of(pipeline_options):
-        _clean_up(output)
-        say(_after_a_template(template_of(pipeline_options), output))
-        return ExitCode.DONE
-    ledger.require_balance()
-    report = publish(ledger, job, output, options.price_per_hour, say)
-    _clean_up(output)
+    with ExitStack() as stack:
+        with reached(shared, options.expected_dimensions) as (endpoint, wire_format):
+            job = _job_of(options, endpoint, wire_format)
+            _make_way(output, plan, job, options.overwrite)
+            others = stack.enter_context(at_work.announced(output))
+            before = _prepare(output, plan, job, others, cache)
+            say(_opening(plan, before, job))
+            settings = _graph_settings(options, endpoint, output, job)
+            ledger = _embed(before, output, pipeline_options, settings, cache, say)
+        if template_of(pipeline_options):
+            say(_after_a_template(template_of(pipeline_options), output))
+            return ExitCode.DONE
+        ledger.require_balance()
+        report = publish(ledger, job, output, options.price_per_hour, say)
     for line in summary(ledger, report, ledger.embedded - before.embedded, time.time() - started):
         say(line)
     return _judge(ledger, options, output, say)
@@ -108,11 +111,11 @@ def _job_of(options: RunOptions, endpoint: EndpointSettings, wire_format: str) -
     )
 
 
-def _prepare(output: OutputFolder, plan: Plan, job: Job, overwrite: bool, cache: ReceiptCache) -> Ledger:
-    """Bring the output folder to the state from which the run goes on, and return what is done in it already.
+def _make_way(output: OutputFolder, plan: Plan, job: Job, overwrite: bool) -> None:
+    """See that the output folder can be used.
 
     Raises:
-        UsageError: if it cannot be used, or holds another job and is not to be overwritten.
+        UsageError: if it cannot be, or holds another job and is not to be overwritten.
     """
     if overwrite:
         _delete_former_job(output)
@@ -120,11 +123,22 @@ def _prepare(output: OutputFolder, plan: Plan, job: Job, overwrite: bool, cache:
     require_same_job(former, job, output.root)
     if former is None and not overwrite:
         _require_room(output, planned_files(plan, output.list()))
-    alone = not at_work.announce(output)
-    keep_promises(output)
+
+
+def _prepare(
+    output: OutputFolder, plan: Plan, job: Job, others: Sequence[at_work.AtWork], cache: ReceiptCache
+) -> Ledger:
+    """Bring the output folder to the state from which the run goes on, and return what is done in it already."""
+    if others:
+        _logger.warning(
+            "another command (%s) may still be at work in %s; two runs at once do no harm, but send texts twice",
+            others[0],
+            output.root,
+        )
+    else:  # then what is not whole was left by a command that died
+        keep_promises(output)
+        at_work.sweep(output)
     files = output.list()
-    if alone:  # then what is not whole was left by a run that died
-        output.delete(name for name in files if name.startswith(f"{output.temporary}/"))
     ledger = read_ledger(plan, output, job.digest, files, cache)
     if ledger.gone:
         _logger.warning(
@@ -234,11 +248,3 @@ def _embed(
 
 def _stored_bytes(work: Sequence[Shard]) -> int:
     return sum(shard.source.size if shard.end is None else shard.end - shard.start for shard in work)
-
-
-def _clean_up(output: OutputFolder) -> None:
-    """Remove what is left of this run's temporary files, and the word that it is at work."""
-    at_work.withdraw(output)
-    mine = f"{output.temporary}/{output.run}-"
-    output.delete(name for name in output.list(output.temporary) if name.startswith(mine))
-    output.tidy()

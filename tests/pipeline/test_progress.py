@@ -6,6 +6,8 @@ import pytest
 
 from pipeline.progress import Progress
 from tests.shards import SOURCE, folder, put, receipt
+from transforms.files import FileStat, StorageError
+from transforms.output import OutputFolder
 from transforms.records import Source
 
 PACKED = Source("/in/packed.ndjson.gz", "packed", 40, 1.0)
@@ -29,6 +31,19 @@ def test_a_run_that_fails_keeps_what_the_bar_showed(tmp_path: Path, capsys: pyte
     progress.__enter__()
     progress.__exit__(RuntimeError, RuntimeError("the endpoint is gone"), None)
     assert "100%" not in capsys.readouterr().err
+
+
+class OutOfReach(OutputFolder):
+    """A folder in a storage that fails."""
+
+    def list(self, folder: str = "") -> dict[str, FileStat]:
+        raise StorageError(f"{self.path(folder)} cannot be listed")
+
+
+def test_a_storage_that_fails_does_not_fail_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(OutOfReach(str(tmp_path), "test"), set(), 250, visible=True) as progress:
+        progress.look()
+    assert "0 documents" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("visible", [False, None])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,13 @@ from typing import Any
 
 import pytest
 
+from pipeline import at_work
+from pipeline.at_work import read_at_work
 from pipeline.embedded_tei.process import EmbeddedTei
 from tests.commands import output_files, tayyar, tayyar_here
 from tests.documents import write_corpus
 from tests.pipeline.embedded_tei.clients import Simulator
+from transforms.output import OutputFolder
 
 STATISTICS = {"tokens", "requests", "retries", "queue_ms", "inference_ms", "throttled_ms", "at_limit", "latency_ms"}
 FAULTS = {"null_marker": "0-49", "refuse_marker": "1-1"}
@@ -117,6 +121,53 @@ def test_what_fails_again_stays_a_dead_letter_and_changes_nothing(clean: Path, s
     said = tayyar_here("redrive", "--output", clean, "--endpoint", simulator.url, "--reason", "overlong_text").stdout
     assert "0 dead letters sent again" in said
     assert output_files(clean) | receipts(clean) == before
+
+
+def test_a_run_leaves_alone_what_another_command_writes(corpus: Path, damaged: Path, simulator: Simulator) -> None:
+    output = OutputFolder(str(damaged), "test")
+    output.write("_job/redrive/of another.ndjson", [b"what a redrive writes"])
+    options = ("--endpoint", simulator.url, "--shard_bytes", 5000, "--max_dead_letter_ratio", 1)
+    with at_work.announced(output):
+        said = tayyar("run", "--input", corpus, "--output", damaged, *options).stderr
+        assert "may still be at work" in said
+        assert read_at_work(output) is not None
+        assert output.read("_job/redrive/of another.ndjson") is not None
+    tayyar("run", "--input", corpus, "--output", damaged, *options)
+    assert output.read("_job/redrive/of another.ndjson") is None
+
+
+def test_another_command_at_work_is_not_disturbed(damaged: Path, simulator: Simulator) -> None:
+    output = OutputFolder(str(damaged), "test")
+    output.write("_job/redrive/of another.ndjson", [b"what another redrive writes"])
+    left = Path(output.path(f"{output.temporary}/another-1-2-3"))
+    left.parent.mkdir(exist_ok=True)
+    left.write_bytes(b"half")
+    before = {name: file.size for name, file in output.list().items()}
+    with at_work.announced(output):
+        said = tayyar("redrive", "--output", damaged, "--endpoint", simulator.url, code=2).stderr
+        assert f"process {os.getpid()} on " in said
+        assert "is at work in " in said
+    assert {name: file.size for name, file in output.list().items()} == before
+    tayyar_here("redrive", "--output", damaged, "--endpoint", simulator.url)
+    assert not [name for name in output.list() if "/tmp/" in name or "/redrive/" in name or "/at_work/" in name]
+
+
+def test_a_report_of_before_an_interruption_is_made_anew(clean: Path, tmp_path: Path, simulator: Simulator) -> None:
+    output = Path(shutil.copytree(clean, tmp_path / "out"))
+    report = output / "_job/report.json"
+    totals = json.loads(report.read_bytes())["totals"]
+    report.write_bytes(report.read_bytes().replace(b'"embedded": ', b'"embedded": 1'))
+    assert json.loads(report.read_bytes())["totals"] != totals
+    tayyar_here("redrive", "--output", output, "--endpoint", simulator.url, "--reason", "overlong_text")
+    assert json.loads(report.read_bytes())["totals"] == totals
+
+
+def test_a_redrive_that_fails_is_not_at_work_any_more(clean: Path, simulator: Simulator) -> None:
+    simulator.set_faults(model_seed=5)
+    tayyar_here("redrive", "--output", clean, "--endpoint", simulator.url, code=3)
+    simulator.set_faults()
+    assert not (clean / "_job/at_work").exists()
+    assert not (clean / "_job/tmp").exists()
 
 
 def test_another_model_than_the_jobs_is_refused(clean: Path, simulator: Simulator) -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from tests.commands import started, tayyar_here
 from tests.documents import write_corpus
 from tests.pipeline.test_job import JOB
 from tests.shards import receipt
+from transforms.output import OutputFolder
 from transforms.records import Source
 from transforms.tei.statistics import RequestStatistics
 
@@ -132,8 +134,7 @@ def broken(whole: Path, tmp_path: Path) -> Path:
     """The same, as if its run had been killed before one file's receipts were written."""
     output = Path(shutil.copytree(whole, tmp_path / "out"))
     shutil.rmtree(output / "_job/receipts/a")
-    ended = {"host": GONE.host, "pid": GONE.pid, "since": GONE.since}
-    (output / "_job/run.json").write_text(json.dumps(ended))
+    OutputFolder(str(output), "test").write(GONE.name, [json.dumps(asdict(GONE)).encode()])
     return output
 
 
