@@ -319,6 +319,9 @@ def test_a_hopeless_run_stops_early_and_keeps_what_it_did(tmp_path: Path, tei: s
     assert "of them are missing_text" in said
     assert json.loads(tayyar_here("status", "--output", tmp_path / "out", "--json").stdout)["state"] == "stopped"
     assert not {"at_work", "tmp"} & {path.name for path in (tmp_path / "out/_job").iterdir()}
+    assert said.rstrip().endswith(
+        "Mend the records, or raise --max_dead_letter_ratio; then the same command goes on from what is done."
+    )
     assert 1000 <= sum(1 for path in tmp_path.glob("out/dead_letters/*") for _ in path.open("rb")) < 3000
     tayyar_here("run", *options, "--max_dead_letter_ratio", 1)
     tayyar_here("verify", "--output", tmp_path / "out")
