@@ -63,7 +63,8 @@ def main(arguments: list[str]) -> int:
     except (StorageError, OSError) as error:
         return _say_why(f"{told(error)}{_how_to_go_on(options.command, ExitCode.FAILED)}", ExitCode.FAILED)
     except KeyboardInterrupt:
-        _say_why("stopped; the same command goes on from here", ExitCode.FAILED)
+        goes_on = "; the same command goes on from here" if options.command in ("run", "redrive") else ""
+        _say_why(f"stopped{goes_on}", ExitCode.FAILED)
         return 128 + signal.SIGINT
 
 

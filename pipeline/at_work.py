@@ -16,6 +16,7 @@ from transforms.files import StorageError
 from transforms.output import JOB, OutputFolder
 
 FOLDER = f"{JOB}/at_work"
+_LOCAL_RUNNERS = ("", "fnapi", "fnapirunner", "directrunner", "bundlebaseddirectrunner", "prismrunner", "prism")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +27,13 @@ class AtWork:
         host: the machine's name.
         pid: of the process there.
         since: ISO 8601, with its time zone.
+        runner: Beam's runner; empty where the process does the work itself.
     """
 
     host: str
     pid: int
     since: str
+    runner: str = ""
 
     @property
     def since_seconds(self) -> float:
@@ -41,6 +44,11 @@ class AtWork:
     def is_gone(self) -> bool:
         """Whether the process has certainly ended: only that of one on this machine can be known."""
         return self.host == socket.gethostname() and not _is_alive(self.pid)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the work is done elsewhere, and may go on without the process."""
+        return self.runner.rpartition(".")[2].lower() not in _LOCAL_RUNNERS
 
     @property
     def is_me(self) -> bool:
@@ -54,7 +62,8 @@ class AtWork:
 
     def __str__(self) -> str:
         """Name it for a person."""
-        return f"process {self.pid} on {self.host}, since {self.since}"
+        where = f" with {self.runner}" if self.is_remote else ""
+        return f"process {self.pid} on {self.host}{where}, since {self.since}"
 
 
 def read_at_work(output: OutputFolder) -> AtWork | None:
@@ -65,13 +74,13 @@ def read_at_work(output: OutputFolder) -> AtWork | None:
 
 
 @contextmanager
-def announced(output: OutputFolder) -> Iterator[list[AtWork]]:
+def announced(output: OutputFolder, runner: str = "") -> Iterator[list[AtWork]]:
     """Leave word that this process is at work, and take it back with its temporary files, however the work ends.
 
     Yields:
         the other processes that seem to be at work.
     """
-    me = AtWork(socket.gethostname(), os.getpid(), datetime.now(timezone.utc).isoformat(timespec="seconds"))
+    me = AtWork(socket.gethostname(), os.getpid(), datetime.now(timezone.utc).isoformat(timespec="seconds"), runner)
     output.write(me.name, [orjson.dumps(asdict(me), option=orjson.OPT_APPEND_NEWLINE)])
     try:
         yield [one for one in _read_all(output) if not one.is_me and not one.is_gone]
@@ -101,7 +110,7 @@ def _read_all(output: OutputFolder) -> list[AtWork]:
     for name in output.list(FOLDER):
         with suppress(ValueError, KeyError, TypeError):
             fields = orjson.loads(output.read(name) or b"")
-            one = AtWork(str(fields["host"]), int(fields["pid"]), str(fields["since"]))
+            one = AtWork(str(fields["host"]), int(fields["pid"]), str(fields["since"]), str(fields["runner"]))
             datetime.fromisoformat(one.since)
             found.append(one)
     return sorted(found, key=lambda one: one.since_seconds)

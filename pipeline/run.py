@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from importlib import metadata
 
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from tqdm import tqdm
 
 from pipeline import at_work, estimate, graph
@@ -65,7 +65,7 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
         with reached(shared, options.expected_dimensions) as (endpoint, wire_format):
             job = _job_of(options, endpoint, wire_format)
             _make_way(output, plan, job, options.overwrite)
-            others = stack.enter_context(at_work.announced(output))
+            others = stack.enter_context(at_work.announced(output, pipeline_options.view_as(StandardOptions).runner))
             before = _prepare(output, plan, job, others, cache)
             say(_opening(plan, before, job))
             settings = _graph_settings(options, endpoint, output, job)

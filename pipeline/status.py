@@ -54,7 +54,7 @@ class Status:
         dead_letters: by reason.
         recent_rate: documents a second over the last five minutes; None without a run at work.
         overall_rate: documents a second while at least one shard was under way.
-        seconds_left: at the recent rate, or else the overall one; None where nothing tells.
+        seconds_left: by records, at the recent rate, or else the overall one; None where nothing tells.
         tokens: as the endpoint counted them; `requests` and `retries` likewise are sums.
         throttled_seconds: requests waited so long because the endpoint had said to wait, summed over requests.
         queue_ms: mean time of a text in the endpoint's queue; `inference_ms` likewise in its device.
@@ -141,7 +141,8 @@ def status_of(ledger: Ledger, job: Job, at_work: AtWork | None, now: float) -> S
     busy = active_seconds(receipts)
     overall = ledger.embedded / busy if busy else None
     recent = _recent_rate(receipts, at_work, now) if state in (State.RUNNING, State.STALLED) else None
-    expected, rate = _records_expected(ledger), recent or overall
+    expected = _records_expected(ledger)
+    rate = (recent or overall or 0) * (ledger.records / ledger.embedded if ledger.embedded else 1)  # records a second
     sums = request_sums(receipts)
     return Status(
         version=VERSION,
@@ -179,20 +180,35 @@ def judge(complete: bool, receipts: list[Receipt], at_work: AtWork | None, now: 
     """
     if complete:
         return State.FINISHED, "every shard has its receipt"
-    if at_work is None:
-        return State.STOPPED, "shards are missing and no run is at work; the same run command goes on from here"
-    if at_work.is_gone:
-        return State.STOPPED, f"{at_work}, is gone; the same run command goes on from here"
     last = max((receipt.finished_at for receipt in receipts), default=0.0)
-    silent = now - max(last, at_work.since_seconds)
     longest = max((receipt.finished_at - receipt.started_at for receipt in receipts), default=0.0)
     patience = max(STALL_SECONDS, STALL_SHARDS * longest)
-    if silent > patience:
-        return State.STALLED, (
-            f"{at_work}, has finished no shard for {minutes(silent)}, longer than the {minutes(patience)} that are "
-            "usual at most: look at its log, and at the endpoint's"
+    if at_work is None:
+        return State.STOPPED, f"shards are missing and no run is at work; {_how_to_go_on(now - last, patience)}"
+    if at_work.is_gone and not (at_work.is_remote and now - last <= patience):
+        return State.STOPPED, f"{at_work}, is gone; the same run command goes on from here"
+    silent = now - max(last, at_work.since_seconds)
+    if silent <= patience:
+        gone = "; that process is gone, but shards are being finished" if at_work.is_gone else ""
+        return State.RUNNING, f"{at_work}{gone}"
+    if not receipts:
+        return State.RUNNING, (
+            f"{at_work}; no shard finished yet, after {minutes(silent)}: if the endpoint is not that slow, look at its "
+            "log"
         )
-    return State.RUNNING, f"{at_work}"
+    return State.STALLED, (
+        f"{at_work}, has finished no shard for {minutes(silent)}, longer than the {minutes(patience)} that are "
+        "usual at most: look at its log, and at the endpoint's"
+    )
+
+
+def _how_to_go_on(silent: float, patience: float) -> str:
+    if silent > patience:
+        return "the same run command goes on from here"
+    return (
+        "the same run command goes on from here, unless a service works on it from a template, which nobody says here: "
+        f"the last shard was finished {minutes(silent)} ago"
+    )
 
 
 def _recent_rate(receipts: list[Receipt], at_work: AtWork | None, now: float) -> float | None:
@@ -256,7 +272,7 @@ def lines_of(found: Status) -> Iterator[str]:
     if found.queue_ms is not None:
         yield (
             f"endpoint: a text waits {found.queue_ms:,} ms in its queue and {found.inference_ms:,} ms in its device; "
-            f"throttled {minutes(found.throttled_seconds)}, {found.retries:,} of {found.requests:,} requests repeated"
+            f"throttled {minutes(found.throttled_seconds)}, {found.requests:,} requests, {found.retries:,} repeats"
         )
 
 

@@ -28,12 +28,13 @@ def say(output: OutputFolder, *words: AtWork) -> None:
 def test_who_is_at_work_can_be_read_until_the_end(tmp_path: Path) -> None:
     output = folder(tmp_path)
     assert read_at_work(output) is None
-    with announced(output) as others:
+    with announced(output, "FlinkRunner") as others:
         assert others == []
         found = read_at_work(output)
         assert found is not None
         assert (found.host, found.pid) == (socket.gethostname(), os.getpid())
         assert not found.is_gone
+        assert (found.runner, found.is_remote) == ("FlinkRunner", True)
     assert read_at_work(output) is None
     assert not (tmp_path / "_job/at_work").exists()
 
@@ -83,6 +84,10 @@ def test_a_process_of_this_machine_is_known_to_be_gone_and_one_of_another_never_
 def test_since_is_a_time() -> None:
     assert AtWork("elsewhere", 7, SINCE).since_seconds == 1767323045
     assert str(AtWork("elsewhere", 7, SINCE)) == f"process 7 on elsewhere, since {SINCE}"
+    assert str(AtWork("elsewhere", 7, SINCE, "FnApiRunner")) == f"process 7 on elsewhere, since {SINCE}"
+    assert (
+        str(AtWork("elsewhere", 7, SINCE, "FlinkRunner")) == f"process 7 on elsewhere with FlinkRunner, since {SINCE}"
+    )
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[]", b'{"host": "a", "pid": 1, "since": "yesterday"}'])

@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import socket
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,7 @@ from transforms.tei.statistics import RequestStatistics
 NOW = 1_767_323_045.0 + 3600
 ELSEWHERE = AtWork("elsewhere", 7, "2026-01-02T03:04:05+00:00")  # an hour before NOW
 GONE = AtWork(socket.gethostname(), 2**22 + 1, ELSEWHERE.since)  # no machine has a process of so high a number
+REMOTE = replace(GONE, runner="DataflowRunner")
 SOURCE = Source("/in/wiki.ndjson", "wiki", size=1000, mtime=1.0)
 
 
@@ -58,7 +59,10 @@ def at(now: float, by: AtWork | None, *finished: float, seconds: float = 10.0, c
         (ELSEWHERE, [NOW - 601], 10, False, State.STALLED, "no shard for 10 min 01 s"),
         (ELSEWHERE, [NOW - 601], 250, False, State.RUNNING, "elsewhere"),
         (ELSEWHERE, [NOW - 751], 250, False, State.STALLED, "longer than the 12 min 30 s"),
-        (ELSEWHERE, [], 10, False, State.STALLED, "no shard for 60 min"),
+        (None, [NOW - 5], 10, False, State.STOPPED, "the last shard was finished 5.0 s ago"),
+        (REMOTE, [NOW - 599], 10, False, State.RUNNING, "gone, but shards are being finished"),
+        (REMOTE, [NOW - 601], 10, False, State.STOPPED, "is gone; the same run command goes on"),
+        (ELSEWHERE, [], 10, False, State.RUNNING, "no shard finished yet, after 60 min"),
     ],
 )
 def test_how_the_state_is_judged(
@@ -83,6 +87,17 @@ def test_what_a_status_says() -> None:
     assert found.seconds_left == pytest.approx(300 / 0.5)
     assert (found.tokens, found.requests, found.retries, found.throttled_seconds) == (2000, 20, 4, 1.6)
     assert (found.queue_ms, found.inference_ms) == (4.0, 2.0)
+
+
+def test_the_time_left_counts_dead_letters_as_done() -> None:
+    half = receipt(0, SOURCE, records=50, embedded=25, dead_letters=25, started_at=NOW - 10, finished_at=NOW)
+    found = status_of(Ledger(Plan((SOURCE,), 100), (SourceLedger(SOURCE, {0: half}, False),)), JOB, None, NOW)
+    assert (found.overall_rate, found.records_expected) == (2.5, 500)
+    assert found.seconds_left == pytest.approx(450 / 5)
+
+
+def test_requests_and_repeats_are_counts_of_their_own() -> None:
+    assert any("20 requests, 4 repeats" in line for line in lines_of(at(NOW, None, NOW, NOW, NOW, NOW)))
 
 
 def test_the_recent_rate_counts_from_the_beginning_of_this_run() -> None:

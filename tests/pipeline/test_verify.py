@@ -6,6 +6,8 @@ import json
 import os
 import pty
 import shutil
+import signal
+import socket
 import struct
 import subprocess
 import termios
@@ -24,7 +26,7 @@ from pipeline.plan import read_plan
 from pipeline.run import run
 from pipeline.shard_check import ShardWork, check_shards
 from pipeline.verify import verify
-from tests.commands import ROOT, command, environment
+from tests.commands import ROOT, command, environment, started
 from tests.documents import documents
 from transforms.output import OutputFolder
 from transforms.records import DeadLetter, Reason, Stage
@@ -421,6 +423,19 @@ def test_a_folder_that_holds_no_job_is_refused(tmp_path: Path, out: Path) -> Non
 def test_what_is_wrong_with_one_line(source: bytes, found: bytes, wrong: str | None) -> None:
     said = wrong_vector_line(source, found, KEY, 2)
     assert (said is None) if wrong is None else (wrong in (said or ""))
+
+
+def test_control_c_promises_nothing(finished: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with started("verify", "--output", finished / "out", "--sample", 1, "--endpoint", url) as process:
+            connection, _ = silent.accept()
+            with connection:
+                os.kill(process.pid, signal.SIGINT)
+                said, _ = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "tayyar: stopped" in said
+    assert "goes on from here" not in said
 
 
 def test_how_far_it_is_is_told_in_the_middle_of_a_shard(tmp_path: Path, hash_tei: str) -> None:
