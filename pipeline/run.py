@@ -70,7 +70,7 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
             say(_opening(plan, before, job))
             settings = _graph_settings(options, endpoint, output, job)
             ledger = _embed(before, output, pipeline_options, settings, cache, say)
-        if template_of(pipeline_options):
+        if template_of(pipeline_options) and before.work_left():
             say(_after_a_template(template_of(pipeline_options), output))
             return ExitCode.DONE
         ledger.require_balance()
@@ -115,9 +115,15 @@ def _make_way(output: OutputFolder, plan: Plan, job: Job, overwrite: bool) -> No
     """See that the output folder can be used.
 
     Raises:
-        UsageError: if it cannot be, or holds another job and is not to be overwritten.
+        UsageError: if it cannot be, holds another job and is not to be overwritten, or is to be while somebody writes.
     """
     if overwrite:
+        other = at_work.read_at_work(output)
+        if other is not None and not other.is_gone:
+            raise UsageError(
+                f"--overwrite would delete what {other} is writing to {output.root}. Stop it first; if it was killed, "
+                f"delete {output.path(other.name)}."
+            )
         _delete_former_job(output)
     former = read_job(output)
     require_same_job(former, job, output.root)

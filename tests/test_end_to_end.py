@@ -18,9 +18,11 @@ import psutil
 import pytest
 import requests
 
+from pipeline import at_work
 from pipeline.embedded_tei.process import EmbeddedTei
-from tests.commands import output_files, started, tayyar_here, texts_embedded
+from tests.commands import output_files, started, tayyar, tayyar_here, texts_embedded
 from tests.documents import documents, write_corpus, write_ndjson
+from tests.shards import folder
 
 _VECTOR_FIELD = re.compile(rb',?"embedding":(?P<space> ?)(?P<vector>\[[^\]]*\])')
 
@@ -373,6 +375,18 @@ def test_files_of_others_are_neither_overwritten_nor_deleted(corpus: Path, tmp_p
     found = output_files(out)
     assert {name: found[name].decode() for name in theirs} == theirs
     tayyar_here("verify", "--output", out)
+
+
+def test_nothing_is_overwritten_while_another_run_writes_it(corpus: Path, tmp_path: Path, tei: str) -> None:
+    run(corpus, tmp_path / "out", tei)
+    before = output_files(tmp_path / "out")
+    with at_work.announced(folder(tmp_path / "out")):
+        finished = tayyar(
+            "run", "--input", corpus, "--output", tmp_path / "out", "--endpoint", tei, "--overwrite", code=2
+        )
+    assert f"--overwrite would delete what process {os.getpid()} on" in finished.stderr
+    assert output_files(tmp_path / "out") == before
+    run(corpus, tmp_path / "out", tei, "--overwrite")
 
 
 def test_an_interrupted_overwrite_leaves_nothing_of_the_former_job(corpus: Path, tmp_path: Path, tei: str) -> None:

@@ -225,8 +225,9 @@ def write_whole(path: str, temporary: str, chunks: Iterable[bytes]) -> tuple[int
 def _create(path: str) -> BinaryIO:
     """Open a new local file; another process may delete the folder, while it is empty, before the file is in it."""
     for _ in range(_CREATION_ATTEMPTS - 1):
-        _make_parent(path)
-        with contextlib.suppress(FileNotFoundError):
+        # A folder that goes just as it is made may be told as one that is there.
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
+            _make_parent(path)
             return open(path, "wb")
     _make_parent(path)
     return open(path, "wb")
