@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import signal
@@ -162,6 +163,9 @@ def _stop(_signal: int, _frame: FrameType | None) -> None:
 
 def console() -> None:
     """Run as the installed command."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal of few characters shall see a file's name all the same
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(main(sys.argv[1:]))
 
 

@@ -13,6 +13,7 @@ from pipeline.errors import UsageError
 from transforms.tei.settings import EndpointSettings, Overlong
 
 _MIB = 1 << 20
+_DAY = 86_400  # seconds
 _MIN_COSINE = 0.99
 _NO_ENDPOINT = EndpointSettings(urls=())
 
@@ -273,14 +274,14 @@ def add_connection(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     )
     endpoint.add_argument(
         "--request_timeout",
-        type=_number(float, 0.001),
+        type=_number(float, 0.001, _DAY),
         default=60.0,
         metavar="SECONDS",
         help="of one request (default: %(default)s)",
     )
     endpoint.add_argument(
         "--give_up_after",
-        type=_number(float, 0),
+        type=_number(float, 0, 30 * _DAY),
         default=600.0,
         metavar="SECONDS",
         help="without a single success, before the run stops (default: %(default)s)",
@@ -559,12 +560,12 @@ def absolute(path: str, option: str = "--input") -> str:
         raise UsageError(
             f"{option} is empty. Give a path, a folder or a pattern; a variable in its place may not be set."
         )
-    if found := re.match(r"([a-z][a-z0-9+.-]*://)(/|$)?", path):
+    if found := re.match(r"([a-z][a-z0-9+.-]*://)(/|$)?", path, re.IGNORECASE):
         if found[2] is not None:
             raise UsageError(
                 f"{option} {path} names no bucket. Write {found[1]}BUCKET/FOLDER; a variable in it may not be set."
             )
-        return path
+        return found[1].lower() + path[found.end(1) :]
     return os.path.abspath(os.path.expanduser(path)) + ("/" if path.endswith("/") else "")
 
 

