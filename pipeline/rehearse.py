@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 import os
 import re
 import shutil
 import socket
 import time
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 from apache_beam.options.pipeline_options import StandardOptions
 
@@ -22,6 +20,7 @@ from pipeline.verify import verify
 from transforms import storage
 from transforms.files import StorageError
 from transforms.output import OutputFolder
+from transforms.tei.addresses import is_loopback
 from transforms.tei.errors import EndpointError, EndpointUnreachable
 from transforms.tei.settings import EndpointSettings
 
@@ -121,7 +120,7 @@ def _remedy(error: Exception, endpoint: EndpointSettings, root: str) -> str:
     for pattern, remedy in _REMEDIES:
         if re.search(pattern, str(error), re.IGNORECASE | re.DOTALL):
             return remedy
-    if isinstance(error, EndpointUnreachable) and any(map(_is_loopback, endpoint.urls)):
+    if isinstance(error, EndpointUnreachable) and any(map(is_loopback, endpoint.urls)):
         return "For a worker, 127.0.0.1 is the worker's own machine: give --endpoint an address that workers can reach."
     if isinstance(error, EndpointUnreachable):
         return (
@@ -132,11 +131,3 @@ def _remedy(error: Exception, endpoint: EndpointSettings, root: str) -> str:
     if storage.is_local(root):
         return f"Every worker must see the folder {root} as this machine does: give a bucket or a shared folder."
     return f"From this machine {root} can be written and read; see whether the workers' account may, too."
-
-
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

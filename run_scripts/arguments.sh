@@ -1,6 +1,14 @@
 # shellcheck shell=bash
 # Sourced by the scripts that add options of Beam to those that they are given, in the array `arguments`.
 
+# Prints the comment at the script's beginning and ends it, where help is asked for.
+help_if_asked() {
+    if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
+        sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"
+        exit
+    fi
+}
+
 # Takes `check` off the beginning: the same options, but ten documents instead of the job.
 # shellcheck disable=SC2034 # whoever calls it uses them
 take_command() {

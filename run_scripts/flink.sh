@@ -23,10 +23,7 @@ set -euo pipefail
 . "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 . "$(dirname -- "${BASH_SOURCE[0]}")/arguments.sh"
 
-if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
-    sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
-    exit
-fi
+help_if_asked "$@"
 if [ "${1:-}" = workers ]; then
     use_environment local,aws # they are told only later where the files are
     port=${2:-50000}
