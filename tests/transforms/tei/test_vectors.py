@@ -63,7 +63,9 @@ GOOD = base64.b64encode(np.ones(2, dtype=np.float32).tobytes()).decode()
 SKIPPED_BY_SOME = [GOOD[:4] + "\n" + GOOD[4:], GOOD[:4] + "!!!!" + GOOD[4:], GOOD + "*", " " + GOOD, GOOD + "===="]
 
 
-@pytest.mark.parametrize("bad", ["!", "AAA", "é" * 12, None, 5, [1.0, 2.0], *SKIPPED_BY_SOME])
+@pytest.mark.parametrize(
+    "bad", ["!", "AAA", "é" * 12, None, 5, [1.0, 2.0], [0.5] * 12, f"{GOOD[:5]}=" + GOOD[6:], *SKIPPED_BY_SOME]
+)
 def test_a_row_that_is_no_base64_is_bad(bad: Any) -> None:
     body = orjson.dumps({"data": [{"index": 0, "embedding": GOOD}, {"index": 1, "embedding": bad}]})
     assert rows_from_base64(body, 2, 2).good.tolist() == [True, False]
