@@ -12,6 +12,7 @@ TEXTS = [f"text number {number}" for number in range(50)]
 
 def speed_of(faults: str, permits: int, max_in_flight: int | None = None) -> Speed:
     arguments = ["--model", "hash", "--faults", faults, "--max_concurrent_requests", str(permits)]
+    arguments += ["--max_batch_requests", "32"]
     with EmbeddedTei(arguments) as server:
         settings, _ = probed(EndpointSettings((server.url,), max_in_flight=max_in_flight), None)
         return probe_speed(settings, permits, TEXTS)
