@@ -127,7 +127,7 @@ class Dispatcher:
         """Queues tasks, to be handed out after so many seconds."""
         with self._changed:
             self._put(tasks, delay)
-            self._changed.notify_all()
+            self._changed.notify()
 
     def take(self) -> Assignment | None:
         """Waits for a task that can be sent now; None when there is no more to do."""
@@ -136,6 +136,7 @@ class Dispatcher:
                 now = self._clock()
                 assignment = self._next(now)
                 if assignment is not None:
+                    self._wake_another(now)
                     return assignment
                 self._changed.wait(self._seconds_to_next(now))
             return None
@@ -153,7 +154,10 @@ class Dispatcher:
         delay: float = 0.0,
         retry_after: float | None = None,
     ) -> None:
-        """Takes back an assignment and what is left to do of it; its job is told of the silence that is asked for."""
+        """Takes back an assignment and what is left to do of it; its job is told of the silence that is asked for.
+
+        Whoever settles takes next: nobody else is woken for it.
+        """
         task, endpoint = assignment.task, assignment.endpoint
         throttled = 0.0
         with self._changed:
@@ -172,8 +176,6 @@ class Dispatcher:
             # Before the task is queued: its job may be over as soon as another thread has it.
             task.job.waited(throttled)
             self._put(again, delay)
-            # The thread that settles takes next; one more looks whether there is room for two.
-            self._changed.notify(1 + len(again))
 
     def generation(self, endpoint: Endpoint) -> int:
         """How often the endpoint has failed so far: what `verified` wants to be told."""
@@ -224,6 +226,14 @@ class Dispatcher:
             endpoint.budget.acquire(first.size)
             return Assignment(first, endpoint, now)
         return None
+
+    def _wake_another(self, now: float) -> None:
+        """Has one more thread look, where there is something for it to send or to wait for; it does the same.
+
+        Who wakes all of them wakes most in vain, and each costs as much as a tenth of a request.
+        """
+        if self._later or (self._ready and self._choose(self._ready[0].task.size, now) is not None):
+            self._changed.notify()
 
     def _choose(self, size: int, now: float) -> Endpoint | None:
         """The less loaded of two endpoints with room, picked at random."""

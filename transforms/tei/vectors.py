@@ -196,9 +196,11 @@ def _pack_all_base64(rows: list[str], dimensions: int) -> bytes:
     end = "=" * padding
     length = (size + padding) // 3 * 4
     joined = "".join(rows)
-    if not all(len(row) == length and row.endswith(end) for row in rows) or joined.count("=") != len(rows) * padding:
+    if not all(len(row) == length and row.endswith(end) for row in rows):
         raise ValueError("a row of another length")
     if not padding:
         return pybase64.b64decode(joined, validate=True)
+    if joined.count("=") != len(rows) * padding:
+        raise ValueError("a row that ends before its end")
     data = pybase64.b64decode(joined.replace("=", "A"), validate=True)
     return np.frombuffer(data, dtype=np.uint8).reshape(len(rows), -1)[:, :size].tobytes()
