@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from tqdm import tqdm
+
 from pipeline.errors import NotProven
 from pipeline.plan import Plan
 from transforms.decompress import is_compressed
@@ -174,10 +176,12 @@ def read_ledger(
     return Ledger(plan, sources, tuple(sorted(by_source)), named)
 
 
-def read_receipts(output: OutputFolder, names: Iterable[str]) -> Iterator[Receipt]:
+def read_receipts(output: OutputFolder, names: Collection[str]) -> Iterator[Receipt]:
     """Yield the receipts with these names; a file that is none is as good as not there."""
     with ThreadPoolExecutor(_READERS) as readers:
-        for data in readers.map(output.read, names):
+        each = readers.map(output.read, names)
+        # Thousands in a bucket take a while; a few are read before a bar would be seen.
+        for data in tqdm(each, "reading receipts", len(names), leave=False, unit="", disable=None, delay=2):
             try:
                 if data is not None:
                     yield decode_receipt(data)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -16,12 +18,13 @@ from pipeline.endpoint import reached
 from pipeline.errors import ExitCode, NotProven, PipelineFailed, UsageError
 from pipeline.examples import read_dead_letters
 from pipeline.job import Job, require_job
-from pipeline.ledger import Ledger, SourceLedger, read_ledger
+from pipeline.ledger import Ledger, read_ledger
 from pipeline.options import RedriveOptions
-from pipeline.plan import Plan, read_plan
+from pipeline.plan import read_plan
 from pipeline.publish import former_price, publish
 from pipeline.replace import keep_promises, replace_shard
 from pipeline.shard_check import lines_of_output
+from pipeline.verify_files import at_once_for
 from transforms.decompress import DamagedSource
 from transforms.embed import merge_embeddings
 from transforms.lines import Line
@@ -44,6 +47,11 @@ class _Tally:
     sent: int = 0
     embedded: int = 0
     left: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: _Tally) -> None:
+        self.sent += other.sent
+        self.embedded += other.embedded
+        self.left += other.left
 
 
 def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> ExitCode:
@@ -109,7 +117,7 @@ def _read(output: OutputFolder, job: Job) -> Ledger:
 def _send_again(
     ledger: Ledger, reasons: set[str], output: OutputFolder, job: Job, endpoint: EndpointSettings
 ) -> _Tally:
-    """Go through the shards that have such dead letters, one in memory at a time."""
+    """Go through the shards that have such dead letters; in a bucket, several at once."""
     tally = _Tally()
     wanted = sum(
         count for receipt in ledger.receipts() for reason, count in receipt.reasons.items() if reason in reasons
@@ -119,18 +127,39 @@ def _send_again(
     settings = dataclasses.replace(
         endpoint, prompt_name=job.prompt_name, normalize=job.normalize, overlong=job.overlong, identity=job.model
     )
+    counting = threading.Lock()
     with (
+        ThreadPoolExecutor(at_once_for([output.root])) as threads,  # outermost: they end when the client is closed
         reached(settings, None) as (usable, _),
         _Client(usable) as client,
         tqdm(total=wanted, unit=" dead letters", disable=None) as bar,
     ):
-        for source in ledger.sources:
-            chosen = {i: receipt for i, receipt in source.receipts.items() if not reasons.isdisjoint(receipt.reasons)}
-            for receipt, shard, lines in _shards_of(source, chosen, ledger.plan):
-                before = tally.sent
-                _Redrive(receipt, shard, output, job, client).run(lines, reasons, tally)
-                bar.update(tally.sent - before)
+
+        def send(work: Shard, chosen: Mapping[int, Receipt]) -> None:
+            for shard, lines in lines_of(work, job.shard_bytes):
+                if shard.index in chosen:
+                    one = _Redrive(chosen[shard.index], shard, output, job, client).run(lines, reasons)
+                    with counting:
+                        tally.add(one)
+                        bar.update(one.sent)
+
+        futures = [threads.submit(send, work, chosen) for work, chosen in _work(ledger, reasons)]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        finally:
+            for future in futures:
+                future.cancel()
     return tally
+
+
+def _work(ledger: Ledger, reasons: set[str]) -> Iterator[tuple[Shard, Mapping[int, Receipt]]]:
+    """Yield the work items of the plan that have such dead letters, with the receipts of their shards that do."""
+    for source in ledger.sources:
+        chosen = {i: receipt for i, receipt in source.receipts.items() if not reasons.isdisjoint(receipt.reasons)}
+        for work in ledger.plan.shards_of(source.source) if chosen else ():
+            if work.end is None or work.index in chosen:
+                yield work, chosen
 
 
 class _Client(TeiClient):
@@ -143,17 +172,6 @@ class _Client(TeiClient):
         self.close()
 
 
-def _shards_of(
-    source: SourceLedger, chosen: Mapping[int, Receipt], plan: Plan
-) -> Iterator[tuple[Receipt, Shard, Iterable[Line]]]:
-    """Yield the chosen shards of a source with its lines: their offsets say which place a document takes."""
-    for work in plan.shards_of(source.source):
-        if work.end is None or work.index in chosen:
-            for shard, lines in lines_of(work, plan.shard_bytes) if chosen else ():
-                if shard.index in chosen:
-                    yield chosen[shard.index], shard, lines
-
-
 class _Redrive:
     """Sends one shard's dead letters again."""
 
@@ -164,13 +182,12 @@ class _Redrive:
         self._job = job
         self._client = client
 
-    def run(self, lines: Iterable[Line], reasons: set[str], tally: _Tally) -> None:
+    def run(self, lines: Iterable[Line], reasons: set[str]) -> _Tally:
         """Send those of the reasons, and replace the shard's files if any of them succeeds.
 
         Args:
             lines: of the shard's source.
             reasons: whose dead letters to send.
-            tally: is added to.
         """
         letters = self._letters()
         chosen = [letter for letter in letters if letter.reason.value in reasons]
@@ -188,9 +205,7 @@ class _Redrive:
                 self._merged(lines, new, gone),
                 b"".join(encode_dead_letters(left)),
             )
-        tally.sent += len(chosen)
-        tally.embedded += len(embedded)
-        tally.left.update(letter.reason.value for letter in again.values())
+        return _Tally(len(chosen), len(embedded), Counter(letter.reason.value for letter in again.values()))
 
     def _letters(self) -> list[DeadLetter]:
         try:
