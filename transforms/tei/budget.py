@@ -7,33 +7,46 @@ from __future__ import annotations
 
 DECREASE = 0.7
 ROUND_TRIPS_TO_FULL = 64
+PARTS = 4  # of a limit, in as many requests at least: a refusal takes away more than one of them
 
 
 class Budget:
     """Texts in flight, bounded by a limit that follows what the server takes.
 
-    Every client of a server adds the same number of texts a round trip and gives up the same share when it is refused:
-    that takes them to equal limits without their knowing of each other.
+    Every client of a server adds the same number of texts a round trip. When it is refused, one with more than its
+    share in flight goes back to that, and another gives up the same part of its limit: that takes them to equal limits
+    without their knowing of each other.
 
     Attributes:
         ceiling: what the server permits; a client that is alone starts there, and is never refused.
+        share: what is this client's of it, where it knows how many there are; it starts there.
         in_flight: texts of requests under way.
 
     Args:
         ceiling: as above.
-        first: the limit to start with, for one of several clients; None for the ceiling.
+        share: as above; None for the ceiling.
     """
 
-    def __init__(self, ceiling: int, first: int | None = None) -> None:
-        self.ceiling = ceiling
+    def __init__(self, ceiling: int, share: int | None = None) -> None:
         self.in_flight = 0
-        self._limit = float(ceiling if first is None else min(first, ceiling))
+        self._limit = float("inf")
         self._cut_at = float("-inf")
+        self.resize(ceiling, share)
+        self._limit = float(self.share)
 
     @property
     def limit(self) -> int:
         """Texts that may be in flight; at least 1."""
         return int(self._limit)
+
+    @property
+    def most_texts(self) -> int:
+        """Texts that one request may hold; at least 1.
+
+        Whole batches for a client that has its share. Smaller ones for another: a limit of a few batches would be
+        used by halves or thirds, which no small change of the limit moves from one client to another.
+        """
+        return self.limit if self._limit >= self.share else max(1, self.limit // PARTS)
 
     def fits(self, texts: int) -> bool:
         """Whether a request of so many texts may go out now."""
@@ -62,10 +75,11 @@ class Budget:
             return False
         self._cut_at = now
         used = min(self._limit, max(self.in_flight, self._limit / 2))
-        self._limit = max(1.0, used * DECREASE)
+        self._limit = float(self.share) if self.in_flight > self.share else max(1.0, used * DECREASE)
         return True
 
-    def resize(self, ceiling: int) -> None:
-        """Takes a limit that the server has changed."""
+    def resize(self, ceiling: int, share: int | None = None) -> None:
+        """Takes what the server permits now, and this client's share of it."""
         self.ceiling = ceiling
+        self.share = ceiling if share is None else min(share, ceiling)
         self._limit = min(self._limit, ceiling)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import enum
 import heapq
 import itertools
+import math
 import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from transforms.tei.budget import Budget
 from transforms.tei.grammar import Verdict
@@ -55,10 +56,9 @@ class Endpoint:
         self.failed_checks = 0
         self.last_failure: Verdict | None = None
         self._max_in_flight = max_in_flight
+        self._processes = processes
         self.batch_limit = self._told_limit = info.batch_limit
-        # With less than a batch the server would get small ones, which cost it more than a refusal now and then.
-        share = max(info.batch_limit, info.max_concurrent_requests // processes)
-        self.budget = Budget(self._ceiling(info), share)
+        self.budget = Budget(self._ceiling(info), self._share(info))
 
     @property
     def verified(self) -> bool:
@@ -73,19 +73,21 @@ class Endpoint:
     @property
     def most_texts(self) -> int:
         """Texts that a request may hold now."""
-        return min(self.batch_limit, self.budget.limit)
+        return min(self.batch_limit, self.budget.most_texts)
 
     def adopt(self, info: ServerInfo) -> None:
         """Takes the limits that the server tells, where they are news: a lower one may have been found since."""
         if info.batch_limit != self._told_limit:
             self.batch_limit = self._told_limit = info.batch_limit
-        ceiling = self._ceiling(info)
-        if ceiling != self.budget.ceiling:
-            self.budget.resize(ceiling)
+        self.budget.resize(self._ceiling(info), self._share(info))
 
     def _ceiling(self, info: ServerInfo) -> int:
         permits = info.max_concurrent_requests
         return permits if self._max_in_flight is None else min(permits, self._max_in_flight)
+
+    def _share(self, info: ServerInfo) -> int:
+        # With less than a batch the server would get small ones, which cost it more than a refusal now and then.
+        return max(info.batch_limit, info.max_concurrent_requests // self._processes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,8 +223,9 @@ class Dispatcher:
             if endpoint is None:
                 return None
             heapq.heappop(self._ready)
-            first, *rest = task.divided(endpoint.most_texts)
-            self._put(rest, 0.0)
+            first, *others = task.divided(_evenly(task.size, endpoint.most_texts))
+            if others:  # together, as the next request may hold more
+                self._put([replace(others[0], indices=task.indices[len(first.indices) :])], 0.0)
             endpoint.budget.acquire(first.size)
             return Assignment(first, endpoint, now)
         return None
@@ -257,3 +260,8 @@ class Dispatcher:
         if self._ready:
             times += [e.health.quiet_until for e in self.endpoints if e.health.quiet_until > now]
         return max(0.0, min(times) - now) if times else None
+
+
+def _evenly(size: int, most: int) -> int:
+    """Texts in each of the fewest requests for so many: parts of one size leave no small one behind."""
+    return math.ceil(size / math.ceil(size / most))

@@ -25,8 +25,8 @@ class Health:
     def __init__(self, jitter: Jitter) -> None:
         self.failures = 0
         self.generation = 0
-        self._asked_until = float("-inf")  # for silence, by the endpoint; or with little in flight, after a refusal
-        self._rests_until = float("-inf")  # because it failed
+        self._asked_until = float("-inf")  # for silence, by the endpoint
+        self._rests_until = float("-inf")  # because it failed or refused
         self._refusals = 0
         self._failed_at = float("-inf")
         self._jitter = jitter
@@ -65,12 +65,14 @@ class Health:
         return asked
 
     def refused(self, now: float, first_of_round: bool, retry_after: float | None = None) -> float:
-        """Pauses after a 429; gives back the seconds of silence that this adds."""
-        pause = 0.0
+        """Pauses after a 429, until a good reply at most; gives back the seconds of silence that this adds."""
+        began = max(now, self.quiet_until)
+        self._asked_until = max(self._asked_until, now + (retry_after or 0.0))
         if first_of_round:
             self._refusals += 1
             pause = self._jitter.full(FIRST_PAUSE, LONGEST_PAUSE, self._refusals)
-        return self._be_quiet(now, now + max(pause, retry_after or 0.0))
+            self._rests_until = max(self._rests_until, now + pause)
+        return max(0.0, self.quiet_until - began)
 
     def _be_quiet(self, now: float, until: float) -> float:
         """Extends the silence; gives back the seconds that this adds."""

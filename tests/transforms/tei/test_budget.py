@@ -46,6 +46,34 @@ def test_requests_that_were_refused_together_cost_one_cut() -> None:
     assert budget.limit < limit
 
 
+def test_a_client_with_more_than_its_share_goes_back_to_it_when_refused() -> None:
+    budget = Budget(PERMITS, 128)
+    for _ in range(30):
+        budget.succeeded(BATCH)
+    budget.acquire(160)
+    budget.refused(sent_at=0.0, now=1.0)
+    assert budget.limit == 128
+    budget.release(32)
+    budget.refused(sent_at=2.0, now=3.0)
+    assert budget.limit < 128
+
+
+def test_a_client_that_has_its_share_sends_whole_batches_and_one_with_less_sends_parts() -> None:
+    budget = Budget(PERMITS, 128)
+    assert budget.most_texts == 128
+    budget.refused(sent_at=0.0, now=1.0)
+    assert budget.most_texts == budget.limit // 4
+    for second in range(2, 100):
+        budget.refused(second, second + 0.5)
+    assert budget.most_texts == 1
+
+
+def test_a_server_that_permits_more_now_is_believed() -> None:
+    budget = Budget(64)
+    budget.resize(PERMITS)
+    assert (budget.ceiling, budget.share, budget.limit) == (PERMITS, PERMITS, 64)
+
+
 def test_a_client_with_little_to_send_learns_little_from_a_refusal() -> None:
     budget = Budget(PERMITS)
     budget.acquire(1)

@@ -1,4 +1,4 @@
-"""Eight worker processes and one endpoint that knows nothing of them, in simulated time."""
+"""Several worker processes and one endpoint that knows nothing of them, in simulated time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import heapq
 import itertools
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 
@@ -55,16 +56,24 @@ class Crowd:
     """Workers, and a server that computes one text after the other and refuses what exceeds its permits."""
 
     def __init__(self, seed: int, texts_per_second: float, processes: int) -> None:
+        self.seed = seed
         self.rng = random.Random(seed)
         self.now = 0.0
-        self.workers = [Worker(100 * seed + number, lambda: self.now, processes) for number in range(WORKERS)]
+        self.processes = processes
+        self.workers: list[Worker] = []
         self.taken = 0
         self.free_at = 0.0
         self.seconds = 1 / texts_per_second
         self.events: list[tuple[float, int, Callable[[], None]]] = []
         self.count = itertools.count()
 
+    def join(self, workers: int) -> None:
+        for _ in range(workers):
+            self.workers.append(Worker(100 * self.seed + len(self.workers), lambda: self.now, self.processes))
+
     def run(self, seconds: float) -> None:
+        for worker in self.workers:
+            worker.served = worker.refused = 0
         end = self.now + seconds
         while self.now < end:
             for worker in self.rng.sample(self.workers, len(self.workers)):
@@ -97,25 +106,66 @@ class Crowd:
         self.after(self.latency(), lambda: worker.settle(assignment, accepted=True))
 
 
-@pytest.mark.parametrize("texts_per_second", [200, 1000])
+@dataclass(frozen=True)
+class Shares:
+    """What became of workers in some seconds: of what is fair, of what the server can do, and of their requests."""
+
+    least: float
+    most: float
+    busy: float
+    refused: float
+
+
+def shares(crowd: Crowd, seconds: float) -> Shares:
+    crowd.run(seconds)
+    served = [worker.served for worker in crowd.workers]
+    refused = sum(worker.refused for worker in crowd.workers)
+    fair = sum(served) / len(served)
+    return Shares(
+        min(served) / fair, max(served) / fair, sum(served) * crowd.seconds / seconds, refused * BATCH / sum(served)
+    )
+
+
+@pytest.mark.parametrize("texts_per_second", [200, 1000, 2500])
 @pytest.mark.parametrize("seed", range(3))
 def test_workers_that_know_how_many_they_are_keep_near_a_fair_share(seed: int, texts_per_second: float) -> None:
     crowd = Crowd(seed, texts_per_second, processes=WORKERS)
+    crowd.join(WORKERS)
     crowd.run(20)
-    for worker in crowd.workers:
-        worker.served = worker.refused = 0
-    crowd.run(40)
-    served = [worker.served for worker in crowd.workers]
-    fair = sum(served) / WORKERS
-    assert min(served) > 0.7 * fair
-    assert max(served) < 1.3 * fair
-    assert sum(served) > 0.97 * 40 * texts_per_second
-    assert sum(worker.refused for worker in crowd.workers) < 0.15 * sum(served) / BATCH
+    found = shares(crowd, 40)
+    assert found.least > 0.8
+    assert found.most < 1.2
+    assert found.busy > 0.97
+    assert found.refused < 0.15
+
+
+@pytest.mark.parametrize(("workers", "texts_per_second"), [(6, 1000), (8, 2500), (12, 1000)])
+def test_workers_that_do_not_know_of_each_other_settle_near_a_fair_share(workers: int, texts_per_second: float) -> None:
+    crowd = Crowd(0, texts_per_second, processes=1)
+    crowd.join(workers)
+    crowd.run(20)
+    found = shares(crowd, 40)
+    assert found.least > 0.75
+    assert found.most < 1.3
+    assert found.busy > 0.97
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_workers_that_come_late_get_their_share_of_those_that_were_there(seed: int) -> None:
+    crowd = Crowd(seed, 2500, processes=1)
+    crowd.join(WORKERS // 2)
+    crowd.run(20)
+    crowd.join(WORKERS // 2)
+    crowd.run(20)
+    found = shares(crowd, 40)
+    assert found.least > 0.75
+    assert found.most < 1.3
+    assert found.busy > 0.97
 
 
 def test_a_worker_that_is_alone_is_never_refused() -> None:
     crowd = Crowd(0, 1000, processes=1)
-    crowd.workers = crowd.workers[:1]
-    crowd.run(20)
-    assert crowd.workers[0].refused == 0
-    assert crowd.workers[0].served > 0.97 * 20 * 1000
+    crowd.join(1)
+    found = shares(crowd, 20)
+    assert found.refused == 0
+    assert found.busy > 0.97

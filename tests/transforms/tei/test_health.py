@@ -63,6 +63,14 @@ def test_a_success_ends_the_rest_but_not_the_silence_that_was_asked_for() -> Non
         assert one.admits(35, in_flight=0)
 
 
+def test_a_good_reply_ends_the_pause_after_a_refusal() -> None:
+    one = health()
+    one.refused(now=1, first_of_round=True)
+    assert not one.admits(1, in_flight=1)
+    one.succeeded()
+    assert one.admits(1, in_flight=1)
+
+
 def test_an_objection_shows_that_the_server_is_there() -> None:
     one = health()
     for now in range(5):
