@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Fault(enum.Enum):
-    """What can happen to one request for embeddings."""
+    """What can happen to one request for embeddings or for `/info`."""
 
     OK = "ok"
     REJECT = "reject"  # 429, as TEI says it
@@ -41,9 +41,11 @@ class Faults:
     """The simulator's settings; the defaults are a device that is instant and never fails.
 
     A request's fault is the next of `script`; once that is used up, it is drawn from the chances. All chances but
-    `backend` and `null_rows` are of one request.
+    `backend` and `null_rows` are of one request. What can only happen to vectors leaves `/info` as it is.
 
     Attributes:
+        embed: whether requests for embeddings have faults.
+        info: whether requests for `/info` do.
         script: faults of the first requests, in the order in which these arrive.
         seed: of what is drawn.
         reject: chance of 429 as TEI says it.
@@ -75,6 +77,8 @@ class Faults:
         tokens_per_second: how many it reads on top of that; None for no limit.
     """
 
+    embed: bool = True
+    info: bool = False
     script: tuple[Fault, ...] = ()
     seed: int = 0
     reject: float = 0.0

@@ -128,7 +128,7 @@ class SimulatedTei(TeiApp):
 
     async def answer(self, request: Request, asked: EmbedRequest) -> Embedded:
         """Embeds, unless a fault comes before."""
-        fault = self._next_fault()
+        fault = self._next_fault() if self.faults.embed else Fault.OK
         self.statistics.begin(asked)
         try:
             await self._fail_before(fault, request)
@@ -141,6 +141,14 @@ class SimulatedTei(TeiApp):
         self.statistics.answered += 1
         request.scope["fault"] = fault
         return embedded
+
+    async def _info(self, request: Request) -> Response:
+        fault = self._next_fault() if self.faults.info else Fault.OK
+        self.statistics.info_requests += 1
+        self.statistics.info_faults += fault is not Fault.OK
+        await self._fail_before(fault, request)
+        request.scope["fault"] = fault
+        return await super()._info(request)
 
     async def send(self, request: Request, response: Response, send: Send) -> None:
         """Sends a response, or half of it."""

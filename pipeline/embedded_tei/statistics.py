@@ -16,6 +16,8 @@ class Statistics:
     Attributes:
         requests: requests for embeddings that could be parsed.
         answered: those answered with 200.
+        info_requests: requests for `/info`.
+        info_faults: those that had a fault.
         rejected: those answered with 429.
         texts: texts in all requests.
         texts_repeated: texts that had been in an earlier request, or earlier in the same one.
@@ -31,6 +33,8 @@ class Statistics:
 
     requests: int = 0
     answered: int = 0
+    info_requests: int = 0
+    info_faults: int = 0
     rejected: int = 0
     texts: int = 0
     texts_repeated: int = 0

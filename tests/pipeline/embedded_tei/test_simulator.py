@@ -57,6 +57,21 @@ def test_a_script_is_followed_in_order_and_information_is_no_step_of_it(simulato
     assert statuses == [200, 502, 429, 200, 200]
 
 
+def test_a_script_for_information_leaves_embeddings_alone(simulator: Simulator) -> None:
+    simulator.script("bad_gateway", "reject", "short_reply", "unauthorized", info=True, embed=False)
+    statuses = []
+    for _ in range(5):
+        assert simulator.embed(["a"]).status_code == 200
+        statuses.append(requests.get(f"{simulator.url}/info", timeout=5).status_code)
+    assert statuses == [502, 429, 200, 401, 200]
+
+
+def test_a_script_for_both_is_followed_in_the_order_in_which_they_come(simulator: Simulator) -> None:
+    simulator.script("bad_gateway", "reject", info=True)
+    assert requests.get(f"{simulator.url}/info", timeout=5).status_code == 502
+    assert simulator.embed(["a"]).status_code == 429
+
+
 @pytest.mark.parametrize("fault", ["reset", "cut", "end_early", "crash"])
 def test_a_connection_that_breaks(simulator: Simulator, fault: str) -> None:
     simulator.script(fault, crash_seconds=0)

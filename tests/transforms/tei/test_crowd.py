@@ -150,9 +150,9 @@ def test_workers_that_do_not_know_of_each_other_settle_near_a_fair_share(workers
     assert found.busy > 0.97
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_workers_that_come_late_get_their_share_of_those_that_were_there(seed: int) -> None:
-    crowd = Crowd(seed, 2500, processes=1)
+@pytest.mark.parametrize("processes", [1, WORKERS])
+def test_workers_that_come_late_get_their_share_of_those_that_were_there(processes: int) -> None:
+    crowd = Crowd(0, 1000, processes)
     crowd.join(WORKERS // 2)
     crowd.run(20)
     crowd.join(WORKERS // 2)
