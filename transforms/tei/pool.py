@@ -7,7 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from transforms.tei.dispatcher import Dispatcher
+from transforms.tei.budget import PARTS
+from transforms.tei.dispatcher import Dispatcher, Endpoint
 from transforms.tei.sender import Sender
 from transforms.tei.verifier import Verifier
 
@@ -34,7 +35,7 @@ class Pool:
         self.verifier = verifier
         self._sender = sender
         self._fail = fail
-        requests = sum(math.ceil(each.budget.ceiling / each.most_at_best) for each in dispatcher.endpoints)
+        requests = sum(_requests_at_once(each) for each in dispatcher.endpoints)
         self._threads = [
             # Daemons, so that a request that hangs holds up no interpreter that wants to end.
             threading.Thread(target=self._work, name=f"tei-{number}", daemon=True)
@@ -63,3 +64,8 @@ class Pool:
                 self._sender.carry_out(assignment)
             except BaseException as failure:  # noqa: BLE001  (whoever waits must hear of it, whatever it is)
                 self._fail(failure)
+
+
+def _requests_at_once(endpoint: Endpoint) -> int:
+    ceiling = endpoint.budget.ceiling
+    return max(math.ceil(ceiling / endpoint.most_at_best), min(ceiling, PARTS))
