@@ -10,8 +10,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import requests
@@ -33,8 +33,15 @@ def tayyar(
     *arguments: object, folder: Path = ROOT, code: int | None = 0, timeout: float = 110
 ) -> subprocess.CompletedProcess[str]:
     """Run one command to its end; `code` is the exit code that it must have, None for any."""
+    return call(command(*arguments), folder, code, timeout)
+
+
+def call(
+    program: Sequence[str], folder: Path = ROOT, code: int | None = 0, timeout: float = 110
+) -> subprocess.CompletedProcess[str]:
+    """Do what `tayyar` does with any program."""
     finished = subprocess.run(
-        command(*arguments), cwd=folder, env=environment(), capture_output=True, text=True, timeout=timeout, check=False
+        program, cwd=folder, env=environment(), capture_output=True, text=True, timeout=timeout, check=False
     )
     return _with_code(finished, code)
 
@@ -70,11 +77,16 @@ def _process_state_kept() -> Iterator[None]:
         signal.signal(signal.SIGTERM, on_term)
 
 
-@contextmanager
-def started(*arguments: object) -> Iterator[subprocess.Popen[str]]:
+def started(*arguments: object) -> AbstractContextManager[subprocess.Popen[str]]:
     """Start one command, and end it with the context however that ends."""
+    return running(command(*arguments))
+
+
+@contextmanager
+def running(program: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    """Do what `started` does with any program."""
     with subprocess.Popen(
-        command(*arguments), cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        program, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         try:
             yield process

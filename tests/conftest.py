@@ -4,11 +4,13 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from pipeline.embedded_tei.process import EmbeddedTei
+from tests.storages import KEYS, KINDS, Storage, fresh_clients, gcs_server, place_of, s3_server
 
 # The machine may be busy: how long one example takes says nothing about the code.
 settings.register_profile("tayyar", deadline=None, max_examples=150)
@@ -25,3 +27,33 @@ def hash_tei() -> Iterator[str]:
     """The URL of a real server process with a hash in the model's place."""
     with EmbeddedTei(["--model", "hash"]) as server:
         yield server.url
+
+
+@pytest.fixture(scope="session")
+def gs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The variables that point to Google Cloud Storage's emulator, which is running."""
+    with gcs_server(tmp_path_factory.mktemp("gs") / "log") as url:
+        yield {"STORAGE_EMULATOR_HOST": url}
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The variables that point to an S3, which is running."""
+    with s3_server(tmp_path_factory.mktemp("s3") / "log") as url:
+        yield {**KEYS, "AWS_ENDPOINT_URL_S3": url}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A kind of storage, its server running, and this process with its children pointing to it."""
+    variables = {} if request.param == "local" else request.getfixturevalue(request.param)
+    with pytest.MonkeyPatch.context() as patch, fresh_clients(request.param):
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        yield request.param
+
+
+@pytest.fixture
+def place(kind: str, tmp_path: Path) -> Storage:
+    """A fresh folder in the storage."""
+    return place_of(kind, tmp_path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
 import random
 from collections.abc import Iterable
@@ -37,3 +39,13 @@ def write_corpus(root: Path, files: int, per_file: int, **how: tuple[int, int]) 
     for number in range(files):
         folder = root / Path(*"abc"[: number % 3])
         write_ndjson(folder / f"wiki_{number:02d}.ndjson", documents(per_file, seed=number, **how))
+
+
+def mixed_corpus(per_file: int = 150, first_seed: int = 0) -> dict[str, bytes]:
+    """Files in three depths, plain and compressed, with a dead letter each, by name; two of them have no document."""
+    found = {}
+    for number, name in enumerate(["wiki_00.ndjson", "a/wiki_01.jsonl.gz", "a/b/wiki_02.json.bz2", "كلمة/x y.ndjson"]):
+        lines = documents(per_file, seed=first_seed + number)
+        data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode() + b"no json\n"
+        found[name] = gzip.compress(data, mtime=0) if ".gz" in name else bz2.compress(data) if ".bz2" in name else data
+    return found | {"wiki_03.ndjson": b"", "wiki_04.ndjson": b"no json\n"}

@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,11 +33,20 @@ class Cluster:
     workers: str
     pool: int
 
+    @property
+    def options(self) -> list[str]:
+        """The options that a job is given to run there."""
+        return ["--flink_master", self.master, "--environment_config", self.workers]
+
     def overview(self) -> dict[str, object]:
         with contextlib.suppress(OSError):
             found: dict[str, object] = json.load(urllib.request.urlopen(f"http://{self.master}/overview", timeout=10))
             return found
         return {}
+
+    def jobs(self, state: str) -> int:
+        """How many jobs there are in a state: running, finished, cancelled, failed."""
+        return int(str(self.overview()[f"jobs-{state}"]))
 
     def kill_a_worker(self) -> bool:
         """Kill one Python worker; False if there is none."""
@@ -61,8 +70,8 @@ def _provided(name: str) -> Path:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path) -> Iterator[Cluster]:
-    """Run a cluster until the block ends."""
+def cluster(folder: Path, variables: Mapping[str, str]) -> Iterator[Cluster]:
+    """Run a cluster until the block ends; its Python workers have these variables."""
     home, rest, rpc, workers = _provided("flink"), free_port(), free_port(), free_port()
     _configure(home, folder / "conf", rest, rpc)
     flink = {"FLINK_CONF_DIR": folder / "conf", "FLINK_LOG_DIR": folder, "FLINK_PID_DIR": folder}
@@ -72,7 +81,7 @@ def cluster(folder: Path) -> Iterator[Cluster]:
     with (
         serving([f"{home}/bin/jobmanager.sh", "start-foreground"], rest, folder / "jobs", environment),
         serving([f"{home}/bin/taskmanager.sh", "start-foreground"], rpc, folder / "tasks", environment),
-        serving(pool_command, workers, folder / "pool", here) as pool,
+        serving(pool_command, workers, folder / "pool", {**here, **variables}) as pool,
     ):
         found = Cluster(f"127.0.0.1:{rest}", f"127.0.0.1:{workers}", pool.pid)
         wait_until(lambda: found.overview().get("slots-total") == 2, "two slots in the cluster")

@@ -19,10 +19,15 @@ TOOLS = Path(os.environ.get("TAYYAR_TOOLS", Path.home() / ".cache" / "tayyar"))
 
 def tool(name: str) -> str:
     """The path of a program that `.ci/tools` installs; without it, the test is skipped."""
-    found = shutil.which(name, path=f"{TOOLS / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    found = tool_path(name)
     if found is None:
         pytest.skip(f"{name} is not here; .ci/tools installs it")
     return found
+
+
+def tool_path(name: str) -> str | None:
+    """The path of a program that `.ci/tools` installs; None where it is missing."""
+    return shutil.which(name, path=f"{TOOLS / 'bin'}{os.pathsep}{os.environ['PATH']}")
 
 
 def free_port() -> int:

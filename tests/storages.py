@@ -6,12 +6,15 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
+from tests.commands import tayyar_here
 from tests.servers import free_port, serving, tool
+from transforms import storage
 
 KINDS = ["local", pytest.param("gs", marks=pytest.mark.outside), pytest.param("s3", marks=pytest.mark.outside)]
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
@@ -116,6 +119,66 @@ def s3_client(url: str, service: str = "s3") -> Any:
         aws_access_key_id=KEYS["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=KEYS["AWS_SECRET_ACCESS_KEY"],
     )
+
+
+def place_of(kind: str, folder: Path) -> Storage:
+    """A place in a kind of storage that nothing else uses, as nothing else does a folder."""
+    if kind == "gs":
+        return GcsStorage(os.environ["STORAGE_EMULATOR_HOST"], "tayyar-tests", folder.name)
+    if kind == "s3":
+        return S3Storage(os.environ["AWS_ENDPOINT_URL_S3"], "tayyar-tests", folder.name)
+    return LocalStorage(folder / "place")
+
+
+@contextlib.contextmanager
+def fresh_clients(kind: str) -> Iterator[None]:
+    """Let this process make its clients of a storage anew: they are made once, for the server that is there then."""
+    clients = [import_module(module)._client for scheme, module in storage._STORES.items() if scheme == kind]
+    for client in clients:
+        client.cache_clear()
+    yield
+    for client in clients:
+        client.cache_clear()
+
+
+def fill(place: Storage, files: Mapping[str, bytes]) -> None:
+    """Put what is to be embedded into a place."""
+    for name, data in files.items():
+        place.put(f"in/{name}", data)
+
+
+def job(place: Storage, url: str, *options: object) -> list[object]:
+    """The arguments of the job within a place."""
+    where = ["--input", f"{place.root}/in/**", "--output", f"{place.root}/out", "--endpoint", url]
+    return [*where, "--shard_bytes", 9000, "--max_dead_letter_ratio", 1, *options]
+
+
+def embed(place: Storage, url: str, *options: object) -> str:
+    """Do the job within a place, in this process, and return what it said."""
+    return tayyar_here("run", *job(place, url, *options)).stdout
+
+
+def verify(place: Storage, code: int = 0) -> str:
+    """Prove the job's output, and return what was found."""
+    return tayyar_here("verify", "--output", f"{place.root}/out", code=code).stderr
+
+
+def outputs(place: Storage) -> dict[str, bytes]:
+    """Embedded documents and dead letters, by name; the dead letters' source without its place."""
+    here = f'"source":"{place.root}/'.encode()
+    return {
+        name.removeprefix("out/"): data.replace(here, b'"source":"') if "/dead_letters/" in name else data
+        for name, data in place.files().items()
+        if name.startswith("out/") and not name.startswith("out/_job/")
+    }
+
+
+def expected(files: Mapping[str, bytes], folder: Path, url: str) -> dict[str, bytes]:
+    """What the job writes where it is simplest: in local files, by one process."""
+    place = LocalStorage(folder / "expected")
+    fill(place, files)
+    embed(place, url)
+    return outputs(place)
 
 
 @contextlib.contextmanager

@@ -1,124 +1,193 @@
-"""The job where it runs: Prism and Flink, the same bytes out of each as out of the local runner."""
+"""The job on every runner and in every storage, one list of tests; below it, what is special to one runner."""
 
 from __future__ import annotations
 
+import random
 import shutil
-import subprocess
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
 import pytest
 
 from pipeline.embedded_tei.process import EmbeddedTei
-from tests.commands import ROOT, output_files, started, tayyar, texts_embedded
-from tests.documents import write_corpus
+from tests.commands import ROOT, call, command, running, texts_embedded
+from tests.documents import mixed_corpus
 from tests.flink import Cluster, cluster, job_server_jar
 from tests.scripts import made_environment
 from tests.servers import tool, wait_until
-from tests.storages import GcsStorage, gcs_server
+from tests.storages import Storage, expected, fill, job, outputs, place_of, verify
 
-pytestmark = [pytest.mark.outside, pytest.mark.timeout(300)]
+Call = Callable[..., list[str]]
 
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus; `in` below it is what is embedded."""
-    folder = tmp_path_factory.mktemp("source")
-    write_corpus(folder / "in", files=3, per_file=300)
-    (folder / "in/wiki_00.ndjson").open("a").write("no json\n")
-    return folder
+OUTSIDE = [pytest.mark.outside, pytest.mark.timeout(300)]
+FAR = [pytest.param(name, marks=OUTSIDE) for name in ("prism", "flink", "flink-cluster")]
 
 
 @pytest.fixture(scope="module")
-def plain(source: Path, hash_tei: str) -> dict[str, bytes]:
-    """What the local runner makes of it."""
-    tayyar(*arguments(source, source / "plain", hash_tei))
-    found = output_files(source / "plain")
-    assert len(found) > 20
-    return found
-
-
-@pytest.fixture(scope="module")
-def flink_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with cluster(tmp_path_factory.mktemp("flink")) as found:
+def flink_cluster(
+    tmp_path_factory: pytest.TempPathFactory, gs: dict[str, str], s3: dict[str, str]
+) -> Iterator[Cluster]:
+    """A cluster whose workers reach every kind of storage."""
+    with cluster(tmp_path_factory.mktemp("flink"), {**gs, **s3}) as found:
         yield found
 
 
-def arguments(source: Path, output: Path, url: str, *options: object) -> list[object]:
-    where = ["--input", f"{source}/in/**", "--output", output, "--endpoint", url, "--shard_bytes", 9000]
-    return ["run", *where, *options]
+@pytest.fixture
+def flink_sh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """How a user calls the script, whose environment is made out of this one; `run` is left out as they do."""
+    jar = job_server_jar()
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("TAYYAR_VENV", made_environment(tmp_path / "venv")["TAYYAR_VENV"])
+
+    def script(name: str, *arguments: object) -> list[str]:
+        chosen = [*([] if name == "run" else [name]), *arguments, "--flink_job_server_jar", jar]
+        return [f"{ROOT}/run_scripts/flink.sh", *map(str, chosen)]
+
+    return script
 
 
-@pytest.mark.parametrize("runner", ["PrismRunner", "DirectRunner"])
-def test_prism_writes_the_same_files(
-    source: Path, plain: dict[str, bytes], tmp_path: Path, hash_tei: str, runner: str
+@pytest.fixture(params=["in-process", "multi-processing", *FAR])
+def runner(request: pytest.FixtureRequest) -> Call:
+    """How a command is called on a runner."""
+    program, options = command, []
+    if request.param == "multi-processing":
+        options = ["--direct_running_mode", "multi_processing", "--direct_num_workers", 2]
+    elif request.param == "prism":
+        options = ["--runner", "PrismRunner", "--prism_location", tool("prism")]
+    elif request.param == "flink":
+        program = request.getfixturevalue("flink_sh")
+    elif request.param == "flink-cluster":
+        program = request.getfixturevalue("flink_sh")
+        options = request.getfixturevalue("flink_cluster").options
+    return lambda *arguments: program(*arguments, *options)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory, hash_tei: str) -> dict[str, bytes]:
+    """What must come out of the corpus."""
+    found = expected(mixed_corpus(), tmp_path_factory.mktemp("plain"), hash_tei)
+    assert len(found) > 12
+    return found
+
+
+def test_the_same_bytes_come_out_and_another_job_is_refused(
+    place: Storage, runner: Call, plain: dict[str, bytes], hash_tei: str
 ) -> None:
-    options = ("--runner", runner, "--prism_location", tool("prism"))
-    said = tayyar(*arguments(source, tmp_path / "out", hash_tei, *options), timeout=200).stderr
+    fill(place, mixed_corpus())
+    said = call(runner("run", *job(place, hash_tei)), timeout=250).stdout
+    assert "total: embeddings = 600, documents = 605, dead letters = 5" in said
+    assert outputs(place) == plain
+    assert not [name for name in place.names() if "/tmp/" in name or "/at_work/" in name]
+    verify(place)
+    whole = place.files()
+    refusal = call(runner("run", *job(place, hash_tei, "--text_field", "id")), code=2).stderr
+    assert "text_field was 'content' and is 'id'" in refusal
+    assert place.files() == whole
+
+
+# Each kind of storage and each runner at least once; how often it is killed.
+KILLED = [
+    ("gs", "in-process", 2),
+    ("s3", "in-process", 2),
+    ("s3", "multi-processing", 1),
+    ("gs", "prism", 1),
+    ("local", "flink", 1),
+    ("s3", "flink-cluster", 1),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "runner", "times"),
+    [("local", "in-process", 2), *(pytest.param(*where, marks=OUTSIDE) for where in KILLED)],
+    indirect=["kind", "runner"],
+)
+def test_a_killed_run_goes_on_where_it_was(
+    place: Storage, runner: Call, times: int, tmp_path: Path, hash_tei: str
+) -> None:
+    files = mixed_corpus(per_file=1000)
+    fill(place, files)
+    program = runner("run", *job(place, hash_tei, "--max_in_flight", 64))
+    before, rng = texts_embedded(hash_tei), random.Random(3)
+    for _ in range(times):
+        kill(program, place, rng.randint(2, 12))
+    done = outputs(place)
+    call(program, timeout=250)
+    assert texts_embedded(hash_tei) - before < 4000 * 1.25
+    found = outputs(place)
+    assert len(done) < len(found)
+    assert found == expected(files, tmp_path, hash_tei)
+    assert not [name for name in place.names() if "/tmp/" in name]
+    verify(place)
+
+
+def kill(program: Sequence[str], place: Storage, more: int) -> None:
+    """Run the job until so many more shards are done, and kill its launcher."""
+    enough = receipts(place) + more
+    with running(program) as process:
+        wait_until(lambda: process.poll() is not None or receipts(place) >= enough, "receipts", seconds=120)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+
+
+def receipts(place: Storage) -> int:
+    return sum("/receipts/" in name for name in place.names())
+
+
+@pytest.mark.parametrize("runner", FAR, indirect=True)
+def test_ten_documents_are_tried_and_leave_nothing(tmp_path: Path, hash_tei: str, runner: Call) -> None:
+    said = call(runner("check", "--output", tmp_path / "out", "--endpoint", hash_tei), timeout=200).stdout
+    assert "Runner embedded ten documents and wrote them in" in said
+    assert said.endswith("passed\n")
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == ["_job"]
+
+
+@pytest.mark.outside
+@pytest.mark.timeout(300)
+def test_direct_runner_takes_prism_where_it_is_found(tmp_path: Path, plain: dict[str, bytes], hash_tei: str) -> None:
+    place = place_of("local", tmp_path)
+    fill(place, mixed_corpus())
+    options = ("--runner", "DirectRunner", "--prism_location", tool("prism"))
+    said = call(command("run", *job(place, hash_tei, *options)), timeout=200).stderr
     assert "prism" in said  # and not what DirectRunner falls back to
-    assert output_files(tmp_path / "out") == plain
-    tayyar("verify", "--output", tmp_path / "out")
+    assert outputs(place) == plain
+    verify(place)
 
 
-def test_the_flink_in_the_job_server_writes_the_same_files(
-    source: Path, plain: dict[str, bytes], tmp_path: Path, hash_tei: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    options = ("--flink_job_server_jar", job_server_jar())
-    flink_sh(tmp_path, monkeypatch, *arguments(source, tmp_path / "out", hash_tei, *options))
-    assert output_files(tmp_path / "out") == plain
-    tayyar("verify", "--output", tmp_path / "out")
-
-
-def test_a_flink_cluster_writes_the_same_files(
-    source: Path,
-    plain: dict[str, bytes],
-    tmp_path: Path,
-    hash_tei: str,
-    flink_cluster: Cluster,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    where = cluster_options(flink_cluster)
-    finished = int(str(flink_cluster.overview()["jobs-finished"]))
-    # The last one is known to the job server alone.
-    options = ("--flink_job_server_jar", job_server_jar(), "--number_of_execution_retries", 0)
-    flink_sh(tmp_path, monkeypatch, *arguments(source, tmp_path / "out", hash_tei, *where, *options))
-    assert output_files(tmp_path / "out") == plain
-    tayyar("verify", "--output", tmp_path / "out")
-    assert flink_cluster.overview()["jobs-finished"] == finished + 1
-
-
+@pytest.mark.parametrize("kind", [pytest.param("gs", marks=OUTSIDE)], indirect=True)
 def test_a_job_on_a_cluster_whose_worker_is_killed_fails_and_goes_on_when_it_is_called_again(
-    source: Path, plain: dict[str, bytes], tmp_path: Path, hash_tei: str, flink_cluster: Cluster
+    place: Storage, plain: dict[str, bytes], hash_tei: str, flink_cluster: Cluster, flink_sh: Call
 ) -> None:
-    where = cluster_options(flink_cluster)
-    options = ("--runner", "FlinkRunner", "--environment_type", "EXTERNAL", "--flink_version", "1.19")
-    command = arguments(source, tmp_path / "out", hash_tei, *where, *options, "--parallelism", 2)
-    command += ["--flink_job_server_jar", job_server_jar(), "--max_in_flight", 4]
-    before = texts_embedded(hash_tei)
-    with started(*command) as process:
-        wait_until(lambda: process.poll() is not None or receipts(tmp_path / "out") > 1, "receipts", seconds=120)
+    fill(place, mixed_corpus())
+    # The last option is known to the job server alone.
+    options = (*flink_cluster.options, "--max_in_flight", 4, "--number_of_execution_retries", 0)
+    program = flink_sh("run", *job(place, hash_tei, *options))
+    before, finished = texts_embedded(hash_tei), flink_cluster.jobs("finished")
+    with running(program) as process:
+        wait_until(lambda: process.poll() is not None or receipts(place) > 1, "receipts", seconds=120)
         assert flink_cluster.kill_a_worker()
         said, _ = process.communicate(timeout=120)
     assert process.returncode == 1, said
     assert "The same command goes on" in said
-    done = receipts(tmp_path / "out")
-    assert 1 < done < len(plain)
-    tayyar(*command, timeout=200)
-    assert output_files(tmp_path / "out") == plain
-    assert texts_embedded(hash_tei) - before < 900 * 1.4
-    tayyar("verify", "--output", tmp_path / "out")
+    done = receipts(place)
+    call(program, timeout=200)
+    assert flink_cluster.jobs("finished") == finished + 1
+    assert 1 < done < receipts(place)
+    assert outputs(place) == plain
+    assert texts_embedded(hash_tei) - before < 600 * 1.4
+    verify(place)
 
 
-def test_a_flink_that_is_started_here_ends_with_a_killed_launcher(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.outside
+@pytest.mark.timeout(300)
+def test_a_flink_that_is_started_here_ends_with_a_killed_launcher(tmp_path: Path, flink_sh: Call) -> None:
     if shutil.which("setpriv") is None:
         pytest.skip("setpriv is not here; it is of util-linux")
+    place = place_of("local", tmp_path)
+    fill(place, mixed_corpus())
     with EmbeddedTei(["--model", "hash", "--faults", '{"batch_seconds": 5}']) as slow:
-        options = ("--flink_job_server_jar", job_server_jar())
-        command = flink_command(tmp_path, monkeypatch, *arguments(source, tmp_path / "out", slow.url, *options))
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        with running(flink_sh("run", *job(place, slow.url))) as process:
             wait_until(lambda: process.poll() is not None or java_of(process.pid), "Java")
             (java,) = java_of(process.pid)
             process.kill()
@@ -129,76 +198,18 @@ def java_of(pid: int) -> list[psutil.Process]:
     return [child for child in psutil.Process(pid).children(recursive=True) if child.name() == "java"]
 
 
-@pytest.mark.parametrize("runner", ["prism", "flink"])
-def test_a_bucket_gives_and_takes_the_same_files(
-    source: Path, plain: dict[str, bytes], tmp_path: Path, hash_tei: str, monkeypatch: pytest.MonkeyPatch, runner: str
-) -> None:
-    with gcs_server(tmp_path / "gcs") as url:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
-        bucket = GcsStorage(url, "tayyar-tests", runner)
-        for path in source.glob("in/**/*.ndjson"):
-            bucket.put(str(path.relative_to(source)), path.read_bytes())
-        where = ["--input", f"{bucket.root}/in/**", "--output", f"{bucket.root}/out", "--endpoint", hash_tei]
-        job = ["run", *where, "--shard_bytes", 9000]
-        if runner == "prism":
-            tayyar(*job, "--runner", "PrismRunner", "--prism_location", tool("prism"), timeout=200)
-        else:
-            flink_sh(tmp_path, monkeypatch, *job, "--flink_job_server_jar", job_server_jar())
-        here, there = str(source).encode(), bucket.root.encode()
-        found = {name: data.replace(there, here) for name, data in bucket.files().items()}
-        outputs = {name.removeprefix("out/"): data for name, data in found.items() if name.startswith("out/")}
-        assert {name: data for name, data in outputs.items() if not name.startswith("_job/")} == plain
-        tayyar("verify", "--output", f"{bucket.root}/out")
-
-
-@pytest.mark.parametrize("runner", ["prism", "flink", "cluster"])
-def test_ten_documents_are_tried_and_leave_nothing(
-    tmp_path: Path, hash_tei: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, runner: str
-) -> None:
-    command = ["check", "--output", tmp_path / "out", "--endpoint", hash_tei]
-    if runner == "prism":
-        said = tayyar(*command, "--runner", "PrismRunner", "--prism_location", tool("prism"), timeout=200).stdout
-    else:
-        where = cluster_options(request.getfixturevalue("flink_cluster")) if runner == "cluster" else []
-        said = flink_sh(tmp_path, monkeypatch, *command, *where, "--flink_job_server_jar", job_server_jar())
-    assert "Runner embedded ten documents and wrote them in" in said
-    assert said.endswith("passed\n")
-    assert [path.name for path in (tmp_path / "out").rglob("*")] == ["_job"]
-
-
+@pytest.mark.outside
+@pytest.mark.timeout(300)
 def test_a_token_that_a_clusters_workers_do_not_have_is_found_before_the_job(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flink_cluster: Cluster
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flink_cluster: Cluster, flink_sh: Call
 ) -> None:
     monkeypatch.setenv("ONLY_HERE", "hf_secret")
     with EmbeddedTei(["--model", "hash", "--api_key", "env:ONLY_HERE"]) as tei:
-        command = ["check", "--output", tmp_path / "out", "--endpoint", tei.url, "--token", "env:ONLY_HERE"]
-        options = [*cluster_options(flink_cluster), "--flink_job_server_jar", job_server_jar()]
-        said = flink_sh(tmp_path, monkeypatch, *command, *options, code=3)
+        where = ("--output", tmp_path / "out", "--endpoint", tei.url, "--token", "env:ONLY_HERE")
+        finished = call(flink_sh("check", *where, *flink_cluster.options), code=3, timeout=200)
+    said = finished.stdout + finished.stderr
     assert (
         "FlinkRunner did not embed ten documents: the token env:ONLY_HERE is empty or not set on this machine" in said
     )
     assert "set the variable where workers start" in said
     assert "hf_secret" not in said
-
-
-def cluster_options(flink: Cluster) -> list[object]:
-    return ["--flink_master", flink.master, "--environment_config", flink.workers]
-
-
-def receipts(output: Path) -> int:
-    return len(list(output.glob("_job/receipts/**/*.json")))
-
-
-def flink_command(folder: Path, monkeypatch: pytest.MonkeyPatch, *options: object) -> list[str]:
-    """Make the script's environment out of this one, and return how a user calls it; `run` is left out as they do."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("TAYYAR_VENV", made_environment(folder / "venv")["TAYYAR_VENV"])
-    return [f"{ROOT}/run_scripts/flink.sh", *map(str, options[options[0] == "run" :])]
-
-
-def flink_sh(folder: Path, monkeypatch: pytest.MonkeyPatch, *options: object, code: int = 0) -> str:
-    """Run the script to its end and return what it said: all of it where it fails."""
-    command = flink_command(folder, monkeypatch, *options)
-    finished = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=250, check=False)
-    assert finished.returncode == code, finished.stdout + finished.stderr
-    return finished.stdout + (finished.stderr if code else "")

@@ -1,82 +1,47 @@
-"""The job where the data lies: one list of tests for local files, gs:// and s3://, the same bytes out of each."""
+"""What a storage must do beside the job itself, which `test_everywhere.py` holds: other commands, names, errors."""
 
 from __future__ import annotations
 
-import bz2
-import contextlib
 import gzip
 import json
-import os
 import random
-import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from pipeline.embedded_tei.process import EmbeddedTei
 from pipeline.plan import make_plan
-from tests.commands import ROOT, command, environment, started, tayyar, tayyar_here, texts_embedded
-from tests.documents import documents
+from tests.commands import ROOT, command, environment, tayyar, tayyar_here, texts_embedded
+from tests.documents import documents, mixed_corpus
 from tests.pipeline.embedded_tei.clients import Simulator
 from tests.storages import (
-    KEYS,
     KINDS,
-    GcsStorage,
     LocalStorage,
-    S3Storage,
     Storage,
-    gcs_server,
+    embed,
+    expected,
+    fill,
+    job,
+    outputs,
+    place_of,
     s3_client,
     s3_server,
+    verify,
     without_cloud,
 )
 from transforms import storage
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A kind of storage, its server running, and this process with its children pointing to it."""
-    log = tmp_path_factory.mktemp("server") / "log"
-    with pytest.MonkeyPatch.context() as patch, fresh_clients(request.param):
-        if request.param == "gs":
-            with gcs_server(log) as url:
-                patch.setenv("STORAGE_EMULATOR_HOST", url)
-                yield "gs"
-        elif request.param == "s3":
-            with s3_server(log) as url:
-                for name, value in {**KEYS, "AWS_ENDPOINT_URL_S3": url}.items():
-                    patch.setenv(name, value)
-                yield "s3"
-        else:
-            yield "local"
-
-
-@pytest.fixture
-def place(kind: str, tmp_path: Path) -> Storage:
-    """A fresh folder in the storage."""
-    return place_of(kind, tmp_path)
-
-
-def place_of(kind: str, folder: Path) -> Storage:
-    """A place in a kind of storage that nothing else uses, as nothing else does a folder."""
-    if kind == "gs":
-        return GcsStorage(os.environ["STORAGE_EMULATOR_HOST"], "tayyar-tests", folder.name)
-    if kind == "s3":
-        return S3Storage(os.environ["AWS_ENDPOINT_URL_S3"], "tayyar-tests", folder.name)
-    return LocalStorage(folder / "place")
 
 
 @pytest.fixture(scope="module")
 def finished(kind: str, tmp_path_factory: pytest.TempPathFactory, hash_tei: str) -> Storage:
     """A finished job. Whoever damages it mends it again."""
     place = place_of(kind, tmp_path_factory.mktemp(f"finished-{kind}"))
-    fill(place, corpus())
+    fill(place, mixed_corpus())
     embed(place, hash_tei)
     return place
 
@@ -87,78 +52,16 @@ def simulator() -> Iterator[Simulator]:
         yield Simulator(server.url)
 
 
-@contextlib.contextmanager
-def fresh_clients(kind: str) -> Iterator[None]:
-    """Let this process make its clients of a storage anew: they are made once, for the server that is there then."""
-    clients = [import_module(module)._client for scheme, module in storage._STORES.items() if scheme == kind]
-    for client in clients:
-        client.cache_clear()
-    yield
-    for client in clients:
-        client.cache_clear()
-
-
-def corpus(per_file: int = 150, first_seed: int = 0) -> dict[str, bytes]:
-    """Files in three depths, plain and compressed, with a dead letter, by name."""
-    found = {}
-    for number, name in enumerate(["wiki_00.ndjson", "a/wiki_01.jsonl.gz", "a/b/wiki_02.json.bz2", "كلمة/x y.ndjson"]):
-        lines = documents(per_file, seed=first_seed + number)
-        data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode() + b"no json\n"
-        found[name] = gzip.compress(data, mtime=0) if ".gz" in name else bz2.compress(data) if ".bz2" in name else data
-    return found | {"wiki_03.ndjson": b"", "wiki_04.ndjson": b"no json\n"}
-
-
-def fill(place: Storage, files: dict[str, bytes]) -> None:
-    for name, data in files.items():
-        place.put(f"in/{name}", data)
-
-
-def arguments(place: Storage, url: str, *options: object) -> list[object]:
-    """What the job within a place is called with."""
-    where = ["--input", f"{place.root}/in/**", "--output", f"{place.root}/out", "--endpoint", url]
-    return ["run", *where, "--shard_bytes", 9000, "--max_dead_letter_ratio", 1, *options]
-
-
-def embed(place: Storage, url: str, *options: object, code: int = 0) -> str:
-    finished = tayyar_here(*arguments(place, url, *options), code=code)
-    return finished.stdout + finished.stderr
-
-
-def verify(place: Storage, code: int = 0) -> str:
-    return tayyar_here("verify", "--output", f"{place.root}/out", code=code).stderr
-
-
-def outputs(place: Storage) -> dict[str, bytes]:
-    """Embedded documents and dead letters, by name; the dead letters' source without its place."""
-    here = f'"source":"{place.root}/'.encode()
-    return {
-        name.removeprefix("out/"): data.replace(here, b'"source":"') if "/dead_letters/" in name else data
-        for name, data in place.files().items()
-        if name.startswith("out/") and not name.startswith("out/_job/")
-    }
-
-
-def expected(files: dict[str, bytes], folder: Path, url: str) -> dict[str, bytes]:
-    """What the job writes where it is simplest: in local files, by one process."""
-    place = LocalStorage(folder / "expected")
-    fill(place, files)
-    embed(place, url)
-    return outputs(place)
-
-
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory, hash_tei: str) -> dict[str, bytes]:
     """What must come out of the corpus."""
-    return expected(corpus(), tmp_path_factory.mktemp("plain"), hash_tei)
+    return expected(mixed_corpus(), tmp_path_factory.mktemp("plain"), hash_tei)
 
 
-def test_the_same_bytes_come_out_and_only_what_is_damaged_is_mended(
-    place: Storage, plain: dict[str, bytes], hash_tei: str
-) -> None:
-    fill(place, corpus())
+def test_only_what_is_damaged_is_mended(place: Storage, plain: dict[str, bytes], hash_tei: str) -> None:
+    fill(place, mixed_corpus())
     assert "total: embeddings = 600, documents = 605, dead letters = 5" in embed(place, hash_tei)
     assert outputs(place) == plain
-    assert len(plain) > 12
     left = {name.removeprefix("out/_job/") for name in place.names() if name.startswith("out/_job/")}
     assert {name for name in left if not name.startswith("receipts/")} >= {"job.json", "plan.ndjson", "report.json"}
     assert not {name for name in left if "tmp" in name or "at_work" in name}
@@ -179,7 +82,7 @@ def test_the_same_bytes_come_out_and_only_what_is_damaged_is_mended(
 def test_every_command_does_its_work_where_the_data_lies(
     place: Storage, plain: dict[str, bytes], simulator: Simulator
 ) -> None:
-    fill(place, corpus())
+    fill(place, mixed_corpus())
     data = ("--input", f"{place.root}/in/**", "--shard_bytes", 9000, "--endpoint", simulator.url)
     out = ("--output", f"{place.root}/out")
     assert "records: about 605 (605 to 605" in tayyar_here("plan", *data, *out, "--max_in_flight", 32).stdout
@@ -294,41 +197,12 @@ def test_what_another_tool_wrote_is_verified_where_it_lies(place: Storage, hash_
     assert "this is not the line at byte " in found
 
 
-def test_a_killed_run_goes_on_where_it_was(place: Storage, tmp_path: Path, hash_tei: str) -> None:
-    files = corpus(per_file=1000)
-    fill(place, files)
-    before = texts_embedded(hash_tei)
-    rng = random.Random(3)
-    for _ in range(2):
-        enough = _receipts(place) + rng.randint(2, 12)
-        with started(*arguments(place, hash_tei, "--max_in_flight", 64)) as process:
-            while process.poll() is None and _receipts(place) < enough:
-                pass
-            process.kill()
-            assert process.wait() == -signal.SIGKILL
-    done = outputs(place)
-    embed(place, hash_tei)
-    assert texts_embedded(hash_tei) - before < 4000 * 1.25
-    found = outputs(place)
-    assert len(done) < len(found)
-    assert found == expected(files, tmp_path, hash_tei)
-    assert not [name for name in place.names() if "/tmp/" in name]
-    verify(place)
-
-
-def _receipts(place: Storage) -> int:
-    return sum("/receipts/" in name for name in place.names())
-
-
-def test_another_job_is_refused_and_a_changed_input_is_redone(place: Storage, tmp_path: Path, hash_tei: str) -> None:
-    files = corpus(per_file=20)
+def test_a_job_is_begun_anew_and_a_changed_input_is_redone(place: Storage, tmp_path: Path, hash_tei: str) -> None:
+    files = mixed_corpus(per_file=20)
     fill(place, files)
     embed(place, hash_tei, "--text_field", "id")
-    whole = place.files()
-    assert "text_field was 'id' and is 'content'" in embed(place, hash_tei, code=2)
-    assert place.files() == whole
     embed(place, hash_tei, "--overwrite")
-    files["a/wiki_01.jsonl.gz"] = corpus(per_file=12, first_seed=50)["a/wiki_01.jsonl.gz"]
+    files["a/wiki_01.jsonl.gz"] = mixed_corpus(per_file=12, first_seed=50)["a/wiki_01.jsonl.gz"]
     place.put("in/a/wiki_01.jsonl.gz", files["a/wiki_01.jsonl.gz"])
     before = texts_embedded(hash_tei)
     embed(place, hash_tei)
@@ -337,16 +211,17 @@ def test_another_job_is_refused_and_a_changed_input_is_redone(place: Storage, tm
     verify(place)
 
 
-def test_worker_processes_reach_the_storage(place: Storage, kind: str, plain: dict[str, bytes], hash_tei: str) -> None:
+@pytest.mark.parametrize("kind", ["s3"], indirect=True)
+def test_worker_processes_have_beam_s_options(
+    place: Storage, plain: dict[str, bytes], hash_tei: str, s3: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     workers: list[object] = ["--direct_running_mode", "multi_processing", "--direct_num_workers", 2]
-    fill(place, corpus())
-    with pytest.MonkeyPatch.context() as patch:
-        if kind == "s3":  # by Beam's options, which must get to the workers
-            workers += ["--s3_endpoint_url", os.environ["AWS_ENDPOINT_URL_S3"], "--s3_access_key_id", "key"]
-            workers += ["--s3_secret_access_key", "secret", "--s3_region_name", "us-east-1"]
-            for name in (*KEYS, "AWS_ENDPOINT_URL_S3"):
-                patch.delenv(name)
-        tayyar(*arguments(place, hash_tei, *workers))  # a process that has reached no storage yet
+    workers += ["--s3_endpoint_url", s3["AWS_ENDPOINT_URL_S3"], "--s3_access_key_id", s3["AWS_ACCESS_KEY_ID"]]
+    workers += ["--s3_secret_access_key", s3["AWS_SECRET_ACCESS_KEY"], "--s3_region_name", s3["AWS_REGION"]]
+    fill(place, mixed_corpus())
+    for name in s3:
+        monkeypatch.delenv(name)
+    tayyar("run", *job(place, hash_tei, *workers))  # a process that has reached no storage yet
     assert outputs(place) == plain
 
 
@@ -413,7 +288,7 @@ def test_an_object_that_is_replaced_while_it_is_read_is_an_error(place: Storage)
 def test_patterns_mean_the_same_everywhere(place: Storage, tmp_path: Path, pattern: str) -> None:
     found = []
     for there in (place, LocalStorage(tmp_path / "expected")):
-        fill(there, corpus(per_file=1))
+        fill(there, mixed_corpus(per_file=1))
         plan = make_plan([f"{there.root}/in/{pattern}"], f"{there.root}/out", 1000)
         found.append([(source.name, source.path.removeprefix(there.root), source.size) for source in plan.sources])
     assert found[0] == found[1] != []
@@ -441,18 +316,14 @@ def refused(place: Storage, tei: str, *, inputs: str = "in/*", output: str = "ou
 
 
 @pytest.mark.parametrize("kind", KINDS[1:], indirect=True)
-def test_a_bucket_that_is_not_there_is_named(place: Storage, kind: str, hash_tei: str) -> None:
+def test_a_bucket_that_is_not_there_is_named(
+    place: Storage, kind: str, hash_tei: str, request: pytest.FixtureRequest
+) -> None:
     place.put("in/a.ndjson", b'{"content": "a"}\n')
     nowhere = f"{kind}://no-such-bucket-here"
     for where in ({"inputs": f"{nowhere}/in/*"}, {"inputs": f"{nowhere}/a.ndjson"}, {"output": f"{nowhere}/out"}):
-        said = refused(place, hash_tei, **where, **_cloud(kind))
+        said = refused(place, hash_tei, **where, **request.getfixturevalue(kind))
         assert f"there is no bucket {nowhere}. Check the name, or create it." in said
-
-
-def _cloud(kind: str) -> dict[str, str]:
-    if kind == "gs":
-        return {"STORAGE_EMULATOR_HOST": os.environ["STORAGE_EMULATOR_HOST"]}
-    return {**KEYS, "AWS_ENDPOINT_URL_S3": os.environ["AWS_ENDPOINT_URL_S3"]}
 
 
 @pytest.mark.parametrize("kind", ["local"], indirect=True)

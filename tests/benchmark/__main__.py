@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tests.benchmark import compare, corpus, memory, saturation, scale, startup, table, workers
+from tests.benchmark import compare, corpus, memory, receipts, saturation, scale, startup, table, workers
 from tests.benchmark.endpoint import Endpoint
 
 _LATENCY = 0.05  # seconds
@@ -46,6 +46,11 @@ def _startup(options: argparse.Namespace) -> None:
 
 def _workers(options: argparse.Namespace) -> None:
     table.publish(options.results, "workers", workers.compare_workers(options.work, options.documents), workers.NOTES)
+
+
+def _receipts(options: argparse.Namespace) -> None:
+    rows = receipts.read_receipts(options.work, options.receipts, options.latency)
+    table.publish(options.results, "receipts", rows, receipts.notes(options.latency))
 
 
 def _scale(options: argparse.Namespace) -> None:
@@ -94,6 +99,11 @@ def _add_parts(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     one = commands.add_parser("workers", help="two worker processes against one")
     one.add_argument("--documents", type=int, default=100_000)
     one.set_defaults(run=_workers)
+
+    one = commands.add_parser("receipts", help="what is done already, read from a bucket: in parallel, and one by one")
+    one.add_argument("--receipts", type=int, default=20_000)
+    one.add_argument("--latency", type=float, default=0.06, help="seconds to the bucket and back")
+    one.set_defaults(run=_receipts)
 
     one = commands.add_parser("scale", help="the tutorial's whole corpus, killed and resumed: 15 GB of disk")
     one.add_argument("--documents", type=int, default=corpus.TUTORIAL_DOCUMENTS)

@@ -12,6 +12,7 @@ from tests.benchmark import compare, corpus, process, table
 from tests.benchmark.check import Wrong, check
 from tests.benchmark.endpoint import Endpoint
 from tests.benchmark.registry import CONTESTANTS, FLOOR, Contestant
+from tests.commands import call
 
 _DOCUMENTS = 200
 _SLOW_TO_START = {"Ray Data"}  # half a minute of imports where the machine is busy
@@ -101,6 +102,14 @@ def test_what_a_process_leaves_behind_is_counted_and_ended() -> None:
 def test_a_process_that_fails_is_an_error() -> None:
     with pytest.raises(process.Failed, match="no such thing"):
         process.measure(process.program("raise SystemExit('no such thing')"))
+
+
+def test_receipts_are_read_from_a_bucket_in_parallel(tmp_path: Path) -> None:
+    folders = ("--work", tmp_path, "--results", tmp_path)
+    call(process.module("tests.benchmark", *folders, "receipts", "--receipts", 300, "--latency", 0.02))
+    together, one_by_one = json.loads((tmp_path / "receipts.json").read_text(encoding="utf-8"))["rows"]
+    assert 300 < together["requests"] < 310  # and a listing
+    assert one_by_one["requests"] == 300
 
 
 def test_a_table_and_its_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
