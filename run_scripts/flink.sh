@@ -14,6 +14,10 @@
 #       port runs programs as you, with that environment. Let nobody else reach it: the task manager beside it comes
 #       by localhost, so a firewall may drop all else (nft add rule inet filter input iif != lo tcp dport 50000 drop).
 #
+#   run_scripts/flink.sh --environment_type PROCESS --flink_master HOST:8081 …
+#       no pool, and no port that is open: task managers start workers themselves, by run_scripts/flink_worker.sh in
+#       this same folder on their machines. Workers get Beam's options, and have their task manager's environment.
+#
 #   run_scripts/flink.sh check --flink_master HOST:8081 --output gs://… --endpoint http://HOST:PORT
 #       ten documents through all of it, before the job: workers, their way to the endpoint, token, right to write
 #
@@ -63,5 +67,8 @@ if [ "$master" != '[local]' ] && [ "$master" != '[auto]' ]; then
     if [ "$(value_of environment_type)" = EXTERNAL ]; then
         default environment_config localhost:50000
     fi
+fi
+if [ "$(value_of environment_type)" = PROCESS ]; then
+    default environment_config "{\"command\": \"$root/run_scripts/flink_worker.sh\"}"
 fi
 exec "$venv/bin/tayyar" "$command" "${arguments[@]}"

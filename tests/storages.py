@@ -182,11 +182,12 @@ def expected(files: Mapping[str, bytes], folder: Path, url: str) -> dict[str, by
 
 
 @contextlib.contextmanager
-def gcs_server(log: Path) -> Iterator[str]:
-    """Run Google Cloud Storage's emulator and give its URL."""
+def gcs_server(log: Path, data: Path | None = None) -> Iterator[str]:
+    """Run Google Cloud Storage's emulator, with the folders of a folder for buckets, and give its URL."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    options = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory", "-external-url", url]
+    options = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-external-url", url]
+    options += ["-backend", "filesystem", "-filesystem-root", str(data)] if data else ["-backend", "memory"]
     with serving([tool("fake-gcs-server"), *options], port, log):
         yield url
 
@@ -198,6 +199,17 @@ def s3_server(log: Path, environment: Mapping[str, str] | None = None) -> Iterat
     port = free_port()
     with serving([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port, log, environment):
         yield f"http://127.0.0.1:{port}"
+
+
+def s3_options(variables: Mapping[str, str]) -> list[str]:
+    """What variables say of an S3, as Beam's options."""
+    names = {
+        "AWS_ENDPOINT_URL_S3": "--s3_endpoint_url",
+        "AWS_ACCESS_KEY_ID": "--s3_access_key_id",
+        "AWS_SECRET_ACCESS_KEY": "--s3_secret_access_key",
+        "AWS_REGION": "--s3_region_name",
+    }
+    return [word for name, option in names.items() for word in (option, variables[name])]
 
 
 def without_cloud() -> dict[str, str]:

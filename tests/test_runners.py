@@ -17,7 +17,7 @@ from tests.documents import mixed_corpus
 from tests.flink import Cluster, cluster, job_server_jar
 from tests.scripts import made_environment
 from tests.servers import tool, wait_until
-from tests.storages import Storage, expected, fill, job, outputs, place_of, verify
+from tests.storages import Storage, expected, fill, job, outputs, place_of, s3_options, verify
 
 Call = Callable[..., list[str]]
 
@@ -87,26 +87,26 @@ def test_the_same_bytes_come_out_and_another_job_is_refused(
     assert place.files() == whole
 
 
-# Each kind of storage and each runner at least once; how often it is killed.
+# Each kind of storage and each runner at least once; documents, and how often it is killed.
 KILLED = [
-    ("gs", "in-process", 2),
-    ("s3", "in-process", 2),
-    ("s3", "multi-processing", 1),
-    ("gs", "prism", 1),
-    ("local", "flink", 1),
-    ("s3", "flink-cluster", 1),
+    ("gs", "in-process", 4000, 2),
+    ("s3", "in-process", 4000, 2),
+    ("s3", "multi-processing", 4000, 1),
+    ("gs", "prism", 4000, 1),
+    ("local", "flink", 2000, 1),
+    ("gs", "flink-cluster", 2000, 1),
 ]
 
 
 @pytest.mark.parametrize(
-    ("kind", "runner", "times"),
-    [("local", "in-process", 2), *(pytest.param(*where, marks=OUTSIDE) for where in KILLED)],
+    ("kind", "runner", "documents", "times"),
+    [("local", "in-process", 4000, 2), *(pytest.param(*where, marks=OUTSIDE) for where in KILLED)],
     indirect=["kind", "runner"],
 )
 def test_a_killed_run_goes_on_where_it_was(
-    place: Storage, runner: Call, times: int, tmp_path: Path, hash_tei: str
+    place: Storage, runner: Call, documents: int, times: int, tmp_path: Path, hash_tei: str
 ) -> None:
-    files = mixed_corpus(per_file=1000)
+    files = mixed_corpus(per_file=documents // 4)
     fill(place, files)
     program = runner("run", *job(place, hash_tei, "--max_in_flight", 64))
     before, rng = texts_embedded(hash_tei), random.Random(3)
@@ -114,7 +114,7 @@ def test_a_killed_run_goes_on_where_it_was(
         kill(program, place, rng.randint(2, 12))
     done = outputs(place)
     call(program, timeout=250)
-    assert texts_embedded(hash_tei) - before < 4000 * 1.25
+    assert texts_embedded(hash_tei) - before < documents * 1.25
     found = outputs(place)
     assert len(done) < len(found)
     assert found == expected(files, tmp_path, hash_tei)
@@ -176,6 +176,17 @@ def test_a_job_on_a_cluster_whose_worker_is_killed_fails_and_goes_on_when_it_is_
     assert 1 < done < receipts(place)
     assert outputs(place) == plain
     assert texts_embedded(hash_tei) - before < 600 * 1.4
+    verify(place)
+
+
+@pytest.mark.parametrize("kind", [pytest.param("s3", marks=OUTSIDE)], indirect=True)
+def test_a_cluster_starts_workers_itself_and_they_have_beam_s_options(
+    place: Storage, plain: dict[str, bytes], hash_tei: str, s3: dict[str, str], flink_cluster: Cluster, flink_sh: Call
+) -> None:
+    fill(place, mixed_corpus())
+    where = ("--environment_type", "PROCESS", "--flink_master", flink_cluster.master, *s3_options(s3))
+    call(flink_sh("run", *job(place, hash_tei, *where)), timeout=250)
+    assert outputs(place) == plain
     verify(place)
 
 

@@ -1,4 +1,4 @@
-"""What a storage must do beside the job itself, which `test_everywhere.py` holds: other commands, names, errors."""
+"""What a storage must do beside the job itself, which `test_runners.py` holds: other commands, names, errors."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from tests.storages import (
     outputs,
     place_of,
     s3_client,
+    s3_options,
     s3_server,
     verify,
     without_cloud,
@@ -215,9 +216,7 @@ def test_a_job_is_begun_anew_and_a_changed_input_is_redone(place: Storage, tmp_p
 def test_worker_processes_have_beam_s_options(
     place: Storage, plain: dict[str, bytes], hash_tei: str, s3: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workers: list[object] = ["--direct_running_mode", "multi_processing", "--direct_num_workers", 2]
-    workers += ["--s3_endpoint_url", s3["AWS_ENDPOINT_URL_S3"], "--s3_access_key_id", s3["AWS_ACCESS_KEY_ID"]]
-    workers += ["--s3_secret_access_key", s3["AWS_SECRET_ACCESS_KEY"], "--s3_region_name", s3["AWS_REGION"]]
+    workers = ("--direct_running_mode", "multi_processing", "--direct_num_workers", 2, *s3_options(s3))
     fill(place, mixed_corpus())
     for name in s3:
         monkeypatch.delenv(name)
