@@ -72,16 +72,19 @@ def _provided(name: str) -> Path:
 
 @contextlib.contextmanager
 def cluster(folder: Path, variables: Mapping[str, str]) -> Iterator[Cluster]:
-    """Run a cluster until the block ends; the workers of its pool have these variables."""
+    """Run a cluster until the block ends; the workers of its pool have these variables, others not."""
     home, rest, rpc, workers = _provided("flink"), free_port(), free_port(), free_port()
     _configure(home, folder / "conf", rest, rpc)
     flink = {"FLINK_CONF_DIR": folder / "conf", "FLINK_LOG_DIR": folder, "FLINK_PID_DIR": folder}
     environment = {name: str(path) for name, path in flink.items()} | made_environment(folder / "venv")
     pool_command = [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={workers}"]
     here = {"PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    without = ["env", *(f"--unset={name}" for name in variables)]
     with (
         serving([f"{home}/bin/jobmanager.sh", "start-foreground"], rest, folder / "jobs", environment),
-        serving([f"{home}/bin/taskmanager.sh", "start-foreground"], rpc, folder / "tasks", {**here, **environment}),
+        serving(
+            [*without, f"{home}/bin/taskmanager.sh", "start-foreground"], rpc, folder / "tasks", {**here, **environment}
+        ),
         serving(pool_command, workers, folder / "pool", {**here, **variables}) as pool,
     ):
         found = Cluster(f"127.0.0.1:{rest}", f"127.0.0.1:{workers}", pool.pid)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -109,9 +108,9 @@ def test_a_killed_run_goes_on_where_it_was(
     files = mixed_corpus(per_file=documents // 4)
     fill(place, files)
     program = runner("run", *job(place, hash_tei, "--max_in_flight", 64))
-    before, rng = texts_embedded(hash_tei), random.Random(3)
+    before = texts_embedded(hash_tei)
     for _ in range(times):
-        kill(program, place, rng.randint(2, 12))
+        kill(program, place, documents // 60 // times)  # half of the shards in all, which sent again are too many
     done = outputs(place)
     call(program, timeout=250)
     assert texts_embedded(hash_tei) - before < documents * 1.25

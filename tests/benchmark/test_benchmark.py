@@ -108,8 +108,8 @@ def test_receipts_are_read_from_a_bucket_in_parallel(tmp_path: Path) -> None:
     folders = ("--work", tmp_path, "--results", tmp_path)
     call(process.module("tests.benchmark", *folders, "receipts", "--receipts", 300, "--latency", 0.02))
     together, one_by_one = json.loads((tmp_path / "receipts.json").read_text(encoding="utf-8"))["rows"]
-    assert 300 < together["requests"] < 310  # and a listing
     assert one_by_one["requests"] == 300
+    assert 300 <= together["requests"] < 310  # a few may be asked for again
 
 
 def test_a_table_and_its_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
