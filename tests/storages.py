@@ -187,7 +187,7 @@ def gcs_server(log: Path, data: Path | None = None) -> Iterator[str]:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     options = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-external-url", url]
-    # In memory, each request takes the longer the more objects there are.
+    # In memory, each request takes far longer the more objects there are.
     on_disk = ["-backend", "filesystem", "-filesystem-root", f"{data}-served", "-data", str(data)]
     options += on_disk if data else ["-backend", "memory"]
     with serving([tool("fake-gcs-server"), *options], port, log):

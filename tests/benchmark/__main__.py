@@ -101,7 +101,7 @@ def _add_parts(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     one.set_defaults(run=_workers)
 
     one = commands.add_parser("receipts", help="what is done already, read from a bucket: in parallel, and one by one")
-    one.add_argument("--receipts", type=int, default=20_000)
+    one.add_argument("--receipts", type=int, default=2000, help="the emulator is slower with more")
     one.add_argument("--latency", type=float, default=0.06, help="seconds to the bucket and back")
     one.set_defaults(run=_receipts)
 

@@ -60,7 +60,7 @@ def _write(output: OutputFolder, source: Source, count: int) -> None:
 
 def _together(output: OutputFolder, source: Source, count: int, requests: Path) -> dict[str, table.Value]:
     names = [output.receipt(f"{source.name}-{index:05d}") for index in range(count)]
-    # The emulator takes minutes for a listing of 20,000 objects, which a bucket gives in 20 requests.
+    # Google's emulator takes minutes for a listing of 20,000 objects, which a bucket gives in 20 requests.
     listing = {name: FileStat(output.path(name), 1, 0.0) for name in names}
     before, started = requests.stat().st_size, time.perf_counter()
     ledger = read_ledger(Plan((source,), _SHARD_BYTES), output, shards.JOB, listing)
@@ -118,6 +118,7 @@ def notes(latency: float) -> list[str]:
     return [
         f"An emulator of the store behind a link that holds every request for {latency * 1000:.0f} ms. One by one: "
         f"every {_SHARE}th receipt was read, and seconds and requests are {_SHARE} times what was measured. As a run "
-        f"does: every receipt was read and is valid; their listing is not in it. Load of the machine: "
+        f"does: every receipt was read and is valid; their listing is not in it. The emulator "
+        "takes the longer for a request the more objects it has, and is soon the limit. Load of the machine: "
         f"{os.getloadavg()[0]:.1f}."
     ]
