@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.benchmark import compare, corpus, memory, receipts, saturation, scale, startup, table, workers
 from tests.benchmark.endpoint import Endpoint
+from tests.benchmark.registry import CONTESTANTS
 
 _LATENCY = 0.05  # seconds
 _ENDPOINTS = {
@@ -69,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--rounds", type=int, default=3)
     one.add_argument("--endpoint", nargs="*", choices=_ENDPOINTS, help="default: all of them")
     one.add_argument("--server_processes", type=int, default=1, help="of the endpoint")
-    one.add_argument("--only", nargs="*", default=[], help="names of contestants")
+    one.add_argument("--only", nargs="*", default=[], choices=[each.name for each in CONTESTANTS])
     one.set_defaults(run=_compare)
 
     one = commands.add_parser("saturation", help="share of a device's capacity")
