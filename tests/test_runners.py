@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -112,6 +113,7 @@ def test_a_killed_run_goes_on_where_it_was(
     for _ in range(times):
         kill(program, place, documents // 60 // times)  # half of the shards in all, which sent again are too many
     done = outputs(place)
+    wait_for_the_rest(place)
     call(program, timeout=250)
     assert texts_embedded(hash_tei) - before < documents * 1.25
     found = outputs(place)
@@ -128,6 +130,14 @@ def kill(program: Sequence[str], place: Storage, more: int) -> None:
         wait_until(lambda: process.poll() is not None or receipts(place) >= enough, "receipts", seconds=120)
         process.kill()
         assert process.wait() == -signal.SIGKILL
+
+
+def wait_for_the_rest(place: Storage) -> None:
+    """Wait until no more shards are finished: a job on a cluster goes on without its launcher."""
+    before = -1
+    while before != (now := receipts(place)):
+        before = now
+        time.sleep(2)
 
 
 def receipts(place: Storage) -> int:

@@ -235,7 +235,8 @@ class Dispatcher:
 
         Who wakes all of them wakes most in vain, and each costs as much as a tenth of a request.
         """
-        if self._later or (self._ready and self._choose(self._ready[0].task.size, now) is not None):
+        sends = bool(self._ready) and self._choose(self._ready[0].task.size, now) is not None
+        if sends or self._seconds_to_next(now) is not None:
             self._changed.notify()
 
     def _choose(self, size: int, now: float) -> Endpoint | None:

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import random
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -194,6 +195,32 @@ def test_a_task_without_room_is_not_handed_out() -> None:
     ours.stop()
     thread.join(5)
     assert [each is None for each in seen] == [False, False, True]
+
+
+def test_somebody_waits_for_the_end_of_a_silence_while_the_others_are_busy() -> None:
+    looked = threading.Event()
+
+    def clock() -> float:
+        if threading.current_thread() is not threading.main_thread():
+            looked.set()
+        return time.monotonic()
+
+    well, ill = endpoint("http://well"), endpoint("http://ill")
+    ours = Dispatcher([well, ill], random.Random(0), clock)
+    ours.put([task(0, place) for place in range(6)])
+    under_way = [take(ours) for _ in range(4)]  # all that there is room for
+    seen: list[Assignment | None] = []
+    thread = threading.Thread(target=lambda: seen.append(ours.take()))
+    thread.start()
+    assert looked.wait(5)
+    for assignment in under_way:
+        if assignment.endpoint is ill:
+            ours.settle(assignment, Ending.FAILED, retry_after=0.2)
+    ours.settle(next(each for each in under_way if each.endpoint is well), Ending.ANSWERED)
+    assert take(ours).endpoint is well  # this thread looks no more, as if that took long
+    thread.join(5)
+    ours.stop()
+    assert [each and each.endpoint for each in seen] == [ill]
 
 
 def test_threads_that_wait_are_sent_home() -> None:
