@@ -19,6 +19,7 @@ from tests.commands import texts_embedded
 
 _LOADER = "floor + HTTP"
 _NAMES = (TAYYAR.name, _LOADER, "tutorial")
+_AS_TEI = ("--max_client_batch_size", "32", "--max_concurrent_requests", "512")  # what the loader takes for granted
 _FIRST_DOCUMENTS = 64  # texts, more than anyone sends to get to know the endpoint
 
 
@@ -89,7 +90,7 @@ def saturate_model(work: Path, documents: int) -> list[table.Row]:
 def _rate(contestant: Contestant, source: Path, output: Path) -> float:
     """Documents a second between the first request's end that holds documents and the last one's."""
     seen: list[tuple[float, int]] = []
-    with EmbeddedTei([]) as server:
+    with EmbeddedTei(_AS_TEI) as server:
         ended = threading.Event()
         watching = threading.Thread(target=_watch, args=(server.url, ended, seen), daemon=True)
         watching.start()
