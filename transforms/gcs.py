@@ -116,7 +116,7 @@ def _blob(path: str) -> Any:  # the library's types are not complete
 def _client() -> storage.Client:
     options = (FileSystems._pipeline_options or PipelineOptions([])).view_as(GoogleCloudOptions)
     session = AuthorizedSession(_credentials(options))
-    adapter = HTTPAdapter(pool_maxsize=PARALLEL)
+    adapter = HTTPAdapter(pool_maxsize=2 * PARALLEL)  # a run lists and reads receipts beside its work
     session.mount("https://", adapter)
     session.mount("http://", adapter)
     return storage.Client(options.project or "none", session.credentials, _http=session)
