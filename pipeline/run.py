@@ -55,7 +55,6 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
         NotProven: if records are missing in the end.
     """
     started = time.time()
-    gc.freeze()  # what is loaded by now stays: to look through it for garbage again and again takes 0.25 s a run
     pipeline_options = beam_options(options.beam)
     require_reach(pipeline_options, options)
     FileSystems.set_options(pipeline_options)
@@ -64,6 +63,8 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
     require_usable(output)
     shared = dataclasses.replace(options.endpoint, processes=count_processes(pipeline_options))
     with ExitStack() as stack:
+        gc.freeze()  # what is loaded by now stays: to look through it for garbage again and again takes 0.25 s a run
+        stack.callback(gc.unfreeze)
         with reached(shared, options.expected_dimensions) as (endpoint, wire_format):
             job = _job_of(options, endpoint, wire_format)
             _make_way(output, plan, job, options.overwrite)

@@ -17,7 +17,7 @@ class Statistics:
         requests: requests for embeddings that could be parsed.
         answered: those answered with 200.
         info_requests: requests for `/info`.
-        info_faults: those that had a fault.
+        info_faults: those that a fault was chosen for; some leave `/info` as it is.
         rejected: those answered with 429.
         texts: texts in all requests.
         texts_repeated: texts that had been in an earlier request, or earlier in the same one.

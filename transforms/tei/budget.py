@@ -7,6 +7,7 @@ from __future__ import annotations
 
 DECREASE = 0.7
 ROUND_TRIPS_TO_FULL = 64
+LEAST_PART = 8  # texts: a gateway that counts requests gets ever more of them otherwise, and refuses those too
 PARTS = 4  # of a limit, in as many requests at least: a refusal takes away more than one of them
 
 
@@ -28,11 +29,11 @@ class Budget:
     """
 
     def __init__(self, ceiling: int, share: int | None = None) -> None:
+        self.ceiling = ceiling
+        self.share = ceiling if share is None else min(share, ceiling)
         self.in_flight = 0
-        self._limit = float("inf")
-        self._cut_at = float("-inf")
-        self.resize(ceiling, share)
         self._limit = float(self.share)
+        self._cut_at = float("-inf")
 
     @property
     def limit(self) -> int:
@@ -43,10 +44,13 @@ class Budget:
     def most_texts(self) -> int:
         """Texts that one request may hold; at least 1.
 
-        Whole batches for a client that has its share. Smaller ones for another: a limit of a few batches would be
-        used by halves or thirds, which no small change of the limit moves from one client to another.
+        Whole batches for a client that has its share, or knows of no others. Smaller ones for another: a limit of a
+        few batches would be used by halves or thirds, which no small change of the limit moves from one client to
+        another.
         """
-        return self.limit if self._limit >= self.share else max(1, self.limit // PARTS)
+        if self._limit >= self.share or self.share == self.ceiling:
+            return self.limit
+        return min(self.limit, max(LEAST_PART, self.limit // PARTS))
 
     def fits(self, texts: int) -> bool:
         """Whether a request of so many texts may go out now."""

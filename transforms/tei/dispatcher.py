@@ -76,7 +76,7 @@ class Endpoint:
         return min(self.batch_limit, self.budget.most_texts)
 
     def adopt(self, info: ServerInfo) -> None:
-        """Takes the limits that the server tells, where they are news: a lower one may have been found since."""
+        """Takes the limits that the server tells; a batch's only where it is news: a lower one may have been found."""
         if info.batch_limit != self._told_limit:
             self.batch_limit = self._told_limit = info.batch_limit
         self.budget.resize(self._ceiling(info), self._share(info))
@@ -156,27 +156,26 @@ class Dispatcher:
         delay: float = 0.0,
         retry_after: float | None = None,
     ) -> None:
-        """Takes back an assignment and what is left to do of it; its job is told of the silence that is asked for.
+        """Takes back an assignment and what is left to do of it; its job is told of the silence before it.
 
         Whoever settles takes next: nobody else is woken for it.
         """
         task, endpoint = assignment.task, assignment.endpoint
-        throttled = 0.0
         with self._changed:
             now = self._clock()
+            # Before the task is queued: its job may be over as soon as another thread has it.
+            task.job.waited(endpoint.health.throttled(now))
             if ending is Ending.ANSWERED:
                 endpoint.budget.succeeded(task.size)
                 endpoint.health.succeeded()
             elif ending is Ending.FAILED:
-                throttled = endpoint.health.failed(assignment.started, now, retry_after)
+                endpoint.health.failed(assignment.started, now, retry_after)
             elif ending is Ending.OBJECTED:
                 endpoint.health.objected()
             elif ending is Ending.REFUSED:
                 first = endpoint.budget.refused(assignment.started, now)
-                throttled = endpoint.health.refused(now, first, retry_after)
+                endpoint.health.refused(now, first, retry_after)
             endpoint.budget.release(task.size)
-            # Before the task is queued: its job may be over as soon as another thread has it.
-            task.job.waited(throttled)
             self._put(again, delay)
 
     def generation(self, endpoint: Endpoint) -> int:

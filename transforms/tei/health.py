@@ -26,7 +26,9 @@ class Health:
         self.failures = 0
         self.generation = 0
         self._asked_until = float("-inf")  # for silence, by the endpoint
-        self._rests_until = float("-inf")  # because it failed or refused
+        self._pauses_until = float("-inf")  # because it refused
+        self._rests_until = float("-inf")  # because it failed
+        self._silent_since = float("inf")  # as far as that was not counted yet
         self._refusals = 0
         self._failed_at = float("-inf")
         self._jitter = jitter
@@ -34,7 +36,14 @@ class Health:
     @property
     def quiet_until(self) -> float:
         """The time before which nothing is sent."""
-        return max(self._asked_until, self._rests_until)
+        return max(self._asked_until, self._pauses_until, self._rests_until)
+
+    def throttled(self, now: float) -> float:
+        """Seconds of silence since the last call that were asked for, or a pause after a refusal."""
+        end = min(now, max(self._asked_until, self._pauses_until))
+        seconds = max(0.0, end - self._silent_since)
+        self._silent_since = max(self._silent_since, end)
+        return seconds
 
     def admits(self, now: float, in_flight: int) -> bool:
         """Whether a request may go out."""
@@ -42,8 +51,8 @@ class Health:
 
     def succeeded(self) -> None:
         """Any good reply ends the trouble, and the rest from it; silence that was asked for is kept."""
-        self.failures = 0
-        self._rests_until = float("-inf")
+        self.objected()
+        self._pauses_until = float("-inf")
         self._refusals = 0
 
     def objected(self) -> None:
@@ -51,31 +60,27 @@ class Health:
         self.failures = 0
         self._rests_until = float("-inf")
 
-    def failed(self, sent_at: float, now: float, retry_after: float | None = None) -> float:
-        """Counts a request without an answer of the server's own; gives back the seconds of silence asked for."""
+    def failed(self, sent_at: float, now: float, retry_after: float | None = None) -> None:
+        """Counts a request without an answer of the server's own."""
         self.generation += 1
-        asked = self._be_quiet(now, now + (retry_after or 0.0))
+        self._keep_silent(now, retry_after or 0.0)
         if sent_at < self._failed_at:
-            return asked
+            return
         self._failed_at = now
         self.failures += 1
         if self.failures >= SUSPECT_AFTER:
             rest = self._jitter.half(FIRST_REST, LONGEST_REST, self.failures)
             self._rests_until = max(self._rests_until, now + rest)
-        return asked
 
-    def refused(self, now: float, first_of_round: bool, retry_after: float | None = None) -> float:
-        """Pauses after a 429, until a good reply at most; gives back the seconds of silence that this adds."""
-        began = max(now, self.quiet_until)
-        self._asked_until = max(self._asked_until, now + (retry_after or 0.0))
+    def refused(self, now: float, first_of_round: bool, retry_after: float | None = None) -> None:
+        """Pauses after a 429, until a good reply at most."""
+        self._keep_silent(now, retry_after or 0.0)
         if first_of_round:
             self._refusals += 1
             pause = self._jitter.full(FIRST_PAUSE, LONGEST_PAUSE, self._refusals)
-            self._rests_until = max(self._rests_until, now + pause)
-        return max(0.0, self.quiet_until - began)
+            self._pauses_until = max(self._pauses_until, now + pause)
 
-    def _be_quiet(self, now: float, until: float) -> float:
-        """Extends the silence; gives back the seconds that this adds."""
-        added = max(0.0, until - max(now, self.quiet_until))
-        self._asked_until = max(self._asked_until, until)
-        return added
+    def _keep_silent(self, now: float, seconds: float) -> None:
+        if now >= max(self._asked_until, self._pauses_until):
+            self._silent_since = now
+        self._asked_until = max(self._asked_until, now + seconds)

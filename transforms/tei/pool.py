@@ -7,8 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from transforms.tei.budget import PARTS
-from transforms.tei.dispatcher import Dispatcher, Endpoint
+from transforms.tei.dispatcher import Dispatcher
 from transforms.tei.sender import Sender
 from transforms.tei.verifier import Verifier
 
@@ -35,7 +34,7 @@ class Pool:
         self.verifier = verifier
         self._sender = sender
         self._fail = fail
-        requests = sum(_requests_at_once(each) for each in dispatcher.endpoints)
+        requests = sum(math.ceil(each.budget.ceiling / each.most_at_best) for each in dispatcher.endpoints)
         self._threads = [
             # Daemons, so that a request that hangs holds up no interpreter that wants to end.
             threading.Thread(target=self._work, name=f"tei-{number}", daemon=True)
@@ -64,8 +63,3 @@ class Pool:
                 self._sender.carry_out(assignment)
             except BaseException as failure:  # noqa: BLE001  (whoever waits must hear of it, whatever it is)
                 self._fail(failure)
-
-
-def _requests_at_once(endpoint: Endpoint) -> int:
-    ceiling = endpoint.budget.ceiling
-    return max(math.ceil(ceiling / endpoint.most_at_best), min(ceiling, PARTS))

@@ -199,7 +199,10 @@ def _pack_all_base64(rows: list[str], dimensions: int) -> bytes:
     if not all(len(row) == length and row.endswith(end) for row in rows):
         raise ValueError("a row of another length")
     if not padding:
-        return pybase64.b64decode(joined, validate=True)
+        data = pybase64.b64decode(joined, validate=True)
+        if len(data) != len(rows) * size:
+            raise ValueError("a row that ends before its end")
+        return data
     if joined.count("=") != len(rows) * padding:
         raise ValueError("a row that ends before its end")
     data = pybase64.b64decode(joined.replace("=", "A"), validate=True)

@@ -61,28 +61,6 @@ def test_close_does_not_wait_for_an_endpoint_that_is_down() -> None:
     assert len(failures) == 1
 
 
-def test_the_parts_of_a_small_budget_are_in_flight_together() -> None:
-    lock, together, met = threading.Lock(), threading.Barrier(4), threading.Event()
-    refused: list[Asked] = []
-
-    def script(asked: Asked) -> Says | None:
-        if len(asked.texts) < 2:
-            return None
-        with lock:
-            if not refused:
-                refused.append(asked)
-                return Says(429, b'{"error": "Model is overloaded", "error_type": "Overloaded"}')
-        if not met.is_set():
-            together.wait(5)
-            met.set()
-        return None
-
-    with scripted(script) as tei, clients(tei, max_in_flight=32) as client:
-        check(texts := some_texts(32), client.submit(texts).result())
-    assert met.is_set()
-    assert len(refused[0].texts) > 16
-
-
 def test_a_mistake_of_our_own_leaves_nobody_waiting() -> None:
     class Mistaken(HttpTransport):
         def post(self, url: str, body: bytes) -> Reply:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from transforms.tei.budget import LEAST_PART
 from transforms.tei.dispatcher import Assignment, Dispatcher, Ending, Endpoint
 from transforms.tei.info import ServerInfo
 from transforms.tei.jitter import Jitter
@@ -53,15 +54,19 @@ class Worker:
 
 
 class Crowd:
-    """Workers, and a server that computes one text after the other and refuses what exceeds its permits."""
+    """Workers, and a server that computes one text after the other and refuses what exceeds its permits.
 
-    def __init__(self, seed: int, texts_per_second: float, processes: int) -> None:
+    Of requests it takes so many at once as `gate` says, if that is not None.
+    """
+
+    def __init__(self, seed: int, texts_per_second: float, processes: int, gate: int | None = None) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
         self.now = 0.0
         self.processes = processes
         self.workers: list[Worker] = []
-        self.taken = 0
+        self.taken = self.requests = 0
+        self.gate = gate
         self.free_at = 0.0
         self.seconds = 1 / texts_per_second
         self.events: list[tuple[float, int, Callable[[], None]]] = []
@@ -94,15 +99,17 @@ class Crowd:
 
     def arrive(self, worker: Worker, assignment: Assignment) -> None:
         texts = assignment.task.size
-        if self.taken + texts > PERMITS:
+        if self.taken + texts > PERMITS or self.requests == self.gate:
             self.after(self.latency(), lambda: worker.settle(assignment, accepted=False))
             return
         self.taken += texts
+        self.requests += 1
         self.free_at = max(self.free_at, self.now) + texts * self.seconds * self.rng.uniform(0.8, 1.2)
         self.after(self.free_at - self.now, lambda: self.answer(worker, assignment))
 
     def answer(self, worker: Worker, assignment: Assignment) -> None:
         self.taken -= assignment.task.size
+        self.requests -= 1
         self.after(self.latency(), lambda: worker.settle(assignment, accepted=True))
 
 
@@ -139,7 +146,7 @@ def test_workers_that_know_how_many_they_are_keep_near_a_fair_share(seed: int, t
     assert found.refused < 0.15
 
 
-@pytest.mark.parametrize(("workers", "texts_per_second"), [(6, 1000), (8, 2500), (12, 1000)])
+@pytest.mark.parametrize(("workers", "texts_per_second"), [(6, 1000), (8, 1000), (8, 2500)])
 def test_workers_that_do_not_know_of_each_other_settle_near_a_fair_share(workers: int, texts_per_second: float) -> None:
     crowd = Crowd(0, texts_per_second, processes=1)
     crowd.join(workers)
@@ -161,6 +168,17 @@ def test_workers_that_come_late_get_their_share_of_those_that_were_there(process
     assert found.least > 0.75
     assert found.most < 1.3
     assert found.busy > 0.97
+
+
+@pytest.mark.parametrize("gate", [1, 2])
+@pytest.mark.parametrize("processes", [1, WORKERS])
+def test_a_gateway_that_counts_requests_is_not_asked_for_ever_smaller_ones(processes: int, gate: int) -> None:
+    crowd = Crowd(0, 1000, processes, gate)
+    crowd.join(1)
+    crowd.run(20)
+    found = shares(crowd, 40)
+    assert found.busy > 0.5
+    assert found.refused < 2 * BATCH / LEAST_PART
 
 
 def test_a_worker_that_is_alone_is_never_refused() -> None:

@@ -197,30 +197,75 @@ def test_a_task_without_room_is_not_handed_out() -> None:
     assert [each is None for each in seen] == [False, False, True]
 
 
+def test_a_task_that_is_too_large_is_cut_evenly() -> None:
+    one = endpoint()
+    ours, _ = dispatcher(one)
+    ours.limit_batch(one, 20)
+    ours.put([task(texts=32)])
+    assert [take(ours).task.size for _ in range(2)] == [16, 16]
+
+
+class Takers:
+    """A dispatcher of two endpoints, all of whose room is taken, and a thread that waits to take."""
+
+    def __init__(self) -> None:
+        self._stopped_at: float | None = time.monotonic()
+        looked = threading.Event()
+
+        def clock() -> float:
+            if threading.current_thread() is self.thread:
+                looked.set()
+            return self._stopped_at or time.monotonic()
+
+        self.seen: list[Assignment | None] = []
+        self.thread = threading.Thread(target=lambda: self.seen.append(self.ours.take()), daemon=True)
+        self.well, self.ill = endpoint("http://well"), endpoint("http://ill")
+        self.ours = Dispatcher([self.well, self.ill], random.Random(0), clock)
+        self.ours.put([task(0, place) for place in range(6)])
+        self.under_way = [take(self.ours) for _ in range(4)]
+        self.thread.start()
+        assert looked.wait(5)
+
+    def one_at(self, where: Endpoint) -> Assignment:
+        return next(each for each in self.under_way if each.endpoint is where)
+
+    def see_what_the_thread_takes(self) -> Assignment | None:
+        """Let the time go on, and wait for the thread; this one takes nothing more, as if it were busy."""
+        self._stopped_at = None
+        self.thread.join(5)
+        self.ours.stop()
+        return self.seen[0] if self.seen else None
+
+
 def test_somebody_waits_for_the_end_of_a_silence_while_the_others_are_busy() -> None:
-    looked = threading.Event()
+    takers = Takers()
+    for assignment in takers.under_way:
+        if assignment.endpoint is takers.ill:
+            takers.ours.settle(assignment, Ending.FAILED, retry_after=0.2)
+    takers.ours.settle(takers.one_at(takers.well), Ending.ANSWERED)
+    assert take(takers.ours).endpoint is takers.well
+    taken = takers.see_what_the_thread_takes()
+    assert taken is not None
+    assert taken.endpoint is takers.ill
 
-    def clock() -> float:
-        if threading.current_thread() is not threading.main_thread():
-            looked.set()
-        return time.monotonic()
 
-    well, ill = endpoint("http://well"), endpoint("http://ill")
-    ours = Dispatcher([well, ill], random.Random(0), clock)
-    ours.put([task(0, place) for place in range(6)])
-    under_way = [take(ours) for _ in range(4)]  # all that there is room for
-    seen: list[Assignment | None] = []
-    thread = threading.Thread(target=lambda: seen.append(ours.take()))
-    thread.start()
-    assert looked.wait(5)
-    for assignment in under_way:
-        if assignment.endpoint is ill:
-            ours.settle(assignment, Ending.FAILED, retry_after=0.2)
-    ours.settle(next(each for each in under_way if each.endpoint is well), Ending.ANSWERED)
-    assert take(ours).endpoint is well  # this thread looks no more, as if that took long
-    thread.join(5)
-    ours.stop()
-    assert [each and each.endpoint for each in seen] == [ill]
+def test_somebody_waits_for_what_is_to_be_sent_later_while_the_others_are_busy() -> None:
+    takers = Takers()
+    for _ in range(2):  # what is ready goes to this thread
+        takers.ours.settle(takers.under_way.pop(), Ending.ANSWERED)
+        take(takers.ours)
+    takers.ours.settle(takers.under_way.pop(), Ending.OBJECTED, [now := task(0, 8)])
+    takers.ours.settle(takers.under_way.pop(), Ending.UNSENT, [later := task(0, 9)], delay=0.2)
+    assert take(takers.ours).task is now
+    taken = takers.see_what_the_thread_takes()
+    assert taken is not None
+    assert taken.task is later
+
+
+def test_a_server_that_permits_more_gives_each_process_more() -> None:
+    one = Endpoint("http://tei", INFO, None, Jitter(random.Random(0)), processes=2)
+    one.adopt(dataclasses.replace(INFO, max_concurrent_requests=512))
+    assert (one.budget.ceiling, one.budget.share) == (512, 256)
 
 
 def test_threads_that_wait_are_sent_home() -> None:

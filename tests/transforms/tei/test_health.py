@@ -81,19 +81,41 @@ def test_an_objection_shows_that_the_server_is_there() -> None:
 
 def test_what_a_gateway_asks_for_is_kept() -> None:
     one = health()
-    assert one.failed(sent_at=0, now=1, retry_after=30) == 30
-    assert one.failed(sent_at=0, now=1, retry_after=30) == 0
+    one.failed(sent_at=0, now=1, retry_after=30)
+    one.succeeded()
     assert not one.admits(30.9, 0)
     assert one.admits(31, 0)
 
 
 def test_the_seconds_of_silence_are_counted_once() -> None:
     one = health()
-    first = one.refused(now=10, first_of_round=True, retry_after=5)
-    second = one.refused(now=11, first_of_round=False, retry_after=5)
-    assert first == pytest.approx(5)
-    assert second == pytest.approx(1)
+    assert one.throttled(9) == 0
+    one.refused(now=10, first_of_round=True, retry_after=5)
+    assert one.throttled(10.5) == pytest.approx(0.5)
+    one.refused(now=11, first_of_round=False, retry_after=5)
+    assert one.throttled(15) == pytest.approx(4.5)
     assert not one.admits(15.9, 0)
+    assert one.throttled(100) == pytest.approx(1)
+    one.failed(sent_at=100, now=100, retry_after=2)
+    assert one.throttled(200) == pytest.approx(2)
+
+
+def test_a_pause_that_a_good_reply_ends_is_counted_as_long_as_it_was() -> None:
+    one, counted = health(), 0.0
+    for now in range(100):
+        one.refused(now=now, first_of_round=True)
+        counted += one.throttled(now + 0.01)
+        one.succeeded()
+        counted += one.throttled(now + 0.5)
+    assert 0.5 < counted <= 1
+
+
+def test_a_rest_from_failures_is_nobodys_wish() -> None:
+    one = health()
+    for now in range(5):
+        one.failed(now, now)
+    assert one.quiet_until > 4
+    assert one.throttled(100) == 0
 
 
 def test_jitter_doubles_up_to_its_bound() -> None:

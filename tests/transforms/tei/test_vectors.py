@@ -71,6 +71,25 @@ def test_a_row_that_is_no_base64_is_bad(bad: Any) -> None:
     assert rows_from_base64(body, 2, 2).good.tolist() == [True, False]
 
 
+@pytest.mark.parametrize("dimensions", [1, 2, 3, 4])
+@pytest.mark.parametrize("place", range(3))
+def test_a_row_that_ends_too_early_spoils_no_other(dimensions: int, place: int) -> None:
+    good = base64.b64encode(np.ones(dimensions, dtype=np.float32).tobytes()).decode()
+    for bad in (good[:-1] + "=", good[:-2] + "==", good[:-3] + "=" * 3, good.rstrip("=") + "A" * good.count("=")):
+        if bad == good:
+            continue
+        rows = [good] * 3
+        rows[place] = bad
+        reply = orjson.dumps({"data": [{"index": index, "embedding": row_} for index, row_ in enumerate(rows)]})
+        assert rows_from_base64(reply, 3, dimensions).good.tolist() == [index != place for index in range(3)]
+
+
+def test_rows_whose_padding_makes_up_for_each_others_are_bad() -> None:
+    short, long = GOOD[:-4] + "AA==", GOOD[:-1] + "A"  # 8 bytes end in one `=`
+    reply = orjson.dumps({"data": [{"index": 0, "embedding": short}, {"index": 1, "embedding": long}]})
+    assert rows_from_base64(reply, 2, 2).good.tolist() == [False, False]
+
+
 def test_huge_and_tiny_components_are_finite_and_not_zero() -> None:
     rows = rows_from_json(json_body([[3e38, 3e38], [1e-38, 0.0]]), 2, 2)
     assert rows.good.all()
