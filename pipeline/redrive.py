@@ -117,7 +117,7 @@ def _read(output: OutputFolder, job: Job) -> Ledger:
 def _send_again(
     ledger: Ledger, reasons: set[str], output: OutputFolder, job: Job, endpoint: EndpointSettings
 ) -> _Tally:
-    """Go through the shards that have such dead letters; in a bucket, several at once."""
+    """Go through the shards that have such dead letters; several at once where a bucket is read or written."""
     tally = _Tally()
     wanted = sum(
         count for receipt in ledger.receipts() for reason, count in receipt.reasons.items() if reason in reasons
@@ -128,8 +128,9 @@ def _send_again(
         endpoint, prompt_name=job.prompt_name, normalize=job.normalize, overlong=job.overlong, identity=job.model
     )
     counting = threading.Lock()
+    paths = [output.root, *(source.source.path for source in ledger.sources)]
     with (
-        ThreadPoolExecutor(at_once_for([output.root])) as threads,  # outermost: they end when the client is closed
+        ThreadPoolExecutor(at_once_for(paths)) as threads,  # outermost: they end when the client is closed
         reached(settings, None) as (usable, _),
         _Client(usable) as client,
         tqdm(total=wanted, unit=" dead letters", disable=None) as bar,

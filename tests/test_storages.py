@@ -111,6 +111,32 @@ def test_every_command_does_its_work_where_the_data_lies(
     assert not [name for name in place.names() if "/tmp/" in name or "/redrive/" in name or "/at_work/" in name]
 
 
+@pytest.mark.parametrize("kind", KINDS[1:], indirect=True)
+def test_a_redrive_that_fails_in_one_shard_leaves_none_half_done_and_the_next_one_does_the_rest(
+    place: Storage, plain: dict[str, bytes], simulator: Simulator
+) -> None:
+    fill(place, mixed_corpus())
+    simulator.set_faults(refuse_marker="5")  # in every shard
+    embed(place, simulator.url)
+    before = outputs(place)
+    name = "out/كلمة/x y-00001.ndjson"  # others come before it, and behind it
+    whole = place.files()[name]
+    place.put(name, whole.replace(b"0.", b"1.", 1))
+    simulator.set_faults(batch_seconds=0.1)  # so that those that begin together are there together
+    redrive = ("redrive", "--output", f"{place.root}/out", "--endpoint", simulator.url)
+    said = tayyar_here(*redrive, code=5).stderr
+    simulator.set_faults()
+    assert "x y-00001.ndjson is not what its receipt says" in said
+    assert not [name for name in place.names() if "/tmp/" in name or "/redrive/" in name or "/at_work/" in name]
+    place.put(name, whole)
+    verify(place)
+    now, wrong = outputs(place), {name for name in plain if before[name] != plain[name]}
+    assert 0 < sum(now[name] == plain[name] for name in wrong) < len(wrong)
+    assert "total: embeddings = 600, documents = 605, dead letters = 5" in tayyar_here(*redrive).stdout
+    assert outputs(place) == plain
+    verify(place)
+
+
 Lines = list[bytes]
 
 
