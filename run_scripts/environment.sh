@@ -44,26 +44,39 @@ extra_for() {
     fi
 }
 
+# Prints what the package is installed as in the environment: this setup.py in this place.
+stamp() {
+    echo "$root $(cksum <"$root/setup.py")"
+}
+
+# Whether the environment has the package with an extra.
+is_installed() {
+    local extra=$1 installed
+    for installed in local local,aws dev gcp benchmark; do # dev holds all of local,aws, and that all of local
+        case $installed/$extra in
+            "$extra/$extra" | local,aws/local | dev/local | dev/local,aws) ;;
+            *) continue ;;
+        esac
+        if [ "$(cat "$venv/tayyar-$installed" 2>/dev/null)" = "$(stamp)" ]; then
+            return
+        fi
+    done
+    return 1
+}
+
 # Makes the environment and installs the package with an extra, unless that was done for this setup.py in this place.
 use_environment() {
-    local extra=$1 python installed stamp
+    local extra=$1 python
     if [ ! -e "$venv" ]; then
         python=$(find_python)
         "$python" -m venv "$venv"
     elif ! "$venv/bin/python" -c "import pip; $fits" 2>/dev/null; then
         fail "$venv is there, but has no Python from 3.10 to 3.13 with pip. Delete it, or name another: TAYYAR_VENV=… $0"
     fi
-    stamp="$root $(cksum <"$root/setup.py")"
-    for installed in local local,aws dev gcp benchmark; do # dev holds all of local,aws, and that all of local
-        case $installed/$extra in
-            "$extra/$extra" | local,aws/local | dev/local | dev/local,aws) ;;
-            *) continue ;;
-        esac
-        if [ "$(cat "$venv/tayyar-$installed" 2>/dev/null)" = "$stamp" ]; then
-            return
-        fi
-    done
+    if is_installed "$extra"; then
+        return
+    fi
     echo "Installing Tayyar and what it needs into $venv (once, a minute or more) …"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "${root}[$extra]"
-    echo "$stamp" >"$venv/tayyar-$extra"
+    stamp >"$venv/tayyar-$extra"
 }

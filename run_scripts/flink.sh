@@ -16,7 +16,9 @@
 #
 #   run_scripts/flink.sh --environment_type PROCESS --flink_master HOST:8081 …
 #       no pool, and no port that is open: task managers start workers themselves, by run_scripts/flink_worker.sh in
-#       this same folder on their machines. Workers get Beam's options, and have their task manager's environment.
+#       this same folder on their machines. Call it there once before, as `run_scripts/flink_worker.sh install`: a worker
+#       that starts installs nothing, and Beam shows nobody what it says ("Process died with exit code 1").
+#       Workers get Beam's options, and have their task manager's environment.
 #
 #   run_scripts/flink.sh check --flink_master HOST:8081 --output gs://… --endpoint http://HOST:PORT
 #       ten documents through all of it, before the job: workers, their way to the endpoint, token, right to write

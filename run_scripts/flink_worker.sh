@@ -1,7 +1,19 @@
 #!/usr/bin/env bash
-# A Python worker as Flink's task managers start it: flink.sh --environment_type PROCESS.
+# A Python worker as Flink's task managers start it: flink.sh --environment_type PROCESS. It installs nothing then: two
+# that begin at once would be in each other's way, and may not have the right to write.
+#
+#   run_scripts/flink_worker.sh install
+#       what workers need, once on each of the machines
 set -euo pipefail
 . "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
+. "$(dirname -- "${BASH_SOURCE[0]}")/arguments.sh"
 
-use_environment local,aws # it is told only later where the files are
+help_if_asked "$@"
+extra=local,aws # workers are told only later where the files are
+if [ "${1:-}" = install ]; then
+    use_environment "$extra"
+    exit
+fi
+is_installed "$extra" ||
+    fail "Tayyar is not installed in $venv. Call this once on this machine: $root/run_scripts/flink_worker.sh install"
 exec "$venv/bin/python" "$root/run_scripts/flink_worker.py" "$@"

@@ -100,6 +100,23 @@ def test_a_pool_of_workers_warns_of_its_port(tmp_path: Path) -> None:
     assert "Workers wait at port 50123, on every address of this machine" in finished.stderr
 
 
+def test_a_worker_installs_nothing_and_says_what_does(tmp_path: Path) -> None:
+    venv, worker = tmp_path / "venv", f"{ROOT}/run_scripts/flink_worker.sh"
+    variables = os.environ | {"TAYYAR_VENV": str(venv)}
+    finished = subprocess.run([worker, "--id=1-1"], env=variables, capture_output=True, text=True, check=False)
+    assert finished.returncode == 1
+    assert f"Tayyar is not installed in {venv}. Call this once on this machine: {worker} install" in finished.stderr
+    assert not venv.exists()
+    made_environment(venv, "local")  # which is not enough
+    executable(venv / "bin/python", '[ "$1" = -c ] || echo "$@"')
+    assert subprocess.run([worker, "--id=1-1"], env=variables, capture_output=True, check=False).returncode == 1
+    installed = subprocess.run([worker, "install"], env=variables, capture_output=True, text=True, check=True).stdout
+    assert f"--editable {ROOT}[local,aws]" in installed
+    assert "flink_worker.py" not in installed
+    started = subprocess.run([worker, "--id=1-1"], env=variables, capture_output=True, text=True, check=True).stdout
+    assert started == f"{ROOT}/run_scripts/flink_worker.py --id=1-1\n"
+
+
 def test_a_tool_of_another_version_is_fetched_again(tmp_path: Path) -> None:
     """By the function alone that decides it: the tools themselves take minutes."""
     text = (ROOT / ".ci/tools").read_text(encoding="utf-8")
