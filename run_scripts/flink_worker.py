@@ -6,6 +6,7 @@ What Beam's containers have a program of their own for, which fetches staged pac
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 
 import grpc
@@ -34,6 +35,11 @@ def told_by(endpoint: str, worker: str) -> dict[str, str]:
     }
 
 
+def tells_no_options(record: logging.LogRecord) -> bool:
+    """Whether a record is another than the one in which Beam tells the runner's log every option, also secret keys."""
+    return not str(record.msg).startswith("Pipeline_options:")
+
+
 def main() -> None:
     """Work until the runner ends this."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
@@ -41,6 +47,7 @@ def main() -> None:
     parser.add_argument("--provision_endpoint", required=True)
     told, _ = parser.parse_known_args()  # other endpoints stand in what is told too
     os.environ.update(told_by(told.provision_endpoint, told.id))
+    logging.getLogger(sdk_worker_main.__name__).addFilter(tells_no_options)
     sdk_worker_main.main([])
 
 

@@ -28,11 +28,13 @@ class Cluster:
         master: host and port of its REST interface.
         workers: host and port of the pool of Python workers.
         pool: the pool's process id.
+        logs: the folder of all that its processes say.
     """
 
     master: str
     workers: str
     pool: int
+    logs: Path
 
     @property
     def options(self) -> list[str]:
@@ -87,7 +89,7 @@ def cluster(folder: Path, variables: Mapping[str, str]) -> Iterator[Cluster]:
         ),
         serving(pool_command, workers, folder / "pool", {**here, **variables}) as pool,
     ):
-        found = Cluster(f"127.0.0.1:{rest}", f"127.0.0.1:{workers}", pool.pid)
+        found = Cluster(f"127.0.0.1:{rest}", f"127.0.0.1:{workers}", pool.pid, folder)
         wait_until(lambda: found.overview().get("slots-total") == 2, "two slots in the cluster")
         yield found
 

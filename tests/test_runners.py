@@ -193,10 +193,16 @@ def test_a_cluster_starts_workers_itself_and_they_have_beam_s_options(
     place: Storage, plain: dict[str, bytes], hash_tei: str, s3: dict[str, str], flink_cluster: Cluster, flink_sh: Call
 ) -> None:
     fill(place, mixed_corpus())
-    where = ("--environment_type", "PROCESS", "--flink_master", flink_cluster.master, *s3_options(s3))
-    call(flink_sh("run", *job(place, hash_tei, *where)), timeout=250)
+    keys = s3_options({**s3, "AWS_SECRET_ACCESS_KEY": "not-for-any-log"})
+    where = ("--environment_type", "PROCESS", "--flink_master", flink_cluster.master)
+    options = (*where, *keys, "--default_sdk_harness_log_level", "INFO")
+    finished = call(flink_sh("run", *job(place, hash_tei, *options)), timeout=250)
     assert outputs(place) == plain
     verify(place)
+    logs = {path.name: path.read_text(errors="replace") for path in flink_cluster.logs.rglob("*") if path.is_file()}
+    assert "Python sdk harness starting" in logs["tasks"]  # what workers say comes there
+    logs |= {"the launcher": finished.stdout + finished.stderr}
+    assert [name for name, log in logs.items() if "not-for-any-log" in log] == []
 
 
 @pytest.mark.outside
