@@ -51,6 +51,16 @@ class Cluster:
         """How many jobs there are in a state: running, finished, cancelled, failed."""
         return int(str(self.overview()[f"jobs-{state}"]))
 
+    def cancel(self) -> int:
+        """Cancel the jobs that are running, wait until they are, and return how many they were."""
+        jobs = json.load(urllib.request.urlopen(f"http://{self.master}/jobs", timeout=10))["jobs"]
+        running = [job["id"] for job in jobs if job["status"] == "RUNNING"]
+        for job in running:
+            url = f"http://{self.master}/jobs/{job}?mode=cancel"
+            urllib.request.urlopen(urllib.request.Request(url, method="PATCH"), timeout=10).close()
+        wait_until(lambda: self.jobs("running") == 0, "the end of cancelled jobs", seconds=120)
+        return len(running)
+
     def kill_a_worker(self) -> bool:
         """Kill one Python worker; False if there is none."""
         workers = psutil.Process(self.pool).children()
