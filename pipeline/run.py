@@ -8,8 +8,8 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from importlib import metadata
 
@@ -55,16 +55,13 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
         NotProven: if records are missing in the end.
     """
     started = time.time()
-    pipeline_options = beam_options(options.beam)
-    require_reach(pipeline_options, options)
-    FileSystems.set_options(pipeline_options)
+    pipeline_options = _pipeline_options(options)
     plan = make_plan(options.inputs, options.output, options.shard_bytes)
     output, cache = OutputFolder(options.output, _run_name()), ReceiptCache()
     require_usable(output)
     shared = dataclasses.replace(options.endpoint, processes=count_processes(pipeline_options))
     with ExitStack() as stack:
-        gc.freeze()  # what is loaded by now stays: to look through it for garbage again and again takes 0.25 s a run
-        stack.callback(gc.unfreeze)
+        stack.enter_context(_without_looking_through_what_is_loaded())
         with reached(shared, options.expected_dimensions) as (endpoint, wire_format):
             job = _job_of(options, endpoint, wire_format)
             _make_way(output, plan, job, options.overwrite)
@@ -81,6 +78,23 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
     for line in summary(ledger, report, ledger.embedded - before.embedded, time.time() - started):
         say(line)
     return _judge(ledger, options, output, say)
+
+
+def _pipeline_options(options: RunOptions) -> PipelineOptions:
+    found = beam_options(options.beam)
+    require_reach(found, options)
+    FileSystems.set_options(found)
+    return found
+
+
+@contextmanager
+def _without_looking_through_what_is_loaded() -> Iterator[None]:
+    """Spare the garbage collector what is loaded by now, and stays: that took it 0.25 s a run."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _judge(ledger: Ledger, options: RunOptions, output: OutputFolder, say: Callable[[str], None]) -> ExitCode:

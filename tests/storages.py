@@ -48,7 +48,9 @@ class LocalStorage:
         path.write_bytes(data)
 
     def names(self) -> list[str]:
-        return [str(path.relative_to(self.root)) for path in sorted(Path(self.root).rglob("*")) if path.is_file()]
+        # Not `rglob`: it raises where a folder goes while it looks.
+        found = (Path(folder, name) for folder, _, names in os.walk(self.root) for name in names)
+        return sorted(str(path.relative_to(self.root)) for path in found)
 
     def files(self) -> dict[str, bytes]:
         return {name: Path(self.root, name).read_bytes() for name in self.names()}
