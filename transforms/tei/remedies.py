@@ -22,9 +22,7 @@ BODY_LIMIT = 1_500_000  # bytes; servers take 2,000,000 unless told otherwise
 LEAST_BODY_LIMIT = 10_000  # whoever refuses this many bytes does not do so because of their number
 BATCH_TRIES = 3  # of a batch that may hold a bad text, before it is halved
 LONE_TRIES = 7  # of a text alone, before it is blamed
-STUCK_AFTER = (
-    5  # failures of the endpoint in a row with one request, before the known sentence tells which of the two it is
-)
+STUCK_AFTER = 5  # failures of the endpoint in a row with one request, before the known sentence tells whose they are
 PAGE_TRIES = 3  # of a text alone that a page refuses, perhaps a gateway's, while the known sentence is taken
 SERVERS_TAKE = 2_000_000  # bytes of a body, unless told otherwise
 LOUD_SILENCE = 5.0  # seconds; a longer one is told in the log
