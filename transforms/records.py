@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -71,9 +72,8 @@ class Shard:
         return f"{self.source.name}-{self.index:05d}"
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
-    """One record that can be embedded.
+class Document(NamedTuple):
+    """One record that can be embedded. A tuple, because that is made in a third of a dataclass's time.
 
     Attributes:
         offset: byte offset of its line in the (decompressed) source.

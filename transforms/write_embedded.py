@@ -16,7 +16,7 @@ from transforms.splice import embedded_lines, json_key
 from transforms.storage import Crc32c, WrittenFile
 from transforms.write_dead_letters import encode_dead_letters
 
-_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 18  # as much as is still in the cache when it is written
 
 
 def write_shard(shard: EmbeddedShard, output: OutputFolder, embedding_field: str, model: str, job: str) -> Receipt:

@@ -29,7 +29,7 @@ def _remedy(verdict: Verdict, settings: EndpointSettings, headers: Mapping[str, 
     if status in (404, 405):
         return "--endpoint wants the server's base URL, without a path such as /embed or /v1"
     if 300 <= status < 400:
-        target = _shown(headers.get("Location"))
+        target = _shown(headers.get("location"))
         return f"It redirects to {target}: redirects are not followed; name the right URL with --endpoint"
     if status == 400:
         return "A paused or failed Inference Endpoint says this: resume it at https://endpoints.huggingface.co"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -38,12 +39,12 @@ def cut(
     lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
     chosen = np.arange(len(texts)) if kept is None else np.asarray(kept, dtype=np.int64)
     order = chosen[np.argsort(-lengths[chosen], kind="stable")]
-    totals = np.concatenate(([0], np.cumsum(lengths[order])))
+    totals: list[int] = [0, *np.cumsum(lengths[order]).tolist()]
     indices: list[int] = order.tolist()
     start = 0
     while start < len(indices):
         canary = wants_canary() and most_texts > 1
-        within_bytes = int(np.searchsorted(totals, totals[start] + most_characters, side="right")) - 1
+        within_bytes = bisect.bisect_right(totals, totals[start] + most_characters) - 1
         end = max(start + 1, min(start + most_texts - canary, within_bytes))
         yield Batch(indices[start:end], canary)
         start = end

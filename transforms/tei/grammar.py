@@ -134,7 +134,7 @@ def _message(body: bytes) -> tuple[str, bool]:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    told = headers.get("Retry-After", "")
+    told = headers.get("retry-after", "")
     try:
         seconds = float(told)
     except ValueError:
@@ -148,6 +148,6 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 def _now(headers: Mapping[str, str]) -> datetime:
     """The reply's own date, which makes clocks that disagree harmless; this machine's where it has none."""
     try:
-        return parsedate_to_datetime(headers.get("Date", ""))
+        return parsedate_to_datetime(headers.get("date", ""))
     except (ValueError, TypeError):
         return datetime.now(timezone.utc)

@@ -18,7 +18,8 @@ import urllib3
 
 from transforms.tei.errors import EndpointRefused
 from transforms.tei.incoming import Incoming, NotAReply
-from transforms.tei.line import Line, sever, was_ended
+from transforms.tei.line import Line
+from transforms.tei.sockets import send, sever, was_ended
 
 CONNECT_TIMEOUT = 10.0  # seconds; a host that does not even accept is better asked again than waited for
 MOST_BYTES = 1 << 29  # of a reply's body; the largest honest one has a fifth of that
@@ -34,8 +35,8 @@ HEADERS = {
 class Reply:
     """A whole reply. `seconds` is how long it took, `resent` how often a stale connection made it start again.
 
-    `renewed_at` is when its connection was made (`time.monotonic`), where that took an earlier one's place: another
-    server may have, too.
+    The names of `headers` are in lower case. `renewed_at` is when its connection was made (`time.monotonic`), where
+    that took an earlier one's place: another server may have, too.
     """
 
     status: int
@@ -46,7 +47,7 @@ class Reply:
     renewed_at: float | None = None
 
     def number(self, header: str) -> float:
-        """What a header counts or measures; 0 where it is missing or makes no sense."""
+        """What a header, named in lower case, counts or measures; 0 where it is missing or makes no sense."""
         try:
             value = float(self.headers.get(header, 0))
         except ValueError:
@@ -130,7 +131,7 @@ class HttpTransport:
             self._closed = True
             connections = list(self._connections)
         for connection in connections:
-            sever(connection)
+            sever(connection.sock)
 
     def _exchange(self, method: str, url: str, body: bytes | None) -> Reply:
         line = self._line(url)
@@ -158,7 +159,7 @@ class HttpTransport:
             line.hang_up()
         headers: Mapping[str, str] = incoming.headers
         if incoming.status != 200 and self._secret:  # an error may show what was sent
-            headers = urllib3.HTTPHeaderDict({name: self._redacted(value) for name, value in headers.items()})
+            headers = {name: self._redacted(value) for name, value in headers.items()}
             content = self._redacted(content.decode("utf-8", "replace")).encode()
         return Reply(incoming.status, headers, content, time.monotonic() - started, resent, renewed_at)
 
@@ -167,8 +168,7 @@ class HttpTransport:
         sock = line.connection.sock
         incoming = Incoming(sock, deadline, self._most_bytes)
         try:
-            sock.settimeout(max(deadline - time.monotonic(), 0.001))
-            hung_up = _send(sock, request)
+            hung_up = _hangs_up_on(sock, request, deadline)
             content = incoming.read()
             incoming.reusable = incoming.reusable and not hung_up
         except TimeoutError:
@@ -217,7 +217,7 @@ class HttpTransport:
             line.hang_up()
             raise NoReply("the client was closed")
         origin = (connection.host, connection.port)
-        renewed = line.dialled or any(was_ended(each) for each in others if (each.host, each.port) == origin)
+        renewed = line.dialled or any(was_ended(each.sock) for each in others if (each.host, each.port) == origin)
         line.dialled = True
         line.renewed_at = time.monotonic() if renewed else None
 
@@ -234,10 +234,10 @@ class HttpTransport:
         return self._secret.sub("[token]", text) if self._secret else text
 
 
-def _send(sock: socket.socket, request: bytes) -> bool:
-    """Sends all of it, unless the other side hangs up before: whoever refuses a long body may have said why."""
+def _hangs_up_on(sock: socket.socket, request: bytes, deadline: float) -> bool:
+    """Sends a request, unless the other side hangs up before: whoever refuses a long body may have said why."""
     try:
-        sock.sendall(request)
+        send(sock, request, deadline)
     except TimeoutError:
         raise
     except OSError:

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import re
 import socket
-import time
 import zlib
+from collections.abc import Iterable
 
-import urllib3
+from transforms.tei.sockets import receive
 
-RECEIVED_AT_ONCE = 1 << 17  # bytes
 MOST_HEAD = 1 << 16  # bytes of a status line and headers
 MOST_LINE = 1 << 12  # bytes of a line between the chunks of a body
 STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: [^\r\n]*)?")
-HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*)")
+NAME_BYTES = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+DIGITS = {10: frozenset("0123456789"), 16: frozenset("0123456789abcdefABCDEF")}
 FOLDED = re.compile(rb"\r?\n[ \t]+")
-END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
+END_OF_HEAD = re.compile(rb"\n\r?\n")  # begins with a byte that can be searched for, not with one that may be missing
 
 
 class NotAReply(Exception):
@@ -30,14 +30,14 @@ class Incoming:
     """One reply on its way in.
 
     Args:
-        sock: connected; its timeout is changed.
+        sock: connected; its timeouts are changed.
         deadline: when the whole reply must be there (`time.monotonic`).
         most_bytes: that its body may have, on its way and unpacked.
 
     Attributes:
         begun: whether a byte has come.
         status: the HTTP status.
-        headers: of the reply.
+        headers: of the reply, by their names in lower case; what one is told several times is joined by commas.
         reusable: whether the connection can carry another exchange; known once the body was read.
     """
 
@@ -48,7 +48,7 @@ class Incoming:
         self._held = b""  # received, not used yet
         self.begun = False
         self.status = 0
-        self.headers = urllib3.HTTPHeaderDict()
+        self.headers: dict[str, str] = {}
         self.reusable = False
 
     def read(self) -> bytes:
@@ -63,8 +63,8 @@ class Incoming:
         minor = self._read_head()
         while 100 <= self.status < 200:  # announcements of the reply to come
             minor = self._read_head()
-        encoding = self.headers.get("Transfer-Encoding", "").lower().removeprefix("identity")
-        length = self.headers.get("Content-Length")
+        encoding = self.headers.get("transfer-encoding", "").lower().removeprefix("identity")
+        length = self.headers.get("content-length")
         if self.status in (204, 304):
             body = b""
         elif encoding == "chunked":
@@ -75,18 +75,14 @@ class Incoming:
             body = self._exactly(self._allowed(_only_number(length)))
         else:
             return self._unpacked(self._read_to_end())
-        closes = "close" in self.headers.get("Connection", "").lower() or minor == 0
+        closes = "close" in self.headers.get("connection", "").lower() or minor == 0
         closes = closes or bool(encoding and length)  # who reads the one differs from who reads the other
         self.reusable = not closes and not self._held
         return self._unpacked(body)
 
     def _receive(self) -> bytes:
         """Waits for at least one byte."""
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        self._socket.settimeout(left)
-        data = self._socket.recv(RECEIVED_AT_ONCE)
+        data = receive(self._socket, self._deadline)
         if not data:
             raise EOFError("the other side hung up")
         self.begun = True
@@ -99,18 +95,15 @@ class Incoming:
             if not (self._held[:5] == b"HTTP/"[: len(self._held)] and len(self._held) < MOST_HEAD):
                 raise NotAReply(f"it begins with {_shown(self._held)}")
             self._held += self._receive()
-        first, *lines = FOLDED.sub(b" ", self._held[: end.start()]).splitlines()
-        self._held = self._held[end.end() :]
+        head, self._held = self._held[: end.start()], self._held[end.end() :]
+        if b"\n " in head or b"\n\t" in head:
+            head = FOLDED.sub(b" ", head)
+        first, *lines = head.splitlines()
         status = STATUS_LINE.fullmatch(first)
         if status is None:
             raise NotAReply(f"it begins with {_shown(first)}")
         self.status = int(status[2])
-        self.headers = urllib3.HTTPHeaderDict()
-        for line in lines:
-            header = HEADER.fullmatch(line)
-            if header is None:
-                raise NotAReply(f"a header is {_shown(line)}")
-            self.headers.add(header[1].decode("ascii"), header[2].rstrip().decode("latin-1"))
+        self.headers = _headers(lines)
         return int(status[1])
 
     def _exactly(self, size: int) -> bytes:
@@ -159,7 +152,7 @@ class Incoming:
 
     def _unpacked(self, body: bytes) -> bytes:
         """The body as it was before a gateway packed it, unasked."""
-        packing = self.headers.get("Content-Encoding", "identity").lower()
+        packing = self.headers.get("content-encoding", "identity").lower()
         if packing == "identity" or not body:
             return body
         if packing not in ("gzip", "x-gzip", "deflate"):
@@ -175,9 +168,20 @@ class Incoming:
         return body
 
 
+def _headers(lines: Iterable[bytes]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        if not (name and colon) or name.translate(None, NAME_BYTES) or b"\0" in value:
+            raise NotAReply(f"a header is {_shown(line)}")
+        key, told = name.decode("ascii").lower(), value.strip(b" \t").decode("latin-1")
+        headers[key] = f"{headers[key]}, {told}" if key in headers else told
+    return headers
+
+
 def _only_number(text: str) -> int:
     """A size that may be told several times, if it is the same each time."""
-    (number, *others) = {_number(part, 10) for part in text.split(",")}
+    number, *others = {_number(part, 10) for part in text.split(",")}
     if others:
         raise NotAReply(f"it has sizes that differ: {text!r}")
     return number
@@ -186,7 +190,7 @@ def _only_number(text: str) -> int:
 def _number(text: str, base: int) -> int:
     """A size as HTTP writes it: digits alone."""
     text = text.strip(" \t")
-    if not re.fullmatch(r"[0-9a-fA-F]{1,15}", text) or (base == 10 and not text.isdigit()):
+    if not (0 < len(text) <= 15 and DIGITS[base].issuperset(text)):
         raise NotAReply(f"a size in it is {text!r}")
     return int(text, base)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import select
-import socket
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,6 +11,7 @@ import requests.adapters
 import urllib3
 
 from transforms.tei.addresses import is_loopback
+from transforms.tei.sockets import was_ended
 
 
 class _Adapter(requests.adapters.HTTPAdapter):
@@ -77,7 +76,7 @@ class Line:
 
     def has_ended(self) -> bool:
         """Whether there is no connection that could carry a request."""
-        return self.connection is None or not self.connection.is_connected
+        return self.connection is None or was_ended(self.connection.sock)
 
     def dial(self, timeout: float) -> None:
         """Makes a connection, through the proxy where there is one.
@@ -116,29 +115,3 @@ def _head(target: str, headers: Mapping[str, str]) -> bytes:
             raise ValueError(f"the header {name} holds characters that cannot be sent")
     lines = [f"{target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
     return "".join(f"{line}\r\n" for line in lines).encode("ascii")
-
-
-def was_ended(connection: Any) -> bool:
-    """Whether the other side has ended a connection, which may be another thread's."""
-    sock = connection.sock
-    if sock is None:
-        return True
-    try:
-        # Reads nothing, so it neither waits nor takes anything from the thread that does.
-        poll = select.poll()
-        poll.register(sock, getattr(select, "POLLRDHUP", select.POLLHUP))
-        return bool(poll.poll(0))
-    except (OSError, ValueError):
-        return True
-
-
-def sever(connection: Any) -> None:
-    """Ends a connection under a thread that reads from it."""
-    sock = connection.sock
-    if sock is None:
-        return
-    try:
-        # Not TLS's own, which would have another thread go on in plain text.
-        socket.socket.shutdown(sock, socket.SHUT_RDWR)
-    except Exception:  # noqa: BLE001  (it is another thread's: it may have ended already, or be in any state)
-        return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -145,12 +146,12 @@ def _packed_one_by_one(rows: Sequence[Any], dimensions: int, encoding: _Encoding
 def usable(values: Vectors) -> npt.NDArray[np.bool_]:
     """bool[n]: which rows are finite and not all zero."""
     with np.errstate(over="ignore", invalid="ignore"):
-        squares = np.einsum("ij,ij->i", values, values)
-        good: npt.NDArray[np.bool_] = np.isfinite(squares) & (squares > 0)
-    if not good.all():
-        # A sum of squares can overflow or vanish where the components do not.
-        good = np.logical_and(np.isfinite(values).all(axis=1), values.any(axis=1))
-    return good
+        # Not einsum: it lets go of the GIL, and has to wait for it then.
+        squares = np.matmul(values[:, np.newaxis, :], values[:, :, np.newaxis]).ravel().tolist()
+    if all(0 < square < math.inf for square in squares):
+        return np.ones(len(values), dtype=np.bool_)
+    # A sum of squares can overflow or vanish where the components do not.
+    return np.logical_and(np.isfinite(values).all(axis=1), values.any(axis=1))
 
 
 @functools.lru_cache(maxsize=8)
@@ -196,14 +197,14 @@ def _pack_all_base64(rows: list[str], dimensions: int) -> bytes:
     end = "=" * padding
     length = (size + padding) // 3 * 4
     joined = "".join(rows)
-    if not all(len(row) == length and row.endswith(end) for row in rows):
+    if set(map(len, rows)) != {length}:
         raise ValueError("a row of another length")
     if not padding:
         data = pybase64.b64decode(joined, validate=True)
         if len(data) != len(rows) * size:
             raise ValueError("a row that ends before its end")
         return data
-    if joined.count("=") != len(rows) * padding:
+    if joined.count("=") != len(rows) * padding or not all(row.endswith(end) for row in rows):
         raise ValueError("a row that ends before its end")
     data = pybase64.b64decode(joined.replace("=", "A"), validate=True)
     return np.frombuffer(data, dtype=np.uint8).reshape(len(rows), -1)[:, :size].tobytes()

@@ -98,17 +98,17 @@ def test_a_text_that_is_too_long_is_rejected_for_that(unit: str) -> None:
 @pytest.mark.parametrize(
     ("headers", "seconds"),
     [
-        ({"Retry-After": "3"}, 3.0),
+        ({"retry-after": "3"}, 3.0),
         ({}, None),
-        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
-        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT", "Date": "today"}, 0.0),
-        ({"Retry-After": "Wed, 21 Oct 2999 07:28:00 GMT"}, 600.0),
-        ({"Retry-After": "soon"}, None),
-        ({"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT", "Date": "Wed, 21 Oct 2026 07:27:56 GMT"}, 4.0),
-        ({"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT", "Date": "Wed, 21 Oct 2026 07:29:00 GMT"}, 0.0),
-        ({"Retry-After": "-1"}, None),
-        ({"Retry-After": "nan"}, None),
-        ({"Retry-After": "1e9"}, 600.0),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT", "date": "today"}, 0.0),
+        ({"retry-after": "Wed, 21 Oct 2999 07:28:00 GMT"}, 600.0),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT", "date": "Wed, 21 Oct 2026 07:27:56 GMT"}, 4.0),
+        ({"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT", "date": "Wed, 21 Oct 2026 07:29:00 GMT"}, 0.0),
+        ({"retry-after": "-1"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "1e9"}, 600.0),
     ],
 )
 def test_a_gateway_can_say_how_long_to_wait(headers: Mapping[str, str], seconds: float | None) -> None:
@@ -117,7 +117,7 @@ def test_a_gateway_can_say_how_long_to_wait(headers: Mapping[str, str], seconds:
 
 def test_a_date_without_another_is_measured_by_our_own_clock() -> None:
     in_a_minute = format_datetime(datetime.now(timezone.utc) + timedelta(seconds=60), usegmt=True)
-    seconds = verdict_on(503, {"Retry-After": in_a_minute}, b"").retry_after
+    seconds = verdict_on(503, {"retry-after": in_a_minute}, b"").retry_after
     assert seconds == pytest.approx(60, abs=20)
 
 

@@ -1,0 +1,77 @@
+"""A connected socket, plain or TLS: bytes out and in before a deadline, whether it has ended, and its end."""
+
+from __future__ import annotations
+
+import math
+import select
+import socket
+import struct
+import time
+from typing import Any
+
+RECEIVED_AT_ONCE = 1 << 17  # bytes
+_TIMEVAL = struct.Struct("@ll")
+_ESTABLISHED = 1  # Linux's number for the only state of a connection in which the other side still listens and speaks
+
+
+def send(sock: socket.socket, data: bytes, deadline: float) -> None:
+    """Sends all of it.
+
+    Raises:
+        TimeoutError: `deadline` (`time.monotonic`) is past.
+        OSError: the connection failed.
+    """
+    left = memoryview(data)
+    while left:
+        _limit(sock, socket.SO_SNDTIMEO, deadline)
+        try:
+            left = left[sock.send(left) :]
+        except BlockingIOError:
+            raise TimeoutError from None
+
+
+def receive(sock: socket.socket, deadline: float) -> bytes:
+    """Waits for at least one byte; none where the other side has hung up. Raises as `send` does."""
+    _limit(sock, socket.SO_RCVTIMEO, deadline)
+    try:
+        return sock.recv(RECEIVED_AT_ONCE)
+    except BlockingIOError:
+        raise TimeoutError from None
+
+
+def _limit(sock: socket.socket, option: int, deadline: float) -> None:
+    """Ends the socket's next wait at the deadline."""
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
+        raise TimeoutError
+    if type(sock) is not socket.socket:  # TLS
+        sock.settimeout(seconds)
+        return
+    # By the kernel: Python's own limit lets go of the GIL once more, and has to wait for it, at each wait.
+    if sock.gettimeout() is not None:
+        sock.settimeout(None)
+    sock.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(*divmod(math.ceil(seconds * 1e6), 1_000_000)))
+
+
+def was_ended(sock: Any) -> bool:
+    """Whether the other side has ended a connection, which may be another thread's.
+
+    Reads nothing, so it neither waits nor takes anything from the thread that does.
+    """
+    try:
+        if isinstance(sock, socket.socket) and hasattr(socket, "TCP_INFO"):
+            return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _ESTABLISHED
+        poll = select.poll()
+        poll.register(sock, getattr(select, "POLLRDHUP", select.POLLHUP))
+        return bool(poll.poll(0))
+    except (OSError, ValueError, TypeError):  # there is none any more
+        return True
+
+
+def sever(sock: Any) -> None:
+    """Ends a connection under a thread that reads from it."""
+    try:
+        # Not TLS's own, which would have another thread go on in plain text.
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+    except Exception:  # noqa: BLE001  (it is another thread's: it may have ended already, or be in any state)
+        return
