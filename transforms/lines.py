@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, NamedTuple
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 18  # as much as is still in the cache when its lines are parsed
 
 
 class Line(NamedTuple):
