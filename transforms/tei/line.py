@@ -11,7 +11,6 @@ import requests.adapters
 import urllib3
 
 from transforms.tei.addresses import is_loopback
-from transforms.tei.sockets import was_ended
 
 
 class _Adapter(requests.adapters.HTTPAdapter):
@@ -75,8 +74,11 @@ class Line:
         return b"%b %bContent-Length: %d\r\n\r\n%b" % (method.encode("ascii"), self._head, len(body), body)
 
     def has_ended(self) -> bool:
-        """Whether there is no connection that could carry a request."""
-        return self.connection is None or was_ended(self.connection.sock)
+        """Whether there is no connection that could carry a request.
+
+        One on which something has come unasked cannot: it would be taken for the next request's reply.
+        """
+        return self.connection is None or not self.connection.is_connected
 
     def dial(self, timeout: float) -> None:
         """Makes a connection, through the proxy where there is one.

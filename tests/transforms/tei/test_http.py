@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import queue
 import socket
 import threading
 import time
@@ -68,6 +69,30 @@ def test_a_stale_connection_is_replaced_at_once() -> None:
         reply = ours.get(f"{tei.url}/info")
         assert reply.status == 200
         assert reply.resent == 1
+
+
+@pytest.mark.parametrize("unasked", [b"stray", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstray"])
+def test_what_comes_unasked_is_not_taken_for_the_next_reply(unasked: bytes) -> None:
+    asked = queue.Queue[socket.socket]()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            for _ in range(2):
+                connection, _ = listener.accept()
+                connection.recv(1 << 16)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ntrue")
+                asked.put(connection)
+
+        threading.Thread(target=serve, daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/embed"
+        ours = transport()
+        ours.post(url, b"{}")
+        with asked.get() as first:
+            first.sendall(unasked)
+            reply = ours.post(url, b"{}")
+            asked.get().close()
+    assert reply.body == b"true"
+    assert reply.renewed_at is not None
 
 
 def test_a_server_that_was_restarted_is_found_again() -> None:
