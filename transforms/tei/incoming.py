@@ -98,7 +98,7 @@ class Incoming:
         head, self._held = self._held[: end.start()], self._held[end.end() :]
         if b"\n " in head or b"\n\t" in head:
             head = FOLDED.sub(b" ", head)
-        first, *lines = head.splitlines()
+        first, *lines = head.splitlines() or [b""]
         status = STATUS_LINE.fullmatch(first)
         if status is None:
             raise NotAReply(f"it begins with {_shown(first)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import select
 import socket
@@ -11,6 +12,7 @@ from typing import Any
 
 RECEIVED_AT_ONCE = 1 << 17  # bytes
 _TIMEVAL = struct.Struct("@ll")
+_LONGEST_WAIT = 0.5  # seconds: Python begins anew, with all of its time, a wait that a signal or a stop interrupts
 
 
 def send(sock: socket.socket, data: bytes, deadline: float) -> None:
@@ -23,23 +25,20 @@ def send(sock: socket.socket, data: bytes, deadline: float) -> None:
     left = memoryview(data)
     while left:
         _limit(sock, socket.SO_SNDTIMEO, deadline)
-        try:
+        with contextlib.suppress(BlockingIOError):  # how the kernel's limit shows
             left = left[sock.send(left) :]
-        except BlockingIOError:
-            raise TimeoutError from None
 
 
 def receive(sock: socket.socket, deadline: float) -> bytes:
     """Waits for at least one byte; none where the other side has hung up. Raises as `send` does."""
-    _limit(sock, socket.SO_RCVTIMEO, deadline)
-    try:
-        return sock.recv(RECEIVED_AT_ONCE)
-    except BlockingIOError:
-        raise TimeoutError from None
+    while True:
+        _limit(sock, socket.SO_RCVTIMEO, deadline)
+        with contextlib.suppress(BlockingIOError):
+            return sock.recv(RECEIVED_AT_ONCE)
 
 
 def _limit(sock: socket.socket, option: int, deadline: float) -> None:
-    """Ends the socket's next wait at the deadline."""
+    """Ends the socket's next wait at the deadline, or somewhat before it; raises TimeoutError where that is past."""
     seconds = deadline - time.monotonic()
     if seconds <= 0:
         raise TimeoutError
@@ -49,7 +48,8 @@ def _limit(sock: socket.socket, option: int, deadline: float) -> None:
     # By the kernel: Python's own limit lets go of the GIL once more, and has to wait for it, at each wait.
     if sock.gettimeout() is not None:
         sock.settimeout(None)
-    sock.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(*divmod(math.ceil(seconds * 1e6), 1_000_000)))
+    microseconds = math.ceil(min(seconds, _LONGEST_WAIT) * 1e6)
+    sock.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(*divmod(microseconds, 1_000_000)))
 
 
 def was_ended(sock: Any) -> bool:
@@ -68,7 +68,7 @@ def was_ended(sock: Any) -> bool:
 def sever(sock: Any) -> None:
     """Ends a connection under a thread that reads from it."""
     try:
-        # Not TLS's own, which would have another thread go on in plain text.
-        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        # Not TLS's own, which would have another thread go on in plain text; TLS within TLS holds the socket beneath.
+        socket.socket.shutdown(getattr(sock, "socket", sock), socket.SHUT_RDWR)
     except Exception:  # noqa: BLE001  (it is another thread's: it may have ended already, or be in any state)
         return

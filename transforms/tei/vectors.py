@@ -145,7 +145,7 @@ def _packed_one_by_one(rows: Sequence[Any], dimensions: int, encoding: _Encoding
 
 def usable(values: Vectors) -> npt.NDArray[np.bool_]:
     """bool[n]: which rows are finite and not all zero."""
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         # Not einsum: it lets go of the GIL, and has to wait for it then.
         squares = np.matmul(values[:, np.newaxis, :], values[:, :, np.newaxis]).ravel().tolist()
     if all(0 < square < math.inf for square in squares):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import threading
 from collections import Counter
@@ -144,8 +145,8 @@ def _zeros(count: int, dimensions: int) -> Vectors:
     Python's allocator keeps what was that large once, in pieces: 40 MB of a process's peak.
     """
     memory = mmap.mmap(-1, max(1, 4 * count * dimensions), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):  # otherwise every other vector has the kernel find a page
-        memory.madvise(mmap.MADV_HUGEPAGE)
+    with contextlib.suppress(AttributeError, OSError):  # neither every system knows of huge pages nor every kernel
+        memory.madvise(mmap.MADV_HUGEPAGE)  # otherwise every other vector has the kernel find a page
     return np.ndarray((count, dimensions), dtype=np.float32, buffer=memory)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import gc
 import queue
 import socket
+import ssl
 import threading
 import time
 import traceback
@@ -104,6 +105,26 @@ def test_a_server_that_was_restarted_is_found_again() -> None:
     second = ScriptedTei(port=port)
     assert ours.get(f"{second.url}/info").status == 200
     second.close()
+
+
+def test_a_connection_that_ended_while_it_was_idle_is_not_used() -> None:
+    accepted = queue.Queue[socket.socket]()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            for _ in range(2):
+                connection, _ = listener.accept()
+                connection.recv(1 << 16)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ntrue")
+                accepted.put(connection)
+
+        threading.Thread(target=serve, daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/embed"
+        ours = transport()
+        assert ours.post(url, b"{}").resent == 0
+        accepted.get().close()
+        assert ours.post(url, b"{}").resent == 0
+        accepted.get().close()
 
 
 def test_a_fresh_connection_that_fails_is_a_failure() -> None:
@@ -374,8 +395,13 @@ def test_close_hangs_up_on_a_tls_server_that_does_not_answer(certificate: Path) 
 
 
 @contextmanager
-def tunnelling(answer: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n") -> Iterator[tuple[str, list[bytes]]]:
-    """A proxy that opens tunnels to whatever it is asked for; gives its address and what it was asked."""
+def tunnelling(
+    answer: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n", certificate: Path | None = None
+) -> Iterator[tuple[str, list[bytes]]]:
+    """A proxy that opens tunnels to whatever it is asked for; gives its address and what it was asked.
+
+    With a certificate it is spoken to over TLS.
+    """
     listener = socket.create_server(("127.0.0.1", 0))
     asked: list[bytes] = []
 
@@ -386,6 +412,11 @@ def tunnelling(answer: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n") -
             target.shutdown(socket.SHUT_WR)
 
     def serve(connection: socket.socket) -> None:
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            connection = context.wrap_socket(connection, server_side=True)
+            connection.settimeout(20)  # without, who waits to read keeps others from writing
         with connection:
             asked.append(connection.recv(1 << 16))
             connection.sendall(answer)
@@ -426,6 +457,27 @@ def test_a_proxy_opens_a_tunnel_for_tls_and_never_sees_the_token(
     assert len(asked) == 1
     assert b"Proxy-Authorization: Basic" in asked[0]
     assert SECRET.encode() not in asked[0]
+
+
+@pytest.mark.usefixtures("trusted")
+def test_tls_within_tls_to_the_proxy(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "")
+    over = threading.Event()
+    with scripted(certificate=certificate) as tei, tunnelling(certificate=certificate) as (proxy, asked):
+        monkeypatch.setenv("https_proxy", f"https://{proxy.replace('127.0.0.1', 'localhost')}")
+        url = f"{secured(tei).replace('localhost', 'tei.test')}/info"
+        ours = transport(20)
+        for _ in range(2):
+            assert (ours.get(url).status, len(asked)) == (200, 1)
+
+        tei.script = lambda _: HANG_UP if over.wait(20) else None
+        closing = threading.Timer(0.3, ours.close)
+        closing.start()
+        started = time.monotonic()
+        with pytest.raises(NoReply):
+            ours.get(url)
+        assert time.monotonic() - started < 10
+        over.set()
 
 
 @pytest.mark.usefixtures("trusted")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -99,6 +102,28 @@ def test_receiving_ends_at_the_deadline(ends: Ends) -> None:
     with pytest.raises(TimeoutError):
         receive(ends[0], started + SECONDS)
     assert given_up(started)
+
+
+def test_a_deadline_holds_where_the_process_was_stopped_meanwhile() -> None:
+    stopped = """
+import socket, time
+from transforms.tei.sockets import receive
+ours, theirs = socket.socketpair()
+started = time.monotonic()
+print("waits", flush=True)
+try:
+    receive(ours, started + 2)
+except TimeoutError:
+    print(time.monotonic() - started)
+"""
+    with subprocess.Popen([sys.executable, "-c", stopped], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waits\n"
+        for _ in range(6):  # each of them has the system call begin anew
+            time.sleep(0.7)
+            process.send_signal(signal.SIGSTOP)
+            process.send_signal(signal.SIGCONT)
+        assert 2 <= float(process.stdout.readline()) < 3
 
 
 def test_what_has_arrived_is_received_only_before_the_deadline(ends: Ends) -> None:
