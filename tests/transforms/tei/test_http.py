@@ -72,28 +72,46 @@ def test_a_stale_connection_is_replaced_at_once() -> None:
         assert reply.resent == 1
 
 
-@pytest.mark.parametrize("unasked", [b"stray", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstray"])
-def test_what_comes_unasked_is_not_taken_for_the_next_reply(unasked: bytes) -> None:
-    asked = queue.Queue[socket.socket]()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+@contextmanager
+def answering() -> Iterator[tuple[str, queue.Queue[socket.socket]]]:
+    """A server that answers once on each connection; gives its address and, after their replies, its connections."""
+    answered = queue.Queue[socket.socket]()
 
-        def serve() -> None:
-            for _ in range(2):
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
                 connection, _ = listener.accept()
                 connection.recv(1 << 16)
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ntrue")
-                asked.put(connection)
+                answered.put(connection)
 
-        threading.Thread(target=serve, daemon=True).start()
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/embed"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/embed", answered
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+@pytest.mark.parametrize("unasked", [b"stray", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstray"])
+def test_what_comes_unasked_is_not_taken_for_the_next_reply(unasked: bytes) -> None:
+    with answering() as (url, answered):
         ours = transport()
         ours.post(url, b"{}")
-        with asked.get() as first:
+        with answered.get() as first:
             first.sendall(unasked)
             reply = ours.post(url, b"{}")
-            asked.get().close()
+            answered.get().close()
     assert reply.body == b"true"
     assert reply.renewed_at is not None
+
+
+def test_a_connection_that_ended_while_it_was_idle_is_not_used() -> None:
+    with answering() as (url, answered):
+        ours = transport()
+        for _ in range(2):
+            assert ours.post(url, b"{}").resent == 0
+            answered.get().close()
 
 
 def test_a_server_that_was_restarted_is_found_again() -> None:
@@ -105,26 +123,6 @@ def test_a_server_that_was_restarted_is_found_again() -> None:
     second = ScriptedTei(port=port)
     assert ours.get(f"{second.url}/info").status == 200
     second.close()
-
-
-def test_a_connection_that_ended_while_it_was_idle_is_not_used() -> None:
-    accepted = queue.Queue[socket.socket]()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def serve() -> None:
-            for _ in range(2):
-                connection, _ = listener.accept()
-                connection.recv(1 << 16)
-                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ntrue")
-                accepted.put(connection)
-
-        threading.Thread(target=serve, daemon=True).start()
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/embed"
-        ours = transport()
-        assert ours.post(url, b"{}").resent == 0
-        accepted.get().close()
-        assert ours.post(url, b"{}").resent == 0
-        accepted.get().close()
 
 
 def test_a_fresh_connection_that_fails_is_a_failure() -> None:
