@@ -53,6 +53,7 @@ def _idle(contestant: Contestant, source: Path, work: Path, endpoint: Endpoint, 
 def run(contestant: Contestant, source: Path, work: Path, endpoint: Endpoint) -> Measured:
     """Run one contestant, and check its output."""
     output = work / "output"
+    shutil.rmtree(output, ignore_errors=True)  # of a run that was killed
     with replies(source, work) if contestant.is_floor else _unchanged(endpoint.url) as url:
         before = process.cpu_of(endpoint.pids)
         usage = process.measure(contestant.command(source, output, url))
