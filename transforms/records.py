@@ -73,7 +73,7 @@ class Shard:
 
 
 class Document(NamedTuple):
-    """One record that can be embedded. A tuple, because that is made in a third of a dataclass's time.
+    """One record that can be embedded. A tuple, because that is made in half of a dataclass's time.
 
     Attributes:
         offset: byte offset of its line in the (decompressed) source.

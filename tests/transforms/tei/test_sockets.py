@@ -170,6 +170,12 @@ def test_a_connection_that_was_closed_or_never_made_was_ended(ends: Ends) -> Non
     assert was_ended(None)
 
 
+def test_a_connection_that_is_gone_can_be_severed(ends: Ends) -> None:
+    ends[0].close()
+    sever(ends[0])
+    sever(None)
+
+
 def test_who_waits_on_a_severed_connection_is_told_that_it_ended() -> None:
     with connected(None) as (ours, _):
         cut = threading.Timer(0.2, sever, [ours])
