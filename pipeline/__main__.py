@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import TextIO
 
-from pipeline.errors import ExitCode, NotProven, PipelineFailed, UsageError, told
-from pipeline.options import (
+from pipeline.commands.options import (
     check_options,
     make_parser,
     plan_options,
@@ -23,7 +22,8 @@ from pipeline.options import (
     status_options,
     verify_options,
 )
-from transforms.files import StorageError
+from pipeline.errors import ExitCode, NotProven, PipelineFailed, UsageError, told
+from transforms.storage.base import StorageError
 from transforms.tei.errors import EndpointError
 
 
@@ -91,30 +91,30 @@ def _without_tracebacks(record: logging.LogRecord) -> bool:
 def _carry_out(options: argparse.Namespace, rest: Sequence[str]) -> int:
     # Commands are imported when they are called: Beam alone takes a second, and --help needs none of it.
     if options.command == "verify":
-        from pipeline.verify import verify
+        from pipeline.commands.verify import verify
 
         return verify(verify_options(options), _say)
     if options.command == "check":
-        from pipeline.check import check
+        from pipeline.commands.check import check
 
         return check(check_options(options, rest), _say)
     if options.command == "plan":
-        from pipeline.estimate import plan
+        from pipeline.planning.estimate import plan
 
         return plan(plan_options(options), _say)
     if options.command == "redrive":
-        from pipeline.redrive import redrive
+        from pipeline.commands.redrive import redrive
 
         return redrive(redrive_options(options), _say)
     if options.command == "report":
-        from pipeline.publish import report
+        from pipeline.commands.report import report
 
         return report(report_options(options), _say)
     if options.command == "status":
-        from pipeline.status import status
+        from pipeline.commands.status import status
 
         return status(status_options(options))
-    from pipeline.run import run
+    from pipeline.commands.run import run
 
     return run(run_options(options, rest), _say)
 

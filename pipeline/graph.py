@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import apache_beam as beam
 
-from transforms.embed import EmbedShards
-from transforms.output import OutputFolder
-from transforms.read import ReadShards
-from transforms.records import Shard
+from transforms.elements import Shard
+from transforms.embed_shards import EmbedShards
+from transforms.output.folder import OutputFolder
+from transforms.read_shards import ReadShards
 from transforms.sum_receipts import SumReceipts
 from transforms.tei.settings import EndpointSettings
 from transforms.write_dead_letters import WriteDeadLetters

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from transforms.output import OutputFolder
-from transforms.receipts import Receipt, encode_receipt
-from transforms.records import DeadLetter, Document, EmbeddedShard, Reason, Shard, Source, Stage
-from transforms.storage import WrittenFile
-from transforms.tei.statistics import RequestStatistics
+from transforms.elements import DeadLetter, Document, EmbeddedShard, Reason, RequestStatistics, Shard, Source, Stage
+from transforms.output.folder import OutputFolder
+from transforms.output.receipts import Receipt, encode_receipt
+from transforms.storage.api import WrittenFile
 
 JOB = "0123456789abcdef"
 SOURCE = Source("/in/wiki.ndjson", "wiki", size=250, mtime=1_700_000_000.123456)

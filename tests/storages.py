@@ -14,7 +14,7 @@ import pytest
 
 from tests.commands import tayyar_here
 from tests.servers import free_port, serving, tool
-from transforms import storage
+from transforms.storage import api as storage
 
 KINDS = ["local", pytest.param("gs", marks=pytest.mark.outside), pytest.param("s3", marks=pytest.mark.outside)]
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import told
-from pipeline.usable import require_usable
+from pipeline.job.preflight import require_usable
 from tests.commands import ROOT, command, environment, tayyar, tayyar_here, texts_embedded
 from tests.documents import write_corpus
-from transforms.output import OutputFolder
+from transforms.output.folder import OutputFolder
 
 LONG = "a" * 300
 
@@ -96,7 +96,8 @@ def test_a_damaged_estimate_does_not_stop_a_report(
 
 def test_two_commands_may_try_a_folder_at_once(tmp_path: Path) -> None:
     program = (
-        "import sys; from pipeline.usable import require_usable; from transforms.output import OutputFolder\n"
+        "import sys; from pipeline.job.preflight import require_usable\n"
+        "from transforms.output.folder import OutputFolder\n"
         "for _ in range(300): require_usable(OutputFolder(sys.argv[1], 'check'))"
     )
     arguments = [command()[0], "-c", program, str(tmp_path / "out")]

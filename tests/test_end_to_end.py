@@ -18,8 +18,8 @@ import psutil
 import pytest
 import requests
 
-from pipeline import at_work
 from pipeline.embedded_tei.process import EmbeddedTei
+from pipeline.job import run_marker
 from tests.commands import output_files, started, tayyar, tayyar_here, texts_embedded
 from tests.documents import documents, write_corpus, write_ndjson
 from tests.shards import folder
@@ -381,7 +381,7 @@ def test_files_of_others_are_neither_overwritten_nor_deleted(corpus: Path, tmp_p
 def test_nothing_is_overwritten_while_another_run_writes_it(corpus: Path, tmp_path: Path, tei: str) -> None:
     run(corpus, tmp_path / "out", tei)
     before = output_files(tmp_path / "out")
-    with at_work.announced(folder(tmp_path / "out")):
+    with run_marker.announced(folder(tmp_path / "out")):
         finished = tayyar(
             "run", "--input", corpus, "--output", tmp_path / "out", "--endpoint", tei, "--overwrite", code=2
         )

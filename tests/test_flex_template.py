@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.options import make_parser
+from pipeline.commands.options import make_parser
 from run_scripts.flex_template.launch import to_arguments
 from run_scripts.flex_template.make_metadata import metadata
 from tests.commands import ROOT

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.embedded_tei.process import EmbeddedTei
-from pipeline.plan import make_plan
+from pipeline.job.sharding import make_plan
 from tests.commands import ROOT, command, environment, tayyar, tayyar_here, texts_embedded
 from tests.documents import documents, mixed_corpus
 from tests.pipeline.embedded_tei.clients import Simulator
@@ -35,7 +35,7 @@ from tests.storages import (
     verify,
     without_cloud,
 )
-from transforms import storage
+from transforms.storage import api as storage
 
 
 @pytest.fixture(scope="module")

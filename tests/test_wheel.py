@@ -13,7 +13,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = {"pipeline", "pipeline/embedded_tei", "transforms", "transforms/tei"}
+PACKAGES = {
+    str(path.parent.relative_to(ROOT))
+    for top in ("pipeline", "transforms")
+    for path in (ROOT / top).rglob("__init__.py")
+}
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from transforms.records import DocumentShard, EmbeddedShard, ShardDeadLetters
+from transforms.elements import DocumentShard, EmbeddedShard, ShardDeadLetters
 
 
 class ShardCoder(beam.coders.Coder):  # type: ignore[misc] # Beam ships no types

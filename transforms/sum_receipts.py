@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import apache_beam as beam
 
-from transforms.receipts import Receipt
+from transforms.output.receipts import Receipt
 
 
 class Totals(NamedTuple):

@@ -10,8 +10,8 @@ from typing import Any
 import apache_beam as beam
 import orjson
 
-from transforms.output import OutputFolder
-from transforms.records import DeadLetter, Reason, ShardDeadLetters, Stage
+from transforms.elements import DeadLetter, Reason, ShardDeadLetters, Stage
+from transforms.output.folder import OutputFolder
 
 
 def encode_dead_letter(letter: DeadLetter) -> bytes:

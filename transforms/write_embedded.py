@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import apache_beam as beam
 
-from transforms.output import OutputFolder
-from transforms.receipts import Receipt, encode_receipt
-from transforms.records import EmbeddedShard
-from transforms.splice import embedded_lines, json_key
-from transforms.storage import Crc32c, WrittenFile
+from transforms.elements import EmbeddedShard
+from transforms.ndjson.splice import embedded_lines, json_key
+from transforms.output.folder import OutputFolder
+from transforms.output.receipts import Receipt, encode_receipt
+from transforms.storage.api import Crc32c, WrittenFile
 from transforms.write_dead_letters import encode_dead_letters
 
 _BLOCK_BYTES = 1 << 18  # as much as is still in the cache when it is written

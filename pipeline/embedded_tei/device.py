@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from pipeline.embedded_tei.limits import ServerLimits
 from pipeline.embedded_tei.metrics import Metrics
-from pipeline.embedded_tei.models import EmbeddingModel, Encoded, Vectors
+from pipeline.embedded_tei.models.registry import EmbeddingModel, Encoded, Vectors
 from pipeline.embedded_tei.permits import Permits
 from pipeline.embedded_tei.refusals import Refusal, backend
 

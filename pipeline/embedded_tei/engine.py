@@ -17,7 +17,7 @@ from pipeline.embedded_tei.connection import Connection
 from pipeline.embedded_tei.device import Compute, Device, Entry, Job
 from pipeline.embedded_tei.limits import ServerLimits
 from pipeline.embedded_tei.metrics import Metrics
-from pipeline.embedded_tei.models import EmbeddingModel, Encoded, Encoding, Token, Vectors
+from pipeline.embedded_tei.models.registry import EmbeddingModel, Encoded, Encoding, Token, Vectors
 from pipeline.embedded_tei.permits import Permits
 from pipeline.embedded_tei.refusals import Refusal
 from pipeline.embedded_tei.wire import EmbedRequest, TextInput

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.embedded_tei.limits import ServerLimits
-from pipeline.embedded_tei.models import EmbeddingModel
+from pipeline.embedded_tei.models.registry import EmbeddingModel
 
 _Schema = dict[str, Any]
 

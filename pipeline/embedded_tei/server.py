@@ -26,7 +26,7 @@ from pipeline.embedded_tei.connection import Connection
 from pipeline.embedded_tei.engine import Engine
 from pipeline.embedded_tei.faults import Faults
 from pipeline.embedded_tei.limits import GENERATIONS, ServerLimits
-from pipeline.embedded_tei.models import MODELS, ModelUnavailableError
+from pipeline.embedded_tei.models.registry import MODELS, ModelUnavailableError
 from pipeline.embedded_tei.simulator import SimulatedTei
 
 _EXIT_USAGE = 2

@@ -21,9 +21,9 @@ from pipeline.embedded_tei.app import TeiApp
 from pipeline.embedded_tei.connection import Connection
 from pipeline.embedded_tei.engine import Embedded, Engine
 from pipeline.embedded_tei.faults import Fault, Faults
-from pipeline.embedded_tei.hash_model import HashModel
 from pipeline.embedded_tei.limits import ServerLimits
-from pipeline.embedded_tei.models import Encoded, Encoding, Vectors
+from pipeline.embedded_tei.models.hash_model import HashModel
+from pipeline.embedded_tei.models.registry import Encoded, Encoding, Vectors
 from pipeline.embedded_tei.statistics import Statistics
 from pipeline.embedded_tei.wire import EmbedRequest
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from pipeline.embedded_tei.models import Token, Vectors
+from pipeline.embedded_tei.models.registry import Token, Vectors
 from pipeline.embedded_tei.refusals import PlainRefusal
 
 _U32 = 1 << 32

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.options import make_parser
+from pipeline.commands.options import make_parser
 
 PATH = Path(__file__).with_name("metadata.json")
 _PLACE = r"^gs://[^/\s].*"  # workers have no library for s3://

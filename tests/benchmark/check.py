@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from pipeline.embedded_tei.hash_model import HashModel
+from pipeline.embedded_tei.models.hash_model import HashModel
 from tests.benchmark import corpus
 from tests.benchmark.endpoint import vectors_of
 

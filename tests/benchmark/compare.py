@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.embedded_tei import wire
-from pipeline.embedded_tei.hash_model import HashModel
+from pipeline.embedded_tei.models.hash_model import HashModel
 from tests.benchmark import corpus, process, table
 from tests.benchmark.check import check
 from tests.benchmark.contestants import floor

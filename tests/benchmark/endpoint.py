@@ -24,9 +24,9 @@ import orjson
 from pipeline.embedded_tei import wire
 from pipeline.embedded_tei.app import TeiApp
 from pipeline.embedded_tei.engine import Engine
-from pipeline.embedded_tei.hash_model import HashModel
 from pipeline.embedded_tei.limits import ServerLimits
-from pipeline.embedded_tei.models import Encoded, Vectors
+from pipeline.embedded_tei.models.hash_model import HashModel
+from pipeline.embedded_tei.models.registry import Encoded, Vectors
 from tests.commands import ROOT, environment
 
 _HEADERS = (

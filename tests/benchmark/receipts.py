@@ -11,18 +11,18 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pipeline.ledger import read_ledger
-from pipeline.plan import Plan
+from pipeline.job.ledger import read_ledger
+from pipeline.job.sharding import Plan
 from tests import shards
 from tests.benchmark import table
 from tests.benchmark.check import Wrong
 from tests.commands import environment
 from tests.servers import free_port, serving, tool_path
 from tests.storages import KEYS, fresh_clients, gcs_server, place_of, s3_server
-from transforms.output import OutputFolder
-from transforms.receipts import decode_receipt, encode_receipt
-from transforms.records import Source
-from transforms.storage import FileStat
+from transforms.elements import Source
+from transforms.output.folder import OutputFolder
+from transforms.output.receipts import decode_receipt, encode_receipt
+from transforms.storage.api import FileStat
 
 _SHARD_BYTES = 100
 _SHARE = 10  # one in so many is read one by one

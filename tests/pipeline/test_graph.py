@@ -11,16 +11,16 @@ import requests
 from apache_beam.testing.util import assert_that
 
 from pipeline import graph
-from pipeline.endpoint import probed
-from pipeline.plan import Plan, make_plan
+from pipeline.job.sharding import Plan, make_plan
+from pipeline.runners.endpoint import probed
 from tests.documents import documents
 from tests.matchers import each_by, equal_in_any_order, local_pipeline
-from transforms.lines import Line
-from transforms.output import OutputFolder
-from transforms.parse import parse_line
-from transforms.receipts import Receipt
-from transforms.records import Document, Shard
-from transforms.splice import json_key, split_at_vector
+from transforms.elements import Document, Shard
+from transforms.ndjson.lines import Line
+from transforms.ndjson.parse import parse_line
+from transforms.ndjson.splice import json_key, split_at_vector
+from transforms.output.folder import OutputFolder
+from transforms.output.receipts import Receipt
 from transforms.sum_receipts import Totals
 from transforms.tei.settings import EndpointSettings
 from transforms.write_dead_letters import decode_dead_letter

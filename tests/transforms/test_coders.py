@@ -5,7 +5,7 @@ import pytest
 
 from tests.shards import embedded_shard, letter
 from transforms.coders import ShardCoder
-from transforms.records import DocumentShard, EmbeddedShard, Shard, ShardDeadLetters, Source
+from transforms.elements import DocumentShard, EmbeddedShard, Shard, ShardDeadLetters, Source
 
 SOURCE = Source("/in/a.ndjson.gz", "a", 77, 1.0)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.matchers import local_pipeline
 from tests.shards import SOURCE, folder, letter
-from transforms.records import DeadLetter, Reason, Shard, ShardDeadLetters, Stage
+from transforms.elements import DeadLetter, Reason, Shard, ShardDeadLetters, Stage
 from transforms.write_dead_letters import (
     WriteDeadLetters,
     decode_dead_letter,

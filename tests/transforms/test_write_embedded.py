@@ -13,8 +13,8 @@ from apache_beam.testing.util import assert_that
 
 from tests.matchers import each_by, local_pipeline
 from tests.shards import JOB, embedded_shard, folder, letter
-from transforms.receipts import Receipt, decode_receipt, is_done
-from transforms.records import Document, Reason
+from transforms.elements import Document, Reason
+from transforms.output.receipts import Receipt, decode_receipt, is_done
 from transforms.write_dead_letters import encode_dead_letters
 from transforms.write_embedded import WriteEmbedded, write_shard
 

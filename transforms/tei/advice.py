@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from transforms.tei.error_table import Verdict
 from transforms.tei.errors import EndpointRefused
-from transforms.tei.grammar import Verdict
 from transforms.tei.settings import EndpointSettings
 
 

@@ -10,24 +10,24 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from transforms.records import Reason
+from transforms.elements import Reason
 from transforms.tei.batching import cut
-from transforms.tei.contact import Acquaintance, Contact, Unavailable
-from transforms.tei.dispatcher import Dispatcher, Endpoint
+from transforms.tei.credentials import resolve_token, travels_in_the_clear
+from transforms.tei.error_table import Action
 from transforms.tei.errors import EndpointError, ModelChanged
-from transforms.tei.grammar import Action
-from transforms.tei.http import HttpTransport, Transport
+from transforms.tei.exchange import Sender
+from transforms.tei.formats import WireFormat
+from transforms.tei.handshake import Acquaintance, Contact, Unavailable
 from transforms.tei.info import ServerInfo, check_same_length, check_same_model
 from transforms.tei.jitter import Jitter
 from transforms.tei.patience import Patience
 from transforms.tei.pool import Pool
 from transforms.tei.remedies import BODY_LIMIT, Remedies
-from transforms.tei.sender import Sender
+from transforms.tei.scheduler import Dispatcher, Endpoint
 from transforms.tei.settings import EndpointSettings, ModelIdentity, Overlong
-from transforms.tei.tokens import resolve_token, travels_in_the_clear
+from transforms.tei.tasks import Embeddings, Job, Rejection, Task, another
+from transforms.tei.transport import HttpTransport, Transport
 from transforms.tei.verifier import Verifier
-from transforms.tei.wire import WireFormat
-from transforms.tei.work import Embeddings, Job, Rejection, Task, another
 
 logger = logging.getLogger(__name__)
 

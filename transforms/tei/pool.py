@@ -7,8 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from transforms.tei.dispatcher import Dispatcher
-from transforms.tei.sender import Sender
+from transforms.tei.exchange import Sender
+from transforms.tei.scheduler import Dispatcher
 from transforms.tei.verifier import Verifier
 
 MOST_THREADS = 64  # more than these only wait for each other

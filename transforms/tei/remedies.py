@@ -6,15 +6,15 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
-from transforms.records import Reason
-from transforms.tei.contact import Unavailable
-from transforms.tei.dispatcher import Assignment, Dispatcher, Ending
-from transforms.tei.grammar import BATCH_MAXIMUM, Action, Verdict
+from transforms.elements import Reason
+from transforms.tei.error_table import BATCH_MAXIMUM, Action, Verdict
+from transforms.tei.handshake import Unavailable
 from transforms.tei.jitter import Jitter
 from transforms.tei.patience import Patience
+from transforms.tei.scheduler import Assignment, Dispatcher, Ending
 from transforms.tei.settings import Overlong
+from transforms.tei.tasks import Rejection, Task
 from transforms.tei.verifier import Verifier
-from transforms.tei.work import Rejection, Task
 
 logger = logging.getLogger(__name__)
 

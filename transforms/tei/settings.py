@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from transforms.tei.tokens import check_reference
+from transforms.tei.credentials import check_reference
 
 
 class Overlong(enum.Enum):

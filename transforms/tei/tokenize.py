@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import orjson
 
 from transforms.tei.batching import cut
-from transforms.tei.http import NoReply, Transport
 from transforms.tei.info import ServerInfo
+from transforms.tei.transport import NoReply, Transport
 
 _BODY_LIMIT = 1 << 20  # characters; a reply has some fifty bytes for each of them
 

@@ -6,7 +6,9 @@ import logging
 import time
 from collections.abc import Callable
 
-from transforms.tei.contact import (
+from transforms.tei.error_table import Verdict
+from transforms.tei.formats import Wire, WireFormat, embed_json, what_differs
+from transforms.tei.handshake import (
     ROUTE_TRIES,
     Acquaintance,
     Contact,
@@ -14,11 +16,9 @@ from transforms.tei.contact import (
     Unavailable,
     is_servers_failure,
 )
-from transforms.tei.dispatcher import Dispatcher, Endpoint
-from transforms.tei.grammar import Verdict
 from transforms.tei.info import ServerInfo
+from transforms.tei.scheduler import Dispatcher, Endpoint
 from transforms.tei.settings import EndpointSettings
-from transforms.tei.wire import Wire, WireFormat, embed_json, what_differs
 
 logger = logging.getLogger(__name__)
 

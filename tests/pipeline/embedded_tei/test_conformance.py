@@ -12,8 +12,8 @@ import requests
 import schemathesis
 from hypothesis import HealthCheck, settings
 
-from pipeline.embedded_tei.hash_model import HashModel
 from pipeline.embedded_tei.limits import ServerLimits
+from pipeline.embedded_tei.models.hash_model import HashModel
 from pipeline.embedded_tei.openapi import describe
 from pipeline.embedded_tei.process import EmbeddedTei
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from transforms.tei.client import TeiClient
-from transforms.tei.contact import KNOWN_SENTENCE
+from transforms.tei.handshake import KNOWN_SENTENCE
 from transforms.tei.settings import EndpointSettings, ModelIdentity
-from transforms.tei.work import Embeddings
+from transforms.tei.tasks import Embeddings
 
 from .server import DIMENSIONS, Asked, Says, Script, ScriptedTei, vector_of
 

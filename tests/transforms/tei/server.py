@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from transforms.records import Vectors
+from transforms.elements import Vectors
 
 DIMENSIONS = 16
 INFO: dict[str, Any] = {

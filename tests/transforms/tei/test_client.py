@@ -8,11 +8,11 @@ import time
 import pytest
 
 from transforms.tei.client import TeiClient
-from transforms.tei.contact import KNOWN_SENTENCE
 from transforms.tei.errors import EndpointError
-from transforms.tei.http import HttpTransport, Reply
+from transforms.tei.handshake import KNOWN_SENTENCE
 from transforms.tei.settings import EndpointSettings
-from transforms.tei.work import Embeddings
+from transforms.tei.tasks import Embeddings
+from transforms.tei.transport import HttpTransport, Reply
 
 from .helpers import bodies, check, clients, some_texts
 from .server import Asked, Says, ScriptedTei, scripted

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from transforms.tei.budget import LEAST_PART
-from transforms.tei.dispatcher import Assignment, Dispatcher, Ending, Endpoint
+from transforms.tei.endpoint import LEAST_PART
 from transforms.tei.info import ServerInfo
 from transforms.tei.jitter import Jitter
-from transforms.tei.work import Job, Task
+from transforms.tei.scheduler import Assignment, Dispatcher, Ending, Endpoint
+from transforms.tei.tasks import Job, Task
 
 WORKERS, PERMITS, BATCH, THREADS = 8, 512, 32, 16
 INFO = ServerInfo("m", None, "float32", "mean", "embedding", PERMITS, 512, 16384, BATCH, True, "1.9.3")

@@ -13,14 +13,14 @@ import orjson
 import pytest
 import requests
 
-from pipeline.embedded_tei.hash_model import HashModel
-from pipeline.embedded_tei.models import Encoding
+from pipeline.embedded_tei.models.hash_model import HashModel
+from pipeline.embedded_tei.models.registry import Encoding
 from pipeline.embedded_tei.process import EmbeddedTei
-from transforms.records import Reason, Vectors
+from transforms.elements import Reason, Vectors
 from transforms.tei.client import TeiClient
 from transforms.tei.errors import ModelChanged, PairingBroken
 from transforms.tei.settings import EndpointSettings
-from transforms.tei.work import Embeddings
+from transforms.tei.tasks import Embeddings
 
 TEXTS = 400
 FAULTS: dict[str, dict[str, Any]] = {

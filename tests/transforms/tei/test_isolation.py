@@ -9,7 +9,7 @@ import numpy as np
 import orjson
 import pytest
 
-from transforms.records import Reason
+from transforms.elements import Reason
 from transforms.tei.errors import EndpointUnreachable
 from transforms.tei.settings import Overlong
 

@@ -10,13 +10,13 @@ import pytest
 
 from pipeline.embedded_tei.process import EmbeddedTei
 from transforms.tei.client import TeiClient
-from transforms.tei.contact import Unavailable
+from transforms.tei.error_table import no_reply
 from transforms.tei.errors import EndpointError, EndpointRefused, ModelChanged
-from transforms.tei.grammar import no_reply
-from transforms.tei.http import HttpTransport, NoReply
+from transforms.tei.formats import WireFormat
+from transforms.tei.handshake import Unavailable
 from transforms.tei.settings import EndpointSettings
+from transforms.tei.transport import HttpTransport, NoReply
 from transforms.tei.vectors import OtherDimensions
-from transforms.tei.wire import WireFormat
 
 from .helpers import check, clients, some_texts
 from .server import Asked, Says, honest, scripted, vector_of

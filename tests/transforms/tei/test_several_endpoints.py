@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from transforms.tei.client import TeiClient
-from transforms.tei.contact import KNOWN_SENTENCE
 from transforms.tei.errors import EndpointUnreachable, ModelChanged
+from transforms.tei.handshake import KNOWN_SENTENCE
 
 from .helpers import IDENTITY, bodies, check, clients, some_texts
 from .server import HANG_UP, INFO, Asked, Says, honest, scripted, vector_of

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from transforms.tei.contact import KNOWN_SENTENCE
 from transforms.tei.errors import EndpointRefused, ModelChanged, PairingBroken
+from transforms.tei.handshake import KNOWN_SENTENCE
 
 from .helpers import IDENTITY, bodies, check, clients, some_texts, when
 from .server import DIMENSIONS, HANG_UP, Asked, Says, error, honest, scripted, vector_of

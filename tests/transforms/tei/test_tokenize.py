@@ -6,9 +6,9 @@ import pytest
 import requests
 
 from pipeline.embedded_tei.process import EmbeddedTei
-from transforms.tei.http import HttpTransport
 from transforms.tei.info import ServerInfo, parse_info
 from transforms.tei.tokenize import CannotTokenize, count_tokens
+from transforms.tei.transport import HttpTransport
 
 
 @pytest.fixture(scope="module")

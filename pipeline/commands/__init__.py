@@ -1,0 +1,1 @@
+"""The commands, one file each: run, check, plan, status, report, redrive, verify, serve."""

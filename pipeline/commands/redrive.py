@@ -1,0 +1,282 @@
+"""The command `redrive`: dead letters are sent again, and those that succeed take their place among the embedded."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from tqdm import tqdm
+
+from pipeline.commands.options import RedriveOptions
+from pipeline.commands.report import former_price, publish
+from pipeline.errors import ExitCode, NotProven, PipelineFailed, UsageError
+from pipeline.job import run_marker
+from pipeline.job.ledger import Ledger, read_ledger
+from pipeline.job.shard_replacement import keep_promises, replace_shard
+from pipeline.job.sharding import read_plan
+from pipeline.job.spec import Job, require_job
+from pipeline.reporting.examples import read_dead_letters
+from pipeline.runners.endpoint import reached
+from pipeline.verification.shards import lines_of_output
+from pipeline.verification.verify_files import at_once_for
+from transforms.elements import DeadLetter, Document, DocumentShard, EmbeddedShard, Reason, RequestStatistics, Shard
+from transforms.embed_shards import merge_embeddings
+from transforms.ndjson.decompress import DamagedSource
+from transforms.ndjson.lines import Line
+from transforms.ndjson.parse import is_blank, parse_line
+from transforms.ndjson.splice import embedded_lines, json_key
+from transforms.output.folder import OutputFolder
+from transforms.output.receipts import Receipt
+from transforms.read_shards import MAX_LINE_BYTES, SourceChanged, lines_of
+from transforms.tei.client import TeiClient
+from transforms.tei.settings import EndpointSettings
+from transforms.write_dead_letters import encode_dead_letters
+
+
+@dataclass
+class _Tally:
+    """How many dead letters were sent again, how many of them succeeded, and the reasons of the others."""
+
+    sent: int = 0
+    embedded: int = 0
+    left: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: _Tally) -> None:
+        self.sent += other.sent
+        self.embedded += other.embedded
+        self.left += other.left
+
+
+def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> ExitCode:
+    """Send dead letters again.
+
+    Args:
+        options: of which job, which of them, and where to.
+        say: takes the lines for the person at the terminal.
+
+    Returns:
+        DONE, whatever came of them.
+
+    Raises:
+        UsageError: if it is no output folder, a reason is none, or another command is at work there.
+        EndpointError: if the endpoint cannot do it, or serves another model than the job's.
+        PipelineFailed: if a source is damaged, gone or changed.
+        NotProven: if a shard's files are not what its receipt says.
+    """
+    reasons = _reasons(options.reasons)
+    output = OutputFolder(options.output, run=f"redrive-{int(time.time())}")
+    job = require_job(output)
+    with run_marker.announced(output) as others:
+        if others:
+            raise UsageError(
+                f"{others[0]} is at work in {output.root}, and a redrive beside it could undo what it does. Wait for "
+                f"its end; if it was killed, delete {output.path(others[0].name)}."
+            )
+        kept = keep_promises(output)
+        run_marker.sweep(output)
+        if kept:
+            say(f"{kept} shards that an interrupted redrive had begun are finished")
+        try:
+            tally = _send_again(_read(output, job), reasons, output, job, options.endpoint)
+        except (DamagedSource, SourceChanged) as error:
+            raise PipelineFailed(str(error)) from error
+        after = _read(output, job)
+        publish(after, job, output, former_price(output), say)  # the report may be of before an interruption
+    for line in _summary(tally, after):
+        say(line)
+    return ExitCode.DONE
+
+
+def _summary(tally: _Tally, after: Ledger) -> Iterator[str]:
+    not_embedded = tally.sent - tally.embedded
+    yield f"{tally.sent} dead letters sent again: {tally.embedded} are embedded now, {not_embedded} are not"
+    for reason, count in sorted(tally.left.items()):
+        yield f"  {reason}: {count}"
+    yield f"total: embeddings = {after.embedded}, documents = {after.records}, dead letters = {after.dead_letters}"
+
+
+def _reasons(chosen: Collection[str]) -> set[str]:
+    known = {reason.value for reason in Reason}
+    for reason in chosen:
+        if reason not in known:
+            raise UsageError(f"--reason {reason} is none. Choose from {', '.join(sorted(known))}.")
+    return set(chosen) or known
+
+
+def _read(output: OutputFolder, job: Job) -> Ledger:
+    return read_ledger(read_plan(output, job.shard_bytes), output, job.digest, output.list())
+
+
+def _send_again(
+    ledger: Ledger, reasons: set[str], output: OutputFolder, job: Job, endpoint: EndpointSettings
+) -> _Tally:
+    """Go through the shards that have such dead letters; several at once where a bucket is read or written."""
+    tally = _Tally()
+    wanted = sum(
+        count for receipt in ledger.receipts() for reason, count in receipt.reasons.items() if reason in reasons
+    )
+    if not wanted:
+        return tally
+    settings = dataclasses.replace(
+        endpoint, prompt_name=job.prompt_name, normalize=job.normalize, overlong=job.overlong, identity=job.model
+    )
+    counting = threading.Lock()
+    paths = [output.root, *(source.source.path for source in ledger.sources)]
+    with (
+        ThreadPoolExecutor(at_once_for(paths)) as threads,  # outermost: they end when the client is closed
+        reached(settings, None) as (usable, _),
+        _Client(usable) as client,
+        tqdm(total=wanted, unit=" dead letters", disable=None) as bar,
+    ):
+
+        def send(work: Shard, chosen: Mapping[int, Receipt]) -> None:
+            for shard, lines in lines_of(work, job.shard_bytes):
+                if shard.index in chosen:
+                    one = _Redrive(chosen[shard.index], shard, output, job, client).run(lines, reasons)
+                    with counting:
+                        tally.add(one)
+                        bar.update(one.sent)
+
+        futures = [threads.submit(send, work, chosen) for work, chosen in _work(ledger, reasons)]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+    return tally
+
+
+def _work(ledger: Ledger, reasons: set[str]) -> Iterator[tuple[Shard, Mapping[int, Receipt]]]:
+    """Yield the work items of the plan that have such dead letters, with the receipts of their shards that do."""
+    for source in ledger.sources:
+        chosen = {i: receipt for i, receipt in source.receipts.items() if not reasons.isdisjoint(receipt.reasons)}
+        for work in ledger.plan.shards_of(source.source) if chosen else ():
+            if work.end is None or work.index in chosen:
+                yield work, chosen
+
+
+class _Client(TeiClient):
+    """A client that is closed at the end of a `with`."""
+
+    def __enter__(self) -> _Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Redrive:
+    """Sends one shard's dead letters again."""
+
+    def __init__(self, receipt: Receipt, shard: Shard, output: OutputFolder, job: Job, client: TeiClient) -> None:
+        self._receipt = receipt
+        self._shard = shard
+        self._output = output
+        self._job = job
+        self._client = client
+
+    def run(self, lines: Iterable[Line], reasons: set[str]) -> _Tally:
+        """Send those of the reasons, and replace the shard's files if any of them succeeds.
+
+        Args:
+            lines: of the shard's source.
+            reasons: whose dead letters to send.
+        """
+        letters = self._letters()
+        chosen = [letter for letter in letters if letter.reason.value in reasons]
+        result = self._embed(chosen)
+        again = {letter.offset: letter for letter in result.dead_letters}
+        embedded = {document.offset for document in result.documents}
+        left = [again.get(letter.offset, letter) for letter in letters if letter.offset not in embedded]
+        if embedded:
+            vectors = embedded_lines(result.documents, result.vectors, json_key(self._job.embedding_field))
+            new = dict(zip((document.offset for document in result.documents), vectors, strict=True))
+            gone = {letter.offset for letter in left}
+            replace_shard(
+                self._output,
+                self._new_receipt(result, left),
+                self._merged(lines, new, gone),
+                b"".join(encode_dead_letters(left)),
+            )
+        return _Tally(len(chosen), len(embedded), Counter(letter.reason.value for letter in again.values()))
+
+    def _letters(self) -> list[DeadLetter]:
+        try:
+            letters = list(read_dead_letters(self._receipt, self._output))
+        except ValueError as error:
+            raise self._mismatch(self._output.dead_letters(self._shard.name)) from error
+        if len(letters) != self._receipt.dead_letters:
+            raise self._mismatch(self._output.dead_letters(self._shard.name))
+        return letters
+
+    def _embed(self, letters: Iterable[DeadLetter]) -> EmbeddedShard:
+        """Parse and send the letters' lines as if they had just been read."""
+        records = [self._parsed(letter) for letter in letters]
+        documents = tuple(record for record in records if isinstance(record, Document))
+        unread = tuple(record for record in records if isinstance(record, DeadLetter))
+        embeddings = self._client.submit([document.text for document in documents]).result()
+        embedded, _ = merge_embeddings(
+            DocumentShard(self._shard, documents, unread, len(records)), embeddings, self._receipt.started_at
+        )
+        return embedded
+
+    def _parsed(self, letter: DeadLetter) -> Document | DeadLetter:
+        if letter.reason is Reason.LINE_TOO_LONG:
+            return letter  # it holds the line's beginning only
+        line = Line(letter.offset, letter.line, len(letter.line))
+        return (
+            parse_line(line, letter.source, self._job.text_field, self._job.embedding_field, MAX_LINE_BYTES) or letter
+        )
+
+    def _new_receipt(self, result: EmbeddedShard, left: list[DeadLetter]) -> Receipt:
+        """Return the receipt as if the documents had succeeded the first time: its times stay, its costs add up."""
+        return dataclasses.replace(
+            self._receipt,
+            embedded=self._receipt.embedded + len(result.documents),
+            dead_letters=len(left),
+            reasons=Counter(letter.reason.value for letter in left),
+            statistics=add_statistics(self._receipt.statistics, result.statistics),
+        )
+
+    def _merged(self, lines: Iterable[Line], new: Mapping[int, bytes], gone: set[int]) -> Iterator[bytes]:
+        """Yield the shard's output lines with the new ones in their places.
+
+        Raises:
+            NotProven: if the output is not what the receipt says.
+        """
+        old = self._old_lines()
+        for line in lines:
+            if line.offset in new:
+                yield new[line.offset]
+            elif line.offset not in gone and not is_blank(line):
+                found = next(old, None)
+                if found is None:
+                    raise self._mismatch(self._output.embedded(self._shard.name))
+                yield found.content + b"\n"
+        if next(old, None) is not None:
+            raise self._mismatch(self._output.embedded(self._shard.name))
+
+    def _old_lines(self) -> Iterator[Line]:
+        def refuse(_: str) -> NoReturn:
+            raise self._mismatch(self._output.embedded(self._shard.name))
+
+        return lines_of_output(self._output, self._receipt.output, refuse)
+
+    def _mismatch(self, name: str) -> NotProven:
+        return NotProven(
+            f"{name} is not what its receipt says. "
+            f"Delete {self._output.path(self._output.receipt(self._shard.name))} and run the job again."
+        )
+
+
+def add_statistics(one: RequestStatistics, other: RequestStatistics) -> RequestStatistics:
+    """Return the sums of two numbers of requests."""
+    names = (each.name for each in dataclasses.fields(RequestStatistics))
+    return RequestStatistics(**{name: getattr(one, name) + getattr(other, name) for name in names})

@@ -1,0 +1,1 @@
+"""What the output folder knows: `spec`, `sharding`, `ledger`, `run_marker`, `shard_replacement`, `preflight`."""

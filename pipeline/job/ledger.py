@@ -1,0 +1,238 @@
+"""The ledger: what the receipts in the output folder say of a plan; all that is known of a run."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+from pipeline.errors import NotProven
+from pipeline.job.sharding import Plan
+from transforms.elements import Shard, Source
+from transforms.ndjson.decompress import is_compressed
+from transforms.output.folder import DEAD_LETTERS, JOB, OutputFolder
+from transforms.output.receipts import Receipt, decode_receipt
+from transforms.storage.api import FileStat
+
+_READERS = 32  # receipts are small files: reading them is waiting, most of all in a bucket
+_SHARD_FILE = re.compile(
+    rf"(?P<receipt>{JOB}/receipts/)?(?:{DEAD_LETTERS}/)?(?P<name>.+)-(?P<index>\d{{5}}|[1-9]\d{{5,}})\.(?(receipt)json|ndjson)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceLedger:
+    """One source's valid receipts by shard index, and whether they are all that there will be."""
+
+    source: Source
+    receipts: Mapping[int, Receipt]
+    complete: bool
+
+    @property
+    def records(self) -> int:
+        """Lines that are not blank, in the shards done."""
+        return sum(receipt.records for receipt in self.receipts.values())
+
+    @property
+    def embedded(self) -> int:
+        """Documents that have their vector."""
+        return sum(receipt.embedded for receipt in self.receipts.values())
+
+    @property
+    def dead_letters(self) -> int:
+        """Records set aside."""
+        return sum(receipt.dead_letters for receipt in self.receipts.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """Plan and receipts together.
+
+    Attributes:
+        plan: the sources.
+        sources: what is known of each.
+        shards_named: the shards of the plan's sources that have a receipt, valid or not.
+        gone: paths of sources that receipts name and the plan does not: inputs that were removed since.
+    """
+
+    plan: Plan
+    sources: tuple[SourceLedger, ...]
+    gone: tuple[str, ...] = ()
+    shards_named: frozenset[str] = frozenset()
+
+    def receipts(self) -> Iterator[Receipt]:
+        """Yield every valid receipt, in the order of sources and shards."""
+        for source in self.sources:
+            for index in sorted(source.receipts):
+                yield source.receipts[index]
+
+    @property
+    def records(self) -> int:
+        """Lines that are not blank, in the shards done."""
+        return sum(source.records for source in self.sources)
+
+    @property
+    def embedded(self) -> int:
+        """Documents that have their vector."""
+        return sum(source.embedded for source in self.sources)
+
+    @property
+    def dead_letters(self) -> int:
+        """Records set aside."""
+        return sum(source.dead_letters for source in self.sources)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every shard of every source is done."""
+        return all(source.complete for source in self.sources)
+
+    @property
+    def shards_expected(self) -> int | None:
+        """How many shards there will be; None while a compressed source's cannot be counted."""
+        counts = [
+            len(source.receipts) if source.complete else self.plan.shard_count(source.source) for source in self.sources
+        ]
+        return None if None in counts else sum(filter(None, counts))
+
+    def reasons(self) -> Counter[str]:
+        """Return the dead letters by reason."""
+        reasons: Counter[str] = Counter()
+        for receipt in self.receipts():
+            reasons.update(receipt.reasons)
+        return reasons
+
+    def work_left(self) -> list[Shard]:
+        """Return the work items that are not done."""
+        left: list[Shard] = []
+        for ledger in self.sources:
+            if not ledger.complete:
+                work = self.plan.shards_of(ledger.source)
+                left += [shard for shard in work if shard.end is None or shard.index not in ledger.receipts]
+        return left
+
+    def vouched_files(self, output: OutputFolder) -> set[str]:
+        """Return the names of the files that the valid receipts stand for, theirs included."""
+        names = set()
+        for receipt in self.receipts():
+            names.add(output.receipt(receipt.shard))
+            names.update(file.path for file in (receipt.output, receipt.dead_letter_output) if file is not None)
+        return names
+
+    def require_balance(self) -> None:
+        """Check that nothing was lost.
+
+        Raises:
+            NotProven: naming the first shard that does not balance, or the first source that is not complete.
+        """
+        for receipt in self.receipts():
+            if not receipt.balances:
+                raise NotProven(
+                    f"the ledger of {receipt.shard} does not balance: {receipt.records} records, "
+                    f"but {receipt.embedded} embedded "
+                    f"and {receipt.dead_letters} dead letters. Delete its receipt and run again."
+                )
+        for source in self.sources:
+            if not source.complete:
+                raise NotProven(f"{source.source.path} is not complete: shards of it have no valid receipt. Run again.")
+
+
+class ReceiptCache:
+    """Receipts that were read before, so that who looks again and again reads only what is new."""
+
+    def __init__(self) -> None:
+        self._receipts: dict[FileStat, Receipt] = {}
+
+    def read(self, output: OutputFolder, files: Mapping[str, FileStat]) -> list[Receipt]:
+        """Return the receipts in a listing of them."""
+        new = {name: file for name, file in files.items() if file not in self._receipts}
+        found = {output.receipt(receipt.shard): receipt for receipt in read_receipts(output, new)}
+        self._receipts |= {new[name]: receipt for name, receipt in found.items() if name in new}
+        return [self._receipts[file] for file in files.values() if file in self._receipts]
+
+
+def read_ledger(
+    plan: Plan, output: OutputFolder, job: str, files: Mapping[str, FileStat], cache: ReceiptCache | None = None
+) -> Ledger:
+    """Read the receipts of a plan.
+
+    Args:
+        plan: whose receipts.
+        output: the folder.
+        job: the digest that valid receipts bear.
+        files: a listing of the whole folder.
+        cache: of the receipts that an earlier call read.
+    """
+    receipts = {name: file for name, file in files.items() if name.startswith(output.receipts + "/")}
+    by_source: dict[str, list[Receipt]] = defaultdict(list)
+    for receipt in (cache or ReceiptCache()).read(output, receipts):
+        by_source[receipt.source].append(receipt)
+    found = {source: by_source.pop(source.path, []) for source in plan.sources}
+    sources = tuple(_ledger_of(plan, source, its, job, files) for source, its in found.items())
+    named = frozenset(receipt.shard for its in found.values() for receipt in its)
+    return Ledger(plan, sources, tuple(sorted(by_source)), named)
+
+
+def read_receipts(output: OutputFolder, names: Collection[str]) -> Iterator[Receipt]:
+    """Yield the receipts with these names; a file that is none is as good as not there."""
+    with ThreadPoolExecutor(_READERS) as readers:
+        each = readers.map(output.read, names)
+        # Thousands in a bucket take a while; a few are read before a bar would be seen.
+        for data in tqdm(each, "reading receipts", len(names), leave=False, unit="", disable=None, delay=2):
+            try:
+                if data is not None:
+                    yield decode_receipt(data)
+            except ValueError:
+                continue
+
+
+def _ledger_of(
+    plan: Plan, source: Source, receipts: Iterable[Receipt], job: str, files: Mapping[str, FileStat]
+) -> SourceLedger:
+    if not is_compressed(source.path):
+        shards = {shard.index: shard for shard in plan.shards_of(source)}
+    else:
+        # How many shards it has is known when the one that ends it has its receipt.
+        shards = {r.index: Shard(source, r.index, r.index * plan.shard_bytes, None) for r in receipts}
+    valid = {
+        receipt.index: receipt
+        for receipt in receipts
+        if receipt.index in shards and receipt.is_of(shards[receipt.index], job) and receipt.files_are_there(files)
+    }
+    last = max((index for index, receipt in valid.items() if receipt.last), default=None)
+    return SourceLedger(source, valid, last is not None and all(index in valid for index in range(last + 1)))
+
+
+def stale_files(ledger: Ledger, output: OutputFolder, files: Iterable[str]) -> list[str]:
+    """Return the files of this job's shards that no valid receipt stands for; what is not this job's is no matter.
+
+    Args:
+        ledger: as it is now.
+        output: the folder.
+        files: the names in it.
+    """
+    vouched = ledger.vouched_files(output)
+    return [name for name in planned_files(ledger.plan, files, ledger.shards_named) if name not in vouched]
+
+
+def planned_files(plan: Plan, files: Iterable[str], also: Collection[str] = ()) -> list[str]:
+    """Return the files that shards of a plan, or other shards of these names, have or would have.
+
+    A name alone says little: `logs-20240.ndjson` may be a shard of `logs.ndjson`, or somebody's own. With a zero in
+    front, it is a shard.
+    """
+    sources = {source.name: source for source in plan.sources}
+    found = []
+    for name in files:
+        match = _SHARD_FILE.fullmatch(name)
+        if match is None:
+            continue
+        source = sources.get(match["name"])
+        count = None if source is None else plan.shard_count(source)
+        could_be = source is not None and (count is None or int(match["index"]) < count or match["index"][0] == "0")
+        if could_be or f"{match['name']}-{match['index']}" in also:
+            found.append(name)
+    return found

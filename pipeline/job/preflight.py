@@ -1,0 +1,50 @@
+"""Whether places can be used: said before anything is sent; and an output folder tried with a file."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipeline.errors import UsageError, told
+from transforms.output.folder import OutputFolder
+from transforms.storage.base import StorageError
+
+_PROBE = b'{"tayyar": "a probe"}\n'
+
+
+@contextmanager
+def opening() -> Iterator[None]:
+    """Refuse a place that cannot be read or written at the beginning, as it was given; also a decorator.
+
+    Raises:
+        UsageError: in the place of a StorageError or an OSError.
+    """
+    try:
+        yield
+    except (StorageError, OSError) as error:
+        raise UsageError(told(error)) from error
+
+
+@opening()
+def require_usable(output: OutputFolder) -> None:
+    """Write a file, read it back and delete it.
+
+    Raises:
+        UsageError: if one of these fails.
+    """
+    # Two commands may begin at once.
+    name = f"{output.temporary}/{output.run}-{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}-check"
+    try:
+        output.write(name, [_PROBE])
+        found = output.read(name)
+        output.delete([name])
+        output.tidy()
+    except OSError as error:
+        raise UsageError(
+            f"--output {output.root} cannot be written: {error}. Check its permissions, or give another folder."
+        ) from error
+    if found != _PROBE:
+        raise UsageError(f"--output {output.root} does not give back what was written to it. Give another folder.")

@@ -1,0 +1,186 @@
+"""A sample of a plan's records: which part of the sources to read, and what it says of the whole."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, cast
+
+from tqdm import tqdm
+
+from pipeline.job.sharding import Plan
+from transforms.elements import DeadLetter, Document, Source
+from transforms.ndjson.decompress import decompressed_chunks, is_compressed
+from transforms.ndjson.lines import Line, lines_beginning_in, split_lines
+from transforms.ndjson.parse import parse_line
+from transforms.read_shards import MAX_LINE_BYTES
+from transforms.storage import api as storage
+
+BLOCK_BYTES = 1 << 15
+BLOCKS = 96
+COMPRESSED_FILES = 8
+COMPRESSED_BYTES = 1 << 20  # decompressed, of each of those files
+_SMALL_READ = 4096
+_FETCHED_BYTES = 1 << 18  # of a compressed file in a bucket at a time: a few such hold its beginning
+_STANDARD_ERRORS = 1.96  # on each side of a 95 % interval
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """An estimated number, and the 95 % interval in which it lies."""
+
+    value: float
+    low: float
+    high: float
+
+    def __add__(self, other: Count) -> Count:
+        return Count(self.value + other.value, self.low + other.low, self.high + other.high)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One sampled record: its line's length in bytes with the newline, and what parsing made of it."""
+
+    length: int
+    parsed: Document | DeadLetter
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Records in the order in which they were read, and how many there are in all sources, as far as they tell."""
+
+    records: tuple[Record, ...]
+    total: Count
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Bytes of a source; the lines that begin in them are read."""
+
+    source: Source
+    start: int
+    end: int
+
+
+def take_sample(plan: Plan, text_field: str, embedding_field: str, seed: int = 0) -> Sample:
+    """Read some blocks of the sources, chosen at random, and the beginnings of some compressed ones.
+
+    The blocks lie on a grid over all bytes and each is as likely as any other, so the lines that begin in them are a
+    fair sample, whatever their lengths are. A small plan is read whole.
+
+    Args:
+        plan: which sources.
+        text_field: what is embedded.
+        embedding_field: the field that gets the vector.
+        seed: of the choice.
+
+    Raises:
+        DamagedSource: if a compressed source cannot be read.
+    """
+    rng = random.Random(seed)
+    unpacked = [source for source in plan.sources if not is_compressed(source.path)]
+    packed = [source for source in plan.sources if is_compressed(source.path)]
+    records: list[Record] = []
+    plain = _Tally(sum(source.size for source in unpacked))
+    compressed = _Tally(sum(source.size for source in packed))
+    with tqdm(desc="sampling", unit=" blocks", disable=None, leave=False) as bar:
+        for block in _blocks(unpacked, rng):
+            found = [*_records(_lines_in(block), block.source, text_field, embedding_field)]
+            records += found
+            plain.add(len(found), block.end - block.start)
+            bar.update()
+        for source in (packed[index] for index in _some(len(packed), COMPRESSED_FILES, rng)):
+            lines, stored = _beginning(source)
+            found = [*_records(lines, source, text_field, embedding_field)]
+            records += found
+            compressed.add(len(found), stored)
+            bar.update()
+    return Sample(tuple(records), plain.total() + compressed.total())
+
+
+def _some(count: int, most: int, rng: random.Random) -> list[int]:
+    """Return at most so many of the numbers below a count, any of them as likely as any other, in their order."""
+    return sorted(rng.sample(range(count), min(most, count)))
+
+
+def _blocks(sources: Sequence[Source], rng: random.Random) -> Iterator[_Block]:
+    """Yield some blocks, any as likely as any other, in their order; only these are made: there may be millions."""
+    ends = [*itertools.accumulate(-(-source.size // BLOCK_BYTES) for source in sources)]
+    for index in _some(ends[-1] if ends else 0, BLOCKS, rng):
+        which = bisect.bisect_right(ends, index)
+        source = sources[which]
+        start = (index - (ends[which - 1] if which else 0)) * BLOCK_BYTES
+        yield _Block(source, start, min(start + BLOCK_BYTES, source.size))
+
+
+def _lines_in(block: _Block) -> Iterator[Line]:
+    with storage.open_for_reading(block.source.path, BLOCK_BYTES) as file:
+        yield from lines_beginning_in(file, block.start, block.end, MAX_LINE_BYTES, BLOCK_BYTES)
+
+
+class _InSmallReads:
+    """A file that gives little at a time: how far a decoder read ahead would count as read, and may be all of it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        """Return at most 4 KiB."""
+        return self._file.read(_SMALL_READ if size < 0 else min(size, _SMALL_READ))
+
+    def tell(self) -> int:
+        """Return how many bytes were given."""
+        return self._file.tell()
+
+
+def _beginning(source: Source) -> tuple[list[Line], int]:
+    """Return the first lines of a compressed source, and the stored bytes that they took."""
+    lines: list[Line] = []
+    with storage.open_for_reading(source.path, _FETCHED_BYTES) as file:
+        chunks = decompressed_chunks(cast(BinaryIO, _InSmallReads(file)), source.path, source.size)
+        for line in split_lines(chunks, 0, MAX_LINE_BYTES):
+            lines.append(line)
+            if line.offset + line.length > COMPRESSED_BYTES:
+                return lines, file.tell()
+    return lines, source.size
+
+
+def _records(lines: Iterable[Line], source: Source, text_field: str, embedding_field: str) -> Iterator[Record]:
+    for line in lines:
+        parsed = parse_line(line, source.path, text_field, embedding_field, MAX_LINE_BYTES)
+        if parsed is not None:
+            yield Record(line.length + 1, parsed)
+
+
+class _Tally:
+    """What was found in some parts of files, and what that says of all bytes of them.
+
+    Args:
+        size: of all of them, as stored.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._found: list[int] = []
+        self._read: list[int] = []
+
+    def add(self, found: int, read: int) -> None:
+        """Add the records of one part, and the stored bytes that were read of it."""
+        self._found.append(found)
+        self._read.append(read)
+
+    def total(self) -> Count:
+        """Return how many records there are in all; of what was read whole that is certain."""
+        read, parts = sum(self._read), len(self._read)
+        if not read:
+            return Count(0, 0, 0)
+        rate = sum(self._found) / read
+        spread = sum((found - rate * size) ** 2 for found, size in zip(self._found, self._read, strict=True))
+        deviation = math.sqrt(spread / (parts - 1)) if parts > 1 else 0.0
+        unread = max(0.0, 1 - read / self._size)
+        error = _STANDARD_ERRORS * deviation * math.sqrt(parts * unread) / read
+        return Count(rate * self._size, max(0.0, rate - error) * self._size, (rate + error) * self._size)

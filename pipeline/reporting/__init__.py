@@ -1,0 +1,1 @@
+"""What a job came to: `report`, `timeline`, `charts`, `page`, `prometheus`, `examples`."""

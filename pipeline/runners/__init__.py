@@ -1,0 +1,1 @@
+"""How Beam is started: `runner`, `parallelism`, `progress`, `smoke_test`, `endpoint`."""

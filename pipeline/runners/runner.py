@@ -1,0 +1,240 @@
+"""Which Beam runner carries the pipeline, and what its failures mean."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import (
+    DirectOptions,
+    GoogleCloudOptions,
+    PipelineOptions,
+    StandardOptions,
+    WorkerOptions,
+    _BeamArgumentParser,
+)
+from apache_beam.portability.api import beam_provision_api_pb2
+from apache_beam.runners.portability.fn_api_runner import fn_runner
+from apache_beam.runners.portability.portable_runner import JobServiceHandle
+from apache_beam.runners.runner import PipelineState
+
+from pipeline.commands.options import RunOptions
+from pipeline.errors import ExitCode, PipelineFailed, UsageError
+from transforms.embed_shards import TooManyDeadLetters
+from transforms.ndjson.decompress import DamagedSource
+from transforms.read_shards import SourceChanged
+from transforms.storage import api as storage
+from transforms.storage.base import StorageError
+from transforms.tei.errors import EndpointError, EndpointRefused, EndpointUnreachable, ModelChanged, PairingBroken
+
+_logger = logging.getLogger(__name__)
+
+DEFAULT_RUNNER = "FnApiRunner"
+_IN_PROCESS = {"fnapirunner", "fnapi"}
+# These ask their job server which options it knows; what it does not know is refused there.
+_PORTABLE = {"flinkrunner", "flink", "portablerunner", "portable", "prismrunner", "prism", "sparkrunner", "spark"}
+_FAR = {"dataflowrunner", "dataflow"}
+_LOST_WORKER = "Channel closed prematurely"
+_WHERE = re.compile(r"( \[while running '[^']*'\])+$")
+_NAMED_ERROR = re.compile(r"transforms\.[\w.]+\.(\w+): (.*)")
+_OWN_ERRORS: dict[str, type[Exception]] = {
+    error.__name__: error
+    for error in (
+        EndpointRefused,
+        EndpointUnreachable,
+        ModelChanged,
+        PairingBroken,
+        EndpointError,
+        DamagedSource,
+        SourceChanged,
+        StorageError,
+        TooManyDeadLetters,
+    )
+}
+
+
+def beam_options(arguments: Sequence[str]) -> PipelineOptions:
+    """Return Beam's options of a command line, after Tayyar's own were taken from it.
+
+    Raises:
+        UsageError: for an option that nobody knows, and for a mode that loses data.
+    """
+    # A worker's INFO is about Beam's own channels, many lines each. WARN: Java job servers do not know WARNING.
+    defaults = [f"--runner={DEFAULT_RUNNER}", "--default_sdk_harness_log_level=WARN"]
+    options = PipelineOptions([*defaults, *arguments])
+    runner = options.view_as(StandardOptions).runner.lower()
+    if runner not in _PORTABLE:
+        _refuse_unknown(arguments)
+    if options.view_as(DirectOptions).direct_running_mode == "multi_threading":
+        raise UsageError(
+            "--direct_running_mode multi_threading is refused: in this mode Beam's local runner silently loses "
+            "elements between stages and still reports success. Use multi_processing, or leave it out."
+        )
+    _require_runner(options)
+    # Nothing lives in __main__, and a pickled main session fails on workers in ways of its own.
+    options.view_as(beam.options.pipeline_options.SetupOptions).save_main_session = False
+    return options
+
+
+def _require_runner(options: PipelineOptions) -> None:
+    """Refuse a runner that there is not, before anything is written."""
+    name: str = options.view_as(StandardOptions).runner
+    try:
+        beam.runners.create_runner(name)
+    except (ValueError, ImportError) as error:
+        raise UsageError(f"--runner {name} is no runner of this Beam: {str(error).splitlines()[0]}") from error
+
+
+def _refuse_unknown(arguments: Sequence[str]) -> None:
+    parser = _BeamArgumentParser(allow_abbrev=False, add_help=False)
+    for options in _all_subclasses(PipelineOptions):
+        options._add_argparse_args(parser)
+    _, unknown = parser.parse_known_args(list(arguments))
+    if unknown:
+        # What stands behind the name may be a secret under a misspelt one.
+        raise UsageError(f"unknown option {unknown[0].partition('=')[0]}: neither Tayyar nor Beam has it. See --help.")
+
+
+def _all_subclasses(options: type[PipelineOptions]) -> Iterator[type[PipelineOptions]]:
+    for subclass in options.__subclasses__():
+        if subclass.__module__.startswith("apache_beam.options") and "_add_argparse_args" in vars(subclass):
+            yield subclass
+        yield from _all_subclasses(subclass)
+
+
+def make_runner(options: PipelineOptions) -> beam.runners.PipelineRunner | str:
+    """Return the runner for a pipeline: Beam's in-process one built here, any other by its name."""
+    name: str = options.view_as(StandardOptions).runner
+    if name.lower() not in _IN_PROCESS:
+        return name
+    _let_workers_import_this()
+    # By its name alone, the runner would give its worker processes no pipeline options at all.
+    encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options(drop_default=True))
+    info = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
+    return fn_runner.FnApiRunner(provision_info=fn_runner.ExtendedProvisionInfo(info))
+
+
+def _let_workers_import_this() -> None:
+    """Put the packages' folder on the path of local worker processes, which may start elsewhere."""
+    here = str(Path(__file__).resolve().parents[2])
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if here not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([here, *filter(None, paths)])
+
+
+def require_reach(options: PipelineOptions, told: RunOptions) -> None:
+    """Refuse what no worker of Dataflow can reach: this machine's disk, and a server that would be started here.
+
+    Raises:
+        UsageError: naming the option.
+    """
+    if options.view_as(StandardOptions).runner.lower() not in _FAR:
+        return
+    for name, path in [*(("input", pattern) for pattern in told.inputs), ("output", told.output)]:
+        if storage.is_local(path):
+            raise UsageError(f"--{name} {path} is on this machine, which Dataflow's workers do not see. Give gs://….")
+        if path.startswith("s3://") and not options.view_as(WorkerOptions).sdk_container_image:
+            raise UsageError(
+                f"--{name} {path} cannot be read by Dataflow's workers, who install Tayyar without its extra [aws]. "
+                "Give gs://…, or an image that has it and keys of AWS: --sdk_container_image."
+            )
+    if not told.endpoint.urls:
+        raise UsageError(
+            "without --endpoint a TEI would be started on this machine, which Dataflow's workers do not reach. "
+            "Give the address of a server that they do."
+        )
+
+
+def template_of(options: PipelineOptions) -> str:
+    """Return where a description of the job is to be written instead of running it; empty for nowhere."""
+    return options.view_as(GoogleCloudOptions).template_location or ""
+
+
+def run_pipeline(
+    options: PipelineOptions, build: Callable[[beam.Pipeline], object], say: Callable[[str], None]
+) -> None:
+    """Build a pipeline and run it to its end; a job that runs elsewhere is cancelled if this is interrupted.
+
+    Raises:
+        EndpointError: if the endpoint stopped it.
+        PipelineFailed: if anything else did.
+    """
+    pipeline = beam.Pipeline(make_runner(options), options)
+    build(pipeline)
+    try:
+        result = pipeline.run()
+        if not template_of(options):
+            _say_where(result, options, say)
+        state = _finished(result)
+    except Exception as error:  # runners raise errors of their own and of workers alike, of any type
+        raise meaning_of(error) from error
+    # A runner that does not wait for the end gives None.
+    if state not in (None, PipelineState.DONE):
+        raise PipelineFailed(f"the runner ended in state {state}; its own log says why")
+
+
+def _finished(result: beam.runners.runner.PipelineResult) -> str | None:
+    try:
+        state: str | None = result.wait_until_finish()
+    except KeyboardInterrupt:
+        with contextlib.suppress(Exception):  # the interruption goes on, whatever comes of this
+            result.cancel()
+        raise
+    return state
+
+
+def _say_where(
+    result: beam.runners.runner.PipelineResult, options: PipelineOptions, say: Callable[[str], None]
+) -> None:
+    """Tell where a job can be watched that runs on Dataflow."""
+    if options.view_as(StandardOptions).runner.lower() in _FAR:
+        cloud = options.view_as(GoogleCloudOptions)
+        console = "https://console.cloud.google.com/dataflow/jobs"
+        say(f"Dataflow: {console}/{cloud.region}/{result.job_id()}?project={cloud.project}")
+
+
+def meaning_of(error: BaseException) -> BaseException:
+    """Return what a pipeline's failure means to its user: an `EndpointError`, an interruption, or a `PipelineFailed`.
+
+    Some runners raise the error itself, with words of their own behind it; from a worker process there is only the text
+    of its traceback.
+    """
+    for cause in _causes(error):
+        if isinstance(cause, (KeyboardInterrupt, *_OWN_ERRORS.values())):
+            return _for_the_user(cause)
+    found = [(name, message) for name, message in _NAMED_ERROR.findall(str(error)) if name in _OWN_ERRORS]
+    if found:
+        name, message = found[-1]
+        return _for_the_user(_OWN_ERRORS[name](message))
+    if _LOST_WORKER in str(error):
+        return PipelineFailed("a worker process died; most often it was killed because memory ran out")
+    _logger.error("the pipeline failed", exc_info=error)
+    return PipelineFailed(_last_line(error))
+
+
+def _for_the_user(error: BaseException) -> BaseException:
+    """Leave out in which of Beam's steps an error of ours came up: the message says what it was about."""
+    message = _WHERE.sub("", str(error))
+    if isinstance(error, EndpointError):
+        return type(error)(message)
+    if isinstance(error, TooManyDeadLetters):
+        return PipelineFailed(message, ExitCode.TOO_MANY_DEAD_LETTERS)
+    return PipelineFailed(message) if isinstance(error, (DamagedSource, SourceChanged, StorageError)) else error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _last_line(error: BaseException) -> str:
+    """Return what a person needs of a failure's text: without Beam's stack, which ends with the same line."""
+    text = str(error).strip() or type(error).__name__
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return _WHERE.sub("", re.sub(r"^(\w+\.)+(?=\w+: )", "", lines[-1] if "Traceback" in text else text))

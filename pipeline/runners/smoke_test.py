@@ -1,0 +1,133 @@
+"""Ten documents through the real runner, before millions: what fails only on a worker fails here."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shutil
+import socket
+import time
+from collections.abc import Sequence
+
+from apache_beam.options.pipeline_options import StandardOptions
+
+from pipeline.commands.options import RunOptions, VerifyOptions
+from pipeline.commands.run import run
+from pipeline.commands.verify import verify
+from pipeline.errors import ExitCode, NotProven, PipelineFailed
+from pipeline.runners.runner import beam_options
+from transforms.output.folder import OutputFolder
+from transforms.storage import api as storage
+from transforms.storage.base import StorageError
+from transforms.tei.addresses import is_loopback
+from transforms.tei.errors import EndpointError, EndpointUnreachable
+from transforms.tei.settings import EndpointSettings
+
+# Of one length: each is a shard, so that they spread over as many workers as ten can.
+_DOCUMENTS = [f'{{"content": "Document {number} of a rehearsal: الماء يجري"}}\n'.encode() for number in range(10)]
+_PATIENCE = 60.0  # seconds: the launcher has just reached the endpoint
+_REMEDIES = (
+    (
+        r"No module named '?(transforms|pipeline)\b",
+        "Workers lack Tayyar itself: give --setup_file ./setup.py to a runner that installs packages; otherwise "
+        "install it where workers start.",
+    ),
+    (
+        r"(No module named|cannot import name)",
+        "Workers lack a package that Tayyar needs: install it where they start, in the versions of this machine.",
+    ),
+    (
+        r"\bdocker\b.*(No such file|not found|cannot connect|daemon)",
+        "The runner starts workers with Docker, which is not there: give --environment_type EXTERNAL and "
+        "--environment_config HOST:PORT of a worker pool (run_scripts/flink.sh workers).",
+    ),
+    (
+        r"the token \S+ (cannot|is|holds)",
+        "The token's reference is resolved on each worker: set the variable where workers start, or name a secret that "
+        "they may read (gsm:…).",
+    ),
+)
+
+
+def rehearse(root: str, endpoint: EndpointSettings, beam: Sequence[str]) -> str:
+    """Embed ten documents with a runner, prove them, and remove all of it.
+
+    Args:
+        root: the output folder; the documents and what becomes of them are put into a temporary place below it.
+        endpoint: reached from here already; its `identity` is known.
+        beam: arguments for Beam.
+
+    Returns:
+        what held, for the person at the terminal.
+
+    Raises:
+        UsageError: the runner's options cannot be used.
+        PipelineFailed: something does not hold on the workers; the message says what to mend.
+    """
+    runner = beam_options(beam).view_as(StandardOptions).runner
+    name = f"rehearsal-{socket.gethostname()}-{os.getpid()}"
+    parent = OutputFolder(root, name)
+    place = OutputFolder(f"{root}/{parent.temporary}/{name}", name)
+    started = time.monotonic()
+    try:
+        place.write("in/documents.ndjson", _DOCUMENTS)
+        _embed_and_prove(place, endpoint, beam)
+    except (EndpointError, StorageError, PipelineFailed, NotProven) as error:
+        raise PipelineFailed(
+            f"{runner} did not embed ten documents: {error}\n{_remedy(error, endpoint, root)}", _code(error)
+        ) from error
+    finally:
+        _remove(place)
+        parent.tidy()
+    return f"{runner} embedded ten documents and wrote them in {time.monotonic() - started:.0f} s"
+
+
+def _embed_and_prove(place: OutputFolder, endpoint: EndpointSettings, beam: Sequence[str]) -> None:
+    options = RunOptions(
+        inputs=(place.path("in/documents.ndjson"),),
+        output=place.path("out"),
+        endpoint=dataclasses.replace(endpoint, give_up_after=min(endpoint.give_up_after, _PATIENCE)),
+        text_field="content",
+        embedding_field="embedding",
+        expected_dimensions=None,
+        shard_bytes=len(_DOCUMENTS[0]),
+        max_dead_letter_ratio=0.0,
+        price_per_hour=None,
+        overwrite=False,
+        beam=tuple(beam),
+    )
+    said: list[str] = []
+    if run(options, said.append) is not ExitCode.DONE:
+        raise PipelineFailed("\n".join(said), ExitCode.TOO_MANY_DEAD_LETTERS)
+    verify(VerifyOptions(options.output), said.append)
+
+
+def _remove(place: OutputFolder) -> None:
+    place.delete(place.list())
+    if storage.is_local(place.root):
+        shutil.rmtree(place.root, ignore_errors=True)
+
+
+def _code(error: Exception) -> ExitCode:
+    if isinstance(error, EndpointError):
+        return ExitCode.ENDPOINT
+    return error.code if isinstance(error, PipelineFailed) else ExitCode.FAILED
+
+
+def _remedy(error: Exception, endpoint: EndpointSettings, root: str) -> str:
+    """Return what to do about an error that shows on workers alone: from here, all of it was found well."""
+    for pattern, remedy in _REMEDIES:
+        if re.search(pattern, str(error), re.IGNORECASE | re.DOTALL):
+            return remedy
+    if isinstance(error, EndpointUnreachable) and any(map(is_loopback, endpoint.urls)):
+        return "For a worker, 127.0.0.1 is the worker's own machine: give --endpoint an address that workers can reach."
+    if isinstance(error, EndpointUnreachable):
+        return (
+            "This machine reaches the endpoint, a worker does not: look at its network, firewall rules and name server."
+        )
+    if isinstance(error, EndpointError):
+        return "From this machine the endpoint does it; see what is different for a worker."
+    if storage.is_local(root):
+        return f"Every worker must see the folder {root} as this machine does: give a bucket or a shared folder."
+    return f"From this machine {root} can be written and read; see whether the workers' account may, too."

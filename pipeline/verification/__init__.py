@@ -1,0 +1,1 @@
+"""What `verify` checks: `shards`, `vectors`; `findings` and `parallel` for both."""

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from pipeline.errors import NotProven
+from pipeline.job.ledger import Ledger, ReceiptCache, read_ledger, read_receipts, stale_files
+from pipeline.job.sharding import Plan
+from pipeline.runners.progress import Progress
+from tests.shards import JOB, SOURCE, folder, put, receipt
+from transforms.elements import Source
+from transforms.output.folder import OutputFolder
+from transforms.output.receipts import Receipt
+from transforms.storage.api import WrittenFile
+
+# SOURCE has three shards of 100 bytes; of a compressed source only its last receipt says how many it has.
+PACKED = Source("/in/deep/packed.ndjson.gz", "deep/packed", 70, 5.5)
+PLAN = Plan((PACKED, SOURCE), 100)
+
+
+def dead(index: int) -> WrittenFile:
+    return WrittenFile(f"dead_letters/wiki-{index:05d}.ndjson", 4, "AAAAAA==")
+
+
+def packed(index: int, *, last: bool = False) -> Receipt:
+    return receipt(index, PACKED, end=100 * index + 100, last=last)
+
+
+def ledger_of(output: OutputFolder, plan: Plan = PLAN) -> Ledger:
+    return read_ledger(plan, output, JOB, output.list())
+
+
+def full(output: OutputFolder) -> None:
+    one = receipt(
+        1, records=5, dead_letters=2, reasons={"empty_text": 1, "invalid_json": 1}, dead_letter_output=dead(1)
+    )
+    put(output, receipt(0), one, receipt(2, last=True), packed(0), packed(1, last=True))
+
+
+def test_the_ledger_of_a_finished_job(tmp_path: Path) -> None:
+    output = folder(tmp_path)
+    full(output)
+    ledger = ledger_of(output)
+    assert ledger.complete
+    ledger.require_balance()
+    assert (ledger.records, ledger.embedded, ledger.dead_letters) == (17, 15, 2)
+    assert [(s.source, s.records, s.embedded, s.dead_letters) for s in ledger.sources] == [
+        (PACKED, 6, 6, 0),
+        (SOURCE, 11, 9, 2),
+    ]
+    assert [one.shard for one in ledger.receipts()] == [
+        "deep/packed-00000",
+        "deep/packed-00001",
+        "wiki-00000",
+        "wiki-00001",
+        "wiki-00002",
+    ]
+    assert ledger.reasons() == {"empty_text": 1, "invalid_json": 1}
+    assert ledger.work_left() == []
+    assert ledger.vouched_files(output) == set(output.list())
+    assert stale_files(ledger, output, output.list()) == []
+
+
+def test_an_empty_folder_has_everything_left(tmp_path: Path) -> None:
+    ledger = ledger_of(folder(tmp_path))
+    assert not ledger.complete
+    assert ledger.records == 0
+    assert ledger.work_left() == [*PLAN.shards_of(PACKED), *PLAN.shards_of(SOURCE)]
+    with pytest.raises(NotProven, match=r"/in/deep/packed\.ndjson\.gz is not complete"):
+        ledger.require_balance()
+
+
+@pytest.mark.parametrize(
+    "name", ["wiki-00001.ndjson", "dead_letters/wiki-00001.ndjson", "_job/receipts/wiki-00001.json"]
+)
+@pytest.mark.parametrize("damage", [None, b"", b"not what it was"])
+def test_a_shard_of_which_anything_is_wrong_is_left_to_do(tmp_path: Path, name: str, damage: bytes | None) -> None:
+    output = folder(tmp_path)
+    full(output)
+    if damage is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_bytes(damage)
+    ledger = ledger_of(output)
+    assert ledger.work_left() == [PLAN.shards_of(SOURCE)[1]]
+    assert [source.complete for source in ledger.sources] == [True, False]
+    with pytest.raises(NotProven, match=r"/in/wiki\.ndjson is not complete"):
+        ledger.require_balance()
+    # what the shard left behind is stale, and nothing else is
+    left = {"wiki-00001.ndjson", "dead_letters/wiki-00001.ndjson", "_job/receipts/wiki-00001.json"}
+    assert set(stale_files(ledger, output, output.list())) == left & set(output.list())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"job": "another"}, {"source_mtime": 1.0}, {"source_size": 251}, {"source": "/in/b.ndjson"}, {"start": 99}],
+)
+def test_a_receipt_of_something_else_does_not_count(tmp_path: Path, change: dict[str, object]) -> None:
+    output = folder(tmp_path)
+    full(output)
+    put(output, receipt(1, **change))
+    assert [shard.name for shard in ledger_of(output).work_left()] == ["wiki-00001"]
+
+
+def test_a_shard_beyond_the_end_of_a_source_does_not_count(tmp_path: Path) -> None:
+    output = folder(tmp_path)
+    full(output)
+    put(output, receipt(3))
+    ledger = ledger_of(output)
+    assert ledger.embedded == 15
+    stale = stale_files(ledger, output, output.list())
+    assert set(stale) == {"_job/receipts/wiki-00003.json", "wiki-00003.ndjson"}
+
+
+@pytest.mark.parametrize(("missing", "complete"), [(0, False), (1, False), (None, True)])
+def test_a_compressed_source_is_complete_up_to_its_last_shard(
+    tmp_path: Path, missing: int | None, complete: bool
+) -> None:
+    output = folder(tmp_path)
+    put(output, *(one for one in (packed(0), packed(1, last=True)) if one.index != missing))
+    ledger = ledger_of(output, Plan((PACKED,), 100))
+    assert ledger.complete is complete
+    assert ledger.work_left() == ([] if complete else PLAN.shards_of(PACKED))
+
+
+def test_a_ledger_that_does_not_balance_names_the_shard_and_the_numbers(tmp_path: Path) -> None:
+    output = folder(tmp_path)
+    full(output)
+    put(output, receipt(2, last=True, records=4))
+    with pytest.raises(
+        NotProven, match="the ledger of wiki-00002 does not balance: 4 records, but 3 embedded and 0 dead"
+    ):
+        ledger_of(output).require_balance()
+
+
+def test_two_names_of_one_path_stay_apart(tmp_path: Path) -> None:
+    output = folder(tmp_path)
+    other = dataclasses.replace(SOURCE, name="other")
+    put(output, receipt(0), receipt(0, other), receipt(1, other), receipt(2, other, last=True))
+    ledger = ledger_of(output, Plan((other, SOURCE), 100))
+    assert [source.complete for source in ledger.sources] == [True, False]
+
+
+def test_files_of_others_are_never_stale(tmp_path: Path) -> None:
+    output = folder(tmp_path)
+    mine = ["wiki-00007.ndjson", "dead_letters/wiki-00007.ndjson", "_job/receipts/wiki-00007.json"]
+    others = [
+        *["notes.txt", "wiki.ndjson", "wiki-7.ndjson", "wiki-00007.ndjson.gz", "wiki-00007.json", "other-00007.ndjson"],
+        *["a/wiki-00007.ndjson", "dead_letters/wiki-00007.json", "_job/receipts/wiki-00007.ndjson", "_job/job.json"],
+    ]
+    for name in (*mine, *others):
+        output.write(name, [b"x"])
+    assert set(stale_files(ledger_of(output), output, output.list())) == set(mine)
+
+
+class Counting(OutputFolder):
+    """A folder that counts what is read of it."""
+
+    names: ClassVar[list[str]] = []
+
+    def read(self, name: str) -> bytes | None:
+        self.names.append(name)
+        return super().read(name)
+
+
+def test_who_looks_again_reads_only_what_is_new_also_what_the_progress_bar_has_read(tmp_path: Path) -> None:
+    output, cache = Counting(str(tmp_path), "run"), ReceiptCache()
+    full(folder(tmp_path))
+    read_ledger(PLAN, output, JOB, output.list(), cache)
+    assert len(output.names) == 5
+    with Progress(output, set(output.list(output.receipts)), 100, cache=cache):
+        put(folder(tmp_path), receipt(2, last=True, records=4, embedded=4), packed(2, last=True))
+    ledger = read_ledger(PLAN, output, JOB, output.list(), cache)
+    assert sorted(output.names[5:]) == [output.receipt("deep/packed-00002"), output.receipt("wiki-00002")]
+    assert ledger.sources[1].records == 12
+    assert sorted(ledger.sources[0].receipts) == [0, 1, 2]
+
+
+def test_what_is_no_receipt_is_as_good_as_not_there(tmp_path: Path) -> None:
+    output = folder(tmp_path)
+    put(output, receipt(0))
+    output.write(output.receipt("wiki-00001"), [b"{}"])
+    names = [output.receipt(f"wiki-{index:05d}") for index in range(3)]
+    assert [one.shard for one in read_receipts(output, names)] == ["wiki-00000"]

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from pipeline.job.shard_replacement import FOLDER, keep_promises, replace_shard
+from tests.shards import JOB, SOURCE, folder, receipt
+from transforms.elements import Shard
+from transforms.output.folder import OutputFolder
+from transforms.output.receipts import Receipt, decode_receipt, encode_receipt, is_done
+from transforms.storage.api import Crc32c, WrittenFile
+
+SHARD = Shard(SOURCE, 0, 0, 100)
+BEFORE, AFTER = b"a\nc\n", b"a\nb\nc\n"
+STEPS = 7  # three files aside and in place, the promise, the dead letters, the receipt, and what is deleted
+
+
+class Killed(Exception):
+    pass
+
+
+class Dying(OutputFolder):
+    """A folder on whose n-th write or deletion its process dies, before or after it."""
+
+    left = 0
+    before = True
+
+    def write(self, name: str, chunks: Iterable[bytes]) -> WrittenFile:
+        self._step(before=True)
+        written = super().write(name, chunks)
+        self._step(before=False)
+        return written
+
+    def delete(self, names: Iterable[str]) -> None:
+        self._step(before=True)
+        super().delete(names)
+        self._step(before=False)
+
+    def _step(self, *, before: bool) -> None:
+        if before:
+            type(self).left -= 1
+        if type(self).left == 0 and before is type(self).before:
+            raise Killed
+
+
+def written(path: str, content: bytes) -> WrittenFile | None:
+    crc = Crc32c()
+    crc.update(content)
+    return WrittenFile(path, len(content), crc.base64()) if content else None
+
+
+def receipt_of(output: OutputFolder, content: bytes, letters: bytes) -> Receipt:
+    embedded, dead = content.count(b"\n"), letters.count(b"\n")
+    return receipt(
+        embedded=embedded, records=embedded + dead, dead_letters=dead, reasons={"invalid_vector": dead} if dead else {},
+        output=written(output.embedded(SHARD.name), content),
+        dead_letter_output=written(output.dead_letters(SHARD.name), letters),
+    )  # fmt: skip
+
+
+def put(output: OutputFolder, content: bytes, letters: bytes) -> Receipt:
+    made = receipt_of(output, content, letters)
+    output.write(output.embedded(SHARD.name), [content])
+    output.write(output.dead_letters(SHARD.name), [letters])
+    output.write(output.receipt(SHARD.name), [encode_receipt(made)])
+    return made
+
+
+def state_of(output: OutputFolder) -> tuple[bytes | None, ...]:
+    names = (output.embedded(SHARD.name), output.dead_letters(SHARD.name), output.receipt(SHARD.name))
+    return tuple(output.read(name) for name in names)
+
+
+@pytest.mark.parametrize("letters", [b"", b"B\n"])
+def test_a_shard_is_replaced_as_if_it_had_been_so_at_first(tmp_path: Path, letters: bytes) -> None:
+    output = folder(tmp_path)
+    put(output, BEFORE, b"B\nD\n")
+    replace_shard(output, receipt_of(output, AFTER, letters), [b"a\nb\n", b"c\n"], letters)
+    assert state_of(output) == (AFTER, letters or None, encode_receipt(receipt_of(output, AFTER, letters)))
+    assert is_done(output, SHARD, JOB)
+    assert output.list(FOLDER) == {}
+    assert not (tmp_path / FOLDER).exists()
+
+
+@pytest.mark.parametrize("letters", [b"", b"B\n"])
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("step", range(1, STEPS + 1))
+def test_a_death_at_any_step_is_made_good(tmp_path: Path, step: int, before: bool, letters: bytes) -> None:
+    output = folder(tmp_path)
+    put(output, BEFORE, b"B\nD\n")
+    old = state_of(output)
+    Dying.left, Dying.before = step, before
+    with pytest.raises(Killed):
+        replace_shard(Dying(output.root, "dying"), receipt_of(output, AFTER, letters), [AFTER], letters)
+    promised = any(name.endswith(".json") for name in output.list(FOLDER))
+    if not is_done(output, SHARD, JOB):
+        assert promised
+    new = (AFTER, letters or None, encode_receipt(receipt_of(output, AFTER, letters)))
+    keep_promises(output)
+    assert state_of(output) in ((new,) if promised else (old, new))
+    assert is_done(output, SHARD, JOB)
+    assert output.list(FOLDER) == {}
+
+
+def test_every_step_is_among_those(tmp_path: Path) -> None:
+    output = folder(tmp_path)
+    put(output, BEFORE, b"B\n")
+    Dying.left = 100
+    replace_shard(Dying(output.root, "dying"), receipt_of(output, AFTER, b""), [AFTER], b"")
+    assert 100 - Dying.left == STEPS
+
+
+@pytest.mark.parametrize("embedded_again", [AFTER, b"a\nb\nc\nd\n"])
+def test_a_promise_gives_way_to_a_run_that_has_redone_the_shard(tmp_path: Path, embedded_again: bytes) -> None:
+    output = folder(tmp_path)
+    put(output, BEFORE, b"B\nD\n")
+    Dying.left, Dying.before = 3, False  # the output is in its place
+    with pytest.raises(Killed):
+        replace_shard(Dying(output.root, "dying"), receipt_of(output, AFTER, b"D\n"), [AFTER], b"D\n")
+    put(output, embedded_again, b"")
+    redone = state_of(output)
+    assert keep_promises(output) == 0
+    assert state_of(output) == redone
+
+
+def test_output_that_turns_out_wrong_changes_nothing(tmp_path: Path) -> None:
+    output = folder(tmp_path)
+    put(output, BEFORE, b"B\nD\n")
+    old = state_of(output)
+
+    def blocks() -> Iterable[bytes]:
+        yield b"a\n"
+        raise Killed
+
+    with pytest.raises(Killed):
+        replace_shard(output, receipt_of(output, AFTER, b""), blocks(), b"")
+    assert state_of(output) == old
+    assert keep_promises(output) == 0
+
+
+def test_the_promise_holds_the_receipt(tmp_path: Path) -> None:
+    output = folder(tmp_path)
+    put(output, BEFORE, b"B\nD\n")
+    Dying.left, Dying.before = 2, False
+    with pytest.raises(Killed):
+        replace_shard(Dying(output.root, "dying"), receipt_of(output, AFTER, b"D\n"), [AFTER], b"D\n")
+    assert is_done(output, SHARD, JOB)  # as it was
+    assert keep_promises(output) == 1
+    assert decode_receipt(output.read(output.receipt(SHARD.name)) or b"").embedded == 3

@@ -1,0 +1,61 @@
+"""Reports for tests, from receipts that are made up."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.job.ledger import Ledger, SourceLedger
+from pipeline.job.sharding import Plan
+from pipeline.reporting.report import make_report
+from tests.pipeline.job.test_spec import JOB
+from tests.shards import receipt
+from transforms.elements import RequestStatistics, Source
+
+ARABIC = "التيّار يبلغ البحر، والنهر يجري من الجبل."
+SCRIPT = "<script>document.title = 'injected'</script><img src=x onerror=\"document.title = 'injected'\">"
+ESTIMATE = {"records": 100, "tokens": 5000, "requests": 12, "output_bytes": 90, "seconds": 3.0, "dollars": 0.01}
+
+
+def example(**fields: Any) -> dict[str, Any]:
+    plain = {
+        "source": "/in/wiki.ndjson", "offset": 7, "stage": "embed", "detail": "too long", "http_status": 422,
+        "attempts": 3, "text": None, "line": "{}",
+    }  # fmt: skip
+    return plain | fields
+
+
+def nasty_report(estimate: Mapping[str, Any] | None = ESTIMATE) -> dict[str, Any]:
+    """A report whose every text is somebody else's: right-to-left, or out to be run."""
+    sources = [Source("/in/ويكي.ndjson", "ويكي", 200, 1.0), Source(f"/in/{SCRIPT}.ndjson", SCRIPT, 200, 1.0)]
+    ledgers = []
+    for start, source in enumerate(sources):
+        statistics = RequestStatistics(
+            tokens=900, requests=60, retries=2, queue_ms=9000, inference_ms=3000, throttled_ms=1500,
+            latency_ms=Counter({16: 5, 64: 40, 91: 12, 256: 3}),
+        )  # fmt: skip
+        shards = {
+            index: receipt(
+                index,
+                source,
+                records=60,
+                embedded=57,
+                dead_letters=3,
+                reasons={"overlong_text": 2, "invalid_json": 1},
+                started_at=1000.0 + 100 * start + 3 * index,
+                finished_at=1004.0 + 100 * start + 3 * index,
+                last=index == 1,
+                statistics=statistics,
+            )
+            for index in range(2)
+        }
+        ledgers.append(SourceLedger(source, shards, True))
+    examples = {
+        "overlong_text": [example(text=ARABIC, detail=ARABIC), example(text=SCRIPT, detail=SCRIPT, source=SCRIPT)],
+        "invalid_json": [example(line=SCRIPT, stage="read", http_status=None, attempts=0)],
+    }
+    model = dataclasses.replace(JOB.model, model_id=SCRIPT)
+    job = dataclasses.replace(JOB, model=model, text_field=SCRIPT, prompt_name=SCRIPT)
+    return make_report(Ledger(Plan(tuple(sources), 100), tuple(ledgers)), job, 1.3, examples, estimate)

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.shards import JOB, SOURCE, folder, put, receipt
+from transforms.elements import Reason, RequestStatistics, Shard
+from transforms.output.receipts import Receipt, decode_receipt, encode_receipt, is_done
+from transforms.storage.api import FileStat, WrittenFile
+
+NAMES = st.text(min_size=1)
+COUNTS = st.integers(0, 1 << 50)
+SECONDS = st.floats(0, 4e9)
+FILES = st.none() | st.builds(WrittenFile, NAMES, COUNTS, NAMES)
+RECEIPTS = st.builds(
+    Receipt,
+    shard=NAMES,
+    source=NAMES,
+    index=COUNTS,
+    start=COUNTS,
+    end=st.none() | COUNTS,
+    last=st.booleans(),
+    source_size=COUNTS,
+    source_mtime=SECONDS,
+    records=COUNTS,
+    embedded=COUNTS,
+    dead_letters=COUNTS,
+    reasons=st.dictionaries(st.sampled_from([reason.value for reason in Reason]), COUNTS),
+    started_at=SECONDS,
+    finished_at=SECONDS,
+    output=FILES,
+    dead_letter_output=FILES,
+    statistics=st.builds(
+        RequestStatistics,
+        latency_ms=st.dictionaries(st.integers(1, 1 << 40), st.integers(1, 1 << 40)).map(Counter),
+        **{field.name: COUNTS for field in dataclasses.fields(RequestStatistics) if field.name != "latency_ms"},
+    ),
+    model=NAMES,
+    job=NAMES,
+)
+SHARD = Shard(SOURCE, 1, 100, 200)
+DEAD = WrittenFile("dead_letters/wiki-00001.ndjson", 5, "AAAAAA==")
+
+
+@given(RECEIPTS)
+def test_a_receipt_is_read_as_it_was_written(one: Receipt) -> None:
+    assert decode_receipt(encode_receipt(one)) == one
+
+
+def test_a_receipt_is_one_flat_object_for_people_and_programs() -> None:
+    fields = json.loads(encode_receipt(receipt()))
+    assert fields["output"] == {"path": "wiki-00000.ndjson", "bytes": 10, "crc32c": "AAAAAA=="}
+    assert fields["latency_ms"] == {"16": 1, "23": 1}
+    assert (fields["tokens"], fields["records"], fields["source_mtime"]) == (30, 3, SOURCE.mtime)
+
+
+def _without(name: str) -> bytes:
+    fields = json.loads(encode_receipt(receipt()))
+    del fields[name]
+    return json.dumps(fields).encode()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{}",
+        b"null",
+        b"[1]",
+        b"5",
+        encode_receipt(receipt())[:-10],
+        *map(_without, ["shard", "output", "tokens", "latency_ms"]),
+        encode_receipt(receipt()).replace(b'"crc32c"', b'"md5"'),
+        encode_receipt(receipt()).replace(b'"16"', b'"x"'),
+        encode_receipt(receipt()).replace(b'"job"', b'"jib"'),
+    ],
+)
+def test_what_is_no_receipt_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"receipt|literal"):
+        decode_receipt(data)
+
+
+@pytest.mark.parametrize(
+    ("fields", "balances"),
+    [
+        ({}, True),
+        ({"records": 4}, False),
+        ({"embedded": 4}, False),
+        ({"records": 4, "dead_letters": 1}, False),
+        ({"records": 4, "reasons": {"empty_text": 1}}, False),
+        ({"records": 6, "dead_letters": 3, "reasons": {"empty_text": 1, "invalid_json": 2}}, True),
+    ],
+)
+def test_a_receipt_balances_if_nothing_is_lost(fields: dict[str, Any], balances: bool) -> None:
+    assert receipt(**fields).balances is balances
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shard": "wiki-00002"},
+        {"source": "/in/other.ndjson"},
+        {"source_size": 251},
+        {"source_mtime": SOURCE.mtime + 1e-6},
+        {"start": 101},
+        {"job": "fedcba9876543210"},
+    ],
+)
+def test_a_receipt_is_of_one_shard_one_state_of_its_source_and_one_job(change: dict[str, Any]) -> None:
+    assert receipt(1).is_of(SHARD, JOB)
+    assert not receipt(1, **change).is_of(SHARD, JOB)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "there"),
+    [
+        ({"wiki-00001.ndjson": 10, DEAD.path: 5, "other": 1}, True),
+        ({"wiki-00001.ndjson": 10}, False),
+        ({DEAD.path: 5}, False),
+        ({"wiki-00001.ndjson": 9, DEAD.path: 5}, False),
+        ({"wiki-00001.ndjson": 10, DEAD.path: 6}, False),
+    ],
+)
+def test_the_files_of_a_receipt_must_have_its_sizes(sizes: dict[str, int], there: bool) -> None:
+    files = {name: FileStat(name, size, 0.0) for name, size in sizes.items()}
+    assert receipt(1, dead_letter_output=DEAD).files_are_there(files) is there
+
+
+def test_a_receipt_without_files_needs_none() -> None:
+    assert receipt(output=None).files_are_there({})
+
+
+def test_a_shard_is_done_when_everything_is_there(tmp_path: Path) -> None:
+    output = folder(tmp_path)
+    assert not is_done(output, SHARD, JOB)
+    put(output, receipt(1, dead_letter_output=DEAD))
+    assert is_done(output, SHARD, JOB)
+    assert not is_done(output, dataclasses.replace(SHARD, index=2, start=200), JOB)
+    assert not is_done(output, SHARD, "another job")
+    changed = dataclasses.replace(SHARD, source=dataclasses.replace(SOURCE, mtime=SOURCE.mtime + 1))
+    assert not is_done(output, changed, JOB)
+
+
+@pytest.mark.parametrize("name", ["_job/receipts/wiki-00001.json", "wiki-00001.ndjson", DEAD.path])
+@pytest.mark.parametrize("damage", ["gone", "empty", "longer"])
+def test_a_shard_of_which_anything_is_missing_is_not_done(tmp_path: Path, name: str, damage: str) -> None:
+    output, path = folder(tmp_path), tmp_path / name
+    put(output, receipt(1, dead_letter_output=DEAD))
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(b"" if damage == "empty" else path.read_bytes() + b"x")
+    assert not is_done(output, SHARD, JOB)

@@ -1,0 +1,82 @@
+"""What a store's library raises, as its user reads it."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from botocore import exceptions as of_s3
+from google.api_core import exceptions as of_google
+from requests.exceptions import SSLError
+
+from transforms.storage import gcs, s3
+from transforms.storage.base import StorageError, open_ranges
+
+
+@pytest.mark.parametrize(
+    ("raised", "words"),
+    [
+        (of_google.RetryError("Timeout of 30.0s exceeded", OSError("no route")), "gs://b did not answer for 30 s: no"),
+        (SSLError("self-signed certificate"), "gs://b did not answer for 30 s: self-signed certificate"),
+        (of_google.BadRequest("odd"), "gs://b/out: 400 odd"),
+        (ValueError("Bucket names must start with a letter"), "gs://b/out: Bucket names must start"),
+    ],
+)
+def test_what_googles_library_raises_is_a_storage_error(raised: Exception, words: str) -> None:
+    with pytest.raises(StorageError, match=words), gcs._explained("gs://b/out"):
+        raise raised
+
+
+def test_a_name_that_no_bucket_can_have_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:1")
+    gcs._client.cache_clear()
+    try:
+        with pytest.raises(StorageError, match="gs://_bad/out: Bucket names must start and end"):
+            gcs.read("gs://_bad/out")
+    finally:
+        gcs._client.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("raised", "words"),
+    [
+        (of_s3.SSLError(endpoint_url="https://x", error="self-signed"), "s3://b/out: SSL validation failed"),
+        (of_s3.ConnectTimeoutError(endpoint_url="https://x"), "s3://b/out: Connect timeout"),
+        (of_s3.ReadTimeoutError(endpoint_url="https://x"), "s3://b/out: Read timeout"),
+        (ValueError("Invalid endpoint: x"), "s3://b/out: Invalid endpoint: x"),
+        (
+            of_s3.ClientError(
+                {
+                    "Error": {"Code": "SlowDown", "Message": "slower"},
+                    "ResponseMetadata": {
+                        "HTTPStatusCode": 503,
+                        "RequestId": "",
+                        "HostId": "",
+                        "HTTPHeaders": {},
+                        "RetryAttempts": 5,
+                    },
+                },
+                "GetObject",
+            ),
+            "s3://b/out: the store said: .*slower",
+        ),
+    ],
+)
+def test_what_amazons_library_raises_is_a_storage_error(raised: Exception, words: str) -> None:
+    with pytest.raises(StorageError, match=words), s3._explained("s3://b/out"):
+        raise raised
+
+
+@pytest.mark.parametrize("buffer_bytes", [1, 100, 1000, 5000])
+def test_no_more_is_fetched_than_the_buffer_holds(buffer_bytes: int) -> None:
+    data, fetched = bytes(range(256)) * 40, []
+
+    def fetch(start: int, end: int) -> bytes:
+        fetched.append(end - start)
+        return data[start:end]
+
+    file = open_ranges(len(data), fetch, buffer_bytes)
+    for at in (7000, 3, 5120):
+        file.seek(at, io.SEEK_SET)
+        assert file.read(1) == data[at : at + 1]
+    assert sum(fetched) <= 3 * buffer_bytes

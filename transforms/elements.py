@@ -1,0 +1,185 @@
+"""The elements that travel through the pipeline, and the receipts that prove it. No Beam import."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Vectors = npt.NDArray[np.float32]
+
+# Upper bounds in milliseconds, a factor of 2^(1/4) apart: a quantile read from them is at most 19 % too high.
+BUCKETS_PER_DOUBLING = 4
+
+
+def latency_bucket(milliseconds: float) -> int:
+    """The upper bound of a latency's bucket, rounded up to whole milliseconds; at least 1."""
+    exponent = math.ceil(math.log2(max(milliseconds, 1.0)) * BUCKETS_PER_DOUBLING)
+    bound: float = 2.0 ** (exponent / BUCKETS_PER_DOUBLING)
+    return math.ceil(bound)
+
+
+@dataclass(slots=True)
+class RequestStatistics:
+    """Sums over requests. Mutable, and not shared between threads: whoever shares one locks it.
+
+    Attributes:
+        tokens: as the server counted them, after truncation, special tokens included.
+        requests: HTTP exchanges that succeeded.
+        retries: HTTP exchanges that were repeated, whatever for.
+        queue_ms: `x-queue-time` summed over texts.
+        inference_ms: `x-inference-time` summed over texts.
+        throttled_ms: time spent waiting because the server had said to wait.
+        at_limit: texts of as many tokens as the model reads: cut, unless they fit exactly. A lower bound: the server
+            counts tokens by request, so texts are seen where all of a request are so long; that those of a length go
+            together makes it likely.
+    """
+
+    tokens: int = 0
+    requests: int = 0
+    retries: int = 0
+    queue_ms: int = 0
+    inference_ms: int = 0
+    throttled_ms: int = 0
+    at_limit: int = 0
+    latency_ms: Counter[int] = field(default_factory=Counter)
+
+
+class Reason(enum.Enum):
+    """Why a record became a dead letter. The values are part of the output's contract."""
+
+    INVALID_UTF8 = "invalid_utf8"
+    INVALID_JSON = "invalid_json"
+    NOT_AN_OBJECT = "not_an_object"
+    MISSING_TEXT = "missing_text"
+    EMPTY_TEXT = "empty_text"
+    LINE_TOO_LONG = "line_too_long"
+    OVERLONG_TEXT = "overlong_text"
+    REJECTED_BY_ENDPOINT = "rejected_by_endpoint"
+    INVALID_VECTOR = "invalid_vector"
+
+
+class Stage(enum.Enum):
+    """Where a record became a dead letter."""
+
+    READ = "read"
+    EMBED = "embed"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One input file as the plan saw it.
+
+    Attributes:
+        path: where it is, as Beam's FileSystems spells it.
+        name: its path below the pattern's fixed prefix, without its extensions; the stem of its outputs.
+        size: bytes as stored (compressed, where it is).
+        mtime: modification time in seconds since the epoch.
+    """
+
+    path: str
+    name: str
+    size: int
+    mtime: float
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The lines of one source that begin in the bytes `[start, end)`, counted after decompression.
+
+    `end` is None in the work item of an unsplittable source, which stands for all of its shards; the shards read from
+    it have theirs. `last` is true for the shard that ends its source.
+    """
+
+    source: Source
+    index: int
+    start: int
+    end: int | None
+    last: bool = False
+
+    @property
+    def name(self) -> str:
+        """The stem of this shard's files in the output folder."""
+        return f"{self.source.name}-{self.index:05d}"
+
+
+class Document(NamedTuple):
+    """One record that can be embedded. A tuple, because that is made in half of a dataclass's time.
+
+    Attributes:
+        offset: byte offset of its line in the (decompressed) source.
+        line: the line verbatim, without its newline.
+        text: what is sent to the endpoint; never blank.
+        has_field: whether the line has the embedding field already, at its top level.
+    """
+
+    offset: int
+    line: bytes
+    text: str
+    has_field: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """One record that could not be embedded, with all that is needed to understand it and to send it again."""
+
+    source: str
+    offset: int
+    stage: Stage
+    reason: Reason
+    detail: str
+    line: bytes
+    http_status: int | None = None
+    attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentShard:
+    """A shard as read: its documents in input order, and the records that reading had to set aside.
+
+    `records` counts the lines that are not blank, whatever became of them: the ledger is balanced against it.
+    `failure` says that the source cannot be read beyond this point; the shard is the work item then, and holds nothing.
+    It travels behind the shards before it, so that they are finished before it ends the run.
+    """
+
+    shard: Shard
+    documents: tuple[Document, ...] = ()
+    dead_letters: tuple[DeadLetter, ...] = ()
+    records: int = 0
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedShard:
+    """A shard with its vectors.
+
+    Attributes:
+        shard: which one.
+        documents: those that were embedded, in input order.
+        vectors: float32[len(documents), dimensions]; row k is the vector of document k.
+        dead_letters: the shard's other records, by offset; its receipt counts them and vouches for their file.
+        records: lines of the shard that are not blank, as counted when it was read.
+        statistics: what it took.
+        started_at: seconds since the epoch at which its first text could be sent.
+    """
+
+    shard: Shard
+    documents: tuple[Document, ...]
+    vectors: Vectors
+    dead_letters: tuple[DeadLetter, ...]
+    records: int
+    statistics: RequestStatistics
+    started_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ShardDeadLetters:
+    """All dead letters of one shard, by offset; at least one."""
+
+    shard: Shard
+    dead_letters: tuple[DeadLetter, ...]

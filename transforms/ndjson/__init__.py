@@ -1,0 +1,1 @@
+"""One line at a time: `decompress`, `lines`, `parse`, `splice`. No Beam import."""

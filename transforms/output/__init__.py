@@ -1,0 +1,1 @@
+"""The output folder as workers see it: `folder`, `receipts`, `json_fields`."""
