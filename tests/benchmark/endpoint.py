@@ -25,9 +25,9 @@ from pipeline.embedded_tei import wire
 from pipeline.embedded_tei.app import TeiApp
 from pipeline.embedded_tei.engine import Engine
 from pipeline.embedded_tei.limits import ServerLimits
-from pipeline.embedded_tei.models.hash_model import HashModel
 from pipeline.embedded_tei.models.registry import Encoded, Vectors
 from tests.commands import ROOT, environment
+from tests.tei_simulator.hash_model import HashModel
 
 _HEADERS = (
     "content-type: application/json\r\nx-compute-type: gpu+optimized\r\nx-compute-time: 0\r\n"

@@ -11,11 +11,11 @@ from typing import Any
 
 import requests
 
-from pipeline.embedded_tei.process import EmbeddedTei
 from tests.benchmark import corpus, process, table
 from tests.benchmark.check import check
 from tests.benchmark.registry import CONTESTANTS, TAYYAR, Contestant
 from tests.commands import texts_embedded
+from tests.tei_simulator.process import TeiSimulator
 
 _LOADER = "floor + HTTP"
 _NAMES = (TAYYAR.name, _LOADER, "tutorial")
@@ -33,8 +33,8 @@ def saturate(work: Path, documents: int, tokens_per_second: float) -> list[table
 
 def _measured(contestant: Contestant, source: Path, output: Path, tokens_per_second: float) -> table.Row:
     faults = json.dumps({"tokens_per_second": tokens_per_second})
-    with EmbeddedTei(["--model", "hash", "--faults", faults]) as server:
-        stats = f"{server.url}/_simulator/stats"
+    with TeiSimulator(["--faults", faults]) as server:
+        stats = f"{server.url}/simulator/statistics"
         starting = threading.Thread(target=_count_from_the_first_document, args=(stats,), daemon=True)
         starting.start()
         usage = process.measure(contestant.command(source, output, server.url))
@@ -90,7 +90,7 @@ def saturate_model(work: Path, documents: int) -> list[table.Row]:
 def _rate(contestant: Contestant, source: Path, output: Path) -> float:
     """Documents a second between the first request's end that holds documents and the last one's."""
     seen: list[tuple[float, int]] = []
-    with EmbeddedTei(_AS_TEI) as server:
+    with TeiSimulator(_AS_TEI) as server:
         ended = threading.Event()
         watching = threading.Thread(target=_watch, args=(server.url, ended, seen), daemon=True)
         watching.start()

@@ -10,9 +10,8 @@ import orjson
 import pytest
 import requests
 
-from pipeline.embedded_tei.process import EmbeddedTei
-
-from .clients import Simulator, address, embed, post
+from tests.tei_simulator.clients import Simulator, address, embed, post
+from tests.tei_simulator.process import TeiSimulator
 
 JSON = {"content-type": "application/json"}
 
@@ -20,7 +19,7 @@ JSON = {"content-type": "application/json"}
 @pytest.fixture(scope="module")
 def eight_permits() -> Iterator[Simulator]:
     arguments = ["--max_concurrent_requests", "8", "--max_batch_tokens", "12"]
-    with EmbeddedTei(["--model", "hash", "--faults", "{}", *arguments]) as server:
+    with TeiSimulator([*arguments]) as server:
         yield Simulator(server.url)
 
 
@@ -82,8 +81,8 @@ def test_a_batch_holds_no_more_tokens_than_it_may(tight: Simulator) -> None:
 
 
 def test_a_padded_batch_costs_its_longest_text_times_its_size() -> None:
-    arguments = ["--padded", "--max_batch_tokens", "19", "--max_batch_requests", "3", "--faults", "{}"]
-    with EmbeddedTei(["--model", "hash", *arguments]) as server:
+    arguments = ["--padded", "--max_batch_tokens", "19", "--max_batch_requests", "3"]
+    with TeiSimulator([*arguments]) as server:
         simulator = Simulator(server.url)
         # ten tokens, which leave no room for another ten; then three each, of which only three texts may go together
         assert simulator.embed(["a b c d e f g h", "a", "a", "a", "a"]).status_code == 200
@@ -145,8 +144,8 @@ def test_requests_at_once_each_get_their_own_vectors(simulator: Simulator) -> No
 
 
 def test_the_older_generation_lets_batches_wait_and_refuses_single_texts() -> None:
-    arguments = ["--generation", "1.8", "--max_concurrent_requests", "4", "--faults", "{}"]
-    with EmbeddedTei(["--model", "hash", *arguments]) as server, ThreadPoolExecutor(3) as pool:
+    arguments = ["--generation", "1.8", "--max_concurrent_requests", "4"]
+    with TeiSimulator([*arguments]) as server, ThreadPoolExecutor(3) as pool:
         old = Simulator(server.url)
         old.hold()
         first = pool.submit(old.embed, ["a", "b", "c", "d"])

