@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import requests
 
+from pipeline.embedded_tei.process import EmbeddedTei
 from tests.benchmark import corpus, process, table
 from tests.benchmark.check import check
 from tests.benchmark.registry import CONTESTANTS, TAYYAR, Contestant
-from tests.commands import texts_embedded
 from tests.tei_simulator.process import TeiSimulator
 
 _LOADER = "floor + HTTP"
@@ -88,32 +87,15 @@ def saturate_model(work: Path, documents: int) -> list[table.Row]:
 
 
 def _rate(contestant: Contestant, source: Path, output: Path) -> float:
-    """Documents a second between the first request's end that holds documents and the last one's."""
-    seen: list[tuple[float, int]] = []
-    with TeiSimulator(_AS_TEI) as server:
-        ended = threading.Event()
-        watching = threading.Thread(target=_watch, args=(server.url, ended, seen), daemon=True)
-        watching.start()
-        process.measure(contestant.command(source, output, server.url))
-        ended.set()
-        watching.join()
-    check(source, output, exact=False)
+    """Return documents a second, start-up included."""
+    with EmbeddedTei(_AS_TEI) as server:
+        usage = process.measure(contestant.command(source, output, server.url))
+    documents = check(source, output, exact=False)
     shutil.rmtree(output)
-    steps = [(when, texts) for when, texts in seen if texts >= _FIRST_DOCUMENTS]
-    (began, first), (finished, last) = steps[0], steps[-1]
-    return (last - first) / (finished - began)
-
-
-def _watch(url: str, ended: threading.Event, seen: list[tuple[float, int]]) -> None:
-    """Note when the server's count of texts rises."""
-    while not ended.wait(0.1):
-        texts = texts_embedded(url)
-        if not seen or texts > seen[-1][1]:
-            seen.append((time.monotonic(), texts))
+    return documents / usage.wall
 
 
 MODEL_NOTES = (
-    "The embedded TEI with its model, on the same cores. Documents a second from the end of the first request with "
-    "documents to that of the last; the loader is the floor's functions on 16 threads. Tayyar puts texts of a length "
-    "together, so the model pads less.",
+    "The embedded TEI with its model, on the same cores. Documents a second, start-up included; the loader is the "
+    "floor's functions on 16 threads. Tayyar puts texts of a length together, so the model pads less.",
 )

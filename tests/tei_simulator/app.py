@@ -154,9 +154,8 @@ class SimulatedTei(TeiApp):
     async def _respond_as_gateway(self, request: Request) -> Response:
         path, faults = request.scope["path"], self.faults
         await self._wake(request)
-        if (path in _OPENAI_PATHS) < faults.openai_only or (path == "/v1/models") > faults.openai_only:
-            return Response(status_code=404)
-        if faults.no_info and path == "/info":
+        is_hidden = path not in _OPENAI_PATHS if faults.openai_only else path == "/v1/models"
+        if is_hidden or (faults.no_info and path == "/info"):
             return Response(status_code=404)
         key = None if faults.cache is None or request.method != "POST" else await self._cache_key(request)
         if key in self._cache:

