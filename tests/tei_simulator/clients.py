@@ -51,6 +51,11 @@ class Simulator:
         response = post(self.url, "/simulator/faults", faults)
         assert response.status_code == 200, response.text
 
+    def change_faults(self, **faults: object) -> None:
+        """Change some faults while everything goes on."""
+        response = requests.patch(f"{self.url}/simulator/faults", json=faults, timeout=20)
+        assert response.status_code == 200, response.text
+
     def hold(self) -> None:
         """Keeps the next batches on the device until the faults are set again."""
         self.set_faults(batch_seconds=60)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pipeline.embedded_tei import wire
 from pipeline.embedded_tei.device import Device, Entry, Job
 from pipeline.embedded_tei.limits import ServerLimits
 from pipeline.embedded_tei.models.registry import Encoded, Vectors
@@ -32,20 +33,21 @@ class SimulatedDevice(Device):
     def __init__(self, model: HashModel, limits: ServerLimits, faults: Faults) -> None:
         super().__init__(model, limits)
         self.statistics = Statistics()
+        self._changed = asyncio.Event()
+        self._releases = 0  # how often the running batch was done before its time
         self.restart(faults)
 
     def restart(self, faults: Faults) -> None:
         """Follow other faults; chance begins again, and the running batch is done at once."""
         self._random = random.Random(faults.seed)
         self._free_at = 0.0
-        self._releases = getattr(self, "_releases", 0) + 1
+        self._releases += 1
         self.change(faults)
 
     def change(self, faults: Faults) -> None:
         """Follow other faults; the rest of the running batch takes its time at the new speed."""
         self.faults = faults
-        if hasattr(self, "_changed"):
-            self._changed.set()
+        self._changed.set()
         self._changed = asyncio.Event()
 
     def submit(self, entries: Sequence[Entry]) -> None:
@@ -117,7 +119,7 @@ class SimulatedDevice(Device):
             seed = zlib.crc32("\0".join([text.text for text in texts]).encode())
             noise = np.random.default_rng(seed).standard_normal(vectors.shape, np.float32)
             noisy: Vectors = vectors + noise * np.float32(_NOISE / np.sqrt(vectors.shape[1]))
-            return noisy / np.linalg.norm(noisy, axis=1, keepdims=True)
+            return wire.normalized(noisy)
         return vectors
 
     def _with_nulls(self, vectors: Vectors, texts: Sequence[Encoded]) -> Vectors:

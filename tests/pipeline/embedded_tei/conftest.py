@@ -3,7 +3,7 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline.embedded_tei.process import EmbeddedTei
-from tests.tei_simulator.clients import Simulator
+from tests.tei_simulator.conftest import simulator, simulator_process  # noqa: F401 - fixtures
 from tests.tei_simulator.process import TeiSimulator
 
 
@@ -11,20 +11,6 @@ from tests.tei_simulator.process import TeiSimulator
 def tei() -> Iterator[TeiSimulator]:
     with TeiSimulator() as server:
         yield server
-
-
-@pytest.fixture(scope="session")
-def _simulated() -> Iterator[TeiSimulator]:
-    with TeiSimulator(["--max_concurrent_requests", "64"]) as server:
-        yield server
-
-
-@pytest.fixture
-def simulator(_simulated: TeiSimulator) -> Iterator[Simulator]:
-    simulator = Simulator(_simulated.url)
-    simulator.reset_statistics()
-    yield simulator
-    simulator.set_faults()
 
 
 @pytest.fixture(scope="session")
