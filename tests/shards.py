@@ -60,7 +60,7 @@ def receipt(index: int = 0, of: Source = SOURCE, /, **fields: Any) -> Receipt:
         reasons={},
         started_at=1000.0 + index,
         finished_at=1001.0 + index,
-        output=WrittenFile(f"{name}.ndjson", 10, "AAAAAA=="),
+        output=WrittenFile(f"data/{name}.ndjson", 10, "AAAAAA=="),
         dead_letter_output=None,
         statistics=RequestStatistics(tokens=30, requests=2, latency_ms=Counter({16: 1, 23: 1})),
         model="tayyar/hash",

@@ -46,7 +46,7 @@ def test_a_run_whose_words_nobody_reads_does_its_work(corpus: Path, tmp_path: Pa
     assert unheard("run", *options, both=False) == 0
     assert "verified: 40 records" in tayyar_here("verify", "--output", tmp_path / "out").stdout
     assert unheard("status", "--output", tmp_path / "out", both=False) == 0
-    (tmp_path / "out/wiki_00-00000.ndjson").write_text("damaged")
+    (tmp_path / "out/data/wiki_00-00000.ndjson").write_text("damaged")
     assert unheard("verify", "--output", tmp_path / "out", both=True) == 5
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -68,11 +69,11 @@ def test_only_what_is_damaged_is_mended(place: Storage, plain: dict[str, bytes],
     assert not {name for name in left if "tmp" in name or "at_work" in name}
     before = texts_embedded(hash_tei)
     place.remove("out/_job/receipts/wiki_00-00001.json")
-    place.put("out/a/wiki_01-00000.ndjson", plain["a/wiki_01-00000.ndjson"][:-1])
-    place.put("out/كلمة/x y-00000.ndjson", plain["كلمة/x y-00000.ndjson"].replace(b"0.", b"1.", 1))
+    place.put("out/data/a/wiki_01-00000.ndjson", plain["data/a/wiki_01-00000.ndjson"][:-1])
+    place.put("out/data/كلمة/x y-00000.ndjson", plain["data/كلمة/x y-00000.ndjson"].replace(b"0.", b"1.", 1))
     place.put("out/notes.txt", b"the user's own")
     assert "x y-00000.ndjson" in verify(place, code=5)
-    place.remove("out/كلمة/x y-00000.ndjson")
+    place.remove("out/data/كلمة/x y-00000.ndjson")
     embed(place, hash_tei)
     assert 0 < texts_embedded(hash_tei) - before < 150
     assert outputs(place) == plain | {"notes.txt": b"the user's own"}
@@ -119,7 +120,7 @@ def test_a_redrive_that_fails_in_one_shard_leaves_none_half_done_and_the_next_on
     simulator.set_faults(refuse_marker="5")  # in every shard
     embed(place, simulator.url)
     before = outputs(place)
-    name = "out/كلمة/x y-00001.ndjson"  # others come before it, and behind it
+    name = "out/data/كلمة/x y-00001.ndjson"  # others come before it, and behind it
     whole = place.files()[name]
     place.put(name, whole.replace(b"0.", b"1.", 1))
     simulator.set_faults(batch_seconds=0.1)  # so that those that begin together are there together
@@ -166,12 +167,12 @@ def truncated(lines: Lines) -> Lines:
 
 
 @pytest.mark.parametrize("forged", [False, True], ids=["", "receipt forged"])
-@pytest.mark.parametrize("name", ["wiki_00-00001.ndjson", "a/wiki_01-00000.ndjson"])
+@pytest.mark.parametrize("name", ["data/wiki_00-00001.ndjson", "data/a/wiki_01-00000.ndjson"])
 @pytest.mark.parametrize("change", [lost, doubled, swapped, field_changed, vector_shortened, truncated])
 def test_any_damage_is_found_with_its_place(
     finished: Storage, name: str, change: Callable[[Lines], Lines], forged: bool
 ) -> None:
-    receipt = f"out/_job/receipts/{name.removesuffix('.ndjson')}.json"
+    receipt = f"out/_job/receipts/{name.removeprefix('data/').removesuffix('.ndjson')}.json"
     whole = finished.files()
     lines = whole[f"out/{name}"].splitlines(keepends=True)
     damaged = b"".join(change(lines))
@@ -195,7 +196,7 @@ def test_any_damage_is_found_with_its_place(
 
 
 @pytest.mark.parametrize(
-    "name", ["_job/receipts/wiki_00-00001.json", "a/b/wiki_02-00000.ndjson", "dead_letters/wiki_04-00000.ndjson"]
+    "name", ["_job/receipts/wiki_00-00001.json", "data/a/b/wiki_02-00000.ndjson", "dead_letters/wiki_04-00000.ndjson"]
 )
 def test_a_lost_file_is_found(finished: Storage, name: str) -> None:
     content = finished.files()[f"out/{name}"]
@@ -204,7 +205,7 @@ def test_a_lost_file_is_found(finished: Storage, name: str) -> None:
         found = tayyar_here("verify", "--output", f"{finished.root}/out", code=5).stderr
     finally:
         finished.put(f"out/{name}", content)
-    shard = name.removeprefix("_job/receipts/").removeprefix("dead_letters/").rpartition(".")[0]
+    shard = re.sub(r"^(_job/receipts|data|dead_letters)/", "", name).rpartition(".")[0]
     assert f"  _job/receipts/{shard}.json: shard " in found
     assert "verified: 605 records" in tayyar_here("verify", "--output", f"{finished.root}/out").stdout
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from transforms.storage import api as storage
 
+DATA = "data"
 DEAD_LETTERS = "dead_letters"
 JOB = "_job"
-RESERVED = (DEAD_LETTERS, JOB)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class OutputFolder:
 
     def embedded(self, shard: str) -> str:
         """The embedded documents of the shard with this name."""
-        return f"{shard}.ndjson"
+        return f"{DATA}/{shard}.ndjson"
 
     def dead_letters(self, shard: str) -> str:
         """The dead letters of the shard with this name."""

@@ -44,7 +44,7 @@ def ledger() -> Ledger:
             started_at=1010.0,
             finished_at=1012.0,
             statistics=statistics(_20=1, _500=1),
-            output=WrittenFile("more/wiki_07-00000.ndjson", 90, "AAAAAA=="),
+            output=WrittenFile("data/more/wiki_07-00000.ndjson", 90, "AAAAAA=="),
         )
     }
     sources = (SourceLedger(FIRST, first, True), SourceLedger(SECOND, second, False))

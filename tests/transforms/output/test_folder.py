@@ -12,7 +12,7 @@ from transforms.output.folder import OutputFolder
 
 def test_the_names_are_a_contract() -> None:
     output = OutputFolder("/out", "run")
-    assert output.embedded("a/wiki-00003") == "a/wiki-00003.ndjson"
+    assert output.embedded("a/wiki-00003") == "data/a/wiki-00003.ndjson"
     assert output.dead_letters("a/wiki-00003") == "dead_letters/a/wiki-00003.ndjson"
     assert output.receipt("a/wiki-00003") == "_job/receipts/a/wiki-00003.json"
     assert (output.job, output.plan, output.report) == ("_job/job.json", "_job/plan.ndjson", "_job/report.json")

@@ -56,7 +56,7 @@ def test_a_receipt_is_read_as_it_was_written(one: Receipt) -> None:
 
 def test_a_receipt_is_one_flat_object_for_people_and_programs() -> None:
     fields = json.loads(encode_receipt(receipt()))
-    assert fields["output"] == {"path": "wiki-00000.ndjson", "bytes": 10, "crc32c": "AAAAAA=="}
+    assert fields["output"] == {"path": "data/wiki-00000.ndjson", "bytes": 10, "crc32c": "AAAAAA=="}
     assert fields["latency_ms"] == {"16": 1, "23": 1}
     assert (fields["tokens"], fields["records"], fields["source_mtime"]) == (30, 3, SOURCE.mtime)
 
@@ -121,11 +121,11 @@ def test_a_receipt_is_of_one_shard_one_state_of_its_source_and_one_job(change: d
 @pytest.mark.parametrize(
     ("sizes", "there"),
     [
-        ({"wiki-00001.ndjson": 10, DEAD.path: 5, "other": 1}, True),
-        ({"wiki-00001.ndjson": 10}, False),
+        ({"data/wiki-00001.ndjson": 10, DEAD.path: 5, "other": 1}, True),
+        ({"data/wiki-00001.ndjson": 10}, False),
         ({DEAD.path: 5}, False),
-        ({"wiki-00001.ndjson": 9, DEAD.path: 5}, False),
-        ({"wiki-00001.ndjson": 10, DEAD.path: 6}, False),
+        ({"data/wiki-00001.ndjson": 9, DEAD.path: 5}, False),
+        ({"data/wiki-00001.ndjson": 10, DEAD.path: 6}, False),
     ],
 )
 def test_the_files_of_a_receipt_must_have_its_sizes(sizes: dict[str, int], there: bool) -> None:
@@ -148,7 +148,7 @@ def test_a_shard_is_done_when_everything_is_there(tmp_path: Path) -> None:
     assert not is_done(output, changed, JOB)
 
 
-@pytest.mark.parametrize("name", ["_job/receipts/wiki-00001.json", "wiki-00001.ndjson", DEAD.path])
+@pytest.mark.parametrize("name", ["_job/receipts/wiki-00001.json", "data/wiki-00001.ndjson", DEAD.path])
 @pytest.mark.parametrize("damage", ["gone", "empty", "longer"])
 def test_a_shard_of_which_anything_is_missing_is_not_done(tmp_path: Path, name: str, damage: str) -> None:
     output, path = folder(tmp_path), tmp_path / name
