@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import random
 import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -287,6 +289,51 @@ def test_names_are_taken_literally_and_empty_files_are_files(place: Storage, nam
     assert storage.stat(path) is None
     assert storage.read_bytes(path) is None
     assert place.names() == []
+
+
+def test_a_file_is_another_version_when_its_content_changes_and_the_same_when_its_metadata_do(place: Storage) -> None:
+    place.put("a", b"one")
+    first = storage.stat(f"{place.root}/a")
+    assert storage.list_below(place.root) == [first]
+    time.sleep(1.1)  # stores show times in whole seconds
+    place.change_metadata("a")
+    second = storage.stat(f"{place.root}/a")
+    place.put("a", b"two")
+    third = storage.stat(f"{place.root}/a")
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    assert storage.list_below(place.root) == [third]
+    assert (second.size, second.version) == (first.size, first.version) != (third.size, third.version)
+    if place.root.startswith("gs://"):
+        assert second.mtime > first.mtime  # by which it counted as changed
+
+
+def test_a_file_that_is_not_small_is_not_read_as_one(place: Storage) -> None:
+    place.put("a", b"x" * 100_000)
+    assert storage.read_bytes(f"{place.root}/a", 100_000) == b"x" * 100_000
+    with pytest.raises(storage.StorageError, match=f"{place.root}/a has more than 99999 bytes"):
+        storage.read_bytes(f"{place.root}/a", 99_999)
+
+
+@pytest.mark.parametrize("kind", ["s3"], indirect=True)
+@pytest.mark.parametrize("size", [(12 << 20) + 5, 10 << 20])
+def test_a_large_object_is_uploaded_in_parts(place: Storage, size: int) -> None:
+    from transforms.storage import s3
+
+    data = random.Random(1).randbytes(size)
+    crc = storage.Crc32c()
+    crc.update(data)
+    limits = {"max_put_bytes": 5 << 20, "part_bytes": 5 << 20}  # S3's least
+    s3.put(f"{place.root}/a", io.BytesIO(data), size, crc.base64(), **limits)
+    assert place.files() == {"a": data}
+    found = storage.stat(f"{place.root}/a")
+    assert found is not None
+    assert found.version.endswith(f'-{-(-size // (5 << 20))}"')  # the ETag of an object of so many parts
+
+    with pytest.raises(storage.StorageError, match=r"/a changed on this machine's disk"):
+        s3.put(f"{place.root}/a", io.BytesIO(data[:-1] + b"!"), size, crc.base64(), **limits)
+    assert place.files() == {"a": data}  # which asserts, too, that no part is left
 
 
 def test_a_file_is_read_from_anywhere(place: Storage) -> None:

@@ -84,7 +84,7 @@ def make_plan(patterns: Sequence[str], output_root: str | None, shard_bytes: int
         for file in files:
             if file.path not in planned:
                 planned.add(file.path)
-                _add(sources, Source(file.path, stem(file.path[len(prefix) :]), file.size, file.mtime))
+                _add(sources, Source(file.path, stem(file.path[len(prefix) :]), file.size, file.version))
     return Plan(tuple(sources[name] for name in sorted(sources)), shard_bytes)
 
 

@@ -1,27 +1,60 @@
-"""What storage knows of files wherever they are: a listing's entry, what went wrong, and reading by ranges."""
+"""What the stores have in common: a file's description, errors, checksums, reading by ranges, and spooling."""
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import io
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO, cast
 
-PARALLEL = 32  # requests at once for many small files: each is waiting, not work
-BUFFER_BYTES = 4 << 20  # of an object that are fetched at a time
+import google_crc32c
+
+PARALLEL = 32  # requests at once for many small files: each one waits and hardly computes
+BUFFER_BYTES = 4 << 20  # bytes of an object that are fetched at a time
+MAX_SMALL_FILE_BYTES = 256 << 20  # far more than a file in `_job` has; a forged one must not fill the memory
+_MAX_SPOOL_BYTES = 8 << 20  # of a file on its way to a bucket; a larger one waits on disk
 
 
 class StorageError(Exception):
-    """A place cannot be read or written as it was given; the message says why and what to mend."""
+    """A path cannot be read or written as it was given; the message gives the reason and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileStat:
-    """One file as a listing shows it: size in bytes, modification time in seconds since the epoch."""
+    """One file as a listing shows it.
+
+    Attributes:
+        path: the whole path.
+        size: in bytes.
+        mtime: modification time in seconds since the epoch, for people and for comparing ages.
+        version: changes whenever the content does, and stays when only metadata change: an object's generation (gs://)
+            or ETag (s3://), a local file's modification time in nanoseconds.
+        is_link: whether it is a symbolic link that was not followed; `size`, `mtime` and `version` are the link's own.
+    """
 
     path: str
     size: int
     mtime: float
+    version: str
+    is_link: bool = False
+
+
+class Crc32c:
+    """A running CRC-32C."""
+
+    def __init__(self) -> None:
+        self._value = 0
+
+    def update(self, data: bytes) -> None:
+        """Add the next bytes."""
+        self._value = google_crc32c.extend(self._value, data)
+
+    def base64(self) -> str:
+        """Return the checksum so far, big-endian in base64."""
+        return base64.b64encode(self._value.to_bytes(4, "big")).decode()
 
 
 def split_url(path: str) -> tuple[str, str]:
@@ -32,12 +65,41 @@ def split_url(path: str) -> tuple[str, str]:
     return bucket, name
 
 
+def too_large(path: str, max_bytes: int) -> StorageError:
+    """Return the error of a small file that is not small."""
+    return StorageError(f"{path} has more than {max_bytes} bytes, which no file of its kind has. Remove it.")
+
+
+def copy_chunks(chunks: Iterable[bytes], file: BinaryIO) -> tuple[int, str]:
+    """Write chunks to a file and return their size in bytes and their CRC-32C in base64."""
+    crc, size = Crc32c(), 0
+    for chunk in chunks:
+        file.write(chunk)
+        crc.update(chunk)
+        size += len(chunk)
+    return size, crc.base64()
+
+
+@contextlib.contextmanager
+def spooled(chunks: Iterable[bytes]) -> Iterator[tuple[BinaryIO, int, str]]:
+    """Gather chunks in a temporary file of this process, because stores want an upload's size and checksum first.
+
+    Yields:
+        the file at its beginning, its size in bytes and its CRC-32C in base64.
+    """
+    with tempfile.SpooledTemporaryFile(_MAX_SPOOL_BYTES) as spool:
+        file = cast(BinaryIO, spool)
+        size, crc32c = copy_chunks(chunks, file)
+        file.seek(0)
+        yield file, size, crc32c
+
+
 def open_ranges(size: int, fetch: Callable[[int, int], bytes], buffer_bytes: int = BUFFER_BYTES) -> io.BufferedReader:
     """Return an object of this size as a seekable file.
 
     Args:
         size: in bytes.
-        fetch: gives the bytes from its first argument up to, not including, its second.
+        fetch: returns the bytes from its first argument up to, not including, its second.
         buffer_bytes: fetched at a time.
     """
     return io.BufferedReader(_Ranges(size, fetch), buffer_bytes)

@@ -68,7 +68,7 @@ def test_every_ending_is_taken_off(tmp_path: Path, ending: str) -> None:
 def test_a_source_is_what_the_file_system_says(tmp_path: Path) -> None:
     (source,) = make_plan([str(tree(tmp_path, "a.ndjson"))], OUT, 10).sources
     path = tmp_path / "a.ndjson"
-    assert source == Source(str(path), "a", 12, path.stat().st_mtime)
+    assert source == Source(str(path), "a", 12, str(path.stat().st_mtime_ns))
 
 
 def test_several_inputs_make_one_plan(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_relative_patterns_mean_what_they_mean_here(tmp_path: Path, monkeypatch:
 
 @given(st.integers(0, 500), st.integers(1, 100))
 def test_shards_cover_a_file_without_gap_or_overlap(size: int, shard_bytes: int) -> None:
-    source = Source("/in/a.ndjson", "a", size, 0.0)
+    source = Source("/in/a.ndjson", "a", size, "0.0")
     plan = Plan((source,), shard_bytes)
     shards = plan.shards_of(source)
     assert len(shards) == plan.shard_count(source)
@@ -178,7 +178,7 @@ def test_shards_cover_a_file_without_gap_or_overlap(size: int, shard_bytes: int)
 
 
 def test_a_compressed_source_is_one_work_item() -> None:
-    source = Source("/in/a.ndjson.gz", "a", 500, 0.0)
+    source = Source("/in/a.ndjson.gz", "a", 500, "0.0")
     (shard,) = Plan((source,), 10).shards_of(source)
     assert (shard.start, shard.end, shard.last) == (0, None, False)
     assert Plan((source,), 10).shard_count(source) is None

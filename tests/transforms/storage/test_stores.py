@@ -32,7 +32,7 @@ def test_a_name_that_no_bucket_can_have_is_told(monkeypatch: pytest.MonkeyPatch)
     gcs._client.cache_clear()
     try:
         with pytest.raises(StorageError, match="gs://_bad/out: Bucket names must start and end"):
-            gcs.read("gs://_bad/out")
+            gcs.read("gs://_bad/out", 1)
     finally:
         gcs._client.cache_clear()
 
@@ -58,7 +58,7 @@ def test_a_name_that_no_bucket_can_have_is_told(monkeypatch: pytest.MonkeyPatch)
                 },
                 "GetObject",
             ),
-            "s3://b/out: the store said: .*slower",
+            "s3://b/out: the store's message: .*slower",
         ),
     ],
 )
