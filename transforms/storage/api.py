@@ -11,9 +11,9 @@ from apache_beam.io.filesystem import FileSystem
 
 from transforms.storage import local
 from transforms.storage.base import BUFFER_BYTES, MAX_SMALL_FILE_BYTES
-from transforms.storage.base import Crc32c as Crc32c  # these three are a part of this module's interface
-from transforms.storage.base import FileStat as FileStat
+from transforms.storage.base import FileStat as FileStat  # these three are a part of this module's interface
 from transforms.storage.base import StorageError as StorageError
+from transforms.storage.chunks import Crc32c as Crc32c
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://")
 _WILDCARD = re.compile(r"[*?\[]")

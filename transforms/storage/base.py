@@ -1,21 +1,15 @@
-"""What the stores have in common: a file's description, errors, checksums, reading by ranges, and spooling."""
+"""What the stores have in common: a file's description, errors, and reading by ranges. Light to import."""
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import io
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
-
-import google_crc32c
+from typing import Any
 
 PARALLEL = 32  # requests at once for many small files: each one waits and hardly computes
 BUFFER_BYTES = 4 << 20  # bytes of an object that are fetched at a time
 MAX_SMALL_FILE_BYTES = 256 << 20  # far more than a file in `_job` has; a forged one must not fill the memory
-_MAX_SPOOL_BYTES = 8 << 20  # of a file on its way to a bucket; a larger one waits on disk
 
 
 class StorageError(Exception):
@@ -42,21 +36,6 @@ class FileStat:
     is_link: bool = False
 
 
-class Crc32c:
-    """A running CRC-32C."""
-
-    def __init__(self) -> None:
-        self._value = 0
-
-    def update(self, data: bytes) -> None:
-        """Add the next bytes."""
-        self._value = google_crc32c.extend(self._value, data)
-
-    def base64(self) -> str:
-        """Return the checksum so far, big-endian in base64."""
-        return base64.b64encode(self._value.to_bytes(4, "big")).decode()
-
-
 def split_url(path: str) -> tuple[str, str]:
     """Return bucket and name of `scheme://bucket/name`; the name may be empty."""
     bucket, _, name = path.partition("://")[2].partition("/")
@@ -68,30 +47,6 @@ def split_url(path: str) -> tuple[str, str]:
 def too_large(path: str, max_bytes: int) -> StorageError:
     """Return the error of a small file that is not small."""
     return StorageError(f"{path} has more than {max_bytes} bytes, which no file of its kind has. Remove it.")
-
-
-def copy_chunks(chunks: Iterable[bytes], file: BinaryIO) -> tuple[int, str]:
-    """Write chunks to a file and return their size in bytes and their CRC-32C in base64."""
-    crc, size = Crc32c(), 0
-    for chunk in chunks:
-        file.write(chunk)
-        crc.update(chunk)
-        size += len(chunk)
-    return size, crc.base64()
-
-
-@contextlib.contextmanager
-def spooled(chunks: Iterable[bytes]) -> Iterator[tuple[BinaryIO, int, str]]:
-    """Gather chunks in a temporary file of this process, because stores want an upload's size and checksum first.
-
-    Yields:
-        the file at its beginning, its size in bytes and its CRC-32C in base64.
-    """
-    with tempfile.SpooledTemporaryFile(_MAX_SPOOL_BYTES) as spool:
-        file = cast(BinaryIO, spool)
-        size, crc32c = copy_chunks(chunks, file)
-        file.seek(0)
-        yield file, size, crc32c
 
 
 def open_ranges(size: int, fetch: Callable[[int, int], bytes], buffer_bytes: int = BUFFER_BYTES) -> io.BufferedReader:

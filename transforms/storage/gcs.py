@@ -27,7 +27,8 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 from requests.adapters import HTTPAdapter
 from requests.exceptions import RequestException
 
-from transforms.storage.base import PARALLEL, FileStat, StorageError, open_ranges, split_url, spooled, too_large
+from transforms.storage.base import PARALLEL, FileStat, StorageError, open_ranges, split_url, too_large
+from transforms.storage.chunks import spooled
 
 _NO_CREDENTIALS = (
     "no Google credentials were found. Run `gcloud auth application-default login`, or set "

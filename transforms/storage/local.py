@@ -10,7 +10,8 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
-from transforms.storage.base import FileStat, StorageError, copy_chunks, too_large
+from transforms.storage.base import FileStat, StorageError, too_large
+from transforms.storage.chunks import copy_chunks
 
 _CREATION_ATTEMPTS = 20
 

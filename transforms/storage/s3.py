@@ -18,14 +18,13 @@ from apache_beam.options.pipeline_options import PipelineOptions, S3Options
 
 from transforms.storage.base import (
     PARALLEL,
-    Crc32c,
     FileStat,
     StorageError,
     open_ranges,
     split_url,
-    spooled,
     too_large,
 )
+from transforms.storage.chunks import Crc32c, spooled
 
 try:
     import boto3

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from datetime import datetime
+from types import SimpleNamespace
 
 import pytest
 from botocore import exceptions as of_s3
@@ -25,6 +27,16 @@ from transforms.storage.base import StorageError, open_ranges
 def test_what_googles_library_raises_is_a_storage_error(raised: Exception, words: str) -> None:
     with pytest.raises(StorageError, match=words), gcs._explained("gs://b/out"):
         raise raised
+
+
+def test_an_object_whose_metadata_changed_has_its_former_version() -> None:
+    """Unlike the emulator, Google's servers set `updated` then."""
+    first, second = (
+        gcs._describe("gs://b/a", SimpleNamespace(size=3, generation=7, updated=datetime.fromtimestamp(at)))
+        for at in (1, 2)
+    )
+    assert first.mtime != second.mtime
+    assert (first.version, first.size) == (second.version, second.size) == ("7", 3)
 
 
 def test_a_name_that_no_bucket_can_have_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
