@@ -80,7 +80,7 @@ def test_only_what_is_truly_bad_becomes_a_dead_letter(tmp_path: Path, hash_tei: 
         assert sorted(json.loads(x["line"])["id"] for x in letters if x["reason"] == reason) == sorted(ids)
     embedded = [
         orjson.loads(line)
-        for path in sorted(tmp_path.glob("out/in-*.ndjson"))
+        for path in sorted(tmp_path.glob("out/data/in-*.ndjson"))
         for line in path.read_bytes().splitlines()
     ]
     assert len(embedded) == 6000 - 18

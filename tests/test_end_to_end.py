@@ -51,7 +51,7 @@ def embed_plainly(url: str, texts: list[str]) -> list[list[float]]:
 def assert_embedded(source: Path, output: Path, name: str, url: str) -> None:
     """Hold one source against all of its shards: complete, in order, each line's bytes kept, each vector its text's."""
     lines = source.read_bytes().splitlines()
-    shards = sorted(output.glob(f"{name}-?????.ndjson"))
+    shards = sorted((output / "data").glob(f"{name}-?????.ndjson"))
     found = [line for shard in shards for line in shard.read_bytes().splitlines()]
     assert len(found) == len(lines) > 0
     texts = [json.loads(line)["content"] for line in lines]
@@ -144,10 +144,10 @@ def test_only_what_is_damaged_or_missing_is_done_again(corpus: Path, tmp_path: P
     run(corpus, tmp_path / "out", tei, "--shard_bytes", 20_000)
     whole = output_files(tmp_path / "out")
     (tmp_path / "out/_job/receipts/wiki_00-00001.json").unlink()
-    (tmp_path / "out/a/wiki_01-00000.ndjson").unlink()
-    cut = tmp_path / "out/a/b/wiki_02-00001.ndjson"
+    (tmp_path / "out/data/a/wiki_01-00000.ndjson").unlink()
+    cut = tmp_path / "out/data/a/b/wiki_02-00001.ndjson"
     cut.write_bytes(cut.read_bytes()[:-1])
-    (tmp_path / "out/wiki_00-00099.ndjson").write_text("a shard that there is not\n")
+    (tmp_path / "out/data/wiki_00-00099.ndjson").write_text("a shard that there is not\n")
     (tmp_path / "out/dead_letters").mkdir()
     (tmp_path / "out/dead_letters/wiki_00-00000.ndjson").write_text("left over\n")
     (tmp_path / "out/notes.txt").write_text("the user's own")
@@ -365,12 +365,17 @@ def test_an_interrupted_run_says_how_to_go_on(corpus: Path, tmp_path: Path, tei:
 def test_files_of_others_are_neither_overwritten_nor_deleted(corpus: Path, tmp_path: Path, tei: str) -> None:
     out = tmp_path / "out"
     (out / "dead_letters").mkdir(parents=True)
-    theirs = {"wiki_00-20240101.ndjson": "theirs", "dead_letters/notes.txt": "theirs", "wiki_00.txt": "theirs"}
+    (out / "data").mkdir()
+    theirs = {
+        "data/wiki_00-20240101.ndjson": "theirs",
+        "dead_letters/notes.txt": "theirs",
+        "data/wiki_00.txt": "theirs",
+    }
     for name, text in theirs.items():
         (out / name).write_text(text)
-    (out / "wiki_00-00000.ndjson").write_text("in the way")
-    assert "wiki_00-00000.ndjson is in the way" in run(corpus, out, tei, code=2)
-    (out / "wiki_00-00000.ndjson").unlink()
+    (out / "data/wiki_00-00000.ndjson").write_text("in the way")
+    assert "data/wiki_00-00000.ndjson is in the way" in run(corpus, out, tei, code=2)
+    (out / "data/wiki_00-00000.ndjson").unlink()
     run(corpus, out, tei, "--overwrite")
     run(corpus, out, tei, "--overwrite", "--shard_bytes", 10_000)
     found = output_files(out)
@@ -402,7 +407,7 @@ def test_an_interrupted_overwrite_leaves_nothing_of_the_former_job(corpus: Path,
             time.sleep(0.001)
         process.kill()
     tayyar_here("run", *options)
-    assert list(output_files(out)) == ["other-00000.ndjson"]
+    assert list(output_files(out)) == ["data/other-00000.ndjson"]
     tayyar_here("verify", "--output", out)
 
 

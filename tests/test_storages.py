@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import random
+import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -68,11 +71,11 @@ def test_only_what_is_damaged_is_mended(place: Storage, plain: dict[str, bytes],
     assert not {name for name in left if "tmp" in name or "at_work" in name}
     before = texts_embedded(hash_tei)
     place.remove("out/_job/receipts/wiki_00-00001.json")
-    place.put("out/a/wiki_01-00000.ndjson", plain["a/wiki_01-00000.ndjson"][:-1])
-    place.put("out/كلمة/x y-00000.ndjson", plain["كلمة/x y-00000.ndjson"].replace(b"0.", b"1.", 1))
+    place.put("out/data/a/wiki_01-00000.ndjson", plain["data/a/wiki_01-00000.ndjson"][:-1])
+    place.put("out/data/كلمة/x y-00000.ndjson", plain["data/كلمة/x y-00000.ndjson"].replace(b"0.", b"1.", 1))
     place.put("out/notes.txt", b"the user's own")
     assert "x y-00000.ndjson" in verify(place, code=5)
-    place.remove("out/كلمة/x y-00000.ndjson")
+    place.remove("out/data/كلمة/x y-00000.ndjson")
     embed(place, hash_tei)
     assert 0 < texts_embedded(hash_tei) - before < 150
     assert outputs(place) == plain | {"notes.txt": b"the user's own"}
@@ -119,7 +122,7 @@ def test_a_redrive_that_fails_in_one_shard_leaves_none_half_done_and_the_next_on
     simulator.set_faults(refuse_marker="5")  # in every shard
     embed(place, simulator.url)
     before = outputs(place)
-    name = "out/كلمة/x y-00001.ndjson"  # others come before it, and behind it
+    name = "out/data/كلمة/x y-00001.ndjson"  # others come before it, and behind it
     whole = place.files()[name]
     place.put(name, whole.replace(b"0.", b"1.", 1))
     simulator.set_faults(batch_seconds=0.1)  # so that those that begin together are there together
@@ -166,12 +169,12 @@ def truncated(lines: Lines) -> Lines:
 
 
 @pytest.mark.parametrize("forged", [False, True], ids=["", "receipt forged"])
-@pytest.mark.parametrize("name", ["wiki_00-00001.ndjson", "a/wiki_01-00000.ndjson"])
+@pytest.mark.parametrize("name", ["data/wiki_00-00001.ndjson", "data/a/wiki_01-00000.ndjson"])
 @pytest.mark.parametrize("change", [lost, doubled, swapped, field_changed, vector_shortened, truncated])
 def test_any_damage_is_found_with_its_place(
     finished: Storage, name: str, change: Callable[[Lines], Lines], forged: bool
 ) -> None:
-    receipt = f"out/_job/receipts/{name.removesuffix('.ndjson')}.json"
+    receipt = f"out/_job/receipts/{name.removeprefix('data/').removesuffix('.ndjson')}.json"
     whole = finished.files()
     lines = whole[f"out/{name}"].splitlines(keepends=True)
     damaged = b"".join(change(lines))
@@ -195,7 +198,7 @@ def test_any_damage_is_found_with_its_place(
 
 
 @pytest.mark.parametrize(
-    "name", ["_job/receipts/wiki_00-00001.json", "a/b/wiki_02-00000.ndjson", "dead_letters/wiki_04-00000.ndjson"]
+    "name", ["_job/receipts/wiki_00-00001.json", "data/a/b/wiki_02-00000.ndjson", "dead_letters/wiki_04-00000.ndjson"]
 )
 def test_a_lost_file_is_found(finished: Storage, name: str) -> None:
     content = finished.files()[f"out/{name}"]
@@ -204,7 +207,7 @@ def test_a_lost_file_is_found(finished: Storage, name: str) -> None:
         found = tayyar_here("verify", "--output", f"{finished.root}/out", code=5).stderr
     finally:
         finished.put(f"out/{name}", content)
-    shard = name.removeprefix("_job/receipts/").removeprefix("dead_letters/").rpartition(".")[0]
+    shard = re.sub(r"^(_job/receipts|data|dead_letters)/", "", name).rpartition(".")[0]
     assert f"  _job/receipts/{shard}.json: shard " in found
     assert "verified: 605 records" in tayyar_here("verify", "--output", f"{finished.root}/out").stdout
 
@@ -288,6 +291,49 @@ def test_names_are_taken_literally_and_empty_files_are_files(place: Storage, nam
     assert place.names() == []
 
 
+def test_a_file_is_another_version_when_its_content_changes_and_the_same_when_its_metadata_do(place: Storage) -> None:
+    place.put("a", b"one")
+    first = storage.stat(f"{place.root}/a")
+    assert storage.list_below(place.root) == [first]
+    time.sleep(1.1)  # stores show times in whole seconds
+    place.change_metadata("a")
+    second = storage.stat(f"{place.root}/a")
+    place.put("a", b"two")
+    third = storage.stat(f"{place.root}/a")
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    assert storage.list_below(place.root) == [third]
+    assert (second.size, second.version) == (first.size, first.version) != (third.size, third.version)
+
+
+def test_a_file_that_is_not_small_is_not_read_as_one(place: Storage) -> None:
+    place.put("a", b"x" * 100_000)
+    assert storage.read_bytes(f"{place.root}/a", 100_000) == b"x" * 100_000
+    with pytest.raises(storage.StorageError, match=f"{place.root}/a has more than 99999 bytes"):
+        storage.read_bytes(f"{place.root}/a", 99_999)
+
+
+@pytest.mark.parametrize("kind", ["s3"], indirect=True)
+@pytest.mark.parametrize("size", [(12 << 20) + 5, 10 << 20])
+def test_a_large_object_is_uploaded_in_parts(place: Storage, size: int) -> None:
+    from transforms.storage import s3
+
+    data = random.Random(1).randbytes(size)
+    crc = storage.Crc32c()
+    crc.update(data)
+    limits = {"max_put_bytes": 5 << 20, "part_bytes": 5 << 20}  # S3's least
+    s3.put(f"{place.root}/a", io.BytesIO(data), size, crc.base64(), **limits)
+    assert place.files() == {"a": data}
+    found = storage.stat(f"{place.root}/a")
+    assert found is not None
+    assert found.version.endswith(f'-{-(-size // (5 << 20))}"')  # the ETag of an object of so many parts
+
+    with pytest.raises(storage.StorageError, match=r"/a changed on this machine's disk"):
+        s3.put(f"{place.root}/a", io.BytesIO(data[:-1] + b"!"), size, crc.base64(), **limits)
+    assert place.files() == {"a": data}  # which asserts, too, that no part is left
+
+
 def test_a_file_is_read_from_anywhere(place: Storage) -> None:
     data = random.Random(1).randbytes(5_000_000)
     place.put("a", data)
@@ -354,7 +400,7 @@ def test_a_bucket_that_is_not_there_is_named(
 @pytest.mark.parametrize("kind", ["local"], indirect=True)
 def test_an_unknown_scheme_is_refused(place: Storage, kind: str, hash_tei: str) -> None:
     place.put("in/a.ndjson", b'{"content": "a"}\n')
-    assert "hdfs:// is not known here" in refused(place, hash_tei, output="hdfs://host/out")
+    assert "hdfs:// is not supported" in refused(place, hash_tei, output="hdfs://host/out")
 
 
 @pytest.mark.outside

@@ -82,13 +82,17 @@ class Source:
         path: where it is, as Beam's FileSystems spells it.
         name: its path below the pattern's fixed prefix, without its extensions; the stem of its outputs.
         size: bytes as stored (compressed, where it is).
-        mtime: modification time in seconds since the epoch.
+        version: the file's version, as the storage numbers it: see `FileStat`.
     """
 
     path: str
     name: str
     size: int
-    mtime: float
+    version: str
+
+    def is_unchanged(self, size: int, version: str) -> bool:
+        """Whether a file of this size and version is the one that the plan saw: this decides it everywhere."""
+        return (size, version) == (self.size, self.version)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ def _receipt_of(
         end=shard.shard.end,
         last=shard.shard.last,
         source_size=source.size,
-        source_mtime=source.mtime,
+        source_version=source.version,
         records=shard.records,
         embedded=len(shard.documents),
         dead_letters=len(shard.dead_letters),

@@ -14,13 +14,14 @@ from pipeline.errors import NotProven
 from pipeline.job.sharding import Plan
 from transforms.elements import Shard, Source
 from transforms.ndjson.decompress import is_compressed
-from transforms.output.folder import DEAD_LETTERS, JOB, OutputFolder
+from transforms.output.folder import DATA, DEAD_LETTERS, JOB, OutputFolder
 from transforms.output.receipts import Receipt, decode_receipt
 from transforms.storage.api import FileStat
 
 _READERS = 32  # receipts are small files: reading them is waiting, most of all in a bucket
 _SHARD_FILE = re.compile(
-    rf"(?P<receipt>{JOB}/receipts/)?(?:{DEAD_LETTERS}/)?(?P<name>.+)-(?P<index>\d{{5}}|[1-9]\d{{5,}})\.(?(receipt)json|ndjson)"
+    rf"(?:(?P<receipt>{JOB}/receipts/)|{DATA}/|{DEAD_LETTERS}/)(?P<name>.+)-(?P<index>\d{{5}}|[1-9]\d{{5,}})"
+    r"\.(?(receipt)json|ndjson)"
 )
 
 

@@ -75,14 +75,14 @@ def _is_progress(output: OutputFolder, promised: Receipt) -> bool:
         found = decode_receipt(output.read(output.receipt(promised.shard)) or b"")
     except ValueError:
         return True
-    if (found.job, found.source_size, found.source_mtime) != (
+    if (found.job, found.source_size, found.source_version) != (
         promised.job,
         promised.source_size,
-        promised.source_mtime,
+        promised.source_version,
     ):
         return False
     files = [file for file in (found.output, found.dead_letter_output) if file is not None]
-    there = {file.path: stat for file in files if (stat := storage.stat(output.path(file.path))) is not None}
+    there = {file.path: stat for file in files if (stat := output.stat(file.path)) is not None}
     return not found.files_are_there(there) or found.embedded < promised.embedded
 
 

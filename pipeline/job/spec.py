@@ -14,7 +14,7 @@ from transforms.output.folder import OutputFolder
 from transforms.output.json_fields import build
 from transforms.tei.settings import ModelIdentity, Overlong
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,7 @@ def rehearse(root: str, endpoint: EndpointSettings, beam: Sequence[str]) -> str:
     runner = beam_options(beam).view_as(StandardOptions).runner
     name = f"rehearsal-{socket.gethostname()}-{os.getpid()}"
     parent = OutputFolder(root, name)
-    place = OutputFolder(f"{root}/{parent.temporary}/{name}", name)
+    place = OutputFolder(parent.path(f"{parent.temporary}/{name}"), name)
     started = time.monotonic()
     try:
         place.write("in/documents.ndjson", _DOCUMENTS)
@@ -78,7 +78,7 @@ def rehearse(root: str, endpoint: EndpointSettings, beam: Sequence[str]) -> str:
             f"{runner} did not embed ten documents: {error}\n{_remedy(error, endpoint, root)}", _code(error)
         ) from error
     finally:
-        _remove(place)
+        _remove(parent, f"{parent.temporary}/{name}")
         parent.tidy()
     return f"{runner} embedded ten documents and wrote them in {time.monotonic() - started:.0f} s"
 
@@ -103,10 +103,10 @@ def _embed_and_prove(place: OutputFolder, endpoint: EndpointSettings, beam: Sequ
     verify(VerifyOptions(options.output), said.append)
 
 
-def _remove(place: OutputFolder) -> None:
-    place.delete(place.list())
-    if storage.is_local(place.root):
-        shutil.rmtree(place.root, ignore_errors=True)
+def _remove(parent: OutputFolder, place: str) -> None:
+    parent.delete(parent.list(place))
+    if storage.is_local(parent.root):
+        shutil.rmtree(parent.path(place), ignore_errors=True)
 
 
 def _code(error: Exception) -> ExitCode:

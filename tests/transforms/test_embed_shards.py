@@ -37,7 +37,7 @@ from transforms.tei.settings import EndpointSettings, ModelIdentity, Overlong
 from transforms.tei.tasks import Embeddings, Rejection
 from transforms.write_embedded import WriteEmbedded
 
-SOURCE = Source("/in/wiki.ndjson", "wiki", 1000, 1.5)
+SOURCE = Source("/in/wiki.ndjson", "wiki", 1000, "1.5")
 STATISTICS = RequestStatistics(tokens=9, requests=1)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import orjson
 
 from transforms.elements import RequestStatistics, Shard
-from transforms.output.folder import OutputFolder
+from transforms.output.folder import OutputFolder, check_name
 from transforms.output.json_fields import build
-from transforms.storage.api import FileStat, WrittenFile, stat
+from transforms.storage.api import FileStat, WrittenFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +21,7 @@ class Receipt:
 
     Attributes:
         shard: the stem of the shard's files; with `source`, `index`, `start`, `end` and `last` all of its description.
-        source: the input file's path; `source_size` (bytes) and `source_mtime` (seconds since the epoch) as the plan
-            saw them.
+        source: the input file's path; `source_size` (bytes) and `source_version` as the plan saw them.
         records: lines that are not blank; always `embedded` + `dead_letters`.
         reasons: the dead letters by reason.
         started_at: seconds since the epoch; `finished_at` likewise.
@@ -40,7 +39,7 @@ class Receipt:
     end: int | None
     last: bool
     source_size: int
-    source_mtime: float
+    source_version: str
     records: int
     embedded: int
     dead_letters: int
@@ -60,21 +59,17 @@ class Receipt:
 
     def is_of(self, shard: Shard, job: str) -> bool:
         """Whether it is of this shard, of the source as it is now, and of this job."""
-        source = shard.source
-        return (self.shard, self.source, self.source_size, self.source_mtime, self.start, self.job) == (
-            shard.name,
-            source.path,
-            source.size,
-            source.mtime,
-            shard.start,
-            job,
+        described = (self.shard, self.source, self.start, self.job)
+        return described == (shard.name, shard.source.path, shard.start, job) and shard.source.is_unchanged(
+            self.source_size, self.source_version
         )
 
     def files_are_there(self, files: Mapping[str, FileStat]) -> bool:
-        """Whether the files it vouches for have the sizes that it says."""
+        """Whether the files it vouches for have the sizes that it names, and are files: Tayyar makes no links."""
         return all(
-            written is None or (written.path in files and files[written.path].size == written.bytes)
+            (found := files.get(written.path)) is not None and found.size == written.bytes and not found.is_link
             for written in (self.output, self.dead_letter_output)
+            if written is not None
         )
 
 
@@ -90,7 +85,7 @@ def decode_receipt(data: bytes) -> Receipt:
     """Return the receipt that `encode_receipt` wrote.
 
     Raises:
-        ValueError: if the bytes are no receipt.
+        ValueError: if the bytes are no receipt, or name a file that cannot be in an output folder.
     """
     try:
         fields: dict[str, Any] = orjson.loads(data)
@@ -98,6 +93,11 @@ def decode_receipt(data: bytes) -> Receipt:
         numbers["latency_ms"] = Counter({int(bound): count for bound, count in numbers["latency_ms"].items()})
         for name in ("output", "dead_letter_output"):
             fields[name] = None if fields[name] is None else build(WrittenFile, fields[name])
+        for name in [
+            fields["shard"],
+            *(file.path for file in (fields["output"], fields["dead_letter_output"]) if file),
+        ]:
+            check_name(name, on_disk=False)
         return build(Receipt, fields | {"statistics": build(RequestStatistics, numbers)})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"this is no receipt: {error}") from error
@@ -113,5 +113,5 @@ def is_done(output: OutputFolder, shard: Shard, job: str) -> bool:
     except ValueError:
         return False
     written = [file for file in (receipt.output, receipt.dead_letter_output) if file is not None]
-    found = {file.path: found for file in written if (found := stat(output.path(file.path))) is not None}
+    found = {file.path: found for file in written if (found := output.stat(file.path)) is not None}
     return receipt.is_of(shard, job) and receipt.files_are_there(found)

@@ -185,7 +185,7 @@ def test_an_unknown_reason_is_refused_with_those_that_there_are(clean: Path) -> 
 def test_an_output_that_is_not_what_its_receipt_says_is_left_alone(damaged: Path, simulator: Simulator) -> None:
     output = damaged
     letters = next((output / "dead_letters/a").glob("*"))
-    path = output / "a" / letters.name
+    path = output / "data/a" / letters.name
     path.write_bytes(path.read_bytes().replace(b"a", b"b", 1))
     content = path.read_bytes()
     said = tayyar_here("redrive", "--output", output, "--endpoint", simulator.url, code=5).stderr

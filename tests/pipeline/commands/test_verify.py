@@ -69,7 +69,7 @@ def findings(out: Path) -> str:
 
 
 def receipt_of(out: Path, name: str) -> Path:
-    return out / "_job" / "receipts" / f"{name.removesuffix('.ndjson')}.json"
+    return out / "_job" / "receipts" / f"{name.removeprefix('data/').removesuffix('.ndjson')}.json"
 
 
 def edit(out: Path, name: str, change: Callable[[list[bytes]], list[bytes]], *, forge: bool) -> None:
@@ -93,8 +93,8 @@ def test_the_untouched_folder_passes_and_says_what_was_proven(finished: Path) ->
         "verified: 64 records in 2 files = 60 embedded, each line unchanged and once, "
         "with a vector of 384 finite numbers, + 4 dead letters"
     ]
-    assert len(list((finished / "out").glob("plain-*.ndjson"))) >= 3
-    assert len(list((finished / "out").glob("packed-*.ndjson"))) >= 2
+    assert len(list((finished / "out" / "data").glob("plain-*.ndjson"))) >= 3
+    assert len(list((finished / "out" / "data").glob("packed-*.ndjson"))) >= 2
 
 
 def lost(lines: list[bytes]) -> list[bytes]:
@@ -149,7 +149,7 @@ def a_little_different(lines: list[bytes]) -> list[bytes]:
     return _with_vector(lines, lambda vector: [*vector[1:], vector[0]])
 
 
-@pytest.mark.parametrize("name", ["plain-00001.ndjson", "packed-00000.ndjson"])
+@pytest.mark.parametrize("name", ["data/plain-00001.ndjson", "data/packed-00000.ndjson"])
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -184,16 +184,16 @@ def test_any_damage_to_a_line_is_found_with_its_place(
 def test_a_file_of_another_size_than_its_receipt_says_is_found(
     out: Path, change: Callable[[list[bytes]], list[bytes]]
 ) -> None:
-    edit(out, "plain-00001.ndjson", change, forge=False)
+    edit(out, "data/plain-00001.ndjson", change, forge=False)
     message = findings(out)
     assert "_job/receipts/plain-00001.json: shard 1 of " in message
-    assert "plain-00001.ndjson: no valid receipt stands for this file" in message
+    assert "data/plain-00001.ndjson: no valid receipt stands for this file" in message
 
 
 @pytest.mark.parametrize("name", ["plain-00001", "packed-00000"])
 @pytest.mark.parametrize("forge", [False, True])
 def test_a_truncated_output_is_found(out: Path, name: str, forge: bool) -> None:
-    edit(out, f"{name}.ndjson", lambda lines: lines[:-2], forge=forge)
+    edit(out, f"data/{name}.ndjson", lambda lines: lines[:-2], forge=forge)
     message = findings(out)
     assert name in message
     if forge:
@@ -203,12 +203,12 @@ def test_a_truncated_output_is_found(out: Path, name: str, forge: bool) -> None:
 
 
 def test_lines_more_than_the_source_has_are_found(out: Path) -> None:
-    edit(out, "plain-00001.ndjson", lambda lines: [*lines, lines[-1]], forge=True)
-    assert "plain-00001.ndjson: 1 lines more than the source has" in findings(out)
+    edit(out, "data/plain-00001.ndjson", lambda lines: [*lines, lines[-1]], forge=True)
+    assert "data/plain-00001.ndjson: 1 lines more than the source has" in findings(out)
 
 
 @pytest.mark.parametrize("shard", ["plain-00000", "plain-00001", "packed-00000", "packed-00001"])
-@pytest.mark.parametrize("file", ["_job/receipts/{}.json", "{}.ndjson"])
+@pytest.mark.parametrize("file", ["_job/receipts/{}.json", "data/{}.ndjson"])
 def test_a_deleted_file_is_found(out: Path, shard: str, file: str) -> None:
     (out / file.format(shard)).unlink()
     assert f"_job/receipts/{shard}.json: shard " in findings(out)
@@ -254,8 +254,8 @@ def test_a_line_that_may_have_no_vector_and_has_one_is_found(finished: Path, out
     blank = b" " * len(text)
     source.write_bytes(data.replace(text, blank, 1))
     os.utime(source, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    edit(out, "plain-00000.ndjson", lambda lines: [lines[0].replace(text, blank, 1), *lines[1:]], forge=True)
-    assert "plain-00000.ndjson, byte 0: the source line is empty_text, so it cannot have a vector" in findings(out)
+    edit(out, "data/plain-00000.ndjson", lambda lines: [lines[0].replace(text, blank, 1), *lines[1:]], forge=True)
+    assert "data/plain-00000.ndjson, byte 0: the source line is empty_text, so it cannot have a vector" in findings(out)
 
 
 def forge_letter(out: Path, name: str, old: bytes, new: bytes) -> None:
@@ -292,7 +292,7 @@ def test_an_edited_dead_letter_is_found(out: Path, change: Callable[[list[bytes]
 
 
 @pytest.mark.parametrize(
-    "name", ["plain-00099.ndjson", "dead_letters/plain-00000.ndjson", "_job/receipts/packed-00099.json"]
+    "name", ["data/plain-00099.ndjson", "dead_letters/plain-00000.ndjson", "_job/receipts/packed-00099.json"]
 )
 def test_a_stray_file_is_found(out: Path, name: str) -> None:
     assert not (out / name).exists()
@@ -324,7 +324,12 @@ def test_a_receipt_that_tells_other_reasons_is_found(out: Path, reasons: dict[st
 
 def test_processes_find_the_same_in_the_same_order(out: Path, finished: Path) -> None:
     assert verify(VerifyOptions(str(finished / "out"), processes=2), lambda _: None) is ExitCode.DONE
-    for name in ("plain-00000.ndjson", "plain-00002.ndjson", "packed-00000.ndjson", "packed-00001.ndjson"):
+    for name in (
+        "data/plain-00000.ndjson",
+        "data/plain-00002.ndjson",
+        "data/packed-00000.ndjson",
+        "data/packed-00001.ndjson",
+    ):
         edit(out, name, swapped, forge=True)
     with pytest.raises(NotProven) as found:
         verify(VerifyOptions(str(out), processes=2))
@@ -384,7 +389,7 @@ def test_a_source_that_changed_behind_its_own_back_is_found(out: Path, source: P
 
 def test_ten_findings_are_shown_and_all_are_counted(out: Path) -> None:
     for number in range(25):
-        (out / f"plain-{1000 + number:05d}.ndjson").write_bytes(b"x")
+        (out / "data" / f"plain-{1000 + number:05d}.ndjson").write_bytes(b"x")
     message = findings(out)
     assert message.startswith(f"25 findings in {out}, the first of them:\n")
     assert len(message.splitlines()) == 11
@@ -460,7 +465,7 @@ def test_the_proof_takes_bounded_memory(tmp_path: Path, hash_tei: str) -> None:
     arguments = ["run", "--input", f"{tmp_path}/in.ndjson", "--output", f"{tmp_path}/out", "--endpoint", hash_tei]
     options, rest = make_parser().parse_known_args(arguments)
     run(run_options(options, rest), say=lambda _: None)
-    assert (tmp_path / "out" / "in-00000.ndjson").stat().st_size > 12 << 20
+    assert (tmp_path / "out" / "data/in-00000.ndjson").stat().st_size > 12 << 20
     tracemalloc.start()
     try:
         verify(VerifyOptions(f"{tmp_path}/out"), lambda _: None)

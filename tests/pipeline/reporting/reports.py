@@ -29,7 +29,7 @@ def example(**fields: Any) -> dict[str, Any]:
 
 def nasty_report(estimate: Mapping[str, Any] | None = ESTIMATE) -> dict[str, Any]:
     """A report whose every text is somebody else's: right-to-left, or out to be run."""
-    sources = [Source("/in/ويكي.ndjson", "ويكي", 200, 1.0), Source(f"/in/{SCRIPT}.ndjson", SCRIPT, 200, 1.0)]
+    sources = [Source("/in/ويكي.ndjson", "ويكي", 200, "1.0"), Source(f"/in/{SCRIPT}.ndjson", SCRIPT, 200, "1.0")]
     ledgers = []
     for start, source in enumerate(sources):
         statistics = RequestStatistics(

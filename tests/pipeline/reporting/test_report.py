@@ -17,8 +17,8 @@ from tests.shards import folder, receipt
 from transforms.elements import RequestStatistics, Source
 from transforms.storage.api import WrittenFile
 
-FIRST = Source("/in/wiki_00.ndjson", "wiki_00", 200, 1.0)
-SECOND = Source("/in/more/wiki_07.ndjson.gz", "more/wiki_07", 50, 2.0)
+FIRST = Source("/in/wiki_00.ndjson", "wiki_00", 200, "1.0")
+SECOND = Source("/in/more/wiki_07.ndjson.gz", "more/wiki_07", 50, "2.0")
 
 
 def statistics(**latency: int) -> RequestStatistics:
@@ -44,7 +44,7 @@ def ledger() -> Ledger:
             started_at=1010.0,
             finished_at=1012.0,
             statistics=statistics(_20=1, _500=1),
-            output=WrittenFile("more/wiki_07-00000.ndjson", 90, "AAAAAA=="),
+            output=WrittenFile("data/more/wiki_07-00000.ndjson", 90, "AAAAAA=="),
         )
     }
     sources = (SourceLedger(FIRST, first, True), SourceLedger(SECOND, second, False))
@@ -161,7 +161,7 @@ def test_durations_are_minutes_and_seconds(seconds: float, words: str) -> None:
     ],
 )
 def test_a_file_is_named_with_the_folders_that_its_outputs_keep(path: str, name: str, shown: str) -> None:
-    assert file_name(SourceLedger(Source(path, name, 1, 1.0), {}, True)) == shown
+    assert file_name(SourceLedger(Source(path, name, 1, "1.0"), {}, True)) == shown
 
 
 def test_the_report_is_saved_as_json(tmp_path: Path) -> None:

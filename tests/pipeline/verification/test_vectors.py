@@ -27,7 +27,7 @@ from transforms.storage.api import Crc32c
 from transforms.tei.errors import ModelChanged
 from transforms.tei.settings import EndpointSettings
 
-NAME = "wiki_00-00001.ndjson"
+NAME = "data/wiki_00-00001.ndjson"
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def exchange(path: Path, one: int, other: int) -> None:
         end = raw[at].index(b"]", start) + 1
         raw[at] = raw[at][:start] + json.dumps(lines[at]["embedding"]).encode() + raw[at][end:]
     path.write_bytes(b"".join(line + b"\n" for line in raw))
-    receipt = path.parent / "_job/receipts" / f"{path.stem}.json"
+    receipt = path.parents[1] / "_job/receipts" / f"{path.stem}.json"
     if receipt.exists():
         crc = Crc32c()
         crc.update(path.read_bytes())
