@@ -28,7 +28,10 @@ _TOTALS = {
 _MILLISECONDS = {
     "queue_ms": ("tayyar_queue_seconds", "Time in the endpoint's queue, summed over texts."),
     "inference_ms": ("tayyar_inference_seconds", "Time in the endpoint's device, summed over texts."),
-    "throttled_ms": ("tayyar_throttled_seconds", "Time waited because the endpoint asked for it, summed over requests."),
+    "throttled_ms": (
+        "tayyar_throttled_seconds",
+        "Time waited because the endpoint asked for it, summed over requests.",
+    ),
 }
 
 
@@ -60,7 +63,9 @@ class _ReportCollector(Collector):
                 yield GaugeMetricFamily(name, about, getattr(totals, field))
         for field, (name, about) in _MILLISECONDS.items():
             yield GaugeMetricFamily(name, about, getattr(totals, field) / 1000)
-        dead_letters = GaugeMetricFamily("tayyar_dead_letters", "Records that could not be embedded.", labels=("reason",))
+        dead_letters = GaugeMetricFamily(
+            "tayyar_dead_letters", "Records that could not be embedded.", labels=("reason",)
+        )
         for reason, count in totals.dead_letters_by_reason.items():
             dead_letters.add_metric((reason,), count)
         yield dead_letters

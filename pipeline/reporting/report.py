@@ -155,7 +155,8 @@ def _totals(
 def _sum_if_recorded(receipts: Sequence[Receipt], name: str) -> int | None:
     """Return a sum over receipts; None where one of them does not record it."""
     values = [getattr(receipt, name, None) for receipt in receipts]
-    return None if None in values or not values else sum(values)
+    known = [value for value in values if value is not None]
+    return sum(known) if known and len(known) == len(values) else None
 
 
 def expected_records(ledger: Ledger, planned: float | None) -> int | None:
@@ -264,7 +265,7 @@ def _command_line(arguments: Sequence[str]) -> str:
         elif equals and _SECRET.fullmatch(option):
             shown.append(f"{option}=…")
         else:
-            shown.append(shlex.quote(re.sub(r"//[^/@\s]+@", "//…@", argument)))
+            shown.append(re.sub(r"//[^/@\s]+@", "//…@", shlex.quote(argument)))
         secret_follows = not equals and _SECRET.fullmatch(option) is not None
     return " ".join(["tayyar", *shown]) if shown else ""
 
@@ -346,26 +347,18 @@ def progress(report: Report) -> str:
 def counts(report: Report) -> Iterator[str]:
     """Yield the lines with the number of documents of each file, of all, and of each reason."""
     # Where there are too many files for a terminal, those that are not complete are the ones to see.
-    sources = sorted(report.sources, key=lambda source: source.complete) if _too_many(report) else report.sources
+    many = len(report.sources) > _MAX_FILES
+    sources = sorted(report.sources, key=lambda source: source.complete) if many else report.sources
     for source in sources[:_MAX_FILES]:
         dead = f", dead letters = {source.dead_letters}" if source.dead_letters else ""
-        yield f"{file_name(source)}: embeddings = {source.embedded}, documents = {source.records}{dead}{_missing(source)}"
-    if _too_many(report):
+        shards = "" if source.complete else f" ({source.shards:,} of {count(source.shards_expected, 'shard')})"
+        yield f"{file_name(source)}: embeddings = {source.embedded}, documents = {source.records}{dead}{shards}"
+    if many:
         yield f"… and {count(len(sources) - _MAX_FILES, 'more file')}; report.json has them all"
     totals = report.totals
     yield f"total: embeddings = {totals.embedded}, documents = {totals.records}, dead letters = {totals.dead_letters}"
     for reason, number in totals.dead_letters_by_reason.items():
         yield f"  {reason}: {number}"
-
-
-def _too_many(report: Report) -> bool:
-    return len(report.sources) > _MAX_FILES
-
-
-def _missing(source: SourceReport) -> str:
-    if source.complete:
-        return ""
-    return f" ({source.shards:,} of {count(source.shards_expected, 'shard')})"
 
 
 def file_name(source: SourceReport) -> str:

@@ -146,9 +146,7 @@ def status_of(
     )
 
 
-def decide_state(
-    complete: bool, receipts: list[Receipt], marker: AtWork | None, now: float
-) -> tuple[State, str]:
+def decide_state(complete: bool, receipts: list[Receipt], marker: AtWork | None, now: float) -> tuple[State, str]:
     """Return the state of a job and the grounds for it.
 
     Args:

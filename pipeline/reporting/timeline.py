@@ -140,7 +140,7 @@ def bottleneck(embedded: int, queue_ms: int, inference_ms: int, latency: Counter
 
 
 def _verdict(queue: float, inference: float, in_server: float | None) -> tuple[Verdict, str]:
-    """Return what limited the speed, from times in milliseconds a text and the mean number of requests in the server."""
+    """Return what limited the speed, by milliseconds a text and the mean number of requests in the server."""
     if in_server is None or not queue + inference:
         return "unknown", (
             "The endpoint reported no time in its queue or its device, or none that reaches a millisecond, so what "
