@@ -125,14 +125,14 @@ def bottleneck(embedded: int, queue_ms: int, inference_ms: int, latency: Counter
         seconds: of work.
     """
     mean = mean_latency_ms(latency)
-    queue, inference = (value / embedded if embedded else 0.0 for value in (queue_ms, inference_ms))
+    queue, inference = (round(value / embedded, 2) if embedded else 0.0 for value in (queue_ms, inference_ms))
     in_server = sum(latency.values()) * (queue + inference) / 1000 / seconds if seconds else None
     verdict, why = _verdict(queue, inference, in_server)
     return Bottleneck(
         verdict=verdict,
         why=why,
-        queue_ms_per_text=round(queue, 1),
-        inference_ms_per_text=round(inference, 1),
+        queue_ms_per_text=queue,
+        inference_ms_per_text=inference,
         latency_ms_per_request=None if mean is None else round(mean, 1),
         requests_in_server=None if in_server is None else round(in_server, 2),
         texts_in_flight=None if mean is None or not seconds else round(embedded * mean / 1000 / seconds, 1),
