@@ -18,6 +18,7 @@ from rich.text import Text
 from pipeline.commands.options import StatusOptions
 from pipeline.errors import ExitCode
 from pipeline.job.ledger import ReceiptCache
+from pipeline.job.spec import require_job
 from pipeline.planning.estimate import read_estimate
 from pipeline.reporting.status import State, Status, lines_of, read_status
 from transforms.output.folder import OutputFolder
@@ -41,6 +42,7 @@ def status(options: StatusOptions, stream: TextIO | None = None) -> ExitCode:
     """
     stream = stream or sys.stdout
     output, cache = OutputFolder(options.output, run="status"), ReceiptCache()
+    require_job(output)  # the first that is read: what is not an output folder has no estimate either
     try:
         with Screen(stream) as screen:
             while True:

@@ -17,6 +17,7 @@ from transforms.elements import BUCKETS_PER_DOUBLING
 from transforms.output.receipts import Receipt
 
 _MAX_BUCKETS = 100
+_RECEIPTS_A_BUCKET = 2  # at least: of receipts that come in pairs, every other bucket would be empty otherwise
 _MIN_PAUSE = 1.0  # seconds
 # A text that arrives while the device computes waits for half of a batch on the mean; with more than that in the queue,
 # the next batch was ready whenever one was done. A text that arrives at an idle device hardly waits.
@@ -60,12 +61,12 @@ def timeline(receipts: Sequence[Receipt]) -> Timeline:
     """Return the course of a job over its time of work; pauses between runs are cut out of it.
 
     Shards are embedded one behind the other, so what a shard took is spread over the time since the receipt before.
-    There are no more buckets than receipts: a finer course is not known.
+    Where there are few receipts, there are few buckets: a finer course is not known.
     """
     stretches = stretches_of(receipts)
     times, documents, queue, in_flight = _sums_over_time(receipts, stretches)
     total = float(times[-1])
-    buckets = min(_MAX_BUCKETS, len(receipts)) if total else 0
+    buckets = min(_MAX_BUCKETS, -(-len(receipts) // _RECEIPTS_A_BUCKET)) if total else 0
     edges = np.linspace(0.0, total, buckets + 1)
 
     def means(sums: npt.NDArray[np.float64]) -> tuple[float, ...]:
