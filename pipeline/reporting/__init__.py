@@ -1,1 +1,1 @@
-"""How a job goes: `schema`, `timeline`, `report`, `status`; `numbers`, `examples`, `charts`, `page`, `prometheus` show it."""
+"""How a job goes: `schema`, `timeline`, `report`, `status`, `numbers`, `examples`, `charts`, `page`, `prometheus`."""
