@@ -327,7 +327,7 @@ def test_a_hopeless_run_stops_early_and_keeps_what_it_did(tmp_path: Path, tei: s
     )
     assert 1000 <= sum(1 for path in tmp_path.glob("out/dead_letters/*") for _ in path.open("rb")) < 3000
     tayyar_here("run", *options, "--max_dead_letter_ratio", 1)
-    tayyar_here("verify", "--output", tmp_path / "out")
+    tayyar_here("verify", "--output", tmp_path / "out", "--max_dead_letter_ratio", 1)
 
 
 @pytest.mark.parametrize(
