@@ -137,7 +137,7 @@ def _check_files(ledger: Ledger, output: OutputFolder, files: Mapping[str, FileS
     for name in sorted(files):
         is_output = name.startswith(folders) or (not data and not name.startswith(f"{JOB}/"))
         if is_output and name not in vouched:
-            findings.add(f"{name}: no valid receipt vouches for this file; remove it, or run again")
+            findings.add(f"{name}: no valid receipt vouches for this file; run again, and remove it if it stays")
     for name in sorted(vouched):
         if not is_own_file(output, name):
             findings.add(f"{name}: is a link, or in a folder that is one, and may be anybody's file")
