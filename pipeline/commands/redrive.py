@@ -24,7 +24,6 @@ from pipeline.job.spec import Job, require_job
 from pipeline.reporting.examples import read_dead_letters
 from pipeline.runners.endpoint import reached
 from pipeline.verification.shards import lines_of_output
-from pipeline.verification.verify_files import at_once_for
 from transforms.elements import DeadLetter, Document, DocumentShard, EmbeddedShard, Reason, RequestStatistics, Shard
 from transforms.embed_shards import merge_embeddings
 from transforms.ndjson.decompress import DamagedSource
@@ -34,9 +33,12 @@ from transforms.ndjson.splice import embedded_lines, json_key
 from transforms.output.folder import OutputFolder
 from transforms.output.receipts import Receipt
 from transforms.read_shards import MAX_LINE_BYTES, SourceChanged, lines_of
+from transforms.storage import api as storage
 from transforms.tei.client import TeiClient
 from transforms.tei.settings import EndpointSettings
 from transforms.write_dead_letters import encode_dead_letters
+
+_THREADS_FOR_BUCKETS = 4  # one waits while another one's lines are parsed
 
 
 @dataclass
@@ -128,8 +130,9 @@ def _send_again(
     )
     counting = threading.Lock()
     paths = [output.root, *(source.source.path for source in ledger.sources)]
+    threads_count = 1 if all(map(storage.is_local, paths)) else _THREADS_FOR_BUCKETS
     with (
-        ThreadPoolExecutor(at_once_for(paths)) as threads,  # outermost: they end when the client is closed
+        ThreadPoolExecutor(threads_count) as threads,  # outermost: they end when the client is closed
         reached(settings, None) as (usable, _),
         _Client(usable) as client,
         tqdm(total=wanted, unit=" dead letters", disable=None) as bar,
