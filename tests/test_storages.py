@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import random
@@ -19,7 +18,7 @@ import pytest
 
 from pipeline.job.sharding import make_plan
 from tests.commands import ROOT, command, environment, tayyar, tayyar_here, texts_embedded
-from tests.documents import documents, mixed_corpus
+from tests.documents import mixed_corpus
 from tests.storages import (
     KINDS,
     LocalStorage,

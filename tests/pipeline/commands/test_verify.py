@@ -345,7 +345,12 @@ def test_a_receipt_that_tells_other_reasons_is_found(out: Path, reasons: dict[st
 
 def test_processes_find_the_same_in_the_same_order(out: Path, finished: Path) -> None:
     assert verify(options(finished / "out", processes=2), lambda _: None) is ExitCode.DONE
-    for name in ("data/plain-00000.ndjson", "data/plain-00002.ndjson", "data/packed-00000.ndjson", "data/packed-00001.ndjson"):
+    for name in (
+        "data/plain-00000.ndjson",
+        "data/plain-00002.ndjson",
+        "data/packed-00000.ndjson",
+        "data/packed-00001.ndjson",
+    ):
         edit(out, name, swapped, forge=True)
     with pytest.raises(NotProven) as found:
         verify(options(out, processes=2))
@@ -468,7 +473,8 @@ def test_a_normalized_vector_has_norm_one(out: Path) -> None:
     message = findings(out)
     assert message.startswith("1 finding in ")
     assert (
-        f"data/plain-00001.ndjson, byte {place}: the vector's norm is 1.01, but the job's vectors are normalized" in message
+        f"data/plain-00001.ndjson, byte {place}: the vector's norm is 1.01, but the job's vectors are normalized"
+        in message
     )
 
 
