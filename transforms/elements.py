@@ -47,6 +47,9 @@ class RequestStatistics:
     inference_ms: int = 0
     throttled_ms: int = 0
     at_limit: int = 0
+    flight_ms: int = 0
+    busy_ms: int = 0
+    slot_ms: int = 0
     latency_ms: Counter[int] = field(default_factory=Counter)
 
 
