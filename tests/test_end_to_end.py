@@ -18,12 +18,12 @@ import psutil
 import pytest
 import requests
 
-from pipeline.embedded_tei.process import EmbeddedTei
 from pipeline.job import run_marker
 from tests.commands import output_files, started, tayyar, tayyar_here, texts_embedded
 from tests.documents import documents, write_corpus, write_ndjson
 from tests.shards import folder
 from tests.storages import LocalStorage
+from tests.tei_simulator.process import TeiSimulator
 
 _VECTOR_FIELD = re.compile(rb',?"embedding":(?P<space> ?)(?P<vector>\[[^\]]*\])')
 
@@ -75,7 +75,7 @@ def run(corpus: Path, output: Path, url: str, *options: object, code: int | None
 def test_the_pipeline_does_what_a_plain_loop_does(
     corpus: Path, tmp_path: Path, tei: str, shard_bytes: int, batch: int
 ) -> None:
-    with EmbeddedTei(["--model", "hash", "--max_client_batch_size", str(batch)]) as server:
+    with TeiSimulator(["--max_client_batch_size", str(batch)]) as server:
         run(corpus, tmp_path / "out", server.url, "--shard_bytes", shard_bytes)
     for source in sorted(corpus.rglob("*.ndjson")):
         assert_embedded(source, tmp_path / "out", str(source.relative_to(corpus).with_suffix("")), tei)
@@ -208,11 +208,11 @@ def test_worker_processes_share_the_permits_from_the_start(tmp_path: Path, proce
     for number in range(4 * processes):  # a shard each; as many round trips as one process needs leave the others room
         write_ndjson(tmp_path / f"in/{number}.ndjson", documents(64, seed=number))
     permits = 50 * processes
-    slow = ["--model", "hash", "--faults", '{"batch_seconds": 0.1}', "--max_concurrent_requests", str(permits)]
-    with EmbeddedTei(slow) as simulator:
+    slow = ["--faults", '{"batch_seconds": 0.1}', "--max_concurrent_requests", str(permits)]
+    with TeiSimulator(slow) as simulator:
         workers = ("--direct_running_mode", "multi_processing", "--direct_num_workers", processes)
         run(tmp_path / "in", tmp_path / "out", simulator.url, *workers)
-        stats = requests.get(f"{simulator.url}/_simulator/stats", timeout=10).json()
+        stats = requests.get(f"{simulator.url}/simulator/statistics", timeout=10).json()
     assert stats["rejected"] == 0
     assert 64 <= stats["peak_texts_in_flight"] <= permits  # more than one process was at work
 
@@ -225,7 +225,7 @@ def test_a_killed_worker_process_ends_the_run_with_an_error_and_the_next_one_res
     workers = ("--direct_running_mode", "multi_processing", "--direct_num_workers", 2)
     inputs = ("--input", f"{corpus}/**", "--output", tmp_path / "out")
     # Each batch takes its time, so that much is left to do when the worker is killed.
-    slow = EmbeddedTei(["--model", "hash", "--faults", '{"batch_seconds": 0.1}'])
+    slow = TeiSimulator(["--faults", '{"batch_seconds": 0.1}'])
     with slow, started("run", *inputs, "--endpoint", slow.url, *options, *workers) as process:
         while process.poll() is None and not list((tmp_path / "out").glob("_job/receipts/**/*.json")):
             time.sleep(0.01)

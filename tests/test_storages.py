@@ -17,11 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.embedded_tei.process import EmbeddedTei
 from pipeline.job.sharding import make_plan
 from tests.commands import ROOT, command, environment, tayyar, tayyar_here, texts_embedded
 from tests.documents import documents, mixed_corpus
-from tests.pipeline.embedded_tei.clients import Simulator
 from tests.storages import (
     KINDS,
     LocalStorage,
@@ -38,6 +36,8 @@ from tests.storages import (
     verify,
     without_cloud,
 )
+from tests.tei_simulator.clients import Simulator
+from tests.tei_simulator.process import TeiSimulator
 from transforms.storage import api as storage
 
 
@@ -52,7 +52,7 @@ def finished(kind: str, tmp_path_factory: pytest.TempPathFactory, hash_tei: str)
 
 @pytest.fixture(scope="module")
 def simulator() -> Iterator[Simulator]:
-    with EmbeddedTei(["--model", "hash", "--faults", "{}"]) as server:
+    with TeiSimulator() as server:
         yield Simulator(server.url)
 
 

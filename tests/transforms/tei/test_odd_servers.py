@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from pipeline.embedded_tei.process import EmbeddedTei
+from tests.tei_simulator.process import TeiSimulator
 from transforms.tei.client import TeiClient
 from transforms.tei.error_table import no_reply
 from transforms.tei.errors import EndpointError, EndpointRefused, ModelChanged
@@ -25,11 +25,11 @@ TOKEN = "ab+c/SECRET9"
 
 
 def test_a_server_that_comes_back_with_another_model_is_noticed_before_it_is_believed() -> None:
-    with EmbeddedTei(["--model", "hash", "--faults", "{}"]) as first:
+    with TeiSimulator() as first:
         client = TeiClient(EndpointSettings((first.url,)), canary_every=None)
         client.submit(some_texts(200)).result()
     port = first.url.rsplit(":", 1)[1]
-    with EmbeddedTei(["--model", "hash", "--faults", '{"model_seed": 1}', "--port", port]):
+    with TeiSimulator(["--faults", '{"model_seed": 1}', "--port", port]):
         with pytest.raises(ModelChanged):
             client.submit(some_texts(200)).result()
         client.close()
