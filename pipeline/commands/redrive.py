@@ -14,7 +14,7 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from pipeline.commands.options import RedriveOptions
-from pipeline.commands.report import former_price, publish
+from pipeline.commands.report import publish
 from pipeline.errors import ExitCode, NotProven, PipelineFailed, UsageError
 from pipeline.job import run_marker
 from pipeline.job.ledger import Ledger, read_ledger
@@ -87,7 +87,7 @@ def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> Exit
         except (DamagedSource, SourceChanged) as error:
             raise PipelineFailed(str(error)) from error
         after = _read(output, job)
-        publish(after, job, output, former_price(output), say)  # the report may be of before an interruption
+        publish(after, job, output, None, say)  # the report may be of before an interruption
     for line in _summary(tally, after):
         say(line)
     return ExitCode.DONE

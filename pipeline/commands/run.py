@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,7 +16,6 @@ from importlib import metadata
 
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
-from tqdm import tqdm
 
 from pipeline import graph
 from pipeline.commands.options import RunOptions
@@ -28,7 +28,8 @@ from pipeline.job.shard_replacement import keep_promises
 from pipeline.job.sharding import Plan, make_plan, write_plan
 from pipeline.job.spec import Job, read_job, require_same_job, write_job
 from pipeline.planning import estimate
-from pipeline.reporting.report import summary
+from pipeline.reporting.numbers import count, size
+from pipeline.reporting.report import run_of, summary
 from pipeline.runners.endpoint import reached
 from pipeline.runners.parallelism import count_processes
 from pipeline.runners.progress import Progress
@@ -76,8 +77,10 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
             say(_after_a_template(template_of(pipeline_options), output))
             return ExitCode.DONE
         ledger.require_balance()
-        report = publish(ledger, job, output, options.price_per_hour, say)
-    for line in summary(ledger, report, ledger.embedded - before.embedded, time.time() - started):
+        arguments = sys.argv[1:] if sys.argv[1:2] == ["run"] else []  # none where another program calls this
+        done = run_of(before, ledger, arguments, endpoint.urls, started, time.time())
+        report = publish(ledger, job, output, options.price_per_hour, say, done)
+    for line in summary(report, done):
         say(line)
     return _judge(ledger, options, output, say)
 
@@ -224,9 +227,9 @@ def _delete_former_job(output: OutputFolder) -> None:
 
 def _opening(plan: Plan, before: Ledger, job: Job) -> str:
     total = sum(source.size for source in plan.sources)
-    done = f"; {before.embedded} documents are done already" if before.embedded else ""
-    model = f"{job.model.model_id}, {job.model.dimensions} dimensions"
-    return f"{len(plan.sources)} files, {tqdm.format_sizeof(total, 'B')}, {model}{done}"
+    done = f"; {count(before.embedded, 'document')} done already" if before.embedded else ""
+    model = f"{job.model.model_id}, {count(job.model.dimensions, 'dimension')}"
+    return f"{count(len(plan.sources), 'file')}, {size(total)}, {model}{done}"
 
 
 def _graph_settings(options: RunOptions, endpoint: EndpointSettings, output: OutputFolder, job: Job) -> graph.Settings:

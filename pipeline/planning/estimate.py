@@ -19,7 +19,8 @@ from pipeline.job.preflight import require_usable
 from pipeline.job.sharding import Plan, make_plan
 from pipeline.planning.sampling import Sample, take_sample
 from pipeline.planning.throughput import Speed, probe_speed
-from pipeline.reporting.report import PLANNED, minutes
+from pipeline.reporting.numbers import duration
+from pipeline.reporting.report import PLANNED
 from pipeline.runners.endpoint import reached
 from transforms.elements import Document
 from transforms.ndjson.decompress import DamagedSource
@@ -253,7 +254,7 @@ def lines_of(estimate: Mapping[str, Any]) -> Iterator[str]:
     for level in estimate["levels"]:
         yield f"  {level['in_flight']:>5,} texts in flight: {level['documents_per_second']:,.0f} documents/s"
     cost = "" if estimate["dollars"] is None else f", ${estimate['dollars']:,.2f}"
-    yield f"expected: {minutes(estimate['seconds'])}{cost}, with the endpoint as busy as in the fastest of these"
+    yield f"expected: {duration(estimate['seconds'])}{cost}, with the endpoint as busy as in the fastest of these"
 
 
 def _token_lines(estimate: Mapping[str, Any]) -> Iterator[str]:
