@@ -11,7 +11,7 @@ from pipeline.commands.options import VerifyOptions
 from pipeline.errors import ExitCode, NotProven, UsageError
 from pipeline.job.ledger import Ledger, read_ledger, stale_files
 from pipeline.job.sharding import Plan, read_plan
-from pipeline.job.spec import Job, read_job
+from pipeline.job.spec import JobSpec, read_job
 from pipeline.runners.endpoint import reached
 from pipeline.verification.findings import Checked, Findings, Sample
 from pipeline.verification.parallel import processes_for, spread
@@ -58,7 +58,7 @@ def verify(options: VerifyOptions, say: Callable[[str], None] = print) -> ExitCo
     return ExitCode.DONE
 
 
-def _job_settings(job: Job, options: VerifyOptions) -> EndpointSettings:
+def _job_settings(job: JobSpec, options: VerifyOptions) -> EndpointSettings:
     """Return how to embed documents of a job again."""
     return dataclasses.replace(
         options.endpoint,
@@ -69,7 +69,7 @@ def _job_settings(job: Job, options: VerifyOptions) -> EndpointSettings:
     )
 
 
-def _check_job(output: OutputFolder, job: Job, plan: Plan, options: VerifyOptions) -> Checked:
+def _check_job(output: OutputFolder, job: JobSpec, plan: Plan, options: VerifyOptions) -> Checked:
     files = output.list()
     ledger = read_ledger(plan, output, job.digest, files)
     findings = Findings()
@@ -95,7 +95,7 @@ def _refuse_what_the_job_tells(output: OutputFolder, options: VerifyOptions) -> 
             )
 
 
-def _check_shards(ledger: Ledger, output: OutputFolder, job: Job, options: VerifyOptions, findings: Findings) -> Sample:
+def _check_shards(ledger: Ledger, output: OutputFolder, job: JobSpec, options: VerifyOptions, findings: Findings) -> Sample:
     items = [
         ShardWork(
             shard,
@@ -131,7 +131,7 @@ def _receipts_of(shard: Shard, receipts: Mapping[int, Receipt]) -> Mapping[int, 
     return {shard.index: receipts[shard.index]} if shard.index in receipts else {}
 
 
-def _proof(ledger: Ledger, job: Job) -> str:
+def _proof(ledger: Ledger, job: JobSpec) -> str:
     return (
         f"verified: {ledger.records} records in {len(ledger.sources)} files = "
         f"{ledger.embedded} embedded, each line unchanged and once, "

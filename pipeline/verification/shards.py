@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from pipeline.job.spec import Job
+from pipeline.job.spec import JobSpec
 from pipeline.verification.findings import OUTPUT_LINE_BYTES, Findings, Pick, Sample, wrong_vector_line
 from transforms.elements import DeadLetter, Document, Shard, Stage
 from transforms.ndjson.decompress import DamagedSource
@@ -41,7 +41,7 @@ class ShardWork:
     shard_bytes: int
     receipts: Mapping[int, Receipt]
     output: OutputFolder
-    job: Job
+    job: JobSpec
     sample: int = 0
     seed: int = 0
 

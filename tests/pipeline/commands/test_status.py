@@ -15,14 +15,14 @@ import pytest
 from pipeline.commands.options import StatusOptions
 from pipeline.commands.status import Screen, status
 from pipeline.errors import ExitCode
-from pipeline.job.run_marker import AtWork
+from pipeline.job.run_marker import RunMarker
 from pipeline.reporting.status import Status
 from tests.commands import started, tayyar_here
 from tests.documents import write_corpus
 from tests.pipeline.reporting.test_status import ELSEWHERE, GONE, NOW, at
 from transforms.output.folder import OutputFolder
 
-ALIVE = AtWork(socket.gethostname(), os.getpid(), ELSEWHERE.since)
+ALIVE = RunMarker(socket.gethostname(), os.getpid(), ELSEWHERE.since)
 
 
 class Terminal(io.StringIO):
