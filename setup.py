@@ -63,7 +63,6 @@ EXTRAS["dev"] = [
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",
     "ruff>=0.17,<0.18",  # another minor version formats otherwise
-    "schemathesis>=4.0",
     "selenium>=4.20",  # looks at the report's page in a Chromium
     "setuptools>=70",
     "types-jsonschema",

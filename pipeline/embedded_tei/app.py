@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Awaitable, Callable, Mapping
 
 import orjson
@@ -17,6 +18,7 @@ from pipeline.embedded_tei.refusals import ErrorType, PlainRefusal, Refusal
 
 Handler = Callable[[Request], Awaitable[Response]]
 
+_PORT = re.compile(r":\d*$")
 _OPEN_PATHS = frozenset({"/", "/health", "/ping"})
 
 
@@ -27,8 +29,8 @@ class TeiApp:
         engine: what embeds.
 
     Attributes:
-        hosts: the Host headers that requests may have, in lower case; None for any. A web page that had a name of its
-            own resolve to 127.0.0.1 could otherwise read what this server replies.
+        hosts: the names that requests may have in their Host header, without a port; None for any. A web page whose
+            own name resolves to 127.0.0.1 could otherwise read what this server replies.
         routes: handlers by path and method.
     """
 
@@ -78,9 +80,10 @@ class TeiApp:
             return Response(status_code=499)  # nobody reads it
 
     def _check_host(self, request: Request) -> None:
-        host = request.headers.get("host", "").lower()
+        # The port is left out: probes send none, and a page cannot choose it apart from the name.
+        host = _PORT.sub("", request.headers.get("host", "").lower())
         if self.hosts is not None and host not in self.hosts:
-            raise PlainRefusal(421, f"This server's address is {' or '.join(sorted(self.hosts))}, not {host!r}")
+            raise PlainRefusal(421, f"This server is at {' or '.join(sorted(self.hosts))}, not {host!r}")
 
     def authorize(self, request: Request) -> None:
         """Refuse a request that needs the API key and does not carry it."""

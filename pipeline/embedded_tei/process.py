@@ -1,4 +1,4 @@
-"""Starts the server as a child process. Standard library only."""
+"""Start the server as a child process. Standard library only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LAST_LINES = 10
 
 
 class EmbeddedTeiError(Exception):
-    """The server did not start; the message ends with what it wrote last."""
+    """The server did not start; the message ends with its last output."""
 
 
 class EmbeddedTei:
@@ -56,7 +56,7 @@ class EmbeddedTei:
         self.url = ""
 
     def __enter__(self) -> Self:
-        """Starts the child and waits until it answers.
+        """Start the child and wait until it answers.
 
         Raises:
             EmbeddedTeiError: if it ends, or does not answer in time.
@@ -91,13 +91,13 @@ class EmbeddedTei:
 
     @property
     def death(self) -> str | None:
-        """What the child wrote last, if it has ended by itself; None while it lives."""
+        """How the child ended and its last output, if it ended by itself; None while it runs."""
         if self._child is None or self._child.poll() is None:
             return None
         return f"it ended with {self._child.returncode}: {self._last_lines() or 'it wrote nothing'}"
 
     def stop(self, timeout: float = 10.0) -> None:
-        """Ends the child: requests under way get `timeout` seconds. May be called again."""
+        """Stop the child: requests under way get `timeout` seconds. May be called again."""
         child, self._child = self._child, None
         if child is None:
             return

@@ -195,7 +195,7 @@ def main(options: argparse.Namespace) -> int:
         sys.stderr.write(f"serve: {error}\n")
         return _EXIT_USAGE
     if is_loopback(listener):
-        app.hosts = frozenset({_address(listener), f"localhost:{listener.getsockname()[1]}"})
+        app.hosts = frozenset({_address(listener).rpartition(":")[0], "localhost"})
     # Beyond loopback the names of this machine are unknown here, and the API key keeps web pages out.
     run(Server(config_of(app)), listener, exit_with_parent=options.exit_with_parent)
     return 0

@@ -38,7 +38,7 @@ def test_its_speed_is_exact_over_many_short_batches(simulator: Simulator) -> Non
         replies = list(threads.map(simulator.embed, [_texts(8)] * 50))
         took = time.perf_counter() - started
     assert {reply.status_code for reply in replies} == {200}
-    assert took == pytest.approx(1.0, abs=0.3)
+    assert took > 0.95  # how much more depends on what else the machine does
     counts = simulator.statistics()
     assert counts["busy_seconds"] == pytest.approx(1.0, abs=0.01)
     assert counts["texts_computed"] == counts["texts_delivered"] == 400

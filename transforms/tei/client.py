@@ -104,8 +104,10 @@ class TeiClient:
 
     @property
     def wire_format(self) -> WireFormat | None:
-        """How vectors come back; None before the first handshake."""
-        return self._profile.wire.format if self._profile else None
+        """How vectors come back now; None before the first handshake."""
+        profiles = [endpoint.profile for endpoint in self._scheduler.endpoints] if self._scheduler else []
+        profile = next(filter(None, profiles), self._profile)
+        return profile.wire.format if profile else None
 
     @property
     def failed(self) -> bool:

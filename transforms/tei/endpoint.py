@@ -244,7 +244,9 @@ class Endpoint:
         # With less than a batch the server would get small ones, which cost it more than a refusal now and then.
         share = max(info.batch_limit, info.max_concurrent_requests // self._processes)
         if first:
+            in_flight = self.limit.in_flight  # of the handshake
             self.limit = ConcurrencyLimit(permits, self.batch_limit, share, self._timeout, profile.seconds_per_text)
+            self.limit.in_flight = in_flight
         else:
             self.limit.resize(permits, self.batch_limit, share)
         self.profile = profile

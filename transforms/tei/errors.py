@@ -21,3 +21,7 @@ class ModelChanged(EndpointError):
 
 class PairingBroken(EndpointError):
     """The canary did not come back with its vector in its place: no vector of this endpoint can be trusted."""
+
+
+class NotTei(EndpointRefused):
+    """Something else than TEI answers: at the first handshake a mistake, later perhaps a gateway's page."""

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from transforms.elements import Reason, Vectors
 from transforms.tei.endpoint import Backoff, Endpoint, GiveUpTimer
 from transforms.tei.error_table import Action, Failure, classify, doubtful_reply, no_reply
-from transforms.tei.errors import ModelChanged, PairingBroken
+from transforms.tei.errors import ModelChanged, NotTei, PairingBroken
 from transforms.tei.formats import (
     OtherDimensions,
     Rows,
@@ -142,6 +142,9 @@ class Exchange:
             profile = self._handshake.meet(endpoint.url, self._space)
         except Unavailable as error:
             self._fail(assignment, assignment.task, _not_the_texts(error.failure))
+            return
+        except NotTei as error:
+            self._fail(assignment, assignment.task, no_reply(str(error)))
             return
         self._timer.record_success()
         self._scheduler.adopt(endpoint, profile)

@@ -13,7 +13,7 @@ import orjson
 
 from transforms.elements import Vectors
 from transforms.tei.error_table import Action, Failure, classify, doubtful_reply, no_reply
-from transforms.tei.errors import EndpointRefused, ModelChanged, PairingBroken
+from transforms.tei.errors import EndpointRefused, ModelChanged, NotTei, PairingBroken
 from transforms.tei.formats import (
     FIRST_WITH_DIMENSIONS,
     UnreadableReply,
@@ -160,7 +160,7 @@ class Handshake:
         except NoReply as error:
             raise Unavailable(no_reply(str(error), timed_out=error.timed_out)) from error
         if reply.status in MISSING_ROUTE:
-            raise EndpointRefused(self._why_no_info(url, reply.status))
+            raise NotTei(self._why_no_info(url, reply.status))
         if reply.status != 200:
             self._raise_failure(target, reply)
         return parse_info(reply.body, url)
@@ -184,12 +184,13 @@ class Handshake:
                 "Use a newer server, or leave the option out."
             )
         texts = [text[: info.max_characters] for text in PROBE_TEXTS]
+        batch_limit = min(info.batch_limit, self._settings.max_in_flight or info.batch_limit)
         # Truncated also where the job's own overlong texts are dead letters: the last probe shows where a text ends.
         wire = embed_json(self._settings, truncate=True)
         for attempt in itertools.count(1):
             alone = [self._embed(url, wire, [text]) for text in texts]
             vectors: Vectors = np.concatenate([vectors for vectors, _ in alone])
-            together = vectors if info.batch_limit < 2 else self._embed_all(url, wire, texts, info.batch_limit)
+            together = vectors if batch_limit < 2 else self._embed_all(url, wire, texts, batch_limit)
             worst = min(cosine(one, other) for one, other in zip(vectors, together, strict=True))
             if worst >= MIN_TOLERANCE:
                 break
@@ -205,7 +206,7 @@ class Handshake:
         if expected is not None and not expected.is_same(space):
             raise ModelChanged(self._other_space(url, info, expected, space))
         replies = [reply for _, reply in alone]
-        job_wire, reason = self._choose_wire(url, info, texts, space)
+        job_wire, reason = self._choose_wire(url, info, texts, space, batch_limit)
         return EndpointProfile(
             url,
             info,
@@ -224,7 +225,12 @@ class Handshake:
     def _embed_all(self, url: str, wire: Wire, texts: Sequence[str], batch_limit: int) -> Vectors:
         """Return vectors of texts sent together, as far as the server takes them in one request."""
         parts = [texts[start : start + batch_limit] for start in range(0, len(texts), batch_limit)]
-        vectors: Vectors = np.concatenate([self._embed(url, wire, part)[0] for part in parts])
+        try:
+            vectors: Vectors = np.concatenate([self._embed(url, wire, part)[0] for part in parts])
+        except Unavailable as error:
+            if error.failure.action is not Action.SHRINK or batch_limit == 1:
+                raise
+            return self._embed_all(url, wire, texts, (min(batch_limit, len(texts)) + 1) // 2)
         return vectors
 
     def _embed(self, url: str, wire: Wire, texts: Sequence[str]) -> tuple[Vectors, Reply]:
@@ -237,7 +243,9 @@ class Handshake:
             raise Unavailable(doubtful_reply("a vector with nulls or of zeros for a probe sentence"))
         return rows.values, reply
 
-    def _choose_wire(self, url: str, info: ServerInfo, texts: Sequence[str], space: VectorSpace) -> tuple[Wire, str]:
+    def _choose_wire(
+        self, url: str, info: ServerInfo, texts: Sequence[str], space: VectorSpace, batch_limit: int
+    ) -> tuple[Wire, str]:
         """Return the format that costs least of those that give the space's vectors, and the reason."""
         json = embed_json(self._settings)
         reason = why_not_base64(
@@ -250,7 +258,7 @@ class Handshake:
         count = len(texts) if info.auto_truncate else len(texts) - 1
         for attempt in itertools.count(1):
             try:
-                vectors = self._embed_all(url, base64, texts[:count], info.batch_limit)
+                vectors = self._embed_all(url, base64, texts[:count], batch_limit)
             except EndpointRefused as error:
                 return json, f"{base64.path} cannot be used: {error}"
             except Unavailable as error:
@@ -374,12 +382,13 @@ def parse_info(body: bytes, url: str) -> ServerInfo:
     """Return what the body of an `/info` reply says.
 
     Raises:
-        EndpointRefused: it is not TEI's, or the model does not embed.
+        NotTei: it is not TEI's.
+        EndpointRefused: the model does not embed.
     """
     try:
         info = _server_info(orjson.loads(body))
     except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise EndpointRefused(
+        raise NotTei(
             f"{url}/info does not answer as Text Embeddings Inference does: is this the base URL of a TEI server?"
         ) from error
     if info.model_type != "embedding":

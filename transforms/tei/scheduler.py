@@ -10,12 +10,13 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from transforms.tei.endpoint import Endpoint
 from transforms.tei.handshake import EndpointProfile
 from transforms.tei.tasks import Task
 from transforms.tei.transport import Reply
+from transforms.tei.vector_space import PROBE_TEXTS
 
 
 class Outcome(enum.Enum):
@@ -229,8 +230,8 @@ class Scheduler:
             max_documents = endpoint.max_request_texts - 1
             count = _evenly(len(task.indices), max_documents)
             if count < len(task.indices):
-                self._put([task.only(task.indices[count:], task.blames)], 0.0)
-                task = task.only(task.indices[:count], task.blames)
+                self._put([replace(task, indices=task.indices[count:])], 0.0)
+                task = replace(task, indices=task.indices[:count])
         texts = self._texts(endpoint, len(task.indices))
         endpoint.requests += 1
         return Assignment(
@@ -246,7 +247,9 @@ class Scheduler:
 
     def _texts(self, endpoint: Endpoint, documents: int) -> int:
         """Return how many texts a request with so many documents has in flight, the canary included."""
-        if endpoint.profile is None or endpoint.one_by_one:
+        if endpoint.profile is None:
+            return min(len(PROBE_TEXTS), self._max_in_flight or len(PROBE_TEXTS))  # a handshake's largest request
+        if endpoint.one_by_one:
             return 1
         return min(documents + 1, endpoint.max_request_texts)
 

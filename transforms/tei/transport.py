@@ -18,10 +18,12 @@ from requests.utils import get_environ_proxies, select_proxy
 
 from transforms.tei.credentials import Credentials
 from transforms.tei.errors import EndpointRefused
+from transforms.tei.settings import is_loopback
 
 CONNECT_TIMEOUT = 10.0  # seconds; a host that does not even accept a connection is better asked again than waited for
 MAX_REPLY_BYTES = 1 << 24  # of a reply whose size nobody knows beforehand: /info, errors, a first vector
 BUFFER_BYTES = 1 << 18  # that libcurl reads at a time: a reply of 32 vectors fits, so one callback takes all of it
+CURLE_PROXY = 97  # libcurl's code for a proxy that refuses; pycurl has no name for it
 HEADERS = (
     "Content-Type: application/json",
     "User-Agent: tayyar",
@@ -189,7 +191,9 @@ class HttpTransport:
         handle.setopt(pycurl.CONNECTTIMEOUT_MS, round(CONNECT_TIMEOUT * 1000))
         handle.setopt(pycurl.BUFFERSIZE, BUFFER_BYTES)
         handle.setopt(pycurl.MAXAGE_CONN, 24 * 3600)
-        handle.setopt(pycurl.CAINFO, _certificates())
+        certificates = _certificates()
+        handle.setopt(pycurl.CAINFO, certificates)
+        handle.setopt(pycurl.PROXY_CAINFO, certificates)
         handle.setopt(pycurl.HEADERFUNCTION, lines.append)
         handle.setopt(pycurl.WRITEFUNCTION, chunks.append)
         handle.setopt(pycurl.SOCKOPTFUNCTION, self._opened)
@@ -225,9 +229,9 @@ class HttpTransport:
             return EndpointRefused(
                 f"{url} does not speak TLS: does its address begin with http:// instead of https://?"
             )
-        if code in (pycurl.E_UNSUPPORTED_PROTOCOL, pycurl.E_URL_MALFORMAT):
+        if code == pycurl.E_URL_MALFORMAT:
             return EndpointRefused(f"{url} is not an address that a request can be sent to")
-        if code in (pycurl.E_COULDNT_RESOLVE_PROXY, pycurl.E_PROXY):
+        if code in (pycurl.E_COULDNT_RESOLVE_PROXY, CURLE_PROXY):
             return EndpointRefused(
                 f"{url} cannot be reached through the proxy of this environment (http_proxy, https_proxy)"
             )
@@ -250,12 +254,16 @@ def _certificates() -> str:
     """Return the file of trusted certificates, chosen as `requests` does, and by OpenSSL's own variable."""
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
         if path := os.environ.get(name):
+            if not os.path.isfile(path):
+                raise EndpointRefused(f"{name} names {path}, and there is no such file of trusted certificates")
             return path
     return certifi.where()
 
 
 def _proxy_of(url: str, cache: threading.local) -> str:
     """Return the environment's proxy for a URL; empty for none, which keeps libcurl from choosing by itself."""
+    if is_loopback(url):  # a proxy elsewhere does not reach this machine's own addresses
+        return ""
     origin = urlsplit(url)[:2]
     known: dict[tuple[str, ...], str] = cache.__dict__.setdefault("proxies", {})
     if origin not in known:

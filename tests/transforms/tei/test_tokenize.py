@@ -6,7 +6,8 @@ import pytest
 import requests
 
 from tests.tei_simulator.process import TeiSimulator
-from transforms.tei.info import ServerInfo, parse_info
+from transforms.tei.credentials import Credentials
+from transforms.tei.handshake import ServerInfo, parse_info
 from transforms.tei.tokenize import CannotTokenize, count_tokens
 from transforms.tei.transport import HttpTransport
 
@@ -19,7 +20,7 @@ def url() -> Iterator[str]:
 
 @pytest.fixture
 def transport() -> Iterator[HttpTransport]:
-    made = HttpTransport(None, 10.0, {})
+    made = HttpTransport(Credentials(), 10.0)
     yield made
     made.close()
 
