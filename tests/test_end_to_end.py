@@ -321,7 +321,7 @@ def test_a_hopeless_run_stops_early_and_keeps_what_it_did(tmp_path: Path, tei: s
     said = tayyar_here("run", *options, code=4).stderr
     assert "of them are missing_text" in said
     assert json.loads(tayyar_here("status", "--output", tmp_path / "out", "--json").stdout)["state"] == "stopped"
-    assert not {"at_work", "tmp"} & {path.name for path in (tmp_path / "out/_job").iterdir()}
+    assert not {"run_markers", "tmp"} & {path.name for path in (tmp_path / "out/_job").iterdir()}
     assert said.rstrip().endswith(
         "Mend the records, or raise --max_dead_letter_ratio; then the same command goes on from what is done."
     )
@@ -387,7 +387,7 @@ def test_files_of_others_are_neither_overwritten_nor_deleted(corpus: Path, tmp_p
 def test_nothing_is_overwritten_while_another_run_writes_it(corpus: Path, tmp_path: Path, tei: str) -> None:
     run(corpus, tmp_path / "out", tei)
     before = output_files(tmp_path / "out")
-    with run_marker.announced(folder(tmp_path / "out")):
+    with run_marker.registered(folder(tmp_path / "out")):
         finished = tayyar(
             "run", "--input", corpus, "--output", tmp_path / "out", "--endpoint", tei, "--overwrite", code=2
         )

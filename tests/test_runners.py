@@ -85,7 +85,7 @@ def test_the_same_bytes_come_out_and_another_job_is_refused(
     said = call(runner("run", *job(place, hash_tei)), timeout=250).stdout
     assert "total: embeddings = 600, documents = 605, dead letters = 5" in said
     assert outputs(place) == plain
-    assert not [name for name in place.names() if "/tmp/" in name or "/at_work/" in name]
+    assert not [name for name in place.names() if "/tmp/" in name or "/run_markers/" in name]
     verify(place)
     whole = place.files()
     refusal = call(runner("run", *job(place, hash_tei, "--text_field", "id")), code=2).stderr

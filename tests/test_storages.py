@@ -67,7 +67,7 @@ def test_only_what_is_damaged_is_mended(place: Storage, plain: dict[str, bytes],
     assert outputs(place) == plain
     left = {name.removeprefix("out/_job/") for name in place.names() if name.startswith("out/_job/")}
     assert {name for name in left if not name.startswith("receipts/")} >= {"job.json", "plan.ndjson", "report.json"}
-    assert not {name for name in left if "tmp" in name or "at_work" in name}
+    assert not {name for name in left if "tmp" in name or "run_markers" in name}
     before = texts_embedded(hash_tei)
     place.remove("out/_job/receipts/wiki_00-00001.json")
     place.put("out/data/a/wiki_01-00000.ndjson", plain["data/a/wiki_01-00000.ndjson"][:-1])
@@ -110,7 +110,7 @@ def test_every_command_does_its_work_where_the_data_lies(
     said = tayyar_here("verify", *out, "--sample", 40, "--endpoint", simulator.url, "--processes", processes).stdout
     assert "verified: 605 records in 6 files = 600 embedded" in said
     assert "embedded again: 40 documents; cosines with what was written: 1.000000 or more" in said
-    assert not [name for name in place.names() if "/tmp/" in name or "/redrive/" in name or "/at_work/" in name]
+    assert not [name for name in place.names() if "/tmp/" in name or "/redrive/" in name or "/run_markers/" in name]
 
 
 @pytest.mark.parametrize("kind", KINDS[1:], indirect=True)
@@ -129,7 +129,7 @@ def test_a_redrive_that_fails_in_one_shard_leaves_none_half_done_and_the_next_on
     said = tayyar_here(*redrive, code=5).stderr
     simulator.set_faults()
     assert "x y-00001.ndjson is not what its receipt says" in said
-    assert not [name for name in place.names() if "/tmp/" in name or "/redrive/" in name or "/at_work/" in name]
+    assert not [name for name in place.names() if "/tmp/" in name or "/redrive/" in name or "/run_markers/" in name]
     place.put(name, whole)
     verify(place)
     now, wrong = outputs(place), {name for name in plain if before[name] != plain[name]}

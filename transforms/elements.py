@@ -173,6 +173,8 @@ class EmbeddedShard:
         records: lines of the shard that are not blank, as counted when it was read.
         statistics: what it took.
         started_at: seconds since the epoch at which its first text could be sent.
+        reused: documents whose vector comes from a former output.
+        duplicates: documents with the text of an earlier one of this shard, whose vector they share.
     """
 
     shard: Shard
@@ -182,6 +184,8 @@ class EmbeddedShard:
     records: int
     statistics: RequestStatistics
     started_at: float
+    reused: int = 0
+    duplicates: int = 0
 
 
 @dataclass(frozen=True, slots=True)

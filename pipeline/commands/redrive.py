@@ -18,9 +18,9 @@ from pipeline.commands.report import publish
 from pipeline.errors import ExitCode, NotProven, PipelineFailed, UsageError
 from pipeline.job import run_marker
 from pipeline.job.ledger import Ledger, read_ledger
-from pipeline.job.shard_replacement import keep_promises, replace_shard
+from pipeline.job.shard_replacement import finish_replacements, replace_shard
 from pipeline.job.sharding import read_plan
-from pipeline.job.spec import Job, require_job
+from pipeline.job.spec import JobSpec, require_job
 from pipeline.reporting.examples import read_dead_letters
 from pipeline.runners.endpoint import reached
 from pipeline.verification.shards import lines_of_output
@@ -74,14 +74,14 @@ def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> Exit
     reasons = _reasons(options.reasons)
     output = OutputFolder(options.output, run=f"redrive-{int(time.time())}")
     job = require_job(output)
-    with run_marker.announced(output) as others:
+    with run_marker.registered(output) as others:
         if others:
             raise UsageError(
                 f"{others[0]} is at work in {output.root}, and a redrive beside it could undo what it does. Wait for "
                 f"its end; if it was killed, delete {output.path(others[0].name)}."
             )
-        kept = keep_promises(output)
-        run_marker.sweep(output)
+        kept = finish_replacements(output)
+        run_marker.remove_leftovers(output)
         if kept:
             say(f"{kept} shards that an interrupted redrive had begun are finished")
         try:
@@ -111,12 +111,12 @@ def _reasons(chosen: Collection[str]) -> set[str]:
     return set(chosen) or known
 
 
-def _read(output: OutputFolder, job: Job) -> Ledger:
+def _read(output: OutputFolder, job: JobSpec) -> Ledger:
     return read_ledger(read_plan(output, job.shard_bytes), output, job.digest, output.list())
 
 
 def _send_again(
-    ledger: Ledger, reasons: set[str], output: OutputFolder, job: Job, endpoint: EndpointSettings
+    ledger: Ledger, reasons: set[str], output: OutputFolder, job: JobSpec, endpoint: EndpointSettings
 ) -> _Tally:
     """Go through the shards that have such dead letters; several at once where a bucket is read or written."""
     tally = _Tally()
@@ -178,7 +178,7 @@ class _Client(TeiClient):
 class _Redrive:
     """Sends one shard's dead letters again."""
 
-    def __init__(self, receipt: Receipt, shard: Shard, output: OutputFolder, job: Job, client: TeiClient) -> None:
+    def __init__(self, receipt: Receipt, shard: Shard, output: OutputFolder, job: JobSpec, client: TeiClient) -> None:
         self._receipt = receipt
         self._shard = shard
         self._output = output

@@ -9,7 +9,7 @@ from pipeline.commands.options import ReportOptions
 from pipeline.errors import ExitCode
 from pipeline.job.ledger import Ledger, read_ledger
 from pipeline.job.sharding import read_plan
-from pipeline.job.spec import Job, require_job
+from pipeline.job.spec import JobSpec, require_job
 from pipeline.planning.estimate import read_estimate
 from pipeline.reporting import prometheus
 from pipeline.reporting.examples import examples_of
@@ -45,7 +45,7 @@ def report(options: ReportOptions, say: Callable[[str], None] = print) -> ExitCo
 
 def publish(
     ledger: Ledger,
-    job: Job,
+    job: JobSpec,
     output: OutputFolder,
     price_per_hour: float | None,
     say: Callable[[str], None] = print,

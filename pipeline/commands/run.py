@@ -24,9 +24,9 @@ from pipeline.errors import ExitCode, UsageError
 from pipeline.job import run_marker
 from pipeline.job.ledger import Ledger, ReceiptCache, planned_files, read_ledger, stale_files
 from pipeline.job.preflight import require_usable
-from pipeline.job.shard_replacement import keep_promises
+from pipeline.job.shard_replacement import finish_replacements
 from pipeline.job.sharding import Plan, make_plan, write_plan
-from pipeline.job.spec import Job, read_job, require_same_job, write_job
+from pipeline.job.spec import JobSpec, read_job, require_same_job, write_job
 from pipeline.planning import estimate
 from pipeline.reporting.numbers import count, size
 from pipeline.reporting.report import run_of, summary
@@ -68,7 +68,7 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
         with reached(shared, options.expected_dimensions) as (endpoint, wire_format):
             job = _job_of(options, endpoint, wire_format)
             _make_way(output, plan, job, options.overwrite)
-            others = stack.enter_context(run_marker.announced(output, pipeline_options.view_as(StandardOptions).runner))
+            others = stack.enter_context(run_marker.registered(output, pipeline_options.view_as(StandardOptions).runner))
             before = _prepare(output, plan, job, others, cache)
             say(_opening(plan, before, job))
             settings = _graph_settings(options, endpoint, output, job)
@@ -133,14 +133,14 @@ def _job_of(options: RunOptions, endpoint: EndpointSettings, wire_format: str) -
     )
 
 
-def _make_way(output: OutputFolder, plan: Plan, job: Job, overwrite: bool) -> None:
+def _make_way(output: OutputFolder, plan: Plan, job: JobSpec, overwrite: bool) -> None:
     """See that the output folder can be used.
 
     Raises:
         UsageError: if it cannot be, holds another job and is not to be overwritten, or is to be while somebody writes.
     """
     if overwrite:
-        other = run_marker.read_at_work(output)
+        other = run_marker.read_marker(output)
         if other is not None and not other.is_gone:
             raise UsageError(
                 f"--overwrite would delete what {other} is writing to {output.root}. Stop it first; if it was killed, "
@@ -154,7 +154,7 @@ def _make_way(output: OutputFolder, plan: Plan, job: Job, overwrite: bool) -> No
 
 
 def _prepare(
-    output: OutputFolder, plan: Plan, job: Job, others: Sequence[run_marker.AtWork], cache: ReceiptCache
+    output: OutputFolder, plan: Plan, job: JobSpec, others: Sequence[run_marker.RunMarker], cache: ReceiptCache
 ) -> Ledger:
     """Bring the output folder to the state from which the run goes on, and return what is done in it already."""
     if others:
@@ -164,8 +164,8 @@ def _prepare(
             output.root,
         )
     else:  # then what is not whole was left by a command that died
-        keep_promises(output)
-        run_marker.sweep(output)
+        finish_replacements(output)
+        run_marker.remove_leftovers(output)
     files = output.list()
     ledger = read_ledger(plan, output, job.digest, files, cache)
     if ledger.gone:
@@ -225,14 +225,14 @@ def _delete_former_job(output: OutputFolder) -> None:
     output.delete(sorted(ours, key=lambda name: (name == output.job, name)))
 
 
-def _opening(plan: Plan, before: Ledger, job: Job) -> str:
+def _opening(plan: Plan, before: Ledger, job: JobSpec) -> str:
     total = sum(source.size for source in plan.sources)
     done = f"; {count(before.embedded, 'document')} done already" if before.embedded else ""
     model = f"{job.model.model_id}, {count(job.model.dimensions, 'dimension')}"
     return f"{count(len(plan.sources), 'file')}, {size(total)}, {model}{done}"
 
 
-def _graph_settings(options: RunOptions, endpoint: EndpointSettings, output: OutputFolder, job: Job) -> graph.Settings:
+def _graph_settings(options: RunOptions, endpoint: EndpointSettings, output: OutputFolder, job: JobSpec) -> graph.Settings:
     return graph.Settings(
         endpoint=endpoint,
         output=output,

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from pipeline.job.ledger import Ledger, SourceLedger
-from pipeline.job.spec import Job
+from pipeline.job.spec import JobSpec
 from pipeline.reporting.numbers import count, dollars, duration, percent, rate
 from pipeline.reporting.schema import (
     VERSION,
@@ -51,7 +51,7 @@ def request_sums(receipts: Sequence[Receipt]) -> dict[str, int]:
 
 def make_report(
     ledger: Ledger,
-    job: Job,
+    job: JobSpec,
     output: str,
     price_per_hour: float | None,
     *,
@@ -102,7 +102,7 @@ def make_report(
     )
 
 
-def _settings(job: Job) -> JobSettings:
+def _settings(job: JobSpec) -> JobSettings:
     model = job.model
     return JobSettings(
         model=Model(model.model_id, model.sha, model.dtype, model.pooling, model.dimensions, model.server_version),

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.job.ledger import Ledger, ReceiptCache, read_ledger
-from pipeline.job.run_marker import AtWork, read_at_work
+from pipeline.job.run_marker import RunMarker, read_marker
 from pipeline.job.sharding import read_plan
-from pipeline.job.spec import Job, require_job
+from pipeline.job.spec import JobSpec, require_job
 from pipeline.reporting.numbers import count, duration, milliseconds, percent, rate
 from pipeline.reporting.report import expected_records, request_sums
 from pipeline.reporting.timeline import active_seconds
@@ -96,11 +96,11 @@ def read_status(
     job = require_job(output)
     plan = read_plan(output, job.shard_bytes)
     ledger = read_ledger(plan, output, job.digest, output.list(), cache)
-    return status_of(ledger, job, read_at_work(output), now, planned_records)
+    return status_of(ledger, job, read_marker(output), now, planned_records)
 
 
 def status_of(
-    ledger: Ledger, job: Job, marker: AtWork | None, now: float, planned_records: float | None = None
+    ledger: Ledger, job: JobSpec, marker: RunMarker | None, now: float, planned_records: float | None = None
 ) -> Status:
     """Return how far a job is.
 
@@ -146,7 +146,7 @@ def status_of(
     )
 
 
-def decide_state(complete: bool, receipts: list[Receipt], marker: AtWork | None, now: float) -> tuple[State, str]:
+def decide_state(complete: bool, receipts: list[Receipt], marker: RunMarker | None, now: float) -> tuple[State, str]:
     """Return the state of a job and the grounds for it.
 
     Args:
@@ -189,7 +189,7 @@ def _max_silent_seconds(receipts: list[Receipt]) -> float:
     return max(STALLED_AFTER_SECONDS, STALLED_AFTER_SHARDS * longest)
 
 
-def _recent_rate(receipts: list[Receipt], marker: AtWork | None, now: float) -> float | None:
+def _recent_rate(receipts: list[Receipt], marker: RunMarker | None, now: float) -> float | None:
     """Return the documents a second of the last minutes of the run that is at work."""
     if marker is None:
         return None

@@ -104,6 +104,10 @@ class OutputFolder:
         """The receipt of the shard with this name."""
         return f"{self.receipts}/{shard}.json"
 
+    def keys(self, shard: str) -> str:
+        """The keys of the texts of the shard with this name: see `transforms.reuse.keys`."""
+        return f"{JOB}/keys/{shard}.u64"
+
     def path(self, name: str) -> str:
         """Return the whole path of a file in this folder, to read it.
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline.job import run_marker
-from pipeline.job.run_marker import read_at_work
+from pipeline.job.run_marker import read_marker
 from tests.commands import output_files, tayyar, tayyar_here
 from tests.documents import write_corpus
 from tests.tei_simulator.clients import Simulator
@@ -127,10 +127,10 @@ def test_a_run_leaves_alone_what_another_command_writes(corpus: Path, damaged: P
     output = OutputFolder(str(damaged), "test")
     output.write("_job/redrive/of another.ndjson", [b"what a redrive writes"])
     options = ("--endpoint", simulator.url, "--shard_bytes", 5000, "--max_dead_letter_ratio", 1)
-    with run_marker.announced(output):
+    with run_marker.registered(output):
         said = tayyar("run", "--input", corpus, "--output", damaged, *options).stderr
         assert "may still be at work" in said
-        assert read_at_work(output) is not None
+        assert read_marker(output) is not None
         assert output.read("_job/redrive/of another.ndjson") is not None
     tayyar("run", "--input", corpus, "--output", damaged, *options)
     assert output.read("_job/redrive/of another.ndjson") is None
@@ -143,13 +143,13 @@ def test_another_command_at_work_is_not_disturbed(damaged: Path, simulator: Simu
     left.parent.mkdir(exist_ok=True)
     left.write_bytes(b"half")
     before = {name: file.size for name, file in output.list().items()}
-    with run_marker.announced(output):
+    with run_marker.registered(output):
         said = tayyar("redrive", "--output", damaged, "--endpoint", simulator.url, code=2).stderr
         assert f"process {os.getpid()} on " in said
         assert "is at work in " in said
     assert {name: file.size for name, file in output.list().items()} == before
     tayyar_here("redrive", "--output", damaged, "--endpoint", simulator.url)
-    assert not [name for name in output.list() if "/tmp/" in name or "/redrive/" in name or "/at_work/" in name]
+    assert not [name for name in output.list() if "/tmp/" in name or "/redrive/" in name or "/run_markers/" in name]
 
 
 def test_a_report_of_before_an_interruption_is_made_anew(clean: Path, tmp_path: Path, simulator: Simulator) -> None:
@@ -166,7 +166,7 @@ def test_a_redrive_that_fails_is_not_at_work_any_more(clean: Path, simulator: Si
     simulator.set_faults(model_seed=5)
     tayyar_here("redrive", "--output", clean, "--endpoint", simulator.url, code=3)
     simulator.set_faults()
-    assert not (clean / "_job/at_work").exists()
+    assert not (clean / "_job/run_markers").exists()
     assert not (clean / "_job/tmp").exists()
 
 

@@ -15,14 +15,14 @@ import pytest
 from pipeline.commands.options import StatusOptions
 from pipeline.commands.status import Screen, status
 from pipeline.errors import ExitCode
-from pipeline.job.run_marker import AtWork
+from pipeline.job.run_marker import RunMarker
 from pipeline.reporting.status import Status
 from tests.commands import started, tayyar_here
 from tests.documents import write_corpus
 from tests.pipeline.reporting.test_status import ELSEWHERE, GONE, NOW, at
 from transforms.output.folder import OutputFolder
 
-ALIVE = AtWork(socket.gethostname(), os.getpid(), ELSEWHERE.since)
+ALIVE = RunMarker(socket.gethostname(), os.getpid(), ELSEWHERE.since)
 
 
 class Terminal(io.StringIO):
@@ -78,11 +78,6 @@ def test_where_nobody_watches_each_status_stands_below_the_former() -> None:
     text = drawn(io.StringIO(), running, running)
     assert "\x1b" not in text
     assert text.count("running: ") == 2
-
-
-def test_control_characters_are_shown_and_not_obeyed() -> None:
-    text = drawn(io.StringIO(), replace(at(NOW, None, NOW), why="\x1b[2J gone"))
-    assert text.startswith("stopped: \\x1b[2J gone\n")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.job.ledger import Ledger, SourceLedger
-from pipeline.job.run_marker import AtWork
+from pipeline.job.run_marker import RunMarker
 from pipeline.job.sharding import Plan
 from pipeline.reporting.status import State, Status, decide_state, lines_of, status_of
 from tests.pipeline.job.test_spec import JOB
@@ -16,10 +16,10 @@ from tests.shards import receipt
 from transforms.elements import RequestStatistics, Source
 
 NOW = 1_767_323_045.0 + 3600
-ELSEWHERE = AtWork("elsewhere", 7, "2026-01-02T03:04:05+00:00")  # an hour before NOW
-GONE = AtWork(socket.gethostname(), 2**22 + 1, ELSEWHERE.since)  # no machine has a process of so high a number
+ELSEWHERE = RunMarker("elsewhere", 7, "2026-01-02T03:04:05+00:00")  # an hour before NOW
+GONE = RunMarker(socket.gethostname(), 2**22 + 1, ELSEWHERE.since)  # no machine has a process of so high a number
 REMOTE = replace(GONE, runner="DataflowRunner")
-SOURCE = Source("/in/wiki.ndjson", "wiki", size=1000, mtime=1.0)
+SOURCE = Source("/in/wiki.ndjson", "wiki", size=1000, version="1.0")
 
 
 def ledger(*finished: float, seconds: float = 10.0, complete: bool = False) -> Ledger:
@@ -34,7 +34,7 @@ def ledger(*finished: float, seconds: float = 10.0, complete: bool = False) -> L
     return Ledger(Plan((SOURCE,), 100), (SourceLedger(SOURCE, receipts, complete),))
 
 
-def at(now: float, by: AtWork | None, *finished: float, seconds: float = 10.0, complete: bool = False) -> Status:
+def at(now: float, by: RunMarker | None, *finished: float, seconds: float = 10.0, complete: bool = False) -> Status:
     return status_of(ledger(*finished, seconds=seconds, complete=complete), JOB, by, now)
 
 
@@ -56,7 +56,7 @@ def at(now: float, by: AtWork | None, *finished: float, seconds: float = 10.0, c
     ],
 )
 def test_how_the_state_is_judged(
-    by: AtWork | None, finished: list[float], seconds: float, complete: bool, state: State, words: str
+    by: RunMarker | None, finished: list[float], seconds: float, complete: bool, state: State, words: str
 ) -> None:
     found, why = decide_state(complete, list(ledger(*finished, seconds=seconds).receipts()), by, NOW)
     assert found is state
@@ -104,7 +104,7 @@ def test_nothing_is_divided_by_nothing() -> None:
 
 
 def test_of_a_compressed_file_the_number_of_shards_is_not_known_before_its_end() -> None:
-    packed = Source("/in/wiki.ndjson.gz", "wiki", size=1000, mtime=1.0)
+    packed = Source("/in/wiki.ndjson.gz", "wiki", size=1000, version="1.0")
     one = {0: receipt(0, packed)}
     assert Ledger(Plan((packed,), 100), (SourceLedger(packed, one, False),)).shards_expected is None
     assert Ledger(Plan((packed,), 100), (SourceLedger(packed, one, True),)).shards_expected == 1
@@ -118,7 +118,7 @@ def test_before_the_first_shard_the_estimate_of_the_plan_counts() -> None:
 
 
 @pytest.mark.parametrize("by", [None, GONE])
-def test_a_stopped_job_says_so_in_a_line(by: AtWork | None) -> None:
+def test_a_stopped_job_says_so_in_a_line(by: RunMarker | None) -> None:
     _, why = decide_state(False, list(ledger(NOW - 5).receipts()), by, NOW)
     assert len(why.split()) <= 25
 
