@@ -68,7 +68,9 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
         with reached(shared, options.expected_dimensions) as (endpoint, wire_format):
             job = _job_of(options, endpoint, wire_format)
             _make_way(output, plan, job, options.overwrite)
-            others = stack.enter_context(run_marker.registered(output, pipeline_options.view_as(StandardOptions).runner))
+            others = stack.enter_context(
+                run_marker.registered(output, pipeline_options.view_as(StandardOptions).runner)
+            )
             before = _prepare(output, plan, job, others, cache)
             say(_opening(plan, before, job))
             settings = _graph_settings(options, endpoint, output, job)
@@ -232,7 +234,9 @@ def _opening(plan: Plan, before: Ledger, job: JobSpec) -> str:
     return f"{count(len(plan.sources), 'file')}, {size(total)}, {model}{done}"
 
 
-def _graph_settings(options: RunOptions, endpoint: EndpointSettings, output: OutputFolder, job: JobSpec) -> graph.Settings:
+def _graph_settings(
+    options: RunOptions, endpoint: EndpointSettings, output: OutputFolder, job: JobSpec
+) -> graph.Settings:
     return graph.Settings(
         endpoint=endpoint,
         output=output,

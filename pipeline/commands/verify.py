@@ -13,12 +13,12 @@ from pipeline.commands.options import VerifyOptions
 from pipeline.errors import ExitCode, NotProven, UsageError
 from pipeline.job.ledger import Ledger, SourceLedger, read_ledger
 from pipeline.job.sharding import make_plan, read_plan
-from pipeline.job.spec import Job, require_job
+from pipeline.job.spec import JobSpec, require_job
 from pipeline.reporting.report import request_sums
 from pipeline.runners.endpoint import reached
 from pipeline.verification.findings import Findings
 from pipeline.verification.parallel import processes_for, run_parallel
-from pipeline.verification.sampling import Sample, SpotCheck
+from pipeline.verification.sampling import Sample, SpotCheck, require_same_space
 from pipeline.verification.shards import Expected, Outcome, ShardWork, check_shards, is_own_file
 from pipeline.verification.vectors import SharedVectors, norm_tolerance
 from transforms.elements import Shard
@@ -73,18 +73,20 @@ def verify(options: VerifyOptions, say: Callable[[str], None] = print) -> ExitCo
             prompt_name=job.prompt_name,
             normalize=job.normalize,
             overlong=job.overlong,
-            identity=job.model,
+            dimensions=job.dimensions,
         )
-        with reached(settings, None) as (usable, _):  # before the folder is read, which may take minutes
+        with reached(settings, None) as (endpoint, profile):  # before the folder is read, which may take minutes
+            require_same_space(job.space, profile.space)
+            usable = dataclasses.replace(endpoint, space=job.space)
             checked = _check_folder(ledger, output, files, job, options)
-            spot_check = SpotCheck(usable, job.text_field, job.embedding_field, options.min_cosine)
+            spot_check = SpotCheck(usable, job.text_field, job.embedding_field, options.min_cosine, same_space=True)
             picks = checked.sample.picks
             compared = spot_check.run(picks, checked.findings) if picks else None
     return _conclude(checked, compared, ledger, job, options, output, say)
 
 
 def _check_folder(
-    ledger: Ledger, output: OutputFolder, files: Mapping[str, FileStat], job: Job, options: VerifyOptions
+    ledger: Ledger, output: OutputFolder, files: Mapping[str, FileStat], job: JobSpec, options: VerifyOptions
 ) -> _Checked:
     checked = _Checked(sample=Sample(options.sample))
     findings = checked.findings
@@ -114,7 +116,7 @@ def _check_complete(ledger: Ledger, findings: Findings) -> None:
         findings.add(f"{done} of {expected} shards are done; run again")
 
 
-def _check_inputs(ledger: Ledger, output: OutputFolder, job: Job, checked: _Checked) -> None:
+def _check_inputs(ledger: Ledger, output: OutputFolder, job: JobSpec, checked: _Checked) -> None:
     """Match the inputs' patterns again: a source that the plan lacks has no vectors, and nothing else would show it."""
     planned = {source.source.path for source in ledger.sources}
     new = set[str]()
@@ -150,7 +152,9 @@ def _check_files(ledger: Ledger, output: OutputFolder, files: Mapping[str, FileS
                 findings.add(f"{output.receipt(receipt.shard)}: names {written.path}, but should name {expected}")
 
 
-def _check_shards(ledger: Ledger, output: OutputFolder, job: Job, options: VerifyOptions, checked: _Checked) -> None:
+def _check_shards(
+    ledger: Ledger, output: OutputFolder, job: JobSpec, options: VerifyOptions, checked: _Checked
+) -> None:
     """Check every shard that is done, and equal vectors over all of them."""
     expected = Expected(
         text_field=job.text_field,
@@ -256,7 +260,7 @@ def _conclude(
     checked: _Checked,
     compared: str | None,
     ledger: Ledger,
-    job: Job,
+    job: JobSpec,
     options: VerifyOptions,
     output: OutputFolder,
     say: Callable[[str], None],

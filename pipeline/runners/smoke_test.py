@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 
 from apache_beam.options.pipeline_options import StandardOptions
-from transforms.tei.addresses import is_loopback
 
 from pipeline.errors import ExitCode, NotProven, PipelineFailed
 from pipeline.runners.runner import beam_options
@@ -19,7 +18,7 @@ from transforms.output.folder import OutputFolder
 from transforms.storage import api as storage
 from transforms.storage.base import StorageError
 from transforms.tei.errors import EndpointError, EndpointUnreachable
-from transforms.tei.settings import EndpointSettings
+from transforms.tei.settings import EndpointSettings, is_loopback
 
 # Of one length: each is a shard, so that they spread over as many workers as ten can.
 _DOCUMENTS = [f'{{"content": "Document {number} of a rehearsal: الماء يجري"}}\n'.encode() for number in range(10)]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.job.run_marker import FOLDER, RunMarker, read_marker, registered, remove_leftovers
+from pipeline.job.run_marker import FOLDER, RunMarker, read_marker, registered
 from tests.shards import folder
 from transforms.output.folder import JOB, OutputFolder
 from transforms.storage.base import StorageError
@@ -86,7 +86,8 @@ def test_since_is_a_time() -> None:
     assert str(RunMarker("elsewhere", 7, SINCE)) == f"process 7 on elsewhere, since {SINCE}"
     assert str(RunMarker("elsewhere", 7, SINCE, "FnApiRunner")) == f"process 7 on elsewhere, since {SINCE}"
     assert (
-        str(RunMarker("elsewhere", 7, SINCE, "FlinkRunner")) == f"process 7 on elsewhere with FlinkRunner, since {SINCE}"
+        str(RunMarker("elsewhere", 7, SINCE, "FlinkRunner"))
+        == f"process 7 on elsewhere with FlinkRunner, since {SINCE}"
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.job.spec import FORMAT, JobSpec, read_job, require_same_job, write_job
+from pipeline.job.spec import FORMAT, read_job, require_same_job, write_job
 from tests.shards import folder
 from transforms.tei.settings import ModelIdentity, Overlong
 

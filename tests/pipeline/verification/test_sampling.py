@@ -22,7 +22,7 @@ from pipeline.verification.findings import Findings
 from pipeline.verification.sampling import Sample, SpotCheck, require_same_space
 from tests.commands import tayyar_here
 from tests.documents import write_corpus
-from tests.pipeline.embedded_tei.clients import Simulator
+from tests.tei_simulator.clients import Simulator
 from transforms.storage.api import Crc32c
 from transforms.tei.errors import ModelChanged
 from transforms.tei.settings import EndpointSettings
