@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from apache_beam.io.filesystems import FileSystems
 
-from pipeline.commands.options import CheckOptions
-from pipeline.errors import ExitCode, UsageError
+from pipeline.commands.options import CheckOptions, RunOptions, VerifyOptions
+from pipeline.commands.run import run
+from pipeline.commands.verify import verify
+from pipeline.errors import ExitCode, PipelineFailed, UsageError
 from pipeline.job.preflight import require_usable
 from pipeline.runners.endpoint import reached
 from pipeline.runners.runner import beam_options
@@ -17,6 +20,8 @@ from transforms.output.folder import OutputFolder
 from transforms.tei.client import TeiClient, connect
 from transforms.tei.settings import EndpointSettings, ModelIdentity
 from transforms.tei.transport import NoReply
+
+_PATIENCE = 10.0  # seconds
 
 
 def check(options: CheckOptions, say: Callable[[str], None] = print) -> ExitCode:
@@ -41,16 +46,46 @@ def check(options: CheckOptions, say: Callable[[str], None] = print) -> ExitCode
                 "check sends ten documents through a runner into a temporary place below --output, and there is none. "
                 "Give the --output of the run, or leave out the runner's options."
             )
-    with reached(options.endpoint, options.expected_dimensions, every_url=True) as (endpoint, wire_format):
+    if not options.endpoint.urls:
+        say("without --endpoint: checking Tayyar's own small model, which is started here")
+    # A person waits for the answer, so an endpoint that is not there is reported within seconds.
+    impatient = dataclasses.replace(options.endpoint, give_up_after=min(options.endpoint.give_up_after, _PATIENCE))
+    with reached(
+        impatient if options.endpoint.urls else options.endpoint, options.expected_dimensions, every_url=True
+    ) as (endpoint, wire_format):
         for line in _findings(endpoint, wire_format):
             say(line)
         if options.output is not None:
             require_usable(OutputFolder(options.output, run="check"))
             say(f"output: {options.output} can be written and read")
             if options.beam:
-                say(f"runner: {rehearse(options.output, endpoint, options.beam)}")
+                smoke_test = partial(_embed_and_prove, options.beam)
+                say(f"runner: {rehearse(options.output, endpoint, options.beam, smoke_test)}")
     say("passed")
     return ExitCode.DONE
+
+
+def _embed_and_prove(
+    beam: tuple[str, ...], documents: str, output: str, endpoint: EndpointSettings, shard_bytes: int
+) -> None:
+    """Do what `run` and `verify` do with a few documents; raises as they do."""
+    options = RunOptions(
+        inputs=(documents,),
+        output=output,
+        endpoint=endpoint,
+        text_field="content",
+        embedding_field="embedding",
+        expected_dimensions=None,
+        shard_bytes=shard_bytes,
+        max_dead_letter_ratio=0.0,
+        price_per_hour=None,
+        overwrite=False,
+        beam=beam,
+    )
+    lines: list[str] = []
+    if run(options, lines.append) is not ExitCode.DONE:
+        raise PipelineFailed("\n".join(lines), ExitCode.TOO_MANY_DEAD_LETTERS)
+    verify(VerifyOptions(output), lines.append)
 
 
 def _findings(endpoint: EndpointSettings, wire_format: str) -> Iterator[str]:

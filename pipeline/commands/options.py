@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import math
 import os
 import re
@@ -14,6 +15,7 @@ from transforms.tei.settings import EndpointSettings, Overlong
 
 _MIB = 1 << 20
 _DAY = 86_400  # seconds
+_CLOSE = 0.86  # of a misspelt option to ours; no option of Beam's comes as near to one of Tayyar's
 _MIN_COSINE = 0.99
 _NO_ENDPOINT = EndpointSettings(urls=())
 
@@ -156,6 +158,7 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         description="Embed NDJSON documents through a Text Embeddings Inference endpoint; prove that nothing was lost.",
     )
+    parser.add_argument("--version", action="store_true", help="show Tayyar's version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_run(commands)
     _add_plan(commands)
@@ -166,6 +169,14 @@ def make_parser() -> argparse.ArgumentParser:
     _add_verify(commands)
     commands.add_parser("serve", help="serve the embedded TEI alone", add_help=False)  # its options are its own
     return parser
+
+
+def closest_option(parser: argparse.ArgumentParser, command: str, name: str) -> str | None:
+    """Return the option of a command that an unknown name was probably meant to be; None for nothing close."""
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    names = [option for action in commands.choices[command]._actions for option in action.option_strings if option[2:]]
+    close = difflib.get_close_matches(name.replace("-", "_").replace("__", "--", 1), names, n=1, cutoff=_CLOSE)
+    return close[0] if close else None
 
 
 def _command(

@@ -87,7 +87,7 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
 
 def _pipeline_options(options: RunOptions) -> PipelineOptions:
     found = beam_options(options.beam)
-    require_reach(found, options)
+    require_reach(found, options.inputs, options.output, options.endpoint.urls)
     FileSystems.set_options(found)
     return found
 

