@@ -72,7 +72,8 @@ def publish(
         examples=examples_of(ledger.receipts(), output, job.text_field),
         estimate=estimate,
         verified=read_verified(output, ledger),
-        last_run=run or former_run,
+        # A run that had nothing to do is not the one whose call and duration a reader looks for.
+        last_run=former_run if former_run and not (run and run.work_seconds) else run,
     )
     write_report(made, output)
     output.write(prometheus.NAME, [prometheus.exposition(made)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
@@ -17,11 +18,13 @@ from rich.text import Text
 from pipeline.commands.options import StatusOptions
 from pipeline.errors import ExitCode
 from pipeline.job.ledger import ReceiptCache
+from pipeline.job.spec import require_job
 from pipeline.planning.estimate import read_estimate
 from pipeline.reporting.status import State, Status, lines_of, read_status
 from transforms.output.folder import OutputFolder
 
 REDRAW_SECONDS = 3.0
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def status(options: StatusOptions, stream: TextIO | None = None) -> ExitCode:
@@ -39,6 +42,7 @@ def status(options: StatusOptions, stream: TextIO | None = None) -> ExitCode:
     """
     stream = stream or sys.stdout
     output, cache = OutputFolder(options.output, run="status"), ReceiptCache()
+    require_job(output)  # the first that is read: what is not an output folder has no estimate either
     try:
         with Screen(stream) as screen:
             while True:
@@ -82,7 +86,8 @@ class Screen:
 
     def show(self, found: Status) -> None:
         """Draw a status."""
-        text = "\n".join(lines_of(found))
+        # Names of hosts and models come from outside, and shall not move a terminal's cursor.
+        text = "\n".join(_CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", line) for line in lines_of(found))
         if self._live is None:
             self._stream.write(text + "\n")
             self._stream.flush()

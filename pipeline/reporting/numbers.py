@@ -92,7 +92,7 @@ def percent(share: float | None) -> str:
     if share is None:
         return UNKNOWN
     if 0 < share < 0.001:
-        return "less than 0.1%"
+        return "<0.1%"
     tenths = math.floor(share * 1000 + 1e-9)
     return f"{tenths / 10:.1f}%" if tenths % 10 and (tenths < 100 or 990 <= tenths < 1000) else f"{tenths // 10}%"
 

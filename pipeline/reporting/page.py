@@ -27,7 +27,7 @@ from pipeline.reporting.schema import Report
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 _MAX_ROWS = 500
-_MIN_BUCKETS = 4  # below that, a course over time shows nothing that the mean does not
+_MIN_BUCKETS = 2  # one alone shows nothing that the mean does not
 _MANY_RETRIES = (10, 0.02)  # at least so many, and of all requests
 
 

@@ -233,11 +233,11 @@ def _of_expected(status: Status) -> str:
 
 
 def _rates(status: Status) -> Iterator[str]:
+    if not status.embedded or status.overall_rate is None:
+        yield "not known yet"
+        return
     if status.recent_rate is not None:
         yield f"{rate(status.recent_rate)} over the last minutes"
-    if status.overall_rate is None:
-        yield "not known yet"
-    else:
-        yield f"{rate(status.overall_rate)} over {duration(status.work_seconds)} of work"
+    yield f"{rate(status.overall_rate)} over {duration(status.work_seconds)} of work"
     if status.state is not State.FINISHED and status.seconds_left is not None:
         yield f"{duration(status.seconds_left)} left" + (" at that rate" if status.state is State.STOPPED else "")

@@ -17,6 +17,7 @@ from transforms.elements import BUCKETS_PER_DOUBLING
 from transforms.output.receipts import Receipt
 
 _MAX_BUCKETS = 100
+_RECEIPTS_A_BUCKET = 2  # at least: of receipts that come in pairs, every other bucket would be empty otherwise
 _MIN_PAUSE = 1.0  # seconds
 # A text that arrives while the device computes waits for half of a batch on the mean; with more than that in the queue,
 # the next batch was ready whenever one was done. A text that arrives at an idle device hardly waits.
@@ -60,12 +61,12 @@ def timeline(receipts: Sequence[Receipt]) -> Timeline:
     """Return the course of a job over its time of work; pauses between runs are cut out of it.
 
     Shards are embedded one behind the other, so what a shard took is spread over the time since the receipt before.
-    There are no more buckets than receipts: a finer course is not known.
+    Where there are few receipts, there are few buckets: a finer course is not known.
     """
     stretches = stretches_of(receipts)
     times, documents, queue, in_flight = _sums_over_time(receipts, stretches)
     total = float(times[-1])
-    buckets = min(_MAX_BUCKETS, len(receipts)) if total else 0
+    buckets = min(_MAX_BUCKETS, -(-len(receipts) // _RECEIPTS_A_BUCKET)) if total else 0
     edges = np.linspace(0.0, total, buckets + 1)
 
     def means(sums: npt.NDArray[np.float64]) -> tuple[float, ...]:
@@ -125,14 +126,14 @@ def bottleneck(embedded: int, queue_ms: int, inference_ms: int, latency: Counter
         seconds: of work.
     """
     mean = mean_latency_ms(latency)
-    queue, inference = (value / embedded if embedded else 0.0 for value in (queue_ms, inference_ms))
+    queue, inference = (round(value / embedded, 2) if embedded else 0.0 for value in (queue_ms, inference_ms))
     in_server = sum(latency.values()) * (queue + inference) / 1000 / seconds if seconds else None
     verdict, why = _verdict(queue, inference, in_server)
     return Bottleneck(
         verdict=verdict,
         why=why,
-        queue_ms_per_text=round(queue, 1),
-        inference_ms_per_text=round(inference, 1),
+        queue_ms_per_text=queue,
+        inference_ms_per_text=inference,
         latency_ms_per_request=None if mean is None else round(mean, 1),
         requests_in_server=None if in_server is None else round(in_server, 2),
         texts_in_flight=None if mean is None or not seconds else round(embedded * mean / 1000 / seconds, 1),

@@ -100,6 +100,7 @@ def test_nothing_is_divided_by_nothing() -> None:
     found = at(NOW, None)
     assert (found.recent_rate, found.overall_rate, found.seconds_left, found.queue_ms) == (None, None, None, None)
     assert "rate: not known yet" in lines_of(found)
+    assert "rate: not known yet" in lines_of(at(NOW, ELSEWHERE))
 
 
 def test_of_a_compressed_file_the_number_of_shards_is_not_known_before_its_end() -> None:
