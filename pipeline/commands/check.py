@@ -18,6 +18,7 @@ from pipeline.runners.runner import beam_options
 from pipeline.runners.smoke_test import rehearse
 from transforms.output.folder import OutputFolder
 from transforms.tei.client import TeiClient, connect
+from transforms.tei.handshake import EndpointProfile
 from transforms.tei.settings import EndpointSettings, ModelIdentity
 from transforms.tei.transport import NoReply
 
@@ -52,8 +53,8 @@ def check(options: CheckOptions, say: Callable[[str], None] = print) -> ExitCode
     impatient = dataclasses.replace(options.endpoint, give_up_after=min(options.endpoint.give_up_after, _PATIENCE))
     with reached(
         impatient if options.endpoint.urls else options.endpoint, options.expected_dimensions, every_url=True
-    ) as (endpoint, wire_format):
-        for line in _findings(endpoint, wire_format):
+    ) as (endpoint, profile):
+        for line in _findings(endpoint, profile):
             say(line)
         if options.output is not None:
             require_usable(OutputFolder(options.output, run="check"))
@@ -88,7 +89,7 @@ def _embed_and_prove(
     verify(VerifyOptions(output), lines.append)
 
 
-def _findings(endpoint: EndpointSettings, wire_format: str) -> Iterator[str]:
+def _findings(endpoint: EndpointSettings, profile: EndpointProfile) -> Iterator[str]:
     for url in endpoint.urls:
         client = TeiClient(dataclasses.replace(endpoint, urls=(url,)))
         try:
@@ -101,8 +102,8 @@ def _findings(endpoint: EndpointSettings, wire_format: str) -> Iterator[str]:
             f"{info.max_input_length} tokens a text; longer ones are "
             + ("cut" if endpoint.overlong.value == "truncate" else "dead letters")
         )
-    yield f"model: {_described(endpoint.identity)}"
-    yield f"wire format: {wire_format}; a probe came back the same twice"
+    yield f"model: {_described(profile.identity)}"
+    yield f"wire format: {profile.wire.format.value}; a probe came back the same twice"
 
 
 def _said_of_token(endpoint: EndpointSettings, url: str) -> str:
@@ -121,9 +122,7 @@ def _said_of_token(endpoint: EndpointSettings, url: str) -> str:
     return ", token accepted" if status in (401, 403) else ", token sent"
 
 
-def _described(identity: ModelIdentity | None) -> str:
-    if identity is None:
-        raise RuntimeError("the endpoint was not probed")
+def _described(identity: ModelIdentity) -> str:
     return (
         f"{identity.model_id}, revision {identity.sha or 'not told'}, {identity.dtype}, "
         f"{identity.pooling} pooling, {identity.dimensions} dimensions"

@@ -65,7 +65,7 @@ def _job_settings(job: JobSpec, options: VerifyOptions) -> EndpointSettings:
         prompt_name=job.prompt_name,
         normalize=job.normalize,
         overlong=job.overlong,
-        identity=job.model,
+        space=job.space,
     )
 
 
@@ -95,7 +95,9 @@ def _refuse_what_the_job_tells(output: OutputFolder, options: VerifyOptions) -> 
             )
 
 
-def _check_shards(ledger: Ledger, output: OutputFolder, job: JobSpec, options: VerifyOptions, findings: Findings) -> Sample:
+def _check_shards(
+    ledger: Ledger, output: OutputFolder, job: JobSpec, options: VerifyOptions, findings: Findings
+) -> Sample:
     items = [
         ShardWork(
             shard,

@@ -28,7 +28,7 @@ from transforms.ndjson.splice import embedded_lines, json_key
 from transforms.output.folder import JOB, OutputFolder
 from transforms.tei.client import TeiClient, connect
 from transforms.tei.errors import EndpointUnreachable
-from transforms.tei.info import ServerInfo
+from transforms.tei.handshake import ServerInfo
 from transforms.tei.settings import EndpointSettings, Overlong
 from transforms.tei.tokenize import CannotTokenize, count_tokens
 

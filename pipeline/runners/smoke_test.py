@@ -17,9 +17,8 @@ from pipeline.runners.runner import beam_options
 from transforms.output.folder import OutputFolder
 from transforms.storage import api as storage
 from transforms.storage.base import StorageError
-from transforms.tei.addresses import is_loopback
 from transforms.tei.errors import EndpointError, EndpointUnreachable
-from transforms.tei.settings import EndpointSettings
+from transforms.tei.settings import EndpointSettings, is_loopback
 
 # Of one length: each is a shard, so that they spread over as many workers as ten can.
 _DOCUMENTS = [f'{{"content": "Document {number} of a rehearsal: الماء يجري"}}\n'.encode() for number in range(10)]
@@ -53,7 +52,7 @@ def rehearse(root: str, endpoint: EndpointSettings, beam: Sequence[str], embed_a
 
     Args:
         root: the output folder; the documents and what becomes of them are put into a temporary place below it.
-        endpoint: reached from here already; its `identity` is known.
+        endpoint: reached from here already; its `space` may be known.
         beam: arguments for Beam.
         embed_and_prove: runs and verifies the job; gets the input, the output folder, the endpoint and a shard's bytes.
 

@@ -171,7 +171,9 @@ def _check_bounds(receipt: Receipt) -> None:
         name: getattr(receipt, name)
         for name in ("start", "source_size", "records", "embedded", "sent", "reused", "duplicates", "dead_letters")
     }
-    counts |= {field.name: getattr(statistics, field.name) for field in fields(statistics) if field.name != "latency_ms"}
+    counts |= {
+        field.name: getattr(statistics, field.name) for field in fields(statistics) if field.name != "latency_ms"
+    }
     counts |= {f"latency_ms {bound}": count for bound, count in statistics.latency_ms.items()}
     counts |= {f"bound {bound}": bound for bound in statistics.latency_ms}
     counts |= {f"reasons {reason}": count for reason, count in receipt.reasons.items()}
