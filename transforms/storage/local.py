@@ -67,7 +67,8 @@ def read(path: str, max_bytes: int) -> bytes | None:
     """Return a small file's bytes; None if there is none."""
     try:
         with open_for_reading(path) as file:
-            data = file.read(max_bytes + 1)
+            # As long as the file is, and not max_bytes: Python would allocate those at once.
+            data = file.read(min(os.fstat(file.fileno()).st_size, max_bytes) + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None
     if len(data) > max_bytes:
