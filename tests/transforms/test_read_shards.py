@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import io
 import json
@@ -15,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.matchers import each_by, local_pipeline
-from tests.shards import JOB, folder, put, receipt
+from tests.shards import JOB, MADE, folder, put, receipt
 from tests.strategies import sources
 from transforms.elements import DocumentShard, Reason, Shard, Source
 from transforms.ndjson.decompress import DamagedSource
@@ -188,7 +189,7 @@ def test_shards_that_got_their_receipt_since_the_plan_are_left_out(tmp_path: Pat
     source = write(path, gzip.compress(DATA) if ending else DATA)
     shards = [Shard(source, 0, 0, None)] if ending else byte_ranges(source, len(DATA), 100)
     output = folder(tmp_path / "out")
-    put(output, receipt(1, source), receipt(2, source, job="another"))
+    put(output, receipt(1, source), receipt(2, source, provenance=dataclasses.replace(MADE, settings="another")))
     names = list(read(shards, tmp_path / "out", shard_bytes=100))
     assert names == ["x-00000", "x-00002", "x-00003"]
 
