@@ -220,7 +220,7 @@ def test_the_same_model_under_another_name_goes_on_and_the_history_grows(corpus:
     with TeiSimulator() as server:
         run(corpus, tmp_path / "out", server.url)
     (corpus / "more.ndjson").write_text('{"content": "more"}\n')
-    with TeiSimulator(["--model_id", "/repository"]) as server:
+    with TeiSimulator(["--info_fields", '{"model_id": "/repository"}']) as server:
         report = run(corpus, tmp_path / "out", server.url)
     assert "the endpoint has other names than before (tayyar/hash" in report
     history = json.loads((tmp_path / "out/_job/job.json").read_bytes())["history"]
