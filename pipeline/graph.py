@@ -9,6 +9,7 @@ import apache_beam as beam
 
 from transforms.elements import Shard
 from transforms.embed_shards import EmbedShards
+from transforms.ndjson.parse import TextField
 from transforms.output.folder import OutputFolder
 from transforms.read_shards import ReadShards
 from transforms.sum_receipts import SumReceipts
@@ -25,7 +26,7 @@ class Settings(NamedTuple):
         output: where to.
         job: the digest that the receipts bear.
         model: the model's id.
-        text_field: what is embedded, dotted for a nested field.
+        text_field: what is embedded, dotted for a nested field; several are joined.
         embedding_field: which field gets the vector.
         shard_bytes: decompressed bytes a shard of an unsplittable source.
         max_dead_letter_ratio: dead letters a record that the run may have.
@@ -35,7 +36,7 @@ class Settings(NamedTuple):
     output: OutputFolder
     job: str
     model: str
-    text_field: str
+    text_field: TextField
     embedding_field: str
     shard_bytes: int
     max_dead_letter_ratio: float

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from pipeline import graph
 from pipeline.commands.options import RunOptions
 from pipeline.commands.report import publish
-from pipeline.errors import ExitCode, UsageError
+from pipeline.errors import ExitCode, PipelineFailed, UsageError
 from pipeline.job import run_marker
 from pipeline.job.ledger import Ledger, ReceiptCache, planned_files, read_ledger, stale_files
 from pipeline.job.preflight import require_usable
@@ -28,6 +28,8 @@ from pipeline.job.shard_replacement import keep_promises
 from pipeline.job.sharding import Plan, make_plan, write_plan
 from pipeline.job.spec import Job, read_job, require_same_job, write_job
 from pipeline.planning import estimate
+from pipeline.reporting.examples import examples_of
+from pipeline.reporting.explain import explain_dead_letters
 from pipeline.reporting.report import summary
 from pipeline.runners.endpoint import reached
 from pipeline.runners.parallelism import count_processes
@@ -35,6 +37,7 @@ from pipeline.runners.progress import Progress
 from pipeline.runners.runner import beam_options, require_reach, run_pipeline, template_of
 from transforms.elements import Shard
 from transforms.output.folder import JOB, OutputFolder
+from transforms.read_shards import DAMAGED, read_damage
 from transforms.tei.settings import EndpointSettings
 
 _logger = logging.getLogger(__name__)
@@ -58,7 +61,7 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
     """
     started = time.time()
     pipeline_options = _pipeline_options(options)
-    plan = make_plan(options.inputs, options.output, options.shard_bytes)
+    plan = make_plan(options.inputs, options.output, options.shard_bytes, options.text_field, options.exclude)
     output, cache = OutputFolder(options.output, _run_name()), ReceiptCache()
     require_usable(output)
     shared = dataclasses.replace(options.endpoint, processes=count_processes(pipeline_options))
@@ -79,6 +82,10 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
         report = publish(ledger, job, output, options.price_per_hour, say)
     for line in summary(ledger, report, ledger.embedded - before.embedded, time.time() - started):
         say(line)
+    if ledger.dead_letters:
+        examples = examples_of(ledger.receipts(), output, job.text_field, each=1)
+        for line in explain_dead_letters(ledger.reasons(), examples):
+            say(line)
     return _judge(ledger, options, output, say)
 
 
@@ -260,6 +267,7 @@ def _embed(
 ) -> Ledger:
     """Run the pipeline over what is left, clean up, and return the ledger after it."""
     files = output.list()
+    output.delete(name for name in files if name.startswith(f"{DAMAGED}/"))  # of a former run
     work = before.work_left()
     if work:
         seen = {name for name in files if name.startswith(output.receipts + "/")}
@@ -268,6 +276,8 @@ def _embed(
     files = output.list()
     ledger = read_ledger(before.plan, output, settings.job, files, cache)
     output.delete(stale_files(ledger, output, files))
+    if damaged := read_damage(output, files):
+        raise PipelineFailed("\n".join([*damaged, "Everything else is done. Replace the files and run again."]))
     return ledger
 
 

@@ -10,6 +10,7 @@ import orjson
 
 from pipeline.errors import UsageError
 from pipeline.job.preflight import opening
+from transforms.ndjson.parse import TextField
 from transforms.output.folder import OutputFolder
 from transforms.output.json_fields import build
 from transforms.tei.settings import ModelIdentity, Overlong
@@ -33,7 +34,7 @@ class Job:
     prompt_name: str | None
     normalize: bool
     overlong: Overlong
-    text_field: str
+    text_field: TextField
     embedding_field: str
     shard_bytes: int
     inputs: tuple[str, ...]
@@ -83,6 +84,8 @@ def read_job(output: OutputFolder) -> Job | None:
         values["model"] = build(ModelIdentity, values["model"])
         values["overlong"] = Overlong(values["overlong"])
         values["inputs"] = tuple(values["inputs"])
+        if isinstance(values["text_field"], list):
+            values["text_field"] = tuple(values["text_field"])
         return build(Job, values)
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from pipeline.job.sharding import Plan
 from transforms.elements import DeadLetter, Document, Source
-from transforms.ndjson.decompress import decompressed_chunks, is_compressed
+from transforms.ndjson.decompress import decompressed_chunks
 from transforms.ndjson.lines import Line, lines_beginning_in, split_lines
 from transforms.ndjson.parse import parse_line
 from transforms.read_shards import MAX_LINE_BYTES
@@ -82,8 +82,8 @@ def take_sample(plan: Plan, text_field: str, embedding_field: str, seed: int = 0
         DamagedSource: if a compressed source cannot be read.
     """
     rng = random.Random(seed)
-    unpacked = [source for source in plan.sources if not is_compressed(source.path)]
-    packed = [source for source in plan.sources if is_compressed(source.path)]
+    unpacked = [source for source in plan.sources if not source.compressed]
+    packed = [source for source in plan.sources if source.compressed]
     records: list[Record] = []
     plain = _Tally(sum(source.size for source in unpacked))
     compressed = _Tally(sum(source.size for source in packed))
@@ -131,6 +131,10 @@ class _InSmallReads:
     def read(self, size: int = -1) -> bytes:
         """Return at most 4 KiB."""
         return self._file.read(_SMALL_READ if size < 0 else min(size, _SMALL_READ))
+
+    def seek(self, offset: int) -> int:
+        """Go to a byte."""
+        return self._file.seek(offset)
 
     def tell(self) -> int:
         """Return how many bytes were given."""

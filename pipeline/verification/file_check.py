@@ -19,7 +19,8 @@ import orjson
 from pipeline.verification.findings import OUTPUT_LINE_BYTES, Findings, Pick, Sample, wrong_vector
 from transforms.ndjson.decompress import DamagedSource, decompressed_chunks, is_compressed
 from transforms.ndjson.lines import Line, chunks_from, lines_beginning_in, split_lines
-from transforms.ndjson.parse import BOM, is_blank
+from transforms.ndjson.parse import BOM, TextField, Unusable, is_blank
+from transforms.ndjson.parse import text_of as text_in
 from transforms.storage import api as storage
 
 _TELL_LINES = 1000
@@ -196,7 +197,7 @@ def value_of(line: Line) -> Any:
     Raises:
         ValueError: if it is no JSON.
     """
-    content = line.content.removeprefix(BOM) if line.offset == 0 else line.content
+    content = line.content.removeprefix(BOM)
     if not _LONG_INTEGER.search(content):
         try:
             return orjson.loads(content)
@@ -225,11 +226,12 @@ def same_value(one: Any, other: Any) -> bool:
     return True
 
 
-def text_of(record: Any, text_field: str) -> str | None:
+def text_of(record: Any, text_field: TextField) -> str | None:
     """Return the text of a record; None if it has none."""
-    for name in text_field.split("."):
-        record = record.get(name) if isinstance(record, dict) else None
-    return record if isinstance(record, str) and record.strip() else None
+    try:
+        return text_in(record, text_field) if isinstance(record, dict) else None
+    except Unusable:
+        return None
 
 
 @contextmanager

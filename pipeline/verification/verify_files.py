@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from pipeline.commands.options import VerifyOptions
 from pipeline.errors import UsageError
-from pipeline.job.sharding import ENDINGS, make_plan, stem
+from pipeline.job.input_selection import ENDINGS
+from pipeline.job.sharding import make_plan, stem
 from pipeline.verification.file_check import FileOutcome, FileWork, check_file
 from pipeline.verification.findings import Checked, Findings, Sample
 from pipeline.verification.parallel import processes_for, spread

@@ -177,6 +177,9 @@ def _walk(folder: str, depth: int | None = None) -> Iterator[FileStat]:
             folders.clear()
         if depth == 0:
             folders.clear()
+        for link in (os.path.join(parent, name) for name in folders):
+            if os.path.islink(link) and f"{os.path.realpath(parent)}/".startswith(f"{os.path.realpath(link)}/"):
+                raise StorageError(f"{link} is a link to a folder that it lies in. Remove it, or leave it out.")
         for name in names:
             path = os.path.join(parent, name).removeprefix("./")
             try:

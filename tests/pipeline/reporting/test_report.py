@@ -18,7 +18,7 @@ from transforms.elements import RequestStatistics, Source
 from transforms.storage.api import WrittenFile
 
 FIRST = Source("/in/wiki_00.ndjson", "wiki_00", 200, 1.0)
-SECOND = Source("/in/more/wiki_07.ndjson.gz", "more/wiki_07", 50, 2.0)
+SECOND = Source("/in/more/wiki_07.ndjson.gz", "more/wiki_07", 50, 2.0, compressed=True)
 
 
 def statistics(**latency: int) -> RequestStatistics:

@@ -10,7 +10,7 @@ from transforms.elements import Source
 from transforms.output.folder import OutputFolder
 from transforms.storage.base import FileStat, StorageError
 
-PACKED = Source("/in/packed.ndjson.gz", "packed", 40, 1.0)
+PACKED = Source("/in/packed.ndjson.gz", "packed", 40, 1.0, compressed=True)
 
 
 def test_the_bar_counts_the_receipts_that_appear(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
