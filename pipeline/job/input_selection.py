@@ -113,17 +113,17 @@ def without_links(found: Sequence[Candidate]) -> tuple[list[Candidate], list[Lef
         by_file.setdefault(os.path.realpath(path) if storage.is_local(path) else path, []).append(candidate)
     kept, left_out = [], []
     for real, names in by_file.items():
-        best = min(
-            names,
-            key=lambda one: (
-                not one.named,
-                os.path.realpath(os.path.dirname(one.file.path)) + "/" + os.path.basename(one.file.path) != real,
-                one.file.path,
-            ),
-        )
+        best = min(names, key=lambda one: (not one.named, _is_link(one, real), one.file.path))
         kept.append(best)
         left_out += [LeftOut(one.file.path, "another name of a file that is taken") for one in names if one is not best]
     return kept, left_out
+
+
+def _is_link(candidate: Candidate, real: str) -> bool:
+    """Return whether a link lies on a file's way below the pattern's fixed prefix."""
+    path = candidate.file.path
+    prefix = path[: len(path) - len(candidate.name)]
+    return os.path.join(os.path.realpath(prefix), candidate.name) != real
 
 
 def require_records(found: Sequence[Candidate]) -> tuple[list[tuple[Candidate, FileKind]], list[LeftOut]]:

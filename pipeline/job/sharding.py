@@ -112,7 +112,7 @@ def make_plan(
             found.setdefault(one.file.path, one)
     distinct, links = without_links(list(found.values()))
     taken, others = require_records(distinct)
-    left_out += [*links, *others]
+    left_out = sorted([*left_out, *links, *others], key=lambda one: one.path)
     if not taken:
         raise UsageError(_nothing_matches(patterns[0], len(distinct)))
     if text_field is not None:
@@ -152,7 +152,7 @@ def _is_below(path: str, folder: str) -> bool:
 
 def _add(sources: dict[str, Source], source: Source, output_root: str | None) -> None:
     """Add a source under its name, unless that cannot be a name or another one has it."""
-    if problem := _problem_of(source.name, output_root):
+    if problem := problem_of(source.name, output_root):
         raise UsageError(
             f"{source.path} cannot name its outputs: {problem}. Rename it, or leave it out with --exclude."
         )
@@ -170,7 +170,7 @@ def _add(sources: dict[str, Source], source: Source, output_root: str | None) ->
         )
 
 
-def _problem_of(name: str, output_root: str | None) -> str | None:
+def problem_of(name: str, output_root: str | None) -> str | None:
     """Return why a name, which may come from a stranger's bucket, is no place below the output folder, or None."""
     parts = name.split("/")
     if any(part in ("", ".", "..") for part in parts):

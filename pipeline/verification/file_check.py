@@ -48,7 +48,7 @@ class FileWork:
     end: int | None
     size: int
     source: str | None
-    text_field: str
+    text_field: TextField
     embedding_field: str
     sample: int = 0
     seed: int = 0

@@ -15,7 +15,7 @@ from pipeline.verification.findings import OUTPUT_LINE_BYTES, SHOWN, Findings, P
 from transforms.elements import Vectors
 from transforms.ndjson.decompress import is_compressed
 from transforms.ndjson.lines import Line, lines_beginning_in
-from transforms.ndjson.parse import is_blank
+from transforms.ndjson.parse import TextField, is_blank
 from transforms.storage import api as storage
 from transforms.storage.base import BUFFER_BYTES
 from transforms.tei.client import TeiClient
@@ -177,7 +177,7 @@ def _neighbourhood(pick: Pick) -> tuple[int, list[tuple[int, Line]]]:
     raise ValueError(f"{pick.path}, byte {pick.offset}: the line was checked, and is gone since")
 
 
-def _text_or_none(line: Line, text_field: str) -> str | None:
+def _text_or_none(line: Line, text_field: TextField) -> str | None:
     try:
         return None if is_blank(line) else text_of(value_of(line), text_field)
     except ValueError:

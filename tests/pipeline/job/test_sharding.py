@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.commands.options import absolute
 from pipeline.errors import UsageError
 from pipeline.job.input_selection import ENDINGS
-from pipeline.job.sharding import Plan, make_plan, read_plan, write_plan
+from pipeline.job.sharding import Plan, make_plan, problem_of, read_plan, write_plan
 from tests.shards import folder
 from transforms.elements import Source
 
@@ -211,3 +211,38 @@ def test_a_damaged_plan_is_named(tmp_path: Path, data: bytes) -> None:
     output.write(output.plan, [data])
     with pytest.raises(UsageError, match=r"_job/plan\.ndjson cannot be read"):
         read_plan(output, 10)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "a//b",
+        "/a",
+        "a/",
+        "./a",
+        "a/./b",
+        "../a",
+        "a/..",
+        "a/../../_job/receipts/z",
+        "a\\b",
+        "a\x00b",
+        "a" * 243,
+        "/".join(["a" * 100] * 9),
+        "ك" * 125,
+    ],
+)
+def test_a_name_that_leads_out_of_the_output_or_is_none_is_a_problem(name: str) -> None:
+    assert problem_of(name, OUT)
+
+
+@pytest.mark.parametrize("name", ["a", "a/b", "...", "a..b/c", "a b", "a" * 242, "\u0643"])
+def test_any_other_name_is_none(name: str) -> None:
+    assert problem_of(name, OUT) is None
+    assert problem_of("a\\b", "gs://bucket/out") is None
+
+
+@pytest.mark.parametrize("case", ["a.ndjson A.ndjson", "x/a.json X/A.json", "stra\u00dfe.json STRASSE.json"])
+def test_names_that_differ_in_case_only_are_two_on_a_disk_that_keeps_them_apart(tmp_path: Path, case: str) -> None:
+    files = case.split()
+    assert len(names(tree(tmp_path / "in", *files), "**", output=f"{tmp_path}/out")) == 2

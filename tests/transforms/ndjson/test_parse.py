@@ -162,7 +162,7 @@ def test_a_line_may_have_just_the_bytes_that_are_allowed() -> None:
 
 def test_the_reason_says_nothing_of_what_the_line_holds() -> None:
     for content in (
-        b'{"content":["SECRET"]}',
+        b'{"content":["SECRET",1]}',
         b'{"SECRET":1}',
         b'{"content":"a","SECRET":tru}',
         b'"SECRET"',
@@ -185,6 +185,8 @@ def test_a_record_is_what_the_standard_library_says(record: dict[str, Any], asci
     content = json.dumps(record, ensure_ascii=ascii_only).encode()
     outcome = parsed(content)
     text = record.get("content")
+    if isinstance(text, list) and text and all(isinstance(part, str) for part in text):
+        text = "\n".join(part for part in text if part.strip())
     if isinstance(text, str) and text.strip():
         assert outcome == Document(7, content, text, False)
     else:
