@@ -199,7 +199,7 @@ def test_damaged_files_end_themselves_only(hash_tei: str, tmp_path: Path) -> Non
 
 
 def test_a_long_zstd_window_is_read(hash_tei: str, tmp_path: Path) -> None:
-    options = {zstd.CompressionParameter.window_log: 28, zstd.CompressionParameter.compression_level: 1}
+    options: dict[int, int] = {zstd.CompressionParameter.window_log: 28, zstd.CompressionParameter.compression_level: 1}
     compressor = zstd.ZstdCompressor(options=options)
     packed = compressor.compress(ndjson()) + compressor.flush()
     assert packed[4] & 0x20 == 0  # the header has a window of its own
@@ -232,25 +232,19 @@ def test_the_summary_tells_why_there_are_dead_letters(hash_tei: str, tmp_path: P
 def test_the_output_loads_as_it_is(hash_tei: str, tmp_path: Path, loader: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    pytest.importorskip(loader, reason=f"{loader} is not here; pip install '.[dev]'")
+    module = pytest.importorskip(loader, reason=f"{loader} is not here; pip install '.[dev]'")
     folder = put(tmp_path / "in", {"a.ndjson": ndjson() + b"broken\n", "x/b.jsonl": ndjson()})
     run(hash_tei, folder, "--max_dead_letter_ratio", 1)
     data = tmp_path / "out" / "data"
     if not data.is_dir():
         pytest.skip("outputs do not lie in OUT/data yet")
-    assert _rows(loader, data, tmp_path / "cache") == 8
+    assert _rows(module, data, tmp_path / "cache") == 8
 
 
-def _rows(loader: str, data: Path, cache: Path) -> int:
-    if loader == "datasets":
-        import datasets
-
-        return len(datasets.load_dataset("json", data_dir=str(data), split="train", cache_dir=str(cache)))
-    if loader == "duckdb":
-        import duckdb
-
-        found = duckdb.sql(f"SELECT count(embedding) FROM read_json('{data}/**/*.ndjson')").fetchone()
-        return int(found[0]) if found else 0
-    import polars
-
-    return polars.scan_ndjson(f"{data}/**/*.ndjson").collect().height
+def _rows(module: Any, data: Path, cache: Path) -> int:
+    if module.__name__ == "datasets":
+        return len(module.load_dataset("json", data_dir=str(data), split="train", cache_dir=str(cache)))
+    if module.__name__ == "duckdb":
+        query = f"SELECT count(embedding) FROM read_json('{data}/**/*.ndjson')"
+        return int(module.connect().execute(query).fetchone()[0])
+    return int(module.scan_ndjson(f"{data}/**/*.ndjson").collect().height)

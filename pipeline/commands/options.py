@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.errors import UsageError
-from transforms.ndjson.parse import TextField
 from transforms.tei.settings import EndpointSettings, Overlong
 
 _MIB = 1 << 20
@@ -40,7 +39,7 @@ class RunOptions:
     inputs: tuple[str, ...]
     output: str
     endpoint: EndpointSettings
-    text_field: TextField
+    text_field: str | tuple[str, ...]
     embedding_field: str
     expected_dimensions: int | None
     shard_bytes: int
@@ -88,7 +87,7 @@ class PlanOptions:
     inputs: tuple[str, ...]
     output: str | None
     endpoint: EndpointSettings
-    text_field: TextField
+    text_field: str | tuple[str, ...]
     embedding_field: str
     expected_dimensions: int | None
     shard_bytes: int
@@ -604,13 +603,13 @@ def output_folder(path: str) -> str:
     return absolute(path, "--output").rstrip("/")
 
 
-def _text_field(given: Sequence[str] | None) -> TextField:
+def _text_field(given: Sequence[str] | None) -> str | tuple[str, ...]:
     """Return one name, or several as a tuple."""
     names = tuple(given or ("content",))
     return names[0] if len(names) == 1 else names
 
 
-def _check_fields(text_field: TextField, embedding_field: str) -> None:
+def _check_fields(text_field: str | tuple[str, ...], embedding_field: str) -> None:
     names = (text_field,) if isinstance(text_field, str) else text_field
     for name in names:
         if not name or not all(name.split(".")):

@@ -29,7 +29,7 @@ _BLOCK_BYTES = 1 << 16
 class Fields:
     """Where a line has its text and its vector."""
 
-    text: str
+    text: TextField
     embedding: str
 
 
