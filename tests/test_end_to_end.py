@@ -307,7 +307,9 @@ def test_every_reason_of_a_dead_letter_ends_in_its_file(tmp_path: Path, tei: str
 
 
 def test_a_hopeless_run_stops_early_and_keeps_what_it_did(tmp_path: Path, tei: str) -> None:
-    write_ndjson(tmp_path / "in.ndjson", ({"title": f"no text {number}"} for number in range(20_000)))
+    write_ndjson(
+        tmp_path / "in.ndjson", ({"content" if number == 0 else "title": f"text {number}"} for number in range(20_000))
+    )
     options = (
         "--input",
         tmp_path / "in.ndjson",
