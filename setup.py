@@ -10,8 +10,10 @@ DEPENDENCIES = [
     "google-crc32c>=1.5",  # comes with google-cloud-storage; named because the receipts use it directly
     "numpy>=1.26",
     "orjson>=3.9.10",  # writes float32 as its shortest decimals
+    "prometheus_client>=0.20",  # writes report.prom; it has no dependencies itself
     "pybase64>=1.4",  # reads vectors in base64 four times as fast as the standard library, which costs as much as HTTP
     "requests>=2.32.2",
+    "rich>=13",  # redraws `status --watch`: it counts the rows that a line wider than the terminal takes
     "urllib3>=2,<3",  # what requests stands on; the client takes connections from its pools by methods for subclasses
     "tqdm>=4.66",
     "backports.zstd>=1.0",  # .zst input; the standard library has it from Python 3.14, and it notices a truncated file
@@ -59,13 +61,11 @@ EXTRAS["dev"] = [
     "moto[server]>=5.1",  # S3 for the tests
     "mypy>=2.4,<3",
     "openai>=1.50",
-    "prometheus_client>=0.20",  # reads report.prom as Prometheus does
     "psutil>=6.0",
     "pytest>=8.2",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",
     "ruff>=0.17,<0.18",  # another minor version formats otherwise
-    "schemathesis>=4.0",
     "selenium>=4.20",  # looks at the report's page in a Chromium
     "setuptools>=70",
     "types-jsonschema",
@@ -81,7 +81,24 @@ setup(
     description="Embed NDJSON documents through Text Embeddings Inference, with proof that nothing was lost",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="The Tayyar authors",
     license="Apache-2.0",
+    keywords=["embeddings", "text-embeddings-inference", "apache-beam", "ndjson", "vectors", "batch"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: MacOS",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.10,<3.14",
     packages=[
         "pipeline",
@@ -96,6 +113,7 @@ setup(
         "transforms",
         "transforms.ndjson",
         "transforms.output",
+        "transforms.reuse",
         "transforms.storage",
         "transforms.tei",
     ],

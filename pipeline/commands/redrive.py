@@ -9,22 +9,23 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import NoReturn
 
 from tqdm import tqdm
 
 from pipeline.commands.options import RedriveOptions
-from pipeline.commands.report import former_price, publish
+from pipeline.commands.report import publish
 from pipeline.errors import ExitCode, NotProven, PipelineFailed, UsageError
 from pipeline.job import run_marker
 from pipeline.job.ledger import Ledger, read_ledger
-from pipeline.job.shard_replacement import keep_promises, replace_shard
+from pipeline.job.preparation import is_shard
+from pipeline.job.shard_replacement import finish_replacements, replace_shard
 from pipeline.job.sharding import read_plan
-from pipeline.job.spec import Job, require_job
+from pipeline.job.spec import JobSpec, ServedModel, join, require_job
 from pipeline.reporting.examples import read_dead_letters
 from pipeline.runners.endpoint import reached
 from pipeline.verification.shards import lines_of_output
-from pipeline.verification.verify_files import at_once_for
 from transforms.elements import DeadLetter, Document, DocumentShard, EmbeddedShard, Reason, RequestStatistics, Shard
 from transforms.embed_shards import merge_embeddings
 from transforms.ndjson.decompress import DamagedSource
@@ -33,10 +34,16 @@ from transforms.ndjson.parse import is_blank, parse_line
 from transforms.ndjson.splice import embedded_lines, json_key
 from transforms.output.folder import OutputFolder
 from transforms.output.receipts import Receipt
-from transforms.read_shards import MAX_LINE_BYTES, SourceChanged, lines_of
+from transforms.read_shards import MAX_LINE_BYTES, ShardTooDense, SourceChanged, lines_of
+from transforms.reuse.keys import KEY_BYTES, key_of
+from transforms.storage import api as storage
 from transforms.tei.client import TeiClient
+from transforms.tei.handshake import EndpointProfile
 from transforms.tei.settings import EndpointSettings
+from transforms.tei.vector_space import VectorSpace
 from transforms.write_dead_letters import encode_dead_letters
+
+_THREADS_FOR_BUCKETS = 4  # one waits while another one's lines are parsed
 
 
 @dataclass
@@ -72,22 +79,23 @@ def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> Exit
     reasons = _reasons(options.reasons)
     output = OutputFolder(options.output, run=f"redrive-{int(time.time())}")
     job = require_job(output)
-    with run_marker.announced(output) as others:
+    with run_marker.registered(output) as others:
         if others:
             raise UsageError(
-                f"{others[0]} is at work in {output.root}, and a redrive beside it could undo what it does. Wait for "
-                f"its end; if it was killed, delete {output.path(others[0].name)}."
+                f"{others[0]} is writing to {output.root}, and a redrive beside it could undo its work. "
+                f"{others[0].remedy(output)}"
             )
-        kept = keep_promises(output)
-        run_marker.sweep(output)
-        if kept:
-            say(f"{kept} shards that an interrupted redrive had begun are finished")
+        plan = read_plan(output, job.shard_bytes)
+        finished = finish_replacements(output, lambda shard: is_shard(plan, shard))
+        run_marker.remove_leftovers(output)
+        if finished:
+            say(f"{finished} shards that an interrupted redrive had begun are finished")
         try:
             tally = _send_again(_read(output, job), reasons, output, job, options.endpoint)
-        except (DamagedSource, SourceChanged) as error:
+        except (DamagedSource, ShardTooDense, SourceChanged) as error:
             raise PipelineFailed(str(error)) from error
         after = _read(output, job)
-        publish(after, job, output, former_price(output), say)  # the report may be of before an interruption
+        publish(after, job, output, None, say)  # the report may be of before an interruption
     for line in _summary(tally, after):
         say(line)
     return ExitCode.DONE
@@ -109,12 +117,12 @@ def _reasons(chosen: Collection[str]) -> set[str]:
     return set(chosen) or known
 
 
-def _read(output: OutputFolder, job: Job) -> Ledger:
+def _read(output: OutputFolder, job: JobSpec) -> Ledger:
     return read_ledger(read_plan(output, job.shard_bytes), output, job.digest, output.list())
 
 
 def _send_again(
-    ledger: Ledger, reasons: set[str], output: OutputFolder, job: Job, endpoint: EndpointSettings
+    ledger: Ledger, reasons: set[str], output: OutputFolder, job: JobSpec, endpoint: EndpointSettings
 ) -> _Tally:
     """Go through the shards that have such dead letters; several at once where a bucket is read or written."""
     tally = _Tally()
@@ -124,14 +132,15 @@ def _send_again(
     if not wanted:
         return tally
     settings = dataclasses.replace(
-        endpoint, prompt_name=job.prompt_name, normalize=job.normalize, overlong=job.overlong, identity=job.model
+        endpoint, prompt_name=job.prompt_name, normalize=job.normalize, overlong=job.overlong, dimensions=job.dimensions
     )
     counting = threading.Lock()
     paths = [output.root, *(source.source.path for source in ledger.sources)]
+    threads_count = 1 if all(map(storage.is_local, paths)) else _THREADS_FOR_BUCKETS
     with (
-        ThreadPoolExecutor(at_once_for(paths)) as threads,  # outermost: they end when the client is closed
-        reached(settings, None) as (usable, _),
-        _Client(usable) as client,
+        ThreadPoolExecutor(threads_count) as threads,  # outermost: they end when the client is closed
+        reached(settings, None) as (usable, profile),
+        _Client(dataclasses.replace(usable, space=_space_of(job, profile, output))) as client,
         tqdm(total=wanted, unit=" dead letters", disable=None) as bar,
     ):
 
@@ -151,6 +160,16 @@ def _send_again(
             for future in futures:
                 future.cancel()
     return tally
+
+
+def _space_of(job: JobSpec, profile: EndpointProfile, output: OutputFolder) -> VectorSpace:
+    """Return the job's vector space, if the endpoint's vectors are of it.
+
+    Raises:
+        UsageError: if they are not.
+    """
+    served = ServedModel.of(profile.identity, job.prompt_name, datetime.now(timezone.utc))
+    return join(job, dataclasses.replace(job, space=profile.space, history=(served,)), output.root).space
 
 
 def _work(ledger: Ledger, reasons: set[str]) -> Iterator[tuple[Shard, Mapping[int, Receipt]]]:
@@ -175,12 +194,13 @@ class _Client(TeiClient):
 class _Redrive:
     """Sends one shard's dead letters again."""
 
-    def __init__(self, receipt: Receipt, shard: Shard, output: OutputFolder, job: Job, client: TeiClient) -> None:
+    def __init__(self, receipt: Receipt, shard: Shard, output: OutputFolder, job: JobSpec, client: TeiClient) -> None:
         self._receipt = receipt
         self._shard = shard
         self._output = output
         self._job = job
         self._client = client
+        self._new_keys = bytearray()
 
     def run(self, lines: Iterable[Line], reasons: set[str]) -> _Tally:
         """Send those of the reasons, and replace the shard's files if any of them succeeds.
@@ -197,13 +217,15 @@ class _Redrive:
         left = [again.get(letter.offset, letter) for letter in letters if letter.offset not in embedded]
         if embedded:
             vectors = embedded_lines(result.documents, result.vectors, json_key(self._job.embedding_field))
+            texts = {document.offset: document.text for document in result.documents}
             new = dict(zip((document.offset for document in result.documents), vectors, strict=True))
             gone = {letter.offset for letter in left}
             replace_shard(
                 self._output,
                 self._new_receipt(result, left),
-                self._merged(lines, new, gone),
+                self._merged(lines, new, gone, texts),
                 b"".join(encode_dead_letters(left)),
+                lambda: bytes(self._new_keys),
             )
         return _Tally(len(chosen), len(embedded), Counter(letter.reason.value for letter in again.values()))
 
@@ -240,28 +262,42 @@ class _Redrive:
         return dataclasses.replace(
             self._receipt,
             embedded=self._receipt.embedded + len(result.documents),
+            sent=self._receipt.sent + len(result.documents),
             dead_letters=len(left),
             reasons=Counter(letter.reason.value for letter in left),
             statistics=add_statistics(self._receipt.statistics, result.statistics),
         )
 
-    def _merged(self, lines: Iterable[Line], new: Mapping[int, bytes], gone: set[int]) -> Iterator[bytes]:
-        """Yield the shard's output lines with the new ones in their places.
+    def _merged(
+        self, lines: Iterable[Line], new: Mapping[int, bytes], gone: set[int], texts: Mapping[int, str]
+    ) -> Iterator[bytes]:
+        """Yield the shard's output lines with the new ones in their places; gather their keys on the way.
 
         Raises:
             NotProven: if the output is not what the receipt says.
         """
-        old = self._old_lines()
+        old, old_keys = self._old_lines(), self._old_keys()
+        self._new_keys.clear()
         for line in lines:
             if line.offset in new:
+                self._new_keys += key_of(texts[line.offset])
                 yield new[line.offset]
             elif line.offset not in gone and not is_blank(line):
                 found = next(old, None)
                 if found is None:
                     raise self._mismatch(self._output.embedded(self._shard.name))
+                self._new_keys += next(old_keys)
                 yield found.content + b"\n"
         if next(old, None) is not None:
             raise self._mismatch(self._output.embedded(self._shard.name))
+
+    def _old_keys(self) -> Iterator[bytes]:
+        """Yield the keys of the old output's documents; zeros, which match no text, where the file is damaged."""
+        data = self._output.read(self._output.keys(self._shard.name)) or b""
+        if len(data) != KEY_BYTES * self._receipt.embedded:
+            data = bytes(KEY_BYTES * self._receipt.embedded)
+        for start in range(0, len(data), KEY_BYTES):
+            yield data[start : start + KEY_BYTES]
 
     def _old_lines(self) -> Iterator[Line]:
         def refuse(_: str) -> NoReturn:

@@ -27,12 +27,11 @@ from pipeline.job.preflight import opening
 from transforms.elements import Shard, Source
 from transforms.ndjson.decompress import COMPRESSIONS
 from transforms.ndjson.parse import TextField
-from transforms.output.folder import RESERVED, OutputFolder
+from transforms.output.folder import OutputFolder, check_name
 from transforms.output.json_fields import build
 from transforms.storage import api as storage
 
 _SOURCE_FIELDS = [one.name for one in fields(Source)]
-_MAX_PART_BYTES = 255  # of one part of a path on the usual file systems
 _MAX_NAME_BYTES = 800  # object stores allow 1024 for all, with the output folder and the endings
 _logger = logging.getLogger(__name__)
 
@@ -120,7 +119,7 @@ def make_plan(
     sources: dict[str, Source] = {}
     for one, kind in taken:
         file = one.file
-        _add(sources, Source(file.path, stem(one.name), file.size, file.mtime, kind.compressed), output_root)
+        _add(sources, Source(file.path, stem(one.name), file.size, file.version, kind.compressed), output_root)
     _require_distinct_cases(sources, output_root)
     if left_out:
         _logger.warning("%s", describe(left_out))
@@ -152,38 +151,34 @@ def _is_below(path: str, folder: str) -> bool:
 
 def _add(sources: dict[str, Source], source: Source, output_root: str | None) -> None:
     """Add a source under its name, unless that cannot be a name or another one has it."""
-    if problem := problem_of(source.name, output_root):
+    try:
+        check_source_name(source.name, on_disk=output_root is not None and storage.is_local(output_root))
+    except ValueError as error:
         raise UsageError(
-            f"{source.path} cannot name its outputs: {problem}. Rename it, or leave it out with --exclude."
-        )
-    top = source.name.partition("/")[0]
-    if top in RESERVED and "/" in source.name:
-        raise UsageError(
-            f"{source.path} would be written below {top}/ in the output folder, which is kept for Tayyar's own files. "
-            "Rename that folder, or give each of its neighbours as an --input of its own."
-        )
+            f"{source.path} cannot name its outputs: its name {error}. Rename it, or leave it out with --exclude."
+        ) from error
     other = sources.setdefault(source.name, source)
     if other.path != source.path:
         raise UsageError(
-            f"{other.path} and {source.path} would both be written to {source.name}-00000.ndjson. "
+            f"{other.path} and {source.path} would both be written to data/{source.name}-00000.ndjson. "
             "Rename one of them, or embed them into two output folders."
         )
 
 
-def problem_of(name: str, output_root: str | None) -> str | None:
-    """Return why a name, which may come from a stranger's bucket, is no place below the output folder, or None."""
-    parts = name.split("/")
-    if any(part in ("", ".", "..") for part in parts):
-        return "its path has an empty part, '.' or '..' below the pattern's fixed part"
-    if "\\" in name and output_root is not None and storage.is_local(output_root):
-        return "its name holds a backslash, which separates folders on some disks"
-    if "\0" in name:
-        return "its name holds a NUL character"
-    parts[-1] += "-00000.ndjson"
-    longest = max(len(part.encode()) for part in parts)
-    if longest > _MAX_PART_BYTES or len(name.encode()) > _MAX_NAME_BYTES:
-        return "its name is too long"
-    return None
+def check_source_name(name: str, *, on_disk: bool) -> None:
+    """Check that the outputs of a source of this name, which may come from a stranger's bucket, can have theirs.
+
+    Args:
+        name: the source's.
+        on_disk: whether the outputs go to a local disk.
+
+    Raises:
+        ValueError: with the reason, which completes the sentence "its name …".
+    """
+    check_name(name, on_disk=on_disk)
+    check_name(f"{name}-00000.ndjson", on_disk=on_disk)
+    if len(name.encode()) > _MAX_NAME_BYTES:
+        raise ValueError(f"has {len(name.encode())} bytes, where an output's may have {_MAX_NAME_BYTES}")
 
 
 def _require_distinct_cases(sources: Mapping[str, Source], output_root: str | None) -> None:
@@ -191,22 +186,11 @@ def _require_distinct_cases(sources: Mapping[str, Source], output_root: str | No
     folded: dict[str, Source] = {}
     for source in sources.values():
         other = folded.setdefault(unicodedata.normalize("NFC", source.name).casefold(), source)
-        if other is not source and output_root is not None and _ignores_case(output_root):
+        if other is not source and output_root is not None and storage.ignores_case(output_root):
             raise UsageError(
                 f"{other.path} and {source.path} differ only in upper and lower case, and the disk of --output "
                 f"{output_root} takes their outputs for the same file. Rename one of them, or choose another --output."
             )
-
-
-def _ignores_case(folder: str) -> bool:
-    """Return whether a local folder, or the first of its parents that exists, is found in other letters' case too."""
-    if not storage.is_local(folder):
-        return False
-    while not os.path.exists(folder):
-        folder = os.path.dirname(folder)
-    parent, name = os.path.split(folder)
-    other = os.path.join(parent, name.swapcase())
-    return name.swapcase() != name and os.path.exists(other) and os.path.samefile(folder, other)
 
 
 def _is_utf8(name: str) -> bool:

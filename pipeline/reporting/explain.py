@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
+from pipeline.reporting.schema import Example
 from transforms.elements import Reason
 
 _NEARLY_ALL = 0.9
@@ -23,9 +23,7 @@ _REMEDIES = {
 }
 
 
-def explain_dead_letters(
-    reasons: Mapping[str, int], examples: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> Iterator[str]:
+def explain_dead_letters(reasons: Mapping[str, int], examples: Mapping[str, Sequence[Example]]) -> Iterator[str]:
     """Yield a line for each reason, the most frequent first, and one with the likely cause if one is nearly all.
 
     Args:
@@ -35,7 +33,7 @@ def explain_dead_letters(
     total = sum(reasons.values())
     for reason, count in sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0])):
         first = next(iter(examples.get(reason, ())), None)
-        place = "" if first is None else f", first {first['source']}, byte {first['offset']}: {first['detail']}"
+        place = "" if first is None else f", first {first.source}, byte {first.offset}: {first.detail}"
         yield f"  {reason}: {count}{place}"
     for reason, count in reasons.items():
         if count >= _NEARLY_ALL * total and reason in {one.value for one in _REMEDIES}:

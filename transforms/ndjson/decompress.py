@@ -28,11 +28,6 @@ class DamagedSource(Exception):
     """A compressed source cannot be read to its end."""
 
 
-def is_compressed(path: str) -> bool:
-    """Return whether a name ends as those of compressed files do."""
-    return path.lower().endswith(COMPRESSIONS)
-
-
 def codec_of(head: bytes) -> str | None:
     """Return the codec that a file's first bytes show: gzip, bzip2 or zstd; None for none of these."""
     if head.startswith(b"\x1f\x8b"):

@@ -3,13 +3,23 @@ from __future__ import annotations
 import pytest
 
 from pipeline.reporting.explain import explain_dead_letters
+from pipeline.reporting.schema import Example
 from transforms.elements import Reason
 
-EXAMPLE = {"source": "/in/a.ndjson", "offset": 7, "detail": "there is no field 'content'"}
+EXAMPLE = Example(
+    source="/in/a.ndjson",
+    offset=7,
+    stage="read",
+    detail="there is no field 'content'",
+    http_status=None,
+    attempts=0,
+    text=None,
+    line="{}",
+)
 
 
 def test_each_reason_has_its_number_and_its_first_example_the_most_frequent_first() -> None:
-    lines = list(explain_dead_letters({"empty_text": 2, "missing_text": 5}, {"missing_text": [EXAMPLE, {}]}))
+    lines = list(explain_dead_letters({"empty_text": 2, "missing_text": 5}, {"missing_text": [EXAMPLE, EXAMPLE]}))
     assert lines == [
         "  missing_text: 5, first /in/a.ndjson, byte 7: there is no field 'content'",
         "  empty_text: 2",
