@@ -162,7 +162,7 @@ def assert_as_at_home(place: GcsStorage, folder: Path, url: str) -> None:
     }
     assert found == expected
     assert len(expected) == 2
-    tayyar("verify", "--output", f"{place.root}/out")
+    tayyar("verify", "--output", f"{place.root}/out", "--max_dead_letter_ratio", "1")
 
 
 @pytest.mark.outside

@@ -13,13 +13,14 @@ from pipeline.commands.run import run
 from pipeline.commands.verify import verify
 from pipeline.errors import ExitCode, PipelineFailed, UsageError
 from pipeline.job.preflight import require_usable
+from pipeline.reporting.numbers import count
 from pipeline.runners.endpoint import reached
 from pipeline.runners.runner import beam_options
 from pipeline.runners.smoke_test import rehearse
 from transforms.output.folder import OutputFolder
 from transforms.tei.client import TeiClient, connect
 from transforms.tei.handshake import EndpointProfile
-from transforms.tei.settings import EndpointSettings, ModelIdentity
+from transforms.tei.settings import EndpointSettings
 from transforms.tei.transport import NoReply
 
 _PATIENCE = 10.0  # seconds
@@ -102,8 +103,15 @@ def _findings(endpoint: EndpointSettings, profile: EndpointProfile) -> Iterator[
             f"{info.max_input_length} tokens a text; longer ones are "
             + ("cut" if endpoint.overlong.value == "truncate" else "dead letters")
         )
-    yield f"model: {_described(profile.identity)}"
-    yield f"wire format: {profile.wire.format.value}; a probe came back the same twice"
+    identity = profile.identity
+    yield (
+        f"model: {identity.model_id}, revision {identity.sha or 'unknown'}, {identity.dtype}, "
+        f"{identity.pooling} pooling, {count(identity.dimensions, 'dimension')}"
+    )
+    yield (
+        f"wire format: {profile.wire.format.value}; probe sentences have the same vectors alone and in a batch "
+        f"(cosine {profile.space.min_cosine} or better is the same)"
+    )
 
 
 def _said_of_token(endpoint: EndpointSettings, url: str) -> str:
@@ -120,10 +128,3 @@ def _said_of_token(endpoint: EndpointSettings, url: str) -> str:
     if status == 200:
         return "; it asks for no token, yours was not needed"
     return ", token accepted" if status in (401, 403) else ", token sent"
-
-
-def _described(identity: ModelIdentity) -> str:
-    return (
-        f"{identity.model_id}, revision {identity.sha or 'not told'}, {identity.dtype}, "
-        f"{identity.pooling} pooling, {identity.dimensions} dimensions"
-    )

@@ -17,6 +17,7 @@ _MIB = 1 << 20
 _DAY = 86_400  # seconds
 _CLOSE = 0.86  # of a misspelt option to ours; no option of Beam's comes as near to one of Tayyar's
 _MIN_COSINE = 0.99
+MAX_DEAD_LETTER_RATIO = 0.01
 _NO_ENDPOINT = EndpointSettings(urls=())
 
 
@@ -41,7 +42,7 @@ class RunOptions:
     inputs: tuple[str, ...]
     output: str
     endpoint: EndpointSettings
-    text_field: str
+    text_field: str | tuple[str, ...]
     embedding_field: str
     expected_dimensions: int | None
     shard_bytes: int
@@ -49,6 +50,7 @@ class RunOptions:
     price_per_hour: float | None
     overwrite: bool
     beam: tuple[str, ...]
+    exclude: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +90,13 @@ class PlanOptions:
     inputs: tuple[str, ...]
     output: str | None
     endpoint: EndpointSettings
-    text_field: str
+    text_field: str | tuple[str, ...]
     embedding_field: str
     expected_dimensions: int | None
     shard_bytes: int
     price_per_hour: float | None
+    exclude: tuple[str, ...] = ()
+    verbose: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +140,7 @@ class VerifyOptions:
         seed: of their choice.
         min_cosine: of two vectors that count as the same.
         endpoint: where to embed them.
-        inputs: the files that another tool read, to be compared line by line.
-        text_field: what another tool embedded; None for the usual name. `embedding_field` likewise.
+        max_dead_letter_ratio: dead letters a record from which the job counts as failed.
     """
 
     output: str
@@ -146,9 +149,7 @@ class VerifyOptions:
     seed: int = 0
     min_cosine: float = _MIN_COSINE
     endpoint: EndpointSettings = _NO_ENDPOINT
-    inputs: tuple[str, ...] = ()
-    text_field: str | None = None
-    embedding_field: str | None = None
+    max_dead_letter_ratio: float = MAX_DEAD_LETTER_RATIO
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -202,17 +203,21 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     _add_data(parser)
     add_endpoint(parser)
     limits = parser.add_argument_group("limits and cost")
-    limits.add_argument(
-        "--max_dead_letter_ratio",
-        type=_number(float, 0, 1),
-        default=0.01,
-        metavar="SHARE",
-        help="more dead letters a record than this, and the run ends with exit code 4 (default: %(default)s)",
-    )
+    _add_max_dead_letter_ratio(limits)
     add_price(limits)
     parser.add_argument_group(
         "Beam",
         "Beam's own options are passed on. --runner's default is its in-process Fn API runner, without download.",
+    )
+
+
+def _add_max_dead_letter_ratio(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--max_dead_letter_ratio",
+        type=_number(float, 0, 1),
+        default=MAX_DEAD_LETTER_RATIO,
+        metavar="SHARE",
+        help="more dead letters a record than this, and it ends with exit code 4 (default: %(default)s)",
     )
 
 
@@ -232,11 +237,21 @@ def _add_input(data: argparse._ActionsContainer) -> None:
         metavar="PATTERN",
         help="NDJSON files, also compressed (.gz, .bz2, .zst): path, folder, or pattern with *, ?, **; repeatable",
     )
+    data.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="leave out files or folders of this name or path below --input, with *, ?, **; repeatable",
+    )
 
 
 def _add_reading(data: argparse._ActionsContainer) -> None:
     data.add_argument(
-        "--text_field", default="content", help="the text, dotted for a nested field (default: %(default)s)"
+        "--text_field",
+        action="append",
+        metavar="NAME",
+        help="the text, dotted for a nested field; repeatable: several are joined by newlines (default: content)",
     )
     data.add_argument(
         "--embedding_field", default="embedding", help="the field that gets the vector (default: %(default)s)"
@@ -329,7 +344,15 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--output", metavar="FOLDER", help="the output folder to try")
     add_endpoint(parser)
     # So that a command line of `run` can be tried as it is.
-    for name in ("input", "text_field", "embedding_field", "shard_bytes", "max_dead_letter_ratio", "price_per_hour"):
+    for name in (
+        "input",
+        "exclude",
+        "text_field",
+        "embedding_field",
+        "shard_bytes",
+        "max_dead_letter_ratio",
+        "price_per_hour",
+    ):
         parser.add_argument(f"--{name}", action="append", help=argparse.SUPPRESS)
     parser.add_argument("--overwrite", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument_group(
@@ -351,6 +374,7 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     _add_input(data)
     data.add_argument("--output", metavar="FOLDER", help="save the estimate there, for the run's report")
     _add_reading(data)
+    data.add_argument("--verbose", action="store_true", help="list every file that is left out, and why")
     add_endpoint(parser)
     add_price(parser)
 
@@ -398,8 +422,7 @@ def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "verify",
         "prove from inputs and outputs that nothing was lost or changed",
         "tayyar verify --output embedded\n"
-        "  tayyar verify --output embedded --sample 200 --endpoint http://127.0.0.1:8080\n"
-        "  tayyar verify --output what_a_script_wrote --input 'wiki/*.ndjson'",
+        "  tayyar verify --output embedded --sample 200 --endpoint http://127.0.0.1:8080",
     )
     add_output(parser)
     parser.add_argument(
@@ -408,9 +431,9 @@ def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         metavar="N",
         help="that read the files (default: one, or for much data one a processor)",
     )
+    _add_max_dead_letter_ratio(parser)
     _add_sample(parser)
     add_connection(parser)
-    _add_other_tool(parser)
 
 
 def _add_sample(parser: argparse.ArgumentParser) -> None:
@@ -433,23 +456,6 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
     again.add_argument("--seed", type=int, default=0, metavar="N", help="of the choice (default: %(default)s)")
 
 
-def _add_other_tool(parser: argparse.ArgumentParser) -> None:
-    others = parser.add_argument_group(
-        "files of another tool",
-        "A folder of NDJSON files that Tayyar did not write: every line must have a text and a vector of one size.",
-    )
-    others.add_argument(
-        "--input",
-        action="append",
-        default=[],
-        metavar="PATTERN",
-        help="the files that the tool read, to be compared line by line with those of the same names; repeatable",
-    )
-    others.add_argument("--text_field", metavar="NAME", help="what was embedded (default: content)")
-    others.add_argument("--embedding_field", metavar="NAME", help="where the vectors are (default: embedding)")
-    others.add_argument("--prompt_name", metavar="NAME", help="the model's prompt that stood before each text")
-
-
 def _number(kind: Callable[[str], float], least: float, most: float = float("inf")) -> Callable[[str], float]:
     def parse(text: str) -> float:
         value = kind(text)
@@ -468,12 +474,13 @@ def run_options(arguments: argparse.Namespace, beam: Sequence[str]) -> RunOption
     Raises:
         UsageError: naming the option, its value and the remedy.
     """
-    _check_fields(arguments.text_field, arguments.embedding_field)
+    text_field = _text_field(arguments.text_field)
+    _check_fields(text_field, arguments.embedding_field)
     return RunOptions(
         inputs=tuple(absolute(pattern) for pattern in arguments.input),
         output=output_folder(arguments.output),
         endpoint=endpoint_settings(arguments),
-        text_field=arguments.text_field,
+        text_field=text_field,
         embedding_field=arguments.embedding_field,
         expected_dimensions=arguments.expected_dimensions,
         shard_bytes=arguments.shard_bytes,
@@ -481,6 +488,7 @@ def run_options(arguments: argparse.Namespace, beam: Sequence[str]) -> RunOption
         price_per_hour=arguments.price_per_hour,
         overwrite=arguments.overwrite,
         beam=tuple(beam),
+        exclude=tuple(arguments.exclude),
     )
 
 
@@ -496,16 +504,19 @@ def check_options(arguments: argparse.Namespace, beam: Sequence[str]) -> CheckOp
 
 def plan_options(arguments: argparse.Namespace) -> PlanOptions:
     """Check what `plan` was given and return it as one value; raises as `run_options`."""
-    _check_fields(arguments.text_field, arguments.embedding_field)
+    text_field = _text_field(arguments.text_field)
+    _check_fields(text_field, arguments.embedding_field)
     return PlanOptions(
         inputs=tuple(absolute(pattern) for pattern in arguments.input),
         output=None if arguments.output is None else output_folder(arguments.output),
         endpoint=endpoint_settings(arguments),
-        text_field=arguments.text_field,
+        text_field=text_field,
         embedding_field=arguments.embedding_field,
         expected_dimensions=arguments.expected_dimensions,
         shard_bytes=arguments.shard_bytes,
         price_per_hour=arguments.price_per_hour,
+        exclude=tuple(arguments.exclude),
+        verbose=arguments.verbose,
     )
 
 
@@ -534,10 +545,8 @@ def verify_options(arguments: argparse.Namespace) -> VerifyOptions:
         sample=arguments.sample,
         seed=arguments.seed,
         min_cosine=arguments.min_cosine,
-        endpoint=replace(connection_settings(arguments), prompt_name=arguments.prompt_name),
-        inputs=tuple(absolute(pattern) for pattern in arguments.input),
-        text_field=arguments.text_field,
-        embedding_field=arguments.embedding_field,
+        endpoint=connection_settings(arguments),
+        max_dead_letter_ratio=arguments.max_dead_letter_ratio,
     )
 
 
@@ -587,20 +596,29 @@ def output_folder(path: str) -> str:
     return absolute(path, "--output").rstrip("/")
 
 
-def _check_fields(text_field: str, embedding_field: str) -> None:
-    if not text_field or not all(text_field.split(".")):
-        raise UsageError(
-            f"--text_field {text_field!r} has an empty part. Write it as content, or as meta.body for a nested field."
-        )
+def _text_field(given: Sequence[str] | None) -> str | tuple[str, ...]:
+    """Return one name, or several as a tuple."""
+    names = tuple(given or ("content",))
+    return names[0] if len(names) == 1 else names
+
+
+def _check_fields(text_field: str | tuple[str, ...], embedding_field: str) -> None:
+    names = (text_field,) if isinstance(text_field, str) else text_field
+    for name in names:
+        if not name or not all(name.split(".")):
+            raise UsageError(
+                f"--text_field {name!r} has an empty part. Write it as content, or as meta.body for a nested field."
+            )
     if not embedding_field or re.search(r'["\\/\x00-\x1f]', embedding_field):
         raise UsageError(
             f"--embedding_field {embedding_field!r} is empty or holds a quotation mark, a slash, a backslash or a "
             "control character. Use a plain name."
         )
-    if embedding_field == text_field.split(".")[0]:
-        raise UsageError(
-            f"--embedding_field {embedding_field} would overwrite the text, which is in --text_field {text_field}."
-        )
+    for name in names:
+        if embedding_field in (name, name.split(".")[0]):
+            raise UsageError(
+                f"--embedding_field {embedding_field} would overwrite the text, which is in --text_field {name}."
+            )
 
 
 def _base_url(url: str) -> str:

@@ -26,7 +26,6 @@ from pipeline.job.spec import JobSpec, ServedModel, join, require_job
 from pipeline.reporting.examples import read_dead_letters
 from pipeline.runners.endpoint import reached
 from pipeline.verification.shards import lines_of_output
-from pipeline.verification.verify_files import at_once_for
 from transforms.elements import DeadLetter, Document, DocumentShard, EmbeddedShard, Reason, RequestStatistics, Shard
 from transforms.embed_shards import merge_embeddings
 from transforms.ndjson.decompress import DamagedSource
@@ -35,13 +34,16 @@ from transforms.ndjson.parse import is_blank, parse_line
 from transforms.ndjson.splice import embedded_lines, json_key
 from transforms.output.folder import OutputFolder
 from transforms.output.receipts import Receipt
-from transforms.read_shards import MAX_LINE_BYTES, SourceChanged, lines_of
+from transforms.read_shards import MAX_LINE_BYTES, ShardTooDense, SourceChanged, lines_of
 from transforms.reuse.keys import KEY_BYTES, key_of
+from transforms.storage import api as storage
 from transforms.tei.client import TeiClient
 from transforms.tei.handshake import EndpointProfile
 from transforms.tei.settings import EndpointSettings
 from transforms.tei.vector_space import VectorSpace
 from transforms.write_dead_letters import encode_dead_letters
+
+_THREADS_FOR_BUCKETS = 4  # one waits while another one's lines are parsed
 
 
 @dataclass
@@ -90,7 +92,7 @@ def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> Exit
             say(f"{finished} shards that an interrupted redrive had begun are finished")
         try:
             tally = _send_again(_read(output, job), reasons, output, job, options.endpoint)
-        except (DamagedSource, SourceChanged) as error:
+        except (DamagedSource, ShardTooDense, SourceChanged) as error:
             raise PipelineFailed(str(error)) from error
         after = _read(output, job)
         publish(after, job, output, None, say)  # the report may be of before an interruption
@@ -134,8 +136,9 @@ def _send_again(
     )
     counting = threading.Lock()
     paths = [output.root, *(source.source.path for source in ledger.sources)]
+    threads_count = 1 if all(map(storage.is_local, paths)) else _THREADS_FOR_BUCKETS
     with (
-        ThreadPoolExecutor(at_once_for(paths)) as threads,  # outermost: they end when the client is closed
+        ThreadPoolExecutor(threads_count) as threads,  # outermost: they end when the client is closed
         reached(settings, None) as (usable, profile),
         _Client(dataclasses.replace(usable, space=_space_of(job, profile, output))) as client,
         tqdm(total=wanted, unit=" dead letters", disable=None) as bar,

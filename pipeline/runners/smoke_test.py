@@ -77,15 +77,15 @@ def rehearse(root: str, endpoint: EndpointSettings, beam: Sequence[str], embed_a
             f"{runner} did not embed ten documents: {error}\n{_remedy(error, endpoint, root)}", _code(error)
         ) from error
     finally:
-        _remove(place)
+        _remove(parent, f"{parent.temporary}/{name}")
         parent.tidy()
     return f"{runner} embedded ten documents and wrote them in {time.monotonic() - started:.0f} s"
 
 
-def _remove(place: OutputFolder) -> None:
-    place.delete(place.list())
-    if storage.is_local(place.root):
-        shutil.rmtree(place.root, ignore_errors=True)
+def _remove(parent: OutputFolder, place: str) -> None:
+    parent.delete(parent.list(place))
+    if storage.is_local(parent.root):
+        shutil.rmtree(parent.path(place), ignore_errors=True)
 
 
 def _code(error: Exception) -> ExitCode:

@@ -28,7 +28,6 @@ from transforms.elements import (
     Vectors,
 )
 from transforms.embed_shards import EmbedShards, TooManyDeadLetters, _EmbedShard, early_limit, merge_embeddings
-from transforms.ndjson.decompress import DamagedSource
 from transforms.ndjson.lines import split_lines
 from transforms.read_shards import parse_shard
 from transforms.tei.client import TeiClient
@@ -179,19 +178,6 @@ def test_an_empty_shard_goes_through(hash_tei: str, space: VectorSpace) -> None:
     with local_pipeline() as pipeline:
         outputs = pipeline | beam.Create([shard_of([])]) | EmbedShards(settings(hash_tei, space))
         assert_that(outputs.documents, each_by(lambda one: one.shard.index, {0: check}))
-
-
-def test_shards_before_a_damage_are_finished_before_it_ends_the_run(
-    hash_tei: str, space: VectorSpace, tmp_path: Path
-) -> None:
-    shards = [shard_of(texts, index) for index, texts in enumerate(TEXTS)]
-    shards.append(DocumentShard(Shard(SOURCE, 0, 0, None), failure="/in/wiki.ndjson.gz is truncated"))
-    pipeline = local_pipeline()
-    outputs = pipeline | beam.Create(shards, reshuffle=False) | EmbedShards(settings(hash_tei, space))
-    _ = outputs.documents | WriteEmbedded(folder(tmp_path), MADE)
-    with pytest.raises(DamagedSource, match=r"wiki\.ndjson\.gz is truncated"):
-        pipeline.run()
-    assert folder(tmp_path).list("_job/receipts").keys() == {f"_job/receipts/wiki-{n:05d}.json" for n in range(3)}
 
 
 @pytest.mark.parametrize(

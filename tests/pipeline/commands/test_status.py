@@ -80,11 +80,6 @@ def test_where_nobody_watches_each_status_stands_below_the_former() -> None:
     assert text.count("running: ") == 2
 
 
-def test_control_characters_are_shown_and_not_obeyed() -> None:
-    text = drawn(io.StringIO(), replace(at(NOW, None, NOW), why="\x1b[2J gone"))
-    assert text.startswith("stopped: \\x1b[2J gone\n")
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, hash_tei: str) -> Path:
     """The output folder of a run of 90 documents in three files."""

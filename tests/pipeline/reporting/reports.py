@@ -73,7 +73,7 @@ def nasty_report(estimate: Mapping[str, Any] | None = ESTIMATE) -> Report:
 
 def unfinished_report(**fields: Any) -> Report:
     """A report of 15 of 19 shards: the first of two files lacks four."""
-    sources = (Source("/in/a.ndjson", "a", 1500, 1.0), Source("/in/b.ndjson", "b", 400, 1.0))
+    sources = (Source("/in/a.ndjson", "a", 1500, "1.0"), Source("/in/b.ndjson", "b", 400, "1.0"))
     first = {index: receipt(index, sources[0]) for index in range(11)}
     second = {index: receipt(index, sources[1], last=index == 3) for index in range(4)}
     ledgers = (SourceLedger(sources[0], first, False), SourceLedger(sources[1], second, True))

@@ -31,8 +31,8 @@ from tests.shards import folder, receipt
 from transforms.elements import RequestStatistics, Source
 from transforms.storage.api import WrittenFile
 
-FIRST = Source("/in/wiki_00.ndjson", "wiki_00", 200, 1.0)
-SECOND = Source("/in/more/wiki_07.ndjson.gz", "more/wiki_07", 50, 2.0)
+FIRST = Source("/in/wiki_00.ndjson", "wiki_00", 200, "1.0")
+SECOND = Source("/in/more/wiki_07.ndjson.gz", "more/wiki_07", 50, "2.0", compressed=True)
 
 
 def statistics(**latency: int) -> RequestStatistics:
@@ -160,7 +160,7 @@ def test_an_unfinished_job_says_how_much_is_missing() -> None:
 
 
 def test_of_many_files_those_that_are_not_complete_come_first() -> None:
-    sources = tuple(Source(f"/in/{n:03}.ndjson", f"{n:03}", 100, 1.0) for n in range(100))
+    sources = tuple(Source(f"/in/{n:03}.ndjson", f"{n:03}", 100, "1.0") for n in range(100))
     ledgers = tuple(SourceLedger(source, {}, source.name != "077") for source in sources)
     lines = list(summary(make_report(Ledger(Plan(sources, 100), ledgers), JOB, "/out", None), None))
     assert lines[0] == "077.ndjson: embeddings = 0, documents = 0 (0 of 1 shard)"
@@ -211,7 +211,7 @@ def test_records_of_a_compressed_file_that_is_not_complete_are_not_taken_for_all
     assert expected_records(packed, None) is None
     assert expected_records(packed, 500) == 500
     assert expected_records(packed, 10) == 90
-    other = Source("/in/other.ndjson.gz", "other", 100, 1.0)
+    other = Source("/in/other.ndjson.gz", "other", 100, "1.0", compressed=True)
     both = SourceLedger(other, {0: receipt(0, other, records=400)}, True)
     assert expected_records(Ledger(Plan((other, SECOND), 100), (both, packed.sources[0])), None) == 600
 
