@@ -13,7 +13,6 @@ from tqdm import tqdm
 from pipeline.errors import NotProven
 from pipeline.job.sharding import Plan
 from transforms.elements import Shard, Source
-from transforms.ndjson.decompress import is_compressed
 from transforms.output.folder import DATA, DEAD_LETTERS, JOB, OutputFolder
 from transforms.output.receipts import Receipt, decode_receipt
 from transforms.storage.api import FileStat
@@ -203,7 +202,7 @@ def read_receipts(output: OutputFolder, names: Collection[str]) -> Iterator[Rece
 def _ledger_of(
     plan: Plan, source: Source, receipts: Iterable[Receipt], job: str, files: Mapping[str, FileStat]
 ) -> SourceLedger:
-    if not is_compressed(source.path):
+    if not source.compressed:
         shards = {shard.index: shard for shard in plan.shards_of(source)}
     else:
         # How many shards it has is known when the one that ends it has its receipt.

@@ -51,6 +51,9 @@ def list_below(prefix: str, depth: int | None = None, *, follow_links: bool = Tr
         level = 0 if parent == top else os.path.relpath(parent, top).count("/") + 1
         if depth is not None and level >= depth:
             folders.clear()
+        for link in (os.path.join(parent, name) for name in folders if follow_links):
+            if os.path.islink(link) and f"{os.path.realpath(parent)}/".startswith(f"{os.path.realpath(link)}/"):
+                raise StorageError(f"{link} is a link to a folder that it lies in. Remove it, or leave it out.")
         for name in names:
             path = os.path.join(parent, name).removeprefix("./")
             try:
