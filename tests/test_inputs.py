@@ -107,6 +107,26 @@ def test_what_is_excluded_is_left_out_and_plan_lists_it(hash_tei: str, tmp_path:
     ]
 
 
+def test_verify_matches_the_inputs_as_the_run_did(hash_tei: str, tmp_path: Path) -> None:
+    folder = put(
+        tmp_path / "in",
+        {
+            "a.ndjson": b'{"title":"t","body":["b","c"]}\n{"title":"t"}\n{"id":1}\n',
+            "b": gzip.compress(b'{"body":"d"}\n' * 3),
+            "notes.txt": b"notes",
+            "old/c.ndjson": ndjson(),
+        },
+    )
+    (folder / "link.ndjson").symlink_to("a.ndjson")
+    options = ["--text_field", "title", "--text_field", "body", "--exclude", "old", "--max_dead_letter_ratio", 1]
+    run(hash_tei, folder, "--input", f"{folder}/l*", *options)
+    verify = ["verify", "--output", tmp_path / "out", "--max_dead_letter_ratio", 1]
+    assert "6 records" in tayyar_here(*verify, code=0).stdout
+    tayyar_here(*verify, "--sample", 4, "--endpoint", hash_tei, code=0)
+    put(folder, {"later": ndjson()})
+    assert f"{folder}/later: not embedded yet" in tayyar_here(*verify, code=5).stderr
+
+
 def test_a_file_and_its_links_are_one_file(hash_tei: str, tmp_path: Path) -> None:
     folder = put(tmp_path / "in", {"z/real.ndjson": ndjson()})
     (folder / "a.ndjson").symlink_to("z/real.ndjson")

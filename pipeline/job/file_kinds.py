@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import bz2
+import functools
 import json
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -64,33 +65,45 @@ class FileKind:
     records: tuple[dict[str, Any], ...] = ()
 
 
-def look_at_all(files: Sequence[FileStat]) -> list[FileKind]:
-    """Look at the first bytes of many files in parallel, and return their kinds in the same order."""
+def look_at_all(
+    files: Sequence[FileStat], read_beginning: Callable[[str, int], bytes] = storage.read_beginning
+) -> list[FileKind]:
+    """Look at the first bytes of many files in parallel.
+
+    Args:
+        files: that a listing found.
+        read_beginning: returns the first bytes of a file, at most so many.
+
+    Returns:
+        their kinds, in the same order.
+
+    Raises:
+        StorageError: if a file cannot be read, or is gone since it was listed.
+    """
     with ThreadPoolExecutor(_PARALLEL) as pool:
-        return list(pool.map(look_at, files))
+        return list(pool.map(functools.partial(look_at, read_beginning=read_beginning), files))
 
 
-def look_at(file: FileStat) -> FileKind:
-    """Fetch a file's first bytes and return its kind."""
+def look_at(file: FileStat, read_beginning: Callable[[str, int], bytes] = storage.read_beginning) -> FileKind:
+    """Fetch a file's first bytes and return its kind; the arguments are those of `look_at_all`."""
     if file.size == 0:
         # Cut off before its first byte, if it should be compressed: reading finds that.
         return FileKind(compressed=file.path.lower().endswith(COMPRESSIONS), problem="an empty file")
-    head = _beginning(file.path, HEAD_BYTES)
+    head = _beginning(file.path, HEAD_BYTES, read_beginning)
     codec = codec_of(head)
     if codec is None:
         return kind_of(head, whole=len(head) >= file.size)
     unpacked, ended = _unpack(head, codec)
     if not unpacked and len(head) < file.size:
-        unpacked, ended = _unpack(_beginning(file.path, _BLOCK_BYTES), codec)
+        unpacked, ended = _unpack(_beginning(file.path, _BLOCK_BYTES, read_beginning), codec)
     # A first block that cannot be read says nothing; what is damaged ends its own source when it is read.
     kind = kind_of(unpacked, whole=ended) if unpacked else FileKind()
     return FileKind(True, kind.problem, kind.remedy, kind.records)
 
 
-def _beginning(path: str, count: int) -> bytes:
+def _beginning(path: str, count: int, read_beginning: Callable[[str, int], bytes]) -> bytes:
     try:
-        with storage.open_for_reading(path, count) as file:
-            return file.read(count)
+        return read_beginning(path, count)
     except FileNotFoundError:
         raise StorageError(f"{path} is gone since it was listed. Run again.") from None
 

@@ -5,8 +5,10 @@ import gzip
 import io
 import json
 import os
+import resource
 import tracemalloc
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import apache_beam as beam
@@ -26,6 +28,7 @@ from transforms.read_shards import (
     DAMAGED,
     MAX_SHARD_RECORDS,
     ReadShards,
+    ShardTooDense,
     SourceChanged,
     cut_stream,
     lines_of,
@@ -197,7 +200,7 @@ def test_shards_that_got_their_receipt_since_the_plan_are_left_out(tmp_path: Pat
     source = write(path, gzip.compress(DATA) if ending else DATA)
     shards = [Shard(source, 0, 0, None)] if ending else byte_ranges(source, len(DATA), 100)
     output = folder(tmp_path / "out")
-    put(output, receipt(1, source), receipt(2, source, provenance=dataclasses.replace(MADE, settings="another")))
+    put(output, receipt(1, source), receipt(2, source, provenance=replace(MADE, settings="0" * 16)))
     names = list(read(shards, tmp_path / "out", shard_bytes=100))
     assert names == ["x-00000", "x-00002", "x-00003"]
 
@@ -228,6 +231,17 @@ def test_a_shard_of_more_records_than_fit_in_memory_ends_its_source_in_words(tmp
     (damage,) = read_damage(output, output.list())
     assert f"more than {MAX_SHARD_RECORDS} records in its shard 0" in damage
     assert "--shard_bytes" in damage
+
+
+def test_a_small_compressed_file_of_tiny_records_takes_bounded_memory(tmp_path: Path) -> None:
+    """3 kB expand to a million records; the measured peak is 67 MiB."""
+    source = write(tmp_path / "x.ndjson.gz", gzip.compress(b"{}\n" * 1_000_000))
+    assert source.size < 3000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    shards = lines_of(Shard(source, 0, 0, None), 16 << 20)
+    with pytest.raises(ShardTooDense, match="more than 400000 records"):
+        list(shards)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150 << 10  # KiB
 
 
 def test_word_of_a_damage_that_cannot_be_read_is_named(tmp_path: Path) -> None:

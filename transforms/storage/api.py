@@ -46,6 +46,9 @@ class Store(Protocol):
     def read(self, path: str, max_bytes: int) -> bytes | None:
         """Return a small file's bytes as stored; None if there is none."""
 
+    def read_beginning(self, path: str, count: int) -> bytes:
+        """Return a file's first bytes, at most so many, by one request; of a file that has at least one."""
+
     def open_for_reading(self, path: str, buffer_bytes: int) -> BinaryIO:
         """Open a file for reading, seekable; of an object, so many bytes are fetched at a time."""
 
@@ -97,6 +100,15 @@ def read_bytes(path: str, max_bytes: int = MAX_SMALL_FILE_BYTES) -> bytes | None
         StorageError: if it has more than `max_bytes`, or is no regular file.
     """
     return _store_of(path).read(path, max_bytes)
+
+
+def read_beginning(path: str, count: int) -> bytes:
+    """Return the first bytes of a file that is not empty, at most so many.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    return _store_of(path).read_beginning(path, count)
 
 
 def stat(path: str, *, follow_links: bool = True) -> FileStat | None:

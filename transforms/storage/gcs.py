@@ -93,6 +93,13 @@ class _BoundedBuffer(io.BytesIO):
         return super().write(data)
 
 
+def read_beginning(path: str, count: int) -> bytes:
+    """Return an object's first bytes."""
+    with _explained(path):
+        data: bytes = _blob(path).download_as_bytes(start=0, end=count - 1, raw_download=True, **_REQUEST)
+    return data
+
+
 def open_for_reading(path: str, buffer_bytes: int) -> BinaryIO:
     """Open an object for reading, as the one that it is now: another one put in its place is an error."""
     with _explained(path):

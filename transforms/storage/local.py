@@ -79,6 +79,12 @@ def read(path: str, max_bytes: int) -> bytes | None:
     return data
 
 
+def read_beginning(path: str, count: int) -> bytes:
+    """Return a file's first bytes."""
+    with open_for_reading(path) as file:
+        return file.read(count)
+
+
 def open_for_reading(path: str, buffer_bytes: int = -1) -> BinaryIO:
     """Open a regular file for reading; the operating system reads ahead, so the buffer size is Python's default.
 

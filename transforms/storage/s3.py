@@ -78,6 +78,11 @@ def read(path: str, max_bytes: int) -> bytes | None:
         return None
 
 
+def read_beginning(path: str, count: int) -> bytes:
+    """Return an object's first bytes."""
+    return _get(path, count, Range=f"bytes=0-{count - 1}")
+
+
 def open_for_reading(path: str, buffer_bytes: int) -> BinaryIO:
     """Open an object for reading, as the one that it is now: another one put in its place is an error."""
     bucket, name = split_url(path)
@@ -199,7 +204,9 @@ def _client() -> Any:  # boto3 makes its classes when it runs
         aws_session_token=options.s3_session_token,
         # A store that cannot be reached is given up after half a minute.
         config=Config(
-            max_pool_connections=PARALLEL, connect_timeout=4, retries={"mode": "standard", "max_attempts": 6}
+            max_pool_connections=2 * PARALLEL,  # a run lists and reads receipts beside its work
+            connect_timeout=4,
+            retries={"mode": "standard", "max_attempts": 6},
         ),
     )
 

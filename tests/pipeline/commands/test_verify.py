@@ -542,7 +542,7 @@ def test_more_dead_letters_than_allowed_end_with_their_exit_code(finished: Path)
 
 
 def test_a_job_of_dead_letters_alone_is_no_success(tmp_path: Path, hash_tei: str) -> None:
-    (tmp_path / "in.ndjson").write_bytes(b"{}\n" * 5)
+    (tmp_path / "in.ndjson").write_bytes(b'{"content":""}\n' * 5)
     arguments = ["run", "--input", f"{tmp_path}/in.ndjson", "--output", f"{tmp_path}/out", "--endpoint", hash_tei]
     parsed, rest = make_parser().parse_known_args([*arguments, "--max_dead_letter_ratio=1"])
     assert run(run_options(parsed, rest), say=lambda _: None) is ExitCode.DONE

@@ -102,7 +102,7 @@ def test_folders_of_the_same_file_names_do_not_collide(tmp_path: Path) -> None:
     assert len(names(tree(tmp_path, "x/a.ndjson", "y/a.ndjson"), "*/*")) == 2
 
 
-@pytest.mark.parametrize("folder", ["_job", "dead_letters", "data"])
+@pytest.mark.parametrize("folder", ["dead_letters", "data"])
 def test_inputs_may_lie_in_folders_named_as_those_of_an_output(tmp_path: Path, folder: str) -> None:
     tree(tmp_path, f"{folder}/a.ndjson", "a.ndjson")
     assert names(tmp_path, "**") == {"a": "a.ndjson", f"{folder}/a": f"{folder}/a.ndjson"}

@@ -53,6 +53,7 @@ ONLY_RECORDED: dict[str, Any] = {
     "inputs": ("/other/*.ndjson",),
     "wire_format": "/v1/embeddings, base64",
     "version": "9.9",
+    "exclude": ("**/old",),
     "dimensions": 384,
 }
 

@@ -4,6 +4,8 @@ import bz2
 import gzip
 import io
 import random
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable
 
@@ -120,3 +122,28 @@ def test_a_small_file_that_grows_a_thousandfold_stays_small_in_memory(ending: st
     finally:
         tracemalloc.stop()
     assert peak < 8 << 20
+
+
+_SMALL_MEMORY = """
+import io, resource
+from transforms.ndjson.decompress import DamagedSource, decompressed_chunks
+stored = bytes.fromhex("{stored}")
+resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+try:
+    list(decompressed_chunks(io.BytesIO(stored), "/in/a.zst", len(stored)))
+except DamagedSource as damage:
+    print(damage)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not bound a process's memory so")
+def test_a_window_beyond_the_memory_is_an_error_that_gives_its_size() -> None:
+    options: dict[int, int] = {zstd.CompressionParameter.window_log: 28, zstd.CompressionParameter.compression_level: 1}
+    compressor = zstd.ZstdCompressor(options=options)
+    stored = bytearray(compressor.compress(FIRST) + compressor.flush())
+    assert stored[5] == (28 - 10) << 3
+    stored[5] = (31 - 10) << 3  # the largest window that there is
+    script = _SMALL_MEMORY.format(stored=stored.hex())
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert "/in/a.zst cannot be decompressed in the memory that is left: its window alone takes 2048 MiB." in printed
+    assert "compress the file without --long" in printed

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from typing import Any
 
 import numpy as np
@@ -142,3 +143,16 @@ def _significant(number: str) -> str:
 def test_there_is_one_row_a_vector(count: int) -> None:
     vectors = np.arange(count * 3, dtype=np.float32).reshape(count, 3)
     assert [json.loads(row) for row in encode_vectors(vectors)] == vectors.tolist()
+
+
+@pytest.mark.parametrize("name", [b"embedding", rb"embeddin\u0067"], ids=["plain", "escaped"])
+def test_the_time_for_a_line_grows_with_its_length_however_often_it_has_the_field(name: bytes) -> None:
+    def seconds(size: int) -> float:
+        field = b'"%s":1,' % name
+        line = b"{" + field * (size // len(field)) + b'"%s":2}' % name
+        started = time.process_time()
+        before, behind = split_at_vector(line, KEY)
+        assert (before[-2:], behind) == (b'":', b"}")
+        return time.process_time() - started
+
+    assert seconds(14 << 20) <= 2.5 * seconds(7 << 20)
