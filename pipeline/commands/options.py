@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.errors import UsageError
+from transforms.tei.credentials import parse_header
 from transforms.tei.settings import EndpointSettings, Overlong
 
 _MIB = 1 << 20
@@ -169,10 +170,15 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def options_of(parser: argparse.ArgumentParser, command: str) -> list[argparse.Action]:
+    """Return the options of a command, in the order of its help."""
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return [action for action in commands.choices[command]._actions if action.dest != "help"]
+
+
 def closest_option(parser: argparse.ArgumentParser, command: str, name: str) -> str | None:
     """Return the option of a command that an unknown name was probably meant to be; None for nothing close."""
-    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    names = [option for action in commands.choices[command]._actions for option in action.option_strings if option[2:]]
+    names = [name for action in options_of(parser, command) for name in action.option_strings if name[2:]]
     close = difflib.get_close_matches(name.replace("-", "_").replace("__", "--", 1), names, n=1, cutoff=_CLOSE)
     return close[0] if close else None
 
@@ -280,6 +286,14 @@ def add_connection(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         help="where the bearer token is: env:NAME, file:PATH or gsm:projects/…/secrets/…/versions/…",
     )
     endpoint.add_argument(
+        "--header",
+        action="append",
+        default=[],
+        metavar="'NAME: REFERENCE'",
+        help="another header, its value by a reference like --token's, or literal:VALUE for what is plainly no secret; "
+        "repeatable",
+    )
+    endpoint.add_argument(
         "--max_in_flight",
         type=_number(int, 1),
         metavar="TEXTS",
@@ -305,6 +319,12 @@ def add_connection(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 def add_endpoint(parser: argparse.ArgumentParser) -> None:
     """Add the options that say where and how to embed."""
     endpoint = add_connection(parser)
+    endpoint.add_argument(
+        "--dimensions",
+        type=_number(int, 1),
+        metavar="N",
+        help="numbers of each vector to keep, where the model is trained for it (default: all)",
+    )
     endpoint.add_argument(
         "--expected_dimensions",
         type=_number(int, 1),
@@ -529,19 +549,39 @@ def connection_settings(arguments: argparse.Namespace) -> EndpointSettings:
         return EndpointSettings(
             urls=tuple(_base_url(url) for url in arguments.endpoint),
             token=arguments.token,
+            headers=_headers(arguments.header, arguments.token),
             max_in_flight=arguments.max_in_flight,
             request_timeout=arguments.request_timeout,
             give_up_after=arguments.give_up_after,
         )
     except ValueError as error:
-        raise UsageError(f"{error}. See --endpoint and --token in tayyar run --help.") from None
+        # `from None`: what caused it may hold the secret that the message leaves out.
+        raise UsageError(f"{error}. See --endpoint, --token and --header in tayyar run --help.") from None
+
+
+def _headers(given: Sequence[str], token: str | None) -> tuple[tuple[str, str], ...]:
+    """Return names and references of the headers; raise ValueError, which repeats no value."""
+    headers = tuple(map(parse_header, given))
+    names = {"authorization"} if token is not None else set[str]()
+    for name, _ in headers:
+        if name.lower() in names:
+            other = " by --token" if token is not None and name.lower() == "authorization" else ""
+            raise ValueError(f"the header {name} is already set{other}; give it once")
+        names.add(name.lower())
+    return headers
 
 
 def endpoint_settings(arguments: argparse.Namespace) -> EndpointSettings:
     """Check the endpoint's options and return them as one value."""
+    if arguments.dimensions is not None and arguments.expected_dimensions not in (None, arguments.dimensions):
+        raise UsageError(
+            f"--expected_dimensions {arguments.expected_dimensions} contradicts --dimensions {arguments.dimensions}, "
+            "which is the size that vectors will have. Give one of the two."
+        )
     return replace(
         connection_settings(arguments),
         prompt_name=arguments.prompt_name,
+        dimensions=arguments.dimensions,
         normalize=not arguments.no_normalize,
         overlong=Overlong(arguments.overlong),
     )
