@@ -49,7 +49,8 @@ class Machine:
 
     def add(self, name: str, script: str) -> None:
         (self._folder / "bin" / name).unlink(missing_ok=True)
-        note = f'printf "%s\\n" "$@" >> {self._folder}/{name}.called; echo >> {self._folder}/{name}.called'
+        # One write a call: two containers may start at the same moment.
+        note = f'printf "%s\\n" "$@" "" >> {self._folder}/{name}.called'
         executable(self._folder / "bin" / name, f"{note}\n{script}")
 
     def add_docker(self, answers: bool = True) -> None:
