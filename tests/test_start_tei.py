@@ -268,8 +268,13 @@ def test_the_program_without_docker(machine: Machine, docker: str) -> None:
     if docker == "not answering":
         machine.add_docker(answers=False)
     machine.add("text-embeddings-router", f"{SERVE} {machine.port}")
-    settings = {"TEI_MODEL": "a/model", "TEI_REVISION": "v1", "TEI_POOLING": "mean", "TEI_MAX_BATCH_TOKENS": "99"}
-    machine.serves(signal.SIGINT, "--", "--dtype", "float32", **settings)
+    machine.serves(
+        *(signal.SIGINT, "--", "--dtype", "float32"),
+        TEI_MODEL="a/model",
+        TEI_REVISION="v1",
+        TEI_POOLING="mean",
+        TEI_MAX_BATCH_TOKENS="99",
+    )
     server = ["--model-id", "a/model", "--revision", "v1", "--pooling", "mean", "--max-batch-tokens", "99"]
     where = ["--hostname", "127.0.0.1", "--port", str(machine.port)]
     assert machine.calls("text-embeddings-router") == [[*server, *where, "--dtype", "float32"]]

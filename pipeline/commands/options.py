@@ -24,7 +24,7 @@ _NO_ENDPOINT = EndpointSettings(urls=())
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What `run` is told.
+    """The options of `run`.
 
     Attributes:
         inputs: patterns of NDJSON files, absolute where they are local.
@@ -35,7 +35,7 @@ class RunOptions:
         expected_dimensions: numbers a vector must have; None for whatever the model gives.
         shard_bytes: (decompressed) bytes of a file that make a shard.
         max_dead_letter_ratio: dead letters a record from which the run counts as failed.
-        price_per_hour: of the endpoint, in dollars; None if nobody asks.
+        price_per_hour: of the endpoint, in dollars; None for no bill.
         overwrite: start over in a folder that holds another job.
         beam: the arguments left for Beam.
     """
@@ -55,7 +55,7 @@ class RunOptions:
 
 @dataclass(frozen=True, slots=True)
 class CheckOptions:
-    """What `check` is told.
+    """The options of `check`.
 
     Attributes:
         endpoint: where and how to embed; without a URL for the embedded TEI.
@@ -72,7 +72,7 @@ class CheckOptions:
 
 @dataclass(frozen=True, slots=True)
 class ReportOptions:
-    """What `report` is told.
+    """The options of `report`.
 
     Attributes:
         output: the output folder.
@@ -85,7 +85,7 @@ class ReportOptions:
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
-    """What `plan` is told; each value as in `RunOptions`, but `output` is None where nothing is to be saved."""
+    """The options of `plan`; each value as in `RunOptions`, but `output` is None where nothing is to be saved."""
 
     inputs: tuple[str, ...]
     output: str | None
@@ -99,7 +99,7 @@ class PlanOptions:
 
 @dataclass(frozen=True, slots=True)
 class RedriveOptions:
-    """What `redrive` is told.
+    """The options of `redrive`.
 
     Attributes:
         output: the output folder.
@@ -114,7 +114,7 @@ class RedriveOptions:
 
 @dataclass(frozen=True, slots=True)
 class StatusOptions:
-    """What `status` is told.
+    """The options of `status`.
 
     Attributes:
         output: the output folder.
@@ -129,7 +129,7 @@ class StatusOptions:
 
 @dataclass(frozen=True, slots=True)
 class VerifyOptions:
-    """What `verify` is told.
+    """The options of `verify`.
 
     Attributes:
         output: the folder to verify.
@@ -271,7 +271,7 @@ def add_price(parser: argparse._ActionsContainer) -> None:
 
 
 def add_connection(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add the options that say where to embed, and return their group."""
+    """Add the options of the connection to an endpoint, and return their group."""
     endpoint = parser.add_argument_group("endpoint")
     endpoint.add_argument(
         "--endpoint",
@@ -317,7 +317,7 @@ def add_connection(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 
 
 def add_endpoint(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say where and how to embed."""
+    """Add the options of where and how to embed."""
     endpoint = add_connection(parser)
     endpoint.add_argument(
         "--dimensions",
@@ -358,7 +358,7 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "Beam",
         "With a runner's options (--runner … and what it needs), ten documents go through it into a temporary place "
         "below the output folder: packages, the way from workers to the endpoint, the token, and the right to write. "
-        "All options of run are taken; those about the data say nothing here.",
+        "All options of run are taken; those about the data have no effect here.",
     )
 
 
@@ -366,7 +366,7 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser = _command(
         commands,
         "plan",
-        "tell what a run would take, from a sample and some seconds of the endpoint's time",
+        "estimate what a run would take, from a sample and some seconds of the endpoint's time",
         "tayyar plan --input 'wiki/*.ndjson' --endpoint http://127.0.0.1:8080 --price_per_hour 1.30",
     )
     data = parser.add_argument_group("data")
@@ -381,7 +381,7 @@ def _add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser = _command(
         commands,
         "status",
-        "tell how far a job is, from its output folder alone, on any machine that can read it",
+        "show how far a job is, from its output folder alone, on any machine that can read it",
         "tayyar status --output embedded --watch",
     )
     add_output(parser)
@@ -454,11 +454,11 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
     again.add_argument("--seed", type=int, default=0, metavar="N", help="of the choice (default: %(default)s)")
 
 
-def _number(kind: Callable[[str], float], least: float, most: float = float("inf")) -> Callable[[str], float]:
+def _number(kind: Callable[[str], float], minimum: float, maximum: float = float("inf")) -> Callable[[str], float]:
     def parse(text: str) -> float:
         value = kind(text)
-        if not least <= value <= most or math.isinf(value):
-            bounds = f"at least {least}" if most == float("inf") else f"from {least} to {most}"
+        if not minimum <= value <= maximum or math.isinf(value):
+            bounds = f"at least {minimum}" if maximum == float("inf") else f"from {minimum} to {maximum}"
             raise argparse.ArgumentTypeError(f"{text} is not {bounds}")
         return value
 
@@ -467,7 +467,7 @@ def _number(kind: Callable[[str], float], least: float, most: float = float("inf
 
 
 def run_options(arguments: argparse.Namespace, beam: Sequence[str]) -> RunOptions:
-    """Check what `run` was given and return it as one value.
+    """Check the options of `run` and return them as one value.
 
     Raises:
         UsageError: naming the option, its value and the remedy.
@@ -489,7 +489,7 @@ def run_options(arguments: argparse.Namespace, beam: Sequence[str]) -> RunOption
 
 
 def check_options(arguments: argparse.Namespace, beam: Sequence[str]) -> CheckOptions:
-    """Check what `check` was given and return it as one value; raises as `run_options`."""
+    """Check the options of `check` and return them as one value; raise as `run_options`."""
     return CheckOptions(
         endpoint=endpoint_settings(arguments),
         expected_dimensions=arguments.expected_dimensions,
@@ -519,17 +519,17 @@ def redrive_options(arguments: argparse.Namespace) -> RedriveOptions:
 
 
 def report_options(arguments: argparse.Namespace) -> ReportOptions:
-    """Return what `report` was given as one value; raises as `run_options`."""
+    """Return the options of `report` as one value; raise as `run_options`."""
     return ReportOptions(output_folder(arguments.output), arguments.price_per_hour)
 
 
 def status_options(arguments: argparse.Namespace) -> StatusOptions:
-    """Return what `status` was given as one value; raises as `run_options`."""
+    """Return the options of `status` as one value; raise as `run_options`."""
     return StatusOptions(output_folder(arguments.output), arguments.watch, arguments.json)
 
 
 def verify_options(arguments: argparse.Namespace) -> VerifyOptions:
-    """Check what `verify` was given and return it as one value; raises as `run_options`."""
+    """Check the options of `verify` and return them as one value; raise as `run_options`."""
     if arguments.endpoint and not arguments.sample:
         raise UsageError("--endpoint embeds documents again: say how many with --sample N.")
     return VerifyOptions(
@@ -544,7 +544,7 @@ def verify_options(arguments: argparse.Namespace) -> VerifyOptions:
 
 
 def connection_settings(arguments: argparse.Namespace) -> EndpointSettings:
-    """Check the options that say where to embed and return them as one value."""
+    """Check the options of the connection and return them as one value."""
     try:
         return EndpointSettings(
             urls=tuple(_base_url(url) for url in arguments.endpoint),
