@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from transforms.tei.credentials import LITERAL, check_reference
 
-if TYPE_CHECKING:  # numpy takes a moment, which --help need not wait for
+if TYPE_CHECKING:  # the command line reads its options before anything imports numpy
     from transforms.tei.vector_space import VectorSpace
 
 
