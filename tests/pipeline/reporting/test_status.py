@@ -24,7 +24,10 @@ SOURCE = Source("/in/wiki.ndjson", "wiki", size=1000, version="1.0")
 
 def ledger(*finished: float, seconds: float = 10.0, complete: bool = False) -> Ledger:
     """Shards of 100 bytes and 50 documents, each finished at one of these times and begun `seconds` before."""
-    statistics = RequestStatistics(tokens=500, requests=5, retries=1, queue_ms=200, inference_ms=100, throttled_ms=400)
+    statistics = RequestStatistics(
+        tokens=500, requests=5, retries=1, queue_ms=200, inference_ms=100, throttled_ms=400, flight_ms=350_000,
+        busy_ms=984, slot_ms=1000,
+    )  # fmt: skip
     receipts = {
         index: receipt(
             index, SOURCE, records=50, embedded=50, started_at=end - seconds, finished_at=end, statistics=statistics
@@ -77,6 +80,7 @@ def test_what_a_status_says() -> None:
     assert found.seconds_left == pytest.approx(300 / 0.5)
     assert (found.tokens, found.requests, found.retries, found.throttled_seconds) == (2000, 20, 4, 1.6)
     assert (found.queue_ms, found.inference_ms) == (4.0, 2.0)
+    assert (found.texts_in_flight, found.texts_in_queue, found.device_busy) == (40.0, 0.0, 0.984)
 
 
 def test_the_time_left_counts_dead_letters_as_done() -> None:
@@ -84,6 +88,31 @@ def test_the_time_left_counts_dead_letters_as_done() -> None:
     found = status_of(Ledger(Plan((SOURCE,), 100), (SourceLedger(SOURCE, {0: half}, False),)), JOB, None, NOW)
     assert (found.overall_rate, found.records_expected) == (2.5, 500)
     assert found.seconds_left == pytest.approx(450 / 5)
+
+
+def of_one_shard(**statistics: int) -> list[str]:
+    one = receipt(0, SOURCE, started_at=NOW - 10, finished_at=NOW, statistics=RequestStatistics(**statistics))
+    return list(
+        lines_of(status_of(Ledger(Plan((SOURCE,), 100), (SourceLedger(SOURCE, {0: one}, True),)), JOB, None, NOW))
+    )
+
+
+def test_the_endpoint_is_shown_by_what_it_had_to_do() -> None:
+    lines = of_one_shard(requests=20, queue_ms=310_000, inference_ms=9_000, flight_ms=640_000, busy_ms=98, slot_ms=100)
+    assert lines[-1] == (
+        "endpoint: 64 texts in flight, 31 waiting in its queue, device busy 98%; 20 requests, 0 repeated"
+    )
+
+
+def test_an_endpoint_that_reports_no_times_is_not_called_idle() -> None:
+    lines = of_one_shard(requests=20, retries=1, flight_ms=640_000, slot_ms=10_000)
+    assert lines[-1] == (
+        "endpoint: 64 texts in flight, times in its queue and its device not reported; 20 requests, 1 repeated"
+    )
+
+
+def test_where_nothing_was_sent_there_is_no_line_of_the_endpoint() -> None:
+    assert not any(line.startswith("endpoint") for line in of_one_shard())
 
 
 def test_requests_and_repeated_ones_are_counts_of_their_own() -> None:
