@@ -31,7 +31,7 @@ _STYLE: dict[Any, Any] = {
     "grid.color": _GRID,
     "text.color": _MUTED,
 }
-_STRIP = 0.45  # inches, of the device's share busy
+_STRIP = 0.2  # of a chart's height: the device's share busy
 _UNITS = (("days", 86_400.0), ("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
 _STEPS = (1, 2, 5, 10)
 _LABEL_WIDTH = 0.12  # of the axis, which a quantile's name takes
@@ -77,8 +77,8 @@ def endpoint_chart(
         if all(share is None for share in busy):
             figure, axes = _axes()
         else:
-            figure = Figure((_SIZE[0], _SIZE[1] + _STRIP), layout="constrained")
-            axes, strip = figure.subplots(2, 1, height_ratios=(_SIZE[1], _STRIP))
+            figure = Figure(_SIZE, layout="constrained")
+            axes, strip = figure.subplots(2, 1, height_ratios=(1 - _STRIP, _STRIP))
             _set_up(axes)
             _set_up(strip)
             edges = _time_axis(strip, len(busy), pauses_at, total)

@@ -153,8 +153,8 @@ def bottleneck(sums: RequestStatistics, sent: int, seconds: float) -> Bottleneck
         queue_ms_per_text=queue if has_times else None,
         inference_ms_per_text=inference if has_times else None,
         round_trip_ms_per_text=way if sent else None,
-        texts_in_flight=round(sums.flight_ms / 1000 / seconds, 1) if seconds else None,
-        texts_in_queue=round(sums.queue_ms / 1000 / seconds, 1) if seconds and has_times else None,
+        texts_in_flight=round(sums.flight_ms / 1000 / seconds, 2) if seconds else None,
+        texts_in_queue=round(sums.queue_ms / 1000 / seconds, 2) if seconds and has_times else None,
     )
 
 
@@ -171,13 +171,13 @@ def _verdict(busy: float | None, queue: float, inference: float, way: float) -> 
     )
     if busy >= _BUSY:
         return "endpoint", (
-            f"The endpoint: {seen}. A faster device or another --endpoint shortens the job; more workers do not."
+            f"The endpoint: {seen}. A faster device or one more endpoint shortens the job; more workers do not."
         )
     if busy < _MOSTLY_IDLE or queue <= _NOT_WAITING * inference:
         if queue + inference < way / 2:
             return "client", (
                 f"What lies between: {seen}. Most of that time passed on the way there and back, so workers nearer to "
-                "the endpoint, or a larger --max_in_flight, shorten the job; a faster device helps little."
+                "the endpoint shorten the job; a faster device helps little."
             )
         return "client", (
             f"What feeds the endpoint: {seen}. More worker processes shorten the job; a faster device helps little."

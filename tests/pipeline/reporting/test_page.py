@@ -91,7 +91,7 @@ def test_the_page_says_what_the_report_says() -> None:
     assert "Verified</span> on 2026-01-02 03:04 UTC" in page
     assert "2 min 00 s from start to end" in page
     assert "device busy 98% of the time" in page
-    assert "<dt>Texts in flight</dt><dd>3.7 on the mean, 2.6 of them in the queue</dd>" in page
+    assert "<dt>Texts in flight</dt><dd>3.71 on the mean, 2.57 of them in the queue</dd>" in page
 
 
 def test_the_page_shows_the_space_and_former_names_of_the_model() -> None:
@@ -111,7 +111,7 @@ def test_an_endpoint_without_times_has_no_figures_of_its_device() -> None:
     page = render(silent)
     assert "is not known" in page
     assert "device busy" not in page.lower()
-    assert "<dt>Texts in flight</dt><dd>3.7 on the mean</dd>" in page
+    assert "<dt>Texts in flight</dt><dd>3.71 on the mean</dd>" in page
     assert page.count("<svg") == 3
     assert "100%" not in labels_of(page)
 

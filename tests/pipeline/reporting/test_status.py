@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -90,7 +91,7 @@ def test_the_time_left_counts_dead_letters_as_done() -> None:
     assert found.seconds_left == pytest.approx(450 / 5)
 
 
-def of_one_shard(**statistics: int) -> list[str]:
+def of_one_shard(**statistics: Any) -> list[str]:
     one = receipt(0, SOURCE, started_at=NOW - 10, finished_at=NOW, statistics=RequestStatistics(**statistics))
     return list(
         lines_of(status_of(Ledger(Plan((SOURCE,), 100), (SourceLedger(SOURCE, {0: one}, True),)), JOB, None, NOW))
