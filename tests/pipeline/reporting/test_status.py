@@ -81,7 +81,7 @@ def test_what_a_status_says() -> None:
     assert found.seconds_left == pytest.approx(300 / 0.5)
     assert (found.tokens, found.requests, found.retries, found.throttled_seconds) == (2000, 20, 4, 1.6)
     assert (found.queue_ms, found.inference_ms) == (4.0, 2.0)
-    assert (found.texts_in_flight, found.texts_in_queue, found.device_busy) == (40.0, 0.0, 0.984)
+    assert (found.texts_in_flight, found.texts_in_queue, found.device_busy) == (40.0, 0.02, 0.984)
 
 
 def test_the_time_left_counts_dead_letters_as_done() -> None:
