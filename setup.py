@@ -110,6 +110,7 @@ setup(
         "transforms",
         "transforms.ndjson",
         "transforms.output",
+        "transforms.reuse",
         "transforms.storage",
         "transforms.tei",
     ],
