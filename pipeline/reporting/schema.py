@@ -1,7 +1,7 @@
 """The form of report.json: the typed value, and the JSON schema that is generated from it.
 
 `python -m pipeline.reporting.schema > pipeline/reporting/report.schema.json` writes the schema that is shipped; a test
-compares the two. A class says in its docstring what each field means, and the schema repeats it.
+compares the two. The docstring of a class describes each field, and the schema repeats it.
 """
 
 from __future__ import annotations
@@ -448,7 +448,7 @@ def _object(kind: type) -> dict[str, Any]:
 
 
 def _documented(kind: type) -> dict[str, str]:
-    """Return what a class's docstring says of each field, under `Attributes:`."""
+    """Return a class's fields with their descriptions in its docstring, under `Attributes:`."""
     _, _, attributes = (inspect.getdoc(kind) or "").partition("Attributes:\n")
     entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", attributes, flags=re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in entries}

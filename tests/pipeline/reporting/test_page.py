@@ -77,7 +77,7 @@ def test_the_page_needs_nothing_else() -> None:
     assert "@import" not in style
 
 
-def test_the_page_says_what_the_report_says() -> None:
+def test_the_page_shows_what_the_report_holds() -> None:
     page = render(nasty_report())
     for words in (
         "228 documents embedded",
@@ -99,6 +99,12 @@ def test_the_page_shows_the_space_and_former_names_of_the_model() -> None:
     assert f"<dt>Vector space</dt><dd>{report.job.space}</dd>" in page
     assert "2026-01-02 00:00 UTC: intfloat/<wbr>multilingual-e5-small, revision abc, float32, TEI" in page
     assert "Names so far" not in render(unfinished_report())
+
+
+def test_several_text_fields_are_all_named() -> None:
+    job = dataclasses.replace(JOB, text_field=("title", "body"))
+    page = render(make_report(Ledger(Plan((), 100), ()), job, "/out", None))
+    assert "<dd>text from title, body, vector in embedding</dd>" in page
 
 
 def test_an_endpoint_without_times_has_no_figures_of_its_device() -> None:

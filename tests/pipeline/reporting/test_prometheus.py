@@ -21,7 +21,7 @@ def parsed(report: Report) -> dict[tuple[str, str], float]:
     }
 
 
-def test_prometheus_reads_what_the_report_says() -> None:
+def test_prometheus_reads_what_the_report_holds() -> None:
     report = nasty_report()
     found = parsed(report)
     assert found["tayyar_documents_embedded", ""] == report.totals.embedded == 228

@@ -72,7 +72,7 @@ def test_a_run_that_has_just_begun_in_an_old_folder_is_running() -> None:
     assert at(ELSEWHERE.since_seconds + 5, ELSEWHERE, yesterday).state is State.RUNNING
 
 
-def test_what_a_status_says() -> None:
+def test_what_a_status_holds() -> None:
     found = at(NOW, ELSEWHERE, NOW - 400, NOW - 200, NOW - 195, NOW)
     assert (found.sources, found.sources_done, found.shards, found.shards_done) == (1, 0, 10, 4)
     assert (found.records, found.records_expected, found.embedded) == (200, 500, 200)
