@@ -70,7 +70,7 @@ def test_lines_wider_than_the_terminal_leave_nothing_stale(monkeypatch: pytest.M
     assert max(len(row) for row in shown.splitlines()) <= 40
     for word in ("running:", "records:", "rate:", "endpoint:"):
         assert shown.count(word) == 1, shown
-    assert "endpoint: a text waits" in shown
+    assert "endpoint: 35 texts in flight" in shown
 
 
 def test_where_nobody_watches_each_status_stands_below_the_former() -> None:
