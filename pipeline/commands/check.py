@@ -41,7 +41,10 @@ def check(options: CheckOptions, say: Callable[[str], None] = print) -> ExitCode
                 "check sends ten documents through a runner into a temporary place below --output, and there is none. "
                 "Give the --output of the run, or leave out the runner's options."
             )
-    with reached(options.endpoint, options.expected_dimensions, every_url=True) as (endpoint, wire_format):
+    with reached(options.endpoint, options.expected_dimensions, model=options.model, every_url=True) as (
+        endpoint,
+        wire_format,
+    ):
         for line in _findings(endpoint, wire_format):
             say(line)
         if options.output is not None:

@@ -34,6 +34,7 @@ class RunOptions:
         price_per_hour: of the endpoint, in dollars; None if nobody asks.
         overwrite: start over in a folder that holds another job.
         beam: the arguments left for Beam.
+        model: the ONNX export that the embedded TEI serves; None for its built-in model.
     """
 
     inputs: tuple[str, ...]
@@ -47,6 +48,7 @@ class RunOptions:
     price_per_hour: float | None
     overwrite: bool
     beam: tuple[str, ...]
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +60,14 @@ class CheckOptions:
         expected_dimensions: numbers a vector must have; None for whatever the model gives.
         output: the output folder to try; None for none.
         beam: the arguments left for Beam; with any, documents go through the runner.
+        model: the ONNX export that the embedded TEI serves; None for its built-in model.
     """
 
     endpoint: EndpointSettings
     expected_dimensions: int | None
     output: str | None
     beam: tuple[str, ...]
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,7 @@ class PlanOptions:
     expected_dimensions: int | None
     shard_bytes: int
     price_per_hour: float | None
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +106,13 @@ class RedriveOptions:
         output: the output folder.
         endpoint: where to embed; how is the job's.
         reasons: of the dead letters to send again; none for all.
+        model: the ONNX export that the embedded TEI serves; None for its built-in model.
     """
 
     output: str
     endpoint: EndpointSettings
     reasons: tuple[str, ...]
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +143,7 @@ class VerifyOptions:
         endpoint: where to embed them.
         inputs: the files that another tool read, to be compared line by line.
         text_field: what another tool embedded; None for the usual name. `embedding_field` likewise.
+        model: the ONNX export that the embedded TEI serves; None for its built-in model.
     """
 
     output: str
@@ -147,6 +155,7 @@ class VerifyOptions:
     inputs: tuple[str, ...] = ()
     text_field: str | None = None
     embedding_field: str | None = None
+    model: str | None = None
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -260,6 +269,11 @@ def add_connection(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         default=[],
         metavar="URL",
         help="base URL of a TEI server; repeatable for several of one model; without it, an embedded TEI is started",
+    )
+    endpoint.add_argument(
+        "--model",
+        metavar="FOLDER",
+        help="the embedded TEI's model: the folder of an ONNX export, or one of its .onnx files (default: a small one)",
     )
     endpoint.add_argument(
         "--token",
@@ -470,6 +484,7 @@ def run_options(arguments: argparse.Namespace, beam: Sequence[str]) -> RunOption
         price_per_hour=arguments.price_per_hour,
         overwrite=arguments.overwrite,
         beam=tuple(beam),
+        model=model_folder(arguments),
     )
 
 
@@ -480,6 +495,7 @@ def check_options(arguments: argparse.Namespace, beam: Sequence[str]) -> CheckOp
         expected_dimensions=arguments.expected_dimensions,
         output=None if arguments.output is None else output_folder(arguments.output),
         beam=tuple(beam),
+        model=model_folder(arguments),
     )
 
 
@@ -495,12 +511,18 @@ def plan_options(arguments: argparse.Namespace) -> PlanOptions:
         expected_dimensions=arguments.expected_dimensions,
         shard_bytes=arguments.shard_bytes,
         price_per_hour=arguments.price_per_hour,
+        model=model_folder(arguments),
     )
 
 
 def redrive_options(arguments: argparse.Namespace) -> RedriveOptions:
     """Check what `redrive` was given and return it as one value; raises as `run_options`."""
-    return RedriveOptions(output_folder(arguments.output), connection_settings(arguments), tuple(arguments.reason))
+    return RedriveOptions(
+        output=output_folder(arguments.output),
+        endpoint=connection_settings(arguments),
+        reasons=tuple(arguments.reason),
+        model=model_folder(arguments),
+    )
 
 
 def report_options(arguments: argparse.Namespace) -> ReportOptions:
@@ -527,6 +549,7 @@ def verify_options(arguments: argparse.Namespace) -> VerifyOptions:
         inputs=tuple(absolute(pattern) for pattern in arguments.input),
         text_field=arguments.text_field,
         embedding_field=arguments.embedding_field,
+        model=model_folder(arguments),
     )
 
 
@@ -552,6 +575,21 @@ def endpoint_settings(arguments: argparse.Namespace) -> EndpointSettings:
         normalize=not arguments.no_normalize,
         overlong=Overlong(arguments.overlong),
     )
+
+
+def model_folder(arguments: argparse.Namespace) -> str | None:
+    """Return the embedded TEI's model, absolute; None for its built-in one."""
+    if arguments.model is None:
+        return None
+    if arguments.endpoint:
+        raise UsageError(
+            f"--model {arguments.model} is for the embedded TEI, but --endpoint names a server, which has its own "
+            "model. Give one of the two."
+        )
+    path = absolute(arguments.model, "--model")
+    if not os.path.exists(path):
+        raise UsageError(f"--model {arguments.model} does not exist. Give the folder of an ONNX export.")
+    return path
 
 
 def absolute(path: str, option: str = "--input") -> str:

@@ -83,7 +83,7 @@ def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> Exit
         if kept:
             say(f"{kept} shards that an interrupted redrive had begun are finished")
         try:
-            tally = _send_again(_read(output, job), reasons, output, job, options.endpoint)
+            tally = _send_again(_read(output, job), reasons, output, job, options.endpoint, options.model)
         except (DamagedSource, SourceChanged) as error:
             raise PipelineFailed(str(error)) from error
         after = _read(output, job)
@@ -114,7 +114,7 @@ def _read(output: OutputFolder, job: Job) -> Ledger:
 
 
 def _send_again(
-    ledger: Ledger, reasons: set[str], output: OutputFolder, job: Job, endpoint: EndpointSettings
+    ledger: Ledger, reasons: set[str], output: OutputFolder, job: Job, endpoint: EndpointSettings, model: str | None
 ) -> _Tally:
     """Go through the shards that have such dead letters; several at once where a bucket is read or written."""
     tally = _Tally()
@@ -130,7 +130,7 @@ def _send_again(
     paths = [output.root, *(source.source.path for source in ledger.sources)]
     with (
         ThreadPoolExecutor(at_once_for(paths)) as threads,  # outermost: they end when the client is closed
-        reached(settings, None) as (usable, _),
+        reached(settings, None, model=model) as (usable, _),
         _Client(usable) as client,
         tqdm(total=wanted, unit=" dead letters", disable=None) as bar,
     ):

@@ -64,7 +64,7 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
     shared = dataclasses.replace(options.endpoint, processes=count_processes(pipeline_options))
     with ExitStack() as stack:
         stack.enter_context(_without_looking_through_what_is_loaded())
-        with reached(shared, options.expected_dimensions) as (endpoint, wire_format):
+        with reached(shared, options.expected_dimensions, model=options.model) as (endpoint, wire_format):
             job = _job_of(options, endpoint, wire_format)
             _make_way(output, plan, job, options.overwrite)
             others = stack.enter_context(run_marker.announced(output, pipeline_options.view_as(StandardOptions).runner))

@@ -145,7 +145,7 @@ def _spot_check(options: VerifyOptions, settings: EndpointSettings, fields: Fiel
     if not options.sample:
         yield None
         return
-    with reached(settings, None) as (usable, _):
+    with reached(settings, None, model=options.model) as (usable, _):
         yield SpotCheck(usable, fields, options.min_cosine)
 
 

