@@ -320,9 +320,10 @@ def _pool(hidden: Hidden, lengths: Sequence[int], pooling: str) -> Vectors:
         return hidden[:, 0]
     if pooling == "last_token":
         return hidden[np.arange(len(lengths)), np.array(lengths) - 1]
-    return np.stack(
+    rows: Vectors = np.stack(
         [each[:length].mean(axis=0, dtype=np.float32) for each, length in zip(hidden, lengths, strict=True)]
     )
+    return rows
 
 
 def cosines(one: Vectors, other: Vectors) -> Vectors:

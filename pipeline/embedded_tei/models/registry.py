@@ -83,7 +83,9 @@ class EmbeddingModel(Protocol):
     is_instant: bool
 
     @property
-    def raw_norm(self) -> float | None: ...  # read only, so that a model may declare a float
+    def raw_norm(self) -> float | None:
+        """See above; read only, so that a model may declare a float."""
+        ...
 
     def encode(self, text: str, prompt: str, encoding: Encoding) -> Encoded:
         """Counts the tokens of prompt + text, and cuts the text where they are more than the limit."""
