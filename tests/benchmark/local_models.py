@@ -1,4 +1,4 @@
-"""Documents a second of an ONNX folder in this process: `python -m tests.benchmark.local_models GRAPH… --input FILE`."""
+"""Documents a second of local models: `python -m tests.benchmark.local_models FOLDER… --input FILE`."""
 
 from __future__ import annotations
 

@@ -319,7 +319,8 @@ def _pool(hidden: Hidden, lengths: Sequence[int], pooling: str) -> Vectors:
     if pooling == "cls":
         return hidden[:, 0]
     if pooling == "last_token":
-        return hidden[np.arange(len(lengths)), np.array(lengths) - 1]
+        last: Vectors = hidden[np.arange(len(lengths)), np.array(lengths) - 1]
+        return last
     rows: Vectors = np.stack(
         [each[:length].mean(axis=0, dtype=np.float32) for each, length in zip(hidden, lengths, strict=True)]
     )
