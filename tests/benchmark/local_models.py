@@ -11,7 +11,7 @@ from pipeline.embedded_tei.models.registry import EmbeddingModel, Encoding, make
 from tests.benchmark import table
 
 _BATCH = 64  # texts that the server's device is given at once
-NOTES = "Best of all rounds. CPU a document hardly depends on what else the machine does; documents a second do."
+NOTES = ["Best of all rounds. CPU a document hardly depends on what else the machine does; documents a second do."]
 
 
 def measure(model: EmbeddingModel, texts: list[str], rounds: int) -> table.Row:
