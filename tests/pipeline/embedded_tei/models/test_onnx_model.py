@@ -211,3 +211,21 @@ def test_a_folder_and_an_endpoint_are_one_too_many(tiny: Path) -> None:
     arguments = make_parser().parse_args(["check", "--model", str(tiny), "--endpoint", "http://127.0.0.1:1"])
     with pytest.raises(UsageError, match="Give one of the two"):
         check_options(arguments, ())
+
+
+@pytest.mark.parametrize("kind", ["Gather", "ReduceMax"])
+def test_a_graph_that_pools_itself_shows_how_or_is_refused(tiny: Path, kind: str) -> None:
+    (tiny / "1_Pooling" / "config.json").unlink()
+    path = tiny / "onnx" / "model.onnx"
+    model = onnx.load(path)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(0), "first"))
+    inputs = ["last_hidden_state", *["first"] * (kind == "Gather")]
+    attributes: dict[str, Any] = {"axis": 1} if kind == "Gather" else {"axes": [1], "keepdims": 0}
+    model.graph.node.append(onnx.helper.make_node(kind, inputs, ["sentence_embedding"], **attributes))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("sentence_embedding", 1, ["batch_size", 16]))
+    onnx.save(model, path)
+    if kind == "Gather":
+        assert OnnxModel(tiny).pooling == "cls"
+    else:
+        with pytest.raises(ModelUnavailableError, match="more than pooling"):
+            OnnxModel(tiny)
