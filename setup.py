@@ -10,8 +10,10 @@ DEPENDENCIES = [
     "google-crc32c>=1.5",  # comes with google-cloud-storage; named because the receipts use it directly
     "numpy>=1.26",
     "orjson>=3.9.10",  # writes float32 as its shortest decimals
+    "prometheus_client>=0.20",  # writes report.prom; it has no dependencies itself
     "pybase64>=1.4",  # reads vectors in base64 four times as fast as the standard library, which costs as much as HTTP
     "requests>=2.32.2",
+    "rich>=13",  # redraws `status --watch`: it counts the rows that a line wider than the terminal takes
     "urllib3>=2,<3",  # what requests stands on; the client takes connections from its pools by methods for subclasses
     "tqdm>=4.66",
     "backports.zstd>=1.0",  # .zst input; the standard library has it from Python 3.14, and it notices a truncated file
@@ -59,14 +61,12 @@ EXTRAS["dev"] = [
     "mypy>=2.4,<3",
     "onnx>=1.17",  # makes the graphs of the tests, and is what `serve --optimize` needs
     "openai>=1.50",
-    "prometheus_client>=0.20",  # reads report.prom as Prometheus does
     "psutil>=6.0",
     "pytest>=8.2",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",
     "ruff>=0.17,<0.18",  # another minor version formats otherwise
     "safetensors>=0.4.3",  # reads the weights that the tests make a graph of
-    "schemathesis>=4.0",
     "selenium>=4.20",  # looks at the report's page in a Chromium
     "setuptools>=70",
     "types-jsonschema",
@@ -82,7 +82,24 @@ setup(
     description="Embed NDJSON documents through Text Embeddings Inference, with proof that nothing was lost",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="The Tayyar authors",
     license="Apache-2.0",
+    keywords=["embeddings", "text-embeddings-inference", "apache-beam", "ndjson", "vectors", "batch"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: MacOS",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.10,<3.14",
     packages=[
         "pipeline",

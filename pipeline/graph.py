@@ -10,6 +10,7 @@ import apache_beam as beam
 from transforms.elements import Shard
 from transforms.embed_shards import EmbedShards
 from transforms.output.folder import OutputFolder
+from transforms.output.receipts import Provenance
 from transforms.read_shards import ReadShards
 from transforms.sum_receipts import SumReceipts
 from transforms.tei.settings import EndpointSettings
@@ -18,25 +19,19 @@ from transforms.write_embedded import WriteEmbedded
 
 
 class Settings(NamedTuple):
-    """What the transforms are told.
+    """The settings of the transforms.
 
     Attributes:
-        endpoint: where and how to embed; its `identity` is known.
+        endpoint: where and how to embed; its `space` is known.
         output: where to.
-        job: the digest that the receipts bear.
-        model: the model's id.
-        text_field: what is embedded, dotted for a nested field.
-        embedding_field: which field gets the vector.
+        provenance: how shards are made, for their receipts; with the fields to read and to write.
         shard_bytes: decompressed bytes a shard of an unsplittable source.
         max_dead_letter_ratio: dead letters a record that the run may have.
     """
 
     endpoint: EndpointSettings
     output: OutputFolder
-    job: str
-    model: str
-    text_field: str
-    embedding_field: str
+    provenance: Provenance
     shard_bytes: int
     max_dead_letter_ratio: float
 
@@ -54,14 +49,12 @@ def build(root: beam.Pipeline, work: Sequence[Shard], settings: Settings) -> Out
     Only shard descriptions and receipts cross a shuffle: a local runner keeps in memory whatever does, and documents
     and vectors would be all of it.
     """
-    output, job = settings.output, settings.job
+    output, made = settings.output, settings.provenance
     shards = root | "ListShards" >> beam.Create(work, reshuffle=False) | "SpreadShards" >> beam.Reshuffle()
     documents = shards | "ReadShards" >> ReadShards(
-        settings.text_field, settings.embedding_field, settings.shard_bytes, output, job
+        made.text_field, made.embedding_field, settings.shard_bytes, output, made.digest
     )
     embedded = documents | "EmbedShards" >> EmbedShards(settings.endpoint, settings.max_dead_letter_ratio)
     _ = embedded.dead_letters | "WriteDeadLetters" >> WriteDeadLetters(output)
-    receipts = embedded.documents | "WriteEmbedded" >> WriteEmbedded(
-        output, settings.embedding_field, settings.model, job
-    )
+    receipts = embedded.documents | "WriteEmbedded" >> WriteEmbedded(output, made)
     return Outputs(receipts, receipts | "SumReceipts" >> SumReceipts())

@@ -18,16 +18,13 @@ import requests
 from pipeline.embedded_tei.process import EmbeddedTei
 
 Vectors = npt.NDArray[np.float32]
-_NOT_DOCUMENTS = {"_job", "dead_letters"}
 
 
 def read_documents(folder: Path) -> tuple[list[dict[str, Any]], Vectors]:
     """Return the folder's n documents, each with the name of its file, and float32[n, dimensions]."""
     documents, vectors = list[dict[str, Any]](), []
-    for path in sorted(folder.glob("**/*.ndjson")):
-        name = path.relative_to(folder)
-        if name.parts[0] in _NOT_DOCUMENTS:
-            continue
+    for path in sorted((folder / "data").glob("**/*.ndjson")):
+        name = path.relative_to(folder / "data")
         for line in path.open("rb"):
             document = orjson.loads(line)
             vectors.append(np.array(document.pop("embedding"), np.float32))

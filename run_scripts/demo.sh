@@ -17,11 +17,11 @@ show() {
 heading "60 documents, Arabic and English, in two files; the model runs on this machine's processor"
 show tayyar run --input run_scripts/sample --output demo_output --overwrite
 
-heading "What came out: embedded documents, and under _job what proves them"
+heading "What came out: under data the embedded documents, under _job what proves them"
 find demo_output -type f | sort
 
 heading "One document with its vector, of which only the ends are shown"
-sed -n -E '1s/\[([^],]*,[^],]*),[^]]*(,[^],]*)\]/[\1, …\2]/p' demo_output/flat-00000.ndjson
+sed -n -E '1s/\[([^],]*,[^],]*),[^]]*(,[^],]*)\]/[\1, …\2]/p' demo_output/data/flat-00000.ndjson
 
 heading "The proof: inputs and outputs, read again"
 show tayyar verify --output demo_output

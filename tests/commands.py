@@ -6,7 +6,6 @@ import contextlib
 import io
 import logging
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -95,9 +94,9 @@ def running(program: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
 
 
 def texts_embedded(url: str) -> int:
-    """How many texts a server has embedded so far."""
-    found = re.search(r"^te_embed_success (\d+)$", requests.get(f"{url}/metrics", timeout=10).text, re.MULTILINE)
-    return int(found[1]) if found else 0
+    """Return how many texts a simulator has embedded so far."""
+    texts: int = requests.get(f"{url}/simulator/statistics", timeout=10).json()["texts_computed"]
+    return texts
 
 
 def output_files(root: Path) -> dict[str, bytes]:

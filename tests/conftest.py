@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from pipeline.embedded_tei.process import EmbeddedTei
 from tests.storages import KEYS, KINDS, Storage, fresh_clients, gcs_server, place_of, s3_server
+from tests.tei_simulator.process import TeiSimulator
 
 # The machine may be busy: how long one example takes says nothing about the code.
 settings.register_profile("tayyar", deadline=None, max_examples=150)
@@ -25,7 +25,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture(scope="session")
 def hash_tei() -> Iterator[str]:
     """The URL of a real server process with a hash in the model's place."""
-    with EmbeddedTei(["--model", "hash"]) as server:
+    with TeiSimulator() as server:
         yield server.url
 
 

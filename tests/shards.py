@@ -16,7 +16,7 @@ from transforms.output.receipts import Receipt, encode_receipt
 from transforms.storage.api import WrittenFile
 
 JOB = "0123456789abcdef"
-SOURCE = Source("/in/wiki.ndjson", "wiki", size=250, mtime=1_700_000_000.123456)
+SOURCE = Source("/in/wiki.ndjson", "wiki", size=250, version="1700000000.123456")
 
 
 def folder(path: Path) -> OutputFolder:
@@ -53,14 +53,14 @@ def receipt(index: int = 0, of: Source = SOURCE, /, **fields: Any) -> Receipt:
         end=min(100 * index + 100, of.size),
         last=False,
         source_size=of.size,
-        source_mtime=of.mtime,
+        source_version=of.version,
         records=3,
         embedded=3,
         dead_letters=0,
         reasons={},
         started_at=1000.0 + index,
         finished_at=1001.0 + index,
-        output=WrittenFile(f"{name}.ndjson", 10, "AAAAAA=="),
+        output=WrittenFile(f"data/{name}.ndjson", 10, "AAAAAA=="),
         dead_letter_output=None,
         statistics=RequestStatistics(tokens=30, requests=2, latency_ms=Counter({16: 1, 23: 1})),
         model="tayyar/hash",

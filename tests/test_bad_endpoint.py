@@ -14,9 +14,9 @@ import orjson
 import pytest
 import requests
 
-from pipeline.embedded_tei.process import EmbeddedTei
 from tests.commands import started, tayyar, tayyar_here
 from tests.documents import documents, write_ndjson
+from tests.tei_simulator.process import TeiSimulator
 
 POISON, NULLS = "🜏poison", "🜏nulls"
 FAULTS = {
@@ -59,11 +59,11 @@ def wait_for_a_receipt(process: subprocess.Popen[str], output: Path) -> None:
 def test_only_what_is_truly_bad_becomes_a_dead_letter(tmp_path: Path, hash_tei: str) -> None:
     poison, nulls, malformed = write_corpus_with_bad_records(tmp_path / "in.ndjson")
     options = ("--input", tmp_path / "in.ndjson", "--output", tmp_path / "out", "--shard_bytes", 200_000)
-    with EmbeddedTei(["--model", "hash", "--faults", json.dumps(FAULTS)]) as server:
+    with TeiSimulator(["--faults", json.dumps(FAULTS)]) as server:
         with started("run", *options, "--endpoint", server.url) as process:
             wait_for_a_receipt(process, tmp_path / "out")
             with contextlib.suppress(requests.ConnectionError):  # this request's connection is reset like all others
-                requests.post(f"{server.url}/_simulator/crash", timeout=5)
+                requests.post(f"{server.url}/simulator/crash", timeout=5)
             said, _ = process.communicate(timeout=110)
         assert process.returncode == 0, said
     letters = [
@@ -80,7 +80,7 @@ def test_only_what_is_truly_bad_becomes_a_dead_letter(tmp_path: Path, hash_tei: 
         assert sorted(json.loads(x["line"])["id"] for x in letters if x["reason"] == reason) == sorted(ids)
     embedded = [
         orjson.loads(line)
-        for path in sorted(tmp_path.glob("out/in-*.ndjson"))
+        for path in sorted(tmp_path.glob("out/data/in-*.ndjson"))
         for line in path.read_bytes().splitlines()
     ]
     assert len(embedded) == 6000 - 18
@@ -95,14 +95,16 @@ def test_only_what_is_truly_bad_becomes_a_dead_letter(tmp_path: Path, hash_tei: 
 def test_an_endpoint_of_fixed_capacity_is_kept_busy_without_refusals(tmp_path: Path) -> None:
     write_ndjson(tmp_path / "in.ndjson", documents(5000, seed=3))
     device = {"tokens_per_second": 20_000, "batch_seconds": 0.002}
-    with EmbeddedTei(["--model", "hash", "--faults", json.dumps(device)]) as server:
+    with TeiSimulator(["--faults", json.dumps(device)]) as server:
         options = ("--input", tmp_path / "in.ndjson", "--output", tmp_path / "out", "--endpoint", server.url)
         with started("run", *options, "--shard_bytes", 100_000) as process:
             wait_for_a_receipt(process, tmp_path / "out")
-            reset = requests.post(f"{server.url}/_simulator/stats", timeout=5).json()  # what comes before is start-up
+            reset = requests.post(
+                f"{server.url}/simulator/statistics", timeout=5
+            ).json()  # what comes before is start-up
             said, _ = process.communicate(timeout=110)
         assert process.returncode == 0, said
-        stats = requests.get(f"{server.url}/_simulator/stats", timeout=5).json()
+        stats = requests.get(f"{server.url}/simulator/statistics", timeout=5).json()
     assert reset["texts_in_flight"] > 0
     assert stats["texts"] > 1000, stats  # from here to the last document, the end included
     assert stats["busy_share"] > 0.97, stats  # one request at a time makes 0.85
@@ -115,7 +117,7 @@ def test_a_wrong_token_stops_the_run_in_seconds_and_stays_secret(
     write_ndjson(tmp_path / "in.ndjson", documents(50, seed=4))
     monkeypatch.setenv("TAYYAR_TEST_TOKEN", "hf_not_the_right_one")
     key = {"TAYYAR_TEST_KEY": "hf_the_right_one"}
-    with EmbeddedTei(["--model", "hash", "--api_key", "env:TAYYAR_TEST_KEY"], environment=key) as server:
+    with TeiSimulator(["--api_key", "env:TAYYAR_TEST_KEY"], environment=key) as server:
         options = ("--input", tmp_path / "in.ndjson", "--output", tmp_path / "out", "--endpoint", server.url)
         began = time.monotonic()
         said = tayyar("run", *options, "--token", "env:TAYYAR_TEST_TOKEN", code=3).stderr

@@ -18,12 +18,12 @@ import psutil
 import pytest
 import requests
 
-from pipeline.embedded_tei.process import EmbeddedTei
 from pipeline.job import run_marker
 from tests.commands import output_files, started, tayyar, tayyar_here, texts_embedded
 from tests.documents import documents, write_corpus, write_ndjson
 from tests.shards import folder
 from tests.storages import LocalStorage
+from tests.tei_simulator.process import TeiSimulator
 
 _VECTOR_FIELD = re.compile(rb',?"embedding":(?P<space> ?)(?P<vector>\[[^\]]*\])')
 
@@ -51,7 +51,7 @@ def embed_plainly(url: str, texts: list[str]) -> list[list[float]]:
 def assert_embedded(source: Path, output: Path, name: str, url: str) -> None:
     """Hold one source against all of its shards: complete, in order, each line's bytes kept, each vector its text's."""
     lines = source.read_bytes().splitlines()
-    shards = sorted(output.glob(f"{name}-?????.ndjson"))
+    shards = sorted((output / "data").glob(f"{name}-?????.ndjson"))
     found = [line for shard in shards for line in shard.read_bytes().splitlines()]
     assert len(found) == len(lines) > 0
     texts = [json.loads(line)["content"] for line in lines]
@@ -75,7 +75,7 @@ def run(corpus: Path, output: Path, url: str, *options: object, code: int | None
 def test_the_pipeline_does_what_a_plain_loop_does(
     corpus: Path, tmp_path: Path, tei: str, shard_bytes: int, batch: int
 ) -> None:
-    with EmbeddedTei(["--model", "hash", "--max_client_batch_size", str(batch)]) as server:
+    with TeiSimulator(["--max_client_batch_size", str(batch)]) as server:
         run(corpus, tmp_path / "out", server.url, "--shard_bytes", shard_bytes)
     for source in sorted(corpus.rglob("*.ndjson")):
         assert_embedded(source, tmp_path / "out", str(source.relative_to(corpus).with_suffix("")), tei)
@@ -144,10 +144,10 @@ def test_only_what_is_damaged_or_missing_is_done_again(corpus: Path, tmp_path: P
     run(corpus, tmp_path / "out", tei, "--shard_bytes", 20_000)
     whole = output_files(tmp_path / "out")
     (tmp_path / "out/_job/receipts/wiki_00-00001.json").unlink()
-    (tmp_path / "out/a/wiki_01-00000.ndjson").unlink()
-    cut = tmp_path / "out/a/b/wiki_02-00001.ndjson"
+    (tmp_path / "out/data/a/wiki_01-00000.ndjson").unlink()
+    cut = tmp_path / "out/data/a/b/wiki_02-00001.ndjson"
     cut.write_bytes(cut.read_bytes()[:-1])
-    (tmp_path / "out/wiki_00-00099.ndjson").write_text("a shard that there is not\n")
+    (tmp_path / "out/data/wiki_00-00099.ndjson").write_text("a shard that there is not\n")
     (tmp_path / "out/dead_letters").mkdir()
     (tmp_path / "out/dead_letters/wiki_00-00000.ndjson").write_text("left over\n")
     (tmp_path / "out/notes.txt").write_text("the user's own")
@@ -208,11 +208,11 @@ def test_worker_processes_share_the_permits_from_the_start(tmp_path: Path, proce
     for number in range(4 * processes):  # a shard each; as many round trips as one process needs leave the others room
         write_ndjson(tmp_path / f"in/{number}.ndjson", documents(64, seed=number))
     permits = 50 * processes
-    slow = ["--model", "hash", "--faults", '{"batch_seconds": 0.1}', "--max_concurrent_requests", str(permits)]
-    with EmbeddedTei(slow) as simulator:
+    slow = ["--faults", '{"batch_seconds": 0.1}', "--max_concurrent_requests", str(permits)]
+    with TeiSimulator(slow) as simulator:
         workers = ("--direct_running_mode", "multi_processing", "--direct_num_workers", processes)
         run(tmp_path / "in", tmp_path / "out", simulator.url, *workers)
-        stats = requests.get(f"{simulator.url}/_simulator/stats", timeout=10).json()
+        stats = requests.get(f"{simulator.url}/simulator/statistics", timeout=10).json()
     assert stats["rejected"] == 0
     assert 64 <= stats["peak_texts_in_flight"] <= permits  # more than one process was at work
 
@@ -225,7 +225,7 @@ def test_a_killed_worker_process_ends_the_run_with_an_error_and_the_next_one_res
     workers = ("--direct_running_mode", "multi_processing", "--direct_num_workers", 2)
     inputs = ("--input", f"{corpus}/**", "--output", tmp_path / "out")
     # Each batch takes its time, so that much is left to do when the worker is killed.
-    slow = EmbeddedTei(["--model", "hash", "--faults", '{"batch_seconds": 0.1}'])
+    slow = TeiSimulator(["--faults", '{"batch_seconds": 0.1}'])
     with slow, started("run", *inputs, "--endpoint", slow.url, *options, *workers) as process:
         while process.poll() is None and not list((tmp_path / "out").glob("_job/receipts/**/*.json")):
             time.sleep(0.01)
@@ -303,7 +303,7 @@ def test_every_reason_of_a_dead_letter_ends_in_its_file(tmp_path: Path, tei: str
     assert letters[5]["http_status"] == 422
     assert letters[5]["line"].encode() == lines[7]
     assert letters[2]["offset"] == len(b"\n".join(lines[:3])) + 1
-    tayyar_here("verify", "--output", tmp_path / "out")
+    tayyar_here("verify", "--output", tmp_path / "out", "--max_dead_letter_ratio", 1)
 
 
 def test_a_hopeless_run_stops_early_and_keeps_what_it_did(tmp_path: Path, tei: str) -> None:
@@ -321,13 +321,13 @@ def test_a_hopeless_run_stops_early_and_keeps_what_it_did(tmp_path: Path, tei: s
     said = tayyar_here("run", *options, code=4).stderr
     assert "of them are missing_text" in said
     assert json.loads(tayyar_here("status", "--output", tmp_path / "out", "--json").stdout)["state"] == "stopped"
-    assert not {"at_work", "tmp"} & {path.name for path in (tmp_path / "out/_job").iterdir()}
+    assert not {"run_markers", "tmp"} & {path.name for path in (tmp_path / "out/_job").iterdir()}
     assert said.rstrip().endswith(
         "Mend the records, or raise --max_dead_letter_ratio; then the same command goes on from what is done."
     )
     assert 1000 <= sum(1 for path in tmp_path.glob("out/dead_letters/*") for _ in path.open("rb")) < 3000
     tayyar_here("run", *options, "--max_dead_letter_ratio", 1)
-    tayyar_here("verify", "--output", tmp_path / "out")
+    tayyar_here("verify", "--output", tmp_path / "out", "--max_dead_letter_ratio", 1)
 
 
 @pytest.mark.parametrize(
@@ -365,23 +365,29 @@ def test_an_interrupted_run_says_how_to_go_on(corpus: Path, tmp_path: Path, tei:
 def test_files_of_others_are_neither_overwritten_nor_deleted(corpus: Path, tmp_path: Path, tei: str) -> None:
     out = tmp_path / "out"
     (out / "dead_letters").mkdir(parents=True)
-    theirs = {"wiki_00-20240101.ndjson": "theirs", "dead_letters/notes.txt": "theirs", "wiki_00.txt": "theirs"}
+    (out / "data").mkdir()
+    theirs = {
+        "data/wiki_00-20240101.ndjson": "theirs",
+        "dead_letters/notes.txt": "theirs",
+        "data/wiki_00.txt": "theirs",
+    }
     for name, text in theirs.items():
         (out / name).write_text(text)
-    (out / "wiki_00-00000.ndjson").write_text("in the way")
-    assert "wiki_00-00000.ndjson is in the way" in run(corpus, out, tei, code=2)
-    (out / "wiki_00-00000.ndjson").unlink()
+    (out / "data/wiki_00-00000.ndjson").write_text("in the way")
+    assert "data/wiki_00-00000.ndjson is in the way" in run(corpus, out, tei, code=2)
+    (out / "data/wiki_00-00000.ndjson").unlink()
     run(corpus, out, tei, "--overwrite")
     run(corpus, out, tei, "--overwrite", "--shard_bytes", 10_000)
     found = output_files(out)
     assert {name: found[name].decode() for name in theirs} == theirs
-    tayyar_here("verify", "--output", out)
+    said = tayyar_here("verify", "--output", out, code=5).stderr
+    assert "dead_letters/notes.txt: no valid receipt vouches for this file" in said
 
 
 def test_nothing_is_overwritten_while_another_run_writes_it(corpus: Path, tmp_path: Path, tei: str) -> None:
     run(corpus, tmp_path / "out", tei)
     before = output_files(tmp_path / "out")
-    with run_marker.announced(folder(tmp_path / "out")):
+    with run_marker.registered(folder(tmp_path / "out")):
         finished = tayyar(
             "run", "--input", corpus, "--output", tmp_path / "out", "--endpoint", tei, "--overwrite", code=2
         )
@@ -402,7 +408,7 @@ def test_an_interrupted_overwrite_leaves_nothing_of_the_former_job(corpus: Path,
             time.sleep(0.001)
         process.kill()
     tayyar_here("run", *options)
-    assert list(output_files(out)) == ["other-00000.ndjson"]
+    assert list(output_files(out)) == ["data/other-00000.ndjson"]
     tayyar_here("verify", "--output", out)
 
 

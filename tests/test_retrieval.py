@@ -28,7 +28,7 @@ def test_arabic_questions_find_their_paragraph(tmp_path: Path) -> None:
             inputs = [question["question"] for question in questions[first : first + 8]]
             body = {"inputs": inputs, "prompt_name": "query"}
             asked += requests.post(f"{server.url}/embed", json=body, timeout=100).json()
-    lines = (tmp_path / "out/xquad-ar-00000.ndjson").read_bytes().splitlines()
+    lines = (tmp_path / "out/data/xquad-ar-00000.ndjson").read_bytes().splitlines()
     documents = [json.loads(line) for line in lines]
     assert len(documents) == len(questions) == 240
     scores = np.array(asked) @ np.array([document["embedding"] for document in documents]).T

@@ -10,13 +10,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.embedded_tei.process import EmbeddedTei
 from tests.commands import ROOT, call, command, running, texts_embedded
 from tests.documents import mixed_corpus
 from tests.flink import Cluster, cluster, job_server_jar
 from tests.scripts import made_environment
 from tests.servers import tool, wait_until
 from tests.storages import Storage, expected, fill, job, outputs, place_of, s3_options, verify
+from tests.tei_simulator.process import TeiSimulator
 
 Call = Callable[..., list[str]]
 
@@ -74,7 +74,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory, hash_tei: str) -> dict[str, 
 @pytest.fixture(scope="module")
 def slow_tei() -> Iterator[str]:
     """A server with which no machine has 4,000 documents embedded before it is seen that half of them are."""
-    with EmbeddedTei(["--model", "hash", "--faults", '{"batch_seconds": 0.05}']) as server:
+    with TeiSimulator(["--faults", '{"batch_seconds": 0.05}']) as server:
         yield server.url
 
 
@@ -85,7 +85,7 @@ def test_the_same_bytes_come_out_and_another_job_is_refused(
     said = call(runner("run", *job(place, hash_tei)), timeout=250).stdout
     assert "total: embeddings = 600, documents = 605, dead letters = 5" in said
     assert outputs(place) == plain
-    assert not [name for name in place.names() if "/tmp/" in name or "/at_work/" in name]
+    assert not [name for name in place.names() if "/tmp/" in name or "/run_markers/" in name]
     verify(place)
     whole = place.files()
     refusal = call(runner("run", *job(place, hash_tei, "--text_field", "id")), code=2).stderr
@@ -217,7 +217,7 @@ def test_a_flink_that_is_started_here_ends_with_a_killed_launcher(tmp_path: Path
         pytest.skip("setpriv is not here; it is of util-linux")
     place = place_of("local", tmp_path)
     fill(place, mixed_corpus())
-    with EmbeddedTei(["--model", "hash", "--faults", '{"batch_seconds": 5}']) as slow:
+    with TeiSimulator(["--faults", '{"batch_seconds": 5}']) as slow:
         with running(flink_sh("run", *job(place, slow.url))) as process:
             wait_until(lambda: process.poll() is not None or java_of(process.pid), "Java")
             (java,) = java_of(process.pid)
@@ -235,7 +235,7 @@ def test_a_token_that_a_clusters_workers_do_not_have_is_found_before_the_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flink_cluster: Cluster, flink_sh: Call
 ) -> None:
     monkeypatch.setenv("ONLY_HERE", "hf_secret")
-    with EmbeddedTei(["--model", "hash", "--api_key", "env:ONLY_HERE"]) as tei:
+    with TeiSimulator(["--api_key", "env:ONLY_HERE"]) as tei:
         where = ("--output", tmp_path / "out", "--endpoint", tei.url, "--token", "env:ONLY_HERE")
         finished = call(flink_sh("check", *where, *flink_cluster.options), code=3, timeout=200)
     said = finished.stdout + finished.stderr

@@ -24,7 +24,7 @@ NEEDED = [
 ]
 DEFAULT_MODEL = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
 IMAGES = "ghcr.io/huggingface/text-embeddings-inference"
-SERVE = f"exec {sys.executable} -m pipeline.embedded_tei --model hash --port"
+SERVE = f"exec {sys.executable} -m tests.tei_simulator --port"
 
 
 class Machine:

@@ -11,10 +11,11 @@ from transforms.elements import DocumentShard, EmbeddedShard, ShardDeadLetters
 
 
 class ShardCoder(beam.coders.Coder):  # type: ignore[misc] # Beam ships no types
-    """Pickles a shard, and tells its size without doing so.
+    """Pickle a shard, and estimate its size without doing so.
 
-    The transforms are fused, so that no shard is ever encoded. But a runner samples the sizes of elements, with so few
-    elements all of them, and Beam's own coder learns a size by pickling: that took more time than reading the shard.
+    The transforms are fused, so no shard is ever encoded. But a runner samples the sizes of elements, and of so few
+    elements it takes every one. Beam's own coder would pickle each of them for its size, which took longer than reading
+    the shard.
     """
 
     def encode(self, value: Any) -> bytes:
@@ -26,7 +27,7 @@ class ShardCoder(beam.coders.Coder):  # type: ignore[misc] # Beam ships no types
         return pickle.loads(encoded)
 
     def estimate_size(self, value: DocumentShard | EmbeddedShard | ShardDeadLetters) -> int:
-        """Return about how many bytes the element would take, from the bytes of the source that it stands for."""
+        """Return the element's size in bytes, estimated by the bytes of the source that it stands for."""
         shard = value.shard
         return (shard.source.size if shard.end is None else shard.end - shard.start) or 1
 

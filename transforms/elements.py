@@ -47,6 +47,9 @@ class RequestStatistics:
     inference_ms: int = 0
     throttled_ms: int = 0
     at_limit: int = 0
+    flight_ms: int = 0
+    busy_ms: int = 0
+    slot_ms: int = 0
     latency_ms: Counter[int] = field(default_factory=Counter)
 
 
@@ -79,13 +82,17 @@ class Source:
         path: where it is, as Beam's FileSystems spells it.
         name: its path below the pattern's fixed prefix, without its extensions; the stem of its outputs.
         size: bytes as stored (compressed, where it is).
-        mtime: modification time in seconds since the epoch.
+        version: the file's version, as the storage numbers it: see `FileStat`.
     """
 
     path: str
     name: str
     size: int
-    mtime: float
+    version: str
+
+    def is_unchanged(self, size: int, version: str) -> bool:
+        """Whether a file of this size and version is the one that the plan saw: this decides it everywhere."""
+        return (size, version) == (self.size, self.version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +173,8 @@ class EmbeddedShard:
         records: lines of the shard that are not blank, as counted when it was read.
         statistics: what it took.
         started_at: seconds since the epoch at which its first text could be sent.
+        reused: documents whose vector comes from a former output.
+        duplicates: documents with the text of an earlier one of this shard, whose vector they share.
     """
 
     shard: Shard
@@ -175,6 +184,8 @@ class EmbeddedShard:
     records: int
     statistics: RequestStatistics
     started_at: float
+    reused: int = 0
+    duplicates: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,9 +166,9 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
                 yield beam.pvalue.TaggedOutput(output.tag, value)
 
     def teardown(self) -> None:
-        if self._client is not None:
-            self._client = None
-            sharing.release(self._endpoint)
+        client, self._client = self._client, None
+        if client is not None:
+            sharing.release(client)
 
     def _enough_behind_the_oldest(self) -> bool:
         """Whether waiting for the oldest shard leaves the endpoint enough to do.

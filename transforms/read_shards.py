@@ -84,7 +84,7 @@ def _require_unchanged(source: Source) -> None:
         raise SourceChanged(
             f"{source.path} was there when the run was planned and is gone now. Put it back and run again."
         )
-    if (now.size, now.mtime) != (source.size, source.mtime):
+    if not source.is_unchanged(now.size, now.version):
         raise SourceChanged(f"{source.path} changed since the run was planned. Run again: its shards will be redone.")
 
 

@@ -12,35 +12,33 @@ import apache_beam as beam
 from transforms.elements import EmbeddedShard
 from transforms.ndjson.splice import embedded_lines, json_key
 from transforms.output.folder import OutputFolder
-from transforms.output.receipts import Receipt, encode_receipt
+from transforms.output.receipts import Provenance, Receipt, encode_receipt
 from transforms.storage.api import Crc32c, WrittenFile
 from transforms.write_dead_letters import encode_dead_letters
 
 _BLOCK_BYTES = 1 << 18  # as much as is still in the cache when it is written
 
 
-def write_shard(shard: EmbeddedShard, output: OutputFolder, embedding_field: str, model: str, job: str) -> Receipt:
+def write_shard(shard: EmbeddedShard, output: OutputFolder, provenance: Provenance) -> Receipt:
     """Write a shard's embedded documents, if it has any, and its receipt.
 
     Args:
         shard: with its vectors.
         output: where to.
-        embedding_field: the name of the field that gets the vector.
-        model: the model's id.
-        job: the digest of what shapes vectors and shards.
+        provenance: how it was made.
     """
     name = shard.shard.name
     written = None
     if shard.documents:
-        lines = embedded_lines(shard.documents, shard.vectors, json_key(embedding_field))
+        lines = embedded_lines(shard.documents, shard.vectors, json_key(provenance.embedding_field))
         written = output.write(output.embedded(name), _in_blocks(lines))
-    receipt = _receipt_of(shard, written, _dead_letter_file(shard, output), model, job)
+    receipt = _receipt_of(shard, written, _dead_letter_file(shard, output), provenance)
     output.write(output.receipt(name), [encode_receipt(receipt)])
     return receipt
 
 
 def _receipt_of(
-    shard: EmbeddedShard, written: WrittenFile | None, dead_letter_file: WrittenFile | None, model: str, job: str
+    shard: EmbeddedShard, written: WrittenFile | None, dead_letter_file: WrittenFile | None, provenance: Provenance
 ) -> Receipt:
     source = shard.shard.source
     return Receipt(
@@ -51,9 +49,12 @@ def _receipt_of(
         end=shard.shard.end,
         last=shard.shard.last,
         source_size=source.size,
-        source_mtime=source.mtime,
+        source_version=source.version,
         records=shard.records,
         embedded=len(shard.documents),
+        sent=len(shard.documents) - shard.reused - shard.duplicates,
+        reused=shard.reused,
+        duplicates=shard.duplicates,
         dead_letters=len(shard.dead_letters),
         reasons=Counter(letter.reason.value for letter in shard.dead_letters),
         started_at=shard.started_at,
@@ -61,8 +62,7 @@ def _receipt_of(
         output=written,
         dead_letter_output=dead_letter_file,
         statistics=shard.statistics,
-        model=model,
-        job=job,
+        provenance=provenance,
     )
 
 
@@ -97,27 +97,21 @@ class WriteEmbedded(beam.PTransform):  # type: ignore[misc] # Beam ships no type
 
     Attributes:
         output: where to.
-        embedding_field: the name of the field that gets the vector.
-        model: the model's id, for the receipts.
-        job: the digest of what shapes vectors and shards, for the receipts.
+        provenance: how shards are made, for the receipts.
     """
 
     output: OutputFolder
-    embedding_field: str
-    model: str
-    job: str
+    provenance: Provenance
 
     def expand(self, embedded: beam.PCollection) -> beam.PCollection:
         """Wire it."""
-        return embedded | beam.ParDo(_WriteEmbedded(self.output, self.embedding_field, self.model, self.job))
+        return embedded | beam.ParDo(_WriteEmbedded(self.output, self.provenance))
 
 
 @dataclass
 class _WriteEmbedded(beam.DoFn):  # type: ignore[misc]
     output: OutputFolder
-    embedding_field: str
-    model: str
-    job: str
+    provenance: Provenance
 
     def process(self, shard: EmbeddedShard) -> Iterator[Receipt]:
-        yield write_shard(shard, self.output, self.embedding_field, self.model, self.job)
+        yield write_shard(shard, self.output, self.provenance)

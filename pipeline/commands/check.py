@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from apache_beam.io.filesystems import FileSystems
 
-from pipeline.commands.options import CheckOptions
-from pipeline.errors import ExitCode, UsageError
+from pipeline.commands.options import CheckOptions, RunOptions, VerifyOptions
+from pipeline.commands.run import run
+from pipeline.commands.verify import verify
+from pipeline.errors import ExitCode, PipelineFailed, UsageError
 from pipeline.job.preflight import require_usable
+from pipeline.reporting.numbers import count
 from pipeline.runners.endpoint import reached
 from pipeline.runners.runner import beam_options
 from pipeline.runners.smoke_test import rehearse
 from transforms.output.folder import OutputFolder
 from transforms.tei.client import TeiClient, connect
-from transforms.tei.settings import EndpointSettings, ModelIdentity
+from transforms.tei.handshake import EndpointProfile
+from transforms.tei.settings import EndpointSettings
 from transforms.tei.transport import NoReply
+
+_PATIENCE = 10.0  # seconds
 
 
 def check(options: CheckOptions, say: Callable[[str], None] = print) -> ExitCode:
@@ -41,22 +48,53 @@ def check(options: CheckOptions, say: Callable[[str], None] = print) -> ExitCode
                 "check sends ten documents through a runner into a temporary place below --output, and there is none. "
                 "Give the --output of the run, or leave out the runner's options."
             )
-    with reached(options.endpoint, options.expected_dimensions, model=options.model, every_url=True) as (
-        endpoint,
-        wire_format,
-    ):
-        for line in _findings(endpoint, wire_format):
+    if not options.endpoint.urls:
+        model = options.model or "Tayyar's own small model"
+        say(f"without --endpoint: checking {model}, which is started here")
+    # A person waits for the answer, so an endpoint that is not there is reported within seconds.
+    impatient = dataclasses.replace(options.endpoint, give_up_after=min(options.endpoint.give_up_after, _PATIENCE))
+    with reached(
+        impatient if options.endpoint.urls else options.endpoint,
+        options.expected_dimensions,
+        model=options.model,
+        every_url=True,
+    ) as (endpoint, profile):
+        for line in _findings(endpoint, profile):
             say(line)
         if options.output is not None:
             require_usable(OutputFolder(options.output, run="check"))
             say(f"output: {options.output} can be written and read")
             if options.beam:
-                say(f"runner: {rehearse(options.output, endpoint, options.beam)}")
+                smoke_test = partial(_embed_and_prove, options.beam)
+                say(f"runner: {rehearse(options.output, endpoint, options.beam, smoke_test)}")
     say("passed")
     return ExitCode.DONE
 
 
-def _findings(endpoint: EndpointSettings, wire_format: str) -> Iterator[str]:
+def _embed_and_prove(
+    beam: tuple[str, ...], documents: str, output: str, endpoint: EndpointSettings, shard_bytes: int
+) -> None:
+    """Do what `run` and `verify` do with a few documents; raises as they do."""
+    options = RunOptions(
+        inputs=(documents,),
+        output=output,
+        endpoint=endpoint,
+        text_field="content",
+        embedding_field="embedding",
+        expected_dimensions=None,
+        shard_bytes=shard_bytes,
+        max_dead_letter_ratio=0.0,
+        price_per_hour=None,
+        overwrite=False,
+        beam=beam,
+    )
+    lines: list[str] = []
+    if run(options, lines.append) is not ExitCode.DONE:
+        raise PipelineFailed("\n".join(lines), ExitCode.TOO_MANY_DEAD_LETTERS)
+    verify(VerifyOptions(output), lines.append)
+
+
+def _findings(endpoint: EndpointSettings, profile: EndpointProfile) -> Iterator[str]:
     for url in endpoint.urls:
         client = TeiClient(dataclasses.replace(endpoint, urls=(url,)))
         try:
@@ -69,8 +107,15 @@ def _findings(endpoint: EndpointSettings, wire_format: str) -> Iterator[str]:
             f"{info.max_input_length} tokens a text; longer ones are "
             + ("cut" if endpoint.overlong.value == "truncate" else "dead letters")
         )
-    yield f"model: {_described(endpoint.identity)}"
-    yield f"wire format: {wire_format}; a probe came back the same twice"
+    identity = profile.identity
+    yield (
+        f"model: {identity.model_id}, revision {identity.sha or 'unknown'}, {identity.dtype}, "
+        f"{identity.pooling} pooling, {count(identity.dimensions, 'dimension')}"
+    )
+    yield (
+        f"wire format: {profile.wire.format.value}; probe sentences have the same vectors alone and in a batch "
+        f"(cosine {profile.space.min_cosine} or better is the same)"
+    )
 
 
 def _said_of_token(endpoint: EndpointSettings, url: str) -> str:
@@ -87,12 +132,3 @@ def _said_of_token(endpoint: EndpointSettings, url: str) -> str:
     if status == 200:
         return "; it asks for no token, yours was not needed"
     return ", token accepted" if status in (401, 403) else ", token sent"
-
-
-def _described(identity: ModelIdentity | None) -> str:
-    if identity is None:
-        raise RuntimeError("the endpoint was not probed")
-    return (
-        f"{identity.model_id}, revision {identity.sha or 'not told'}, {identity.dtype}, "
-        f"{identity.pooling} pooling, {identity.dimensions} dimensions"
-    )

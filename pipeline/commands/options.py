@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import math
 import os
 import re
@@ -14,7 +15,9 @@ from transforms.tei.settings import EndpointSettings, Overlong
 
 _MIB = 1 << 20
 _DAY = 86_400  # seconds
+_CLOSE = 0.86  # of a misspelt option to ours; no option of Beam's comes as near to one of Tayyar's
 _MIN_COSINE = 0.99
+MAX_DEAD_LETTER_RATIO = 0.01
 _NO_ENDPOINT = EndpointSettings(urls=())
 
 
@@ -141,8 +144,7 @@ class VerifyOptions:
         seed: of their choice.
         min_cosine: of two vectors that count as the same.
         endpoint: where to embed them.
-        inputs: the files that another tool read, to be compared line by line.
-        text_field: what another tool embedded; None for the usual name. `embedding_field` likewise.
+        max_dead_letter_ratio: dead letters a record from which the job counts as failed.
         model: the ONNX export that the embedded TEI serves; None for its built-in model.
     """
 
@@ -152,9 +154,7 @@ class VerifyOptions:
     seed: int = 0
     min_cosine: float = _MIN_COSINE
     endpoint: EndpointSettings = _NO_ENDPOINT
-    inputs: tuple[str, ...] = ()
-    text_field: str | None = None
-    embedding_field: str | None = None
+    max_dead_letter_ratio: float = MAX_DEAD_LETTER_RATIO
     model: str | None = None
 
 
@@ -165,6 +165,7 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         description="Embed NDJSON documents through a Text Embeddings Inference endpoint; prove that nothing was lost.",
     )
+    parser.add_argument("--version", action="store_true", help="show Tayyar's version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_run(commands)
     _add_plan(commands)
@@ -175,6 +176,14 @@ def make_parser() -> argparse.ArgumentParser:
     _add_verify(commands)
     commands.add_parser("serve", help="serve the embedded TEI alone", add_help=False)  # its options are its own
     return parser
+
+
+def closest_option(parser: argparse.ArgumentParser, command: str, name: str) -> str | None:
+    """Return the option of a command that an unknown name was probably meant to be; None for nothing close."""
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    names = [option for action in commands.choices[command]._actions for option in action.option_strings if option[2:]]
+    close = difflib.get_close_matches(name.replace("-", "_").replace("__", "--", 1), names, n=1, cutoff=_CLOSE)
+    return close[0] if close else None
 
 
 def _command(
@@ -200,17 +209,21 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     _add_data(parser)
     add_endpoint(parser)
     limits = parser.add_argument_group("limits and cost")
-    limits.add_argument(
-        "--max_dead_letter_ratio",
-        type=_number(float, 0, 1),
-        default=0.01,
-        metavar="SHARE",
-        help="more dead letters a record than this, and the run ends with exit code 4 (default: %(default)s)",
-    )
+    _add_max_dead_letter_ratio(limits)
     add_price(limits)
     parser.add_argument_group(
         "Beam",
         "Beam's own options are passed on. --runner's default is its in-process Fn API runner, without download.",
+    )
+
+
+def _add_max_dead_letter_ratio(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--max_dead_letter_ratio",
+        type=_number(float, 0, 1),
+        default=MAX_DEAD_LETTER_RATIO,
+        metavar="SHARE",
+        help="more dead letters a record than this, and it ends with exit code 4 (default: %(default)s)",
     )
 
 
@@ -401,8 +414,7 @@ def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "verify",
         "prove from inputs and outputs that nothing was lost or changed",
         "tayyar verify --output embedded\n"
-        "  tayyar verify --output embedded --sample 200 --endpoint http://127.0.0.1:8080\n"
-        "  tayyar verify --output what_a_script_wrote --input 'wiki/*.ndjson'",
+        "  tayyar verify --output embedded --sample 200 --endpoint http://127.0.0.1:8080",
     )
     add_output(parser)
     parser.add_argument(
@@ -411,9 +423,9 @@ def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         metavar="N",
         help="that read the files (default: one, or for much data one a processor)",
     )
+    _add_max_dead_letter_ratio(parser)
     _add_sample(parser)
     add_connection(parser)
-    _add_other_tool(parser)
 
 
 def _add_sample(parser: argparse.ArgumentParser) -> None:
@@ -434,23 +446,6 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)s)",
     )
     again.add_argument("--seed", type=int, default=0, metavar="N", help="of the choice (default: %(default)s)")
-
-
-def _add_other_tool(parser: argparse.ArgumentParser) -> None:
-    others = parser.add_argument_group(
-        "files of another tool",
-        "A folder of NDJSON files that Tayyar did not write: every line must have a text and a vector of one size.",
-    )
-    others.add_argument(
-        "--input",
-        action="append",
-        default=[],
-        metavar="PATTERN",
-        help="the files that the tool read, to be compared line by line with those of the same names; repeatable",
-    )
-    others.add_argument("--text_field", metavar="NAME", help="what was embedded (default: content)")
-    others.add_argument("--embedding_field", metavar="NAME", help="where the vectors are (default: embedding)")
-    others.add_argument("--prompt_name", metavar="NAME", help="the model's prompt that stood before each text")
 
 
 def _number(kind: Callable[[str], float], least: float, most: float = float("inf")) -> Callable[[str], float]:
@@ -545,10 +540,8 @@ def verify_options(arguments: argparse.Namespace) -> VerifyOptions:
         sample=arguments.sample,
         seed=arguments.seed,
         min_cosine=arguments.min_cosine,
-        endpoint=replace(connection_settings(arguments), prompt_name=arguments.prompt_name),
-        inputs=tuple(absolute(pattern) for pattern in arguments.input),
-        text_field=arguments.text_field,
-        embedding_field=arguments.embedding_field,
+        endpoint=connection_settings(arguments),
+        max_dead_letter_ratio=arguments.max_dead_letter_ratio,
         model=model_folder(arguments),
     )
 
@@ -588,7 +581,9 @@ def model_folder(arguments: argparse.Namespace) -> str | None:
         )
     path = absolute(arguments.model, "--model")
     if not os.path.exists(path):
-        raise UsageError(f"--model {arguments.model} does not exist. Give the folder of an ONNX export.")
+        raise UsageError(
+            f"--model {arguments.model} does not exist. Give the folder of an ONNX export, or leave --model out for the built-in model."
+        )
     return path
 
 

@@ -14,17 +14,16 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from pipeline.commands.options import RedriveOptions
-from pipeline.commands.report import former_price, publish
+from pipeline.commands.report import publish
 from pipeline.errors import ExitCode, NotProven, PipelineFailed, UsageError
 from pipeline.job import run_marker
 from pipeline.job.ledger import Ledger, read_ledger
-from pipeline.job.shard_replacement import keep_promises, replace_shard
+from pipeline.job.shard_replacement import finish_replacements, replace_shard
 from pipeline.job.sharding import read_plan
-from pipeline.job.spec import Job, require_job
+from pipeline.job.spec import JobSpec, require_job
 from pipeline.reporting.examples import read_dead_letters
 from pipeline.runners.endpoint import reached
 from pipeline.verification.shards import lines_of_output
-from pipeline.verification.verify_files import at_once_for
 from transforms.elements import DeadLetter, Document, DocumentShard, EmbeddedShard, Reason, RequestStatistics, Shard
 from transforms.embed_shards import merge_embeddings
 from transforms.ndjson.decompress import DamagedSource
@@ -34,9 +33,12 @@ from transforms.ndjson.splice import embedded_lines, json_key
 from transforms.output.folder import OutputFolder
 from transforms.output.receipts import Receipt
 from transforms.read_shards import MAX_LINE_BYTES, SourceChanged, lines_of
+from transforms.storage import api as storage
 from transforms.tei.client import TeiClient
 from transforms.tei.settings import EndpointSettings
 from transforms.write_dead_letters import encode_dead_letters
+
+_THREADS_FOR_BUCKETS = 4  # one waits while another one's lines are parsed
 
 
 @dataclass
@@ -72,14 +74,14 @@ def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> Exit
     reasons = _reasons(options.reasons)
     output = OutputFolder(options.output, run=f"redrive-{int(time.time())}")
     job = require_job(output)
-    with run_marker.announced(output) as others:
+    with run_marker.registered(output) as others:
         if others:
             raise UsageError(
                 f"{others[0]} is at work in {output.root}, and a redrive beside it could undo what it does. Wait for "
                 f"its end; if it was killed, delete {output.path(others[0].name)}."
             )
-        kept = keep_promises(output)
-        run_marker.sweep(output)
+        kept = finish_replacements(output)
+        run_marker.remove_leftovers(output)
         if kept:
             say(f"{kept} shards that an interrupted redrive had begun are finished")
         try:
@@ -87,7 +89,7 @@ def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> Exit
         except (DamagedSource, SourceChanged) as error:
             raise PipelineFailed(str(error)) from error
         after = _read(output, job)
-        publish(after, job, output, former_price(output), say)  # the report may be of before an interruption
+        publish(after, job, output, None, say)  # the report may be of before an interruption
     for line in _summary(tally, after):
         say(line)
     return ExitCode.DONE
@@ -109,12 +111,12 @@ def _reasons(chosen: Collection[str]) -> set[str]:
     return set(chosen) or known
 
 
-def _read(output: OutputFolder, job: Job) -> Ledger:
+def _read(output: OutputFolder, job: JobSpec) -> Ledger:
     return read_ledger(read_plan(output, job.shard_bytes), output, job.digest, output.list())
 
 
 def _send_again(
-    ledger: Ledger, reasons: set[str], output: OutputFolder, job: Job, endpoint: EndpointSettings, model: str | None
+    ledger: Ledger, reasons: set[str], output: OutputFolder, job: JobSpec, endpoint: EndpointSettings, model: str | None
 ) -> _Tally:
     """Go through the shards that have such dead letters; several at once where a bucket is read or written."""
     tally = _Tally()
@@ -128,8 +130,9 @@ def _send_again(
     )
     counting = threading.Lock()
     paths = [output.root, *(source.source.path for source in ledger.sources)]
+    threads_count = 1 if all(map(storage.is_local, paths)) else _THREADS_FOR_BUCKETS
     with (
-        ThreadPoolExecutor(at_once_for(paths)) as threads,  # outermost: they end when the client is closed
+        ThreadPoolExecutor(threads_count) as threads,  # outermost: they end when the client is closed
         reached(settings, None, model=model) as (usable, _),
         _Client(usable) as client,
         tqdm(total=wanted, unit=" dead letters", disable=None) as bar,
@@ -175,7 +178,7 @@ class _Client(TeiClient):
 class _Redrive:
     """Sends one shard's dead letters again."""
 
-    def __init__(self, receipt: Receipt, shard: Shard, output: OutputFolder, job: Job, client: TeiClient) -> None:
+    def __init__(self, receipt: Receipt, shard: Shard, output: OutputFolder, job: JobSpec, client: TeiClient) -> None:
         self._receipt = receipt
         self._shard = shard
         self._output = output

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
-
-import orjson
 
 from pipeline.commands.options import ReportOptions
 from pipeline.errors import ExitCode
 from pipeline.job.ledger import Ledger, read_ledger
 from pipeline.job.sharding import read_plan
-from pipeline.job.spec import Job, require_job
+from pipeline.job.spec import JobSpec, require_job
 from pipeline.planning.estimate import read_estimate
 from pipeline.reporting import prometheus
 from pipeline.reporting.examples import examples_of
-from pipeline.reporting.report import counts, make_report, write_report
+from pipeline.reporting.report import make_report, read_former, read_verified, summary, write_report
+from pipeline.reporting.schema import LastRun, Report
 from transforms.output.folder import JOB, OutputFolder
 
 PAGE = f"{JOB}/report.html"
@@ -30,57 +28,64 @@ def report(options: ReportOptions, say: Callable[[str], None] = print) -> ExitCo
         say: takes the lines for the person at the terminal.
 
     Returns:
-        DONE.
+        DONE; FAILED if shards are missing, so that a script does not take the report for that of a finished job.
 
     Raises:
-        UsageError: if it is no output folder.
+        UsageError: if it is not an output folder.
     """
     output = OutputFolder(options.output, run="report")
     job = require_job(output)
     ledger = read_ledger(read_plan(output, job.shard_bytes), output, job.digest, output.list())
-    price = former_price(output) if options.price_per_hour is None else options.price_per_hour
-    made = publish(ledger, job, output, price, say)
+    made = publish(ledger, job, output, options.price_per_hour, say)
     output.tidy()
-    for line in counts(ledger, made):
+    for line in summary(made, None):
         say(line)
-    return ExitCode.DONE
+    return ExitCode.DONE if made.complete else ExitCode.FAILED
 
 
 def publish(
-    ledger: Ledger, job: Job, output: OutputFolder, price_per_hour: float | None, say: Callable[[str], None] = print
-) -> dict[str, Any]:
+    ledger: Ledger,
+    job: JobSpec,
+    output: OutputFolder,
+    price_per_hour: float | None,
+    say: Callable[[str], None] = print,
+    run: LastRun | None = None,
+) -> Report:
     """Write a job's report in all its forms, and return what report.json holds.
 
     Args:
         ledger: of the job.
-        job: what the vectors are.
+        job: what shapes the vectors.
         output: the folder.
-        price_per_hour: of the endpoint, in dollars; None if nobody asks.
+        price_per_hour: of the endpoint, in dollars; None for that of the former report, or else of the estimate.
         say: takes the lines for the person at the terminal.
+        run: what the run did that ends with this report; None for that of the former report.
     """
-    examples = examples_of(ledger.receipts(), output, job.text_field)
-    made = make_report(ledger, job, price_per_hour, examples, read_estimate(output))
+    estimate = read_estimate(output)
+    former_price, former_run = read_former(output)
+    prices = (price_per_hour, former_price, (estimate or {}).get("price_per_hour"))
+    made = make_report(
+        ledger,
+        job,
+        output.root,
+        next((float(price) for price in prices if isinstance(price, (int, float))), None),
+        examples=examples_of(ledger.receipts(), output, job.text_field),
+        estimate=estimate,
+        verified=read_verified(output, ledger),
+        # A run that had nothing to do is not the one whose call and duration a reader looks for.
+        last_run=former_run if former_run and not (run and run.work_seconds) else run,
+    )
     write_report(made, output)
-    output.write(prometheus.NAME, [prometheus.exposition(made).encode()])
+    output.write(prometheus.NAME, [prometheus.exposition(made)])
     try:
         from pipeline.reporting.page import render
     except ImportError:
-        output.delete([PAGE])  # it would tell of another run
+        output.delete([PAGE])  # it would show another run
         say(
-            f"report: {output.path(output.report)}; for the same as a page, in Tayyar's folder: "
-            f"{sys.executable} -m pip install '.[report]', and then tayyar report --output {output.root}"
+            f"report: {output.path(output.report)}; for the same as a page, {sys.executable} -m pip install "
+            f"'tayyar[report]', and then tayyar report --output {output.root}"
         )
         return made
     output.write(PAGE, [render(made).encode()])
     say(f"report: {output.path(PAGE)}")
     return made
-
-
-def former_price(output: OutputFolder) -> float | None:
-    """Return the price that the last report was made at, so that it need not be told again."""
-    try:
-        former = orjson.loads(output.read(output.report) or b"{}")
-        price = former.get("price_per_hour")
-    except (ValueError, AttributeError):
-        return None
-    return float(price) if isinstance(price, (int, float)) else None

@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,7 +16,6 @@ from importlib import metadata
 
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
-from tqdm import tqdm
 
 from pipeline import graph
 from pipeline.commands.options import RunOptions
@@ -24,11 +24,12 @@ from pipeline.errors import ExitCode, UsageError
 from pipeline.job import run_marker
 from pipeline.job.ledger import Ledger, ReceiptCache, planned_files, read_ledger, stale_files
 from pipeline.job.preflight import require_usable
-from pipeline.job.shard_replacement import keep_promises
+from pipeline.job.shard_replacement import finish_replacements
 from pipeline.job.sharding import Plan, make_plan, write_plan
-from pipeline.job.spec import Job, read_job, require_same_job, write_job
+from pipeline.job.spec import JobSpec, read_job, require_same_job, write_job
 from pipeline.planning import estimate
-from pipeline.reporting.report import summary
+from pipeline.reporting.numbers import count, size
+from pipeline.reporting.report import run_of, summary
 from pipeline.runners.endpoint import reached
 from pipeline.runners.parallelism import count_processes
 from pipeline.runners.progress import Progress
@@ -67,7 +68,9 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
         with reached(shared, options.expected_dimensions, model=options.model) as (endpoint, wire_format):
             job = _job_of(options, endpoint, wire_format)
             _make_way(output, plan, job, options.overwrite)
-            others = stack.enter_context(run_marker.announced(output, pipeline_options.view_as(StandardOptions).runner))
+            others = stack.enter_context(
+                run_marker.registered(output, pipeline_options.view_as(StandardOptions).runner)
+            )
             before = _prepare(output, plan, job, others, cache)
             say(_opening(plan, before, job))
             settings = _graph_settings(options, endpoint, output, job)
@@ -76,15 +79,17 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
             say(_after_a_template(template_of(pipeline_options), output))
             return ExitCode.DONE
         ledger.require_balance()
-        report = publish(ledger, job, output, options.price_per_hour, say)
-    for line in summary(ledger, report, ledger.embedded - before.embedded, time.time() - started):
+        arguments = sys.argv[1:] if sys.argv[1:2] == ["run"] else []  # none where another program calls this
+        done = run_of(before, ledger, arguments, endpoint.urls, started, time.time())
+        report = publish(ledger, job, output, options.price_per_hour, say, done)
+    for line in summary(report, done):
         say(line)
     return _judge(ledger, options, output, say)
 
 
 def _pipeline_options(options: RunOptions) -> PipelineOptions:
     found = beam_options(options.beam)
-    require_reach(found, options)
+    require_reach(found, options.inputs, options.output, options.endpoint.urls)
     FileSystems.set_options(found)
     return found
 
@@ -130,14 +135,14 @@ def _job_of(options: RunOptions, endpoint: EndpointSettings, wire_format: str) -
     )
 
 
-def _make_way(output: OutputFolder, plan: Plan, job: Job, overwrite: bool) -> None:
+def _make_way(output: OutputFolder, plan: Plan, job: JobSpec, overwrite: bool) -> None:
     """See that the output folder can be used.
 
     Raises:
         UsageError: if it cannot be, holds another job and is not to be overwritten, or is to be while somebody writes.
     """
     if overwrite:
-        other = run_marker.read_at_work(output)
+        other = run_marker.read_marker(output)
         if other is not None and not other.is_gone:
             raise UsageError(
                 f"--overwrite would delete what {other} is writing to {output.root}. Stop it first; if it was killed, "
@@ -151,7 +156,7 @@ def _make_way(output: OutputFolder, plan: Plan, job: Job, overwrite: bool) -> No
 
 
 def _prepare(
-    output: OutputFolder, plan: Plan, job: Job, others: Sequence[run_marker.AtWork], cache: ReceiptCache
+    output: OutputFolder, plan: Plan, job: JobSpec, others: Sequence[run_marker.RunMarker], cache: ReceiptCache
 ) -> Ledger:
     """Bring the output folder to the state from which the run goes on, and return what is done in it already."""
     if others:
@@ -161,8 +166,8 @@ def _prepare(
             output.root,
         )
     else:  # then what is not whole was left by a command that died
-        keep_promises(output)
-        run_marker.sweep(output)
+        finish_replacements(output)
+        run_marker.remove_leftovers(output)
     files = output.list()
     ledger = read_ledger(plan, output, job.digest, files, cache)
     if ledger.gone:
@@ -222,14 +227,16 @@ def _delete_former_job(output: OutputFolder) -> None:
     output.delete(sorted(ours, key=lambda name: (name == output.job, name)))
 
 
-def _opening(plan: Plan, before: Ledger, job: Job) -> str:
+def _opening(plan: Plan, before: Ledger, job: JobSpec) -> str:
     total = sum(source.size for source in plan.sources)
-    done = f"; {before.embedded} documents are done already" if before.embedded else ""
-    model = f"{job.model.model_id}, {job.model.dimensions} dimensions"
-    return f"{len(plan.sources)} files, {tqdm.format_sizeof(total, 'B')}, {model}{done}"
+    done = f"; {count(before.embedded, 'document')} done already" if before.embedded else ""
+    model = f"{job.model.model_id}, {count(job.model.dimensions, 'dimension')}"
+    return f"{count(len(plan.sources), 'file')}, {size(total)}, {model}{done}"
 
 
-def _graph_settings(options: RunOptions, endpoint: EndpointSettings, output: OutputFolder, job: Job) -> graph.Settings:
+def _graph_settings(
+    options: RunOptions, endpoint: EndpointSettings, output: OutputFolder, job: JobSpec
+) -> graph.Settings:
     return graph.Settings(
         endpoint=endpoint,
         output=output,

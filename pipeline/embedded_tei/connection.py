@@ -1,4 +1,4 @@
-"""The connection under a request: what ASGI does not tell, and faults and cancellation need."""
+"""The connection under a request: what ASGI hides, and cancellation needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Connection:
     """One accepted connection.
 
     Attributes:
-        on_lost: called once if the client goes while its request is being answered.
+        on_lost: called once if the client closes it while its request is being answered.
         lost: set when the connection has ended, or is to end because the server does.
     """
 
@@ -24,14 +24,14 @@ class Connection:
         self.lost = asyncio.Event()
 
     def has_ended(self) -> None:
-        """The client has gone."""
+        """Record that the connection has ended."""
         self.lost.set()
         on_lost, self.on_lost = self.on_lost, None
         if on_lost is not None:
             on_lost()
 
     def reset(self) -> None:
-        """Ends the connection with RST, without another byte."""
+        """End the connection with RST, without another byte."""
         if self._transport.is_closing():
             return
         handle = self._transport.get_extra_info("socket")
@@ -39,5 +39,5 @@ class Connection:
         self._transport.abort()
 
     def close(self) -> None:
-        """Ends the connection with FIN, behind what was written."""
+        """End the connection with FIN, behind what was written."""
         self._transport.close()

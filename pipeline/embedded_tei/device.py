@@ -1,6 +1,6 @@
-"""The device: one queue of texts, one batch running, one batch formed ahead.
+"""The device: permits, one queue of texts, one batch running.
 
-All state belongs to the event loop; only the model's work leaves it, to a thread of its own where it takes long.
+All state belongs to the event loop. Only the model's work leaves it, to a thread of its own where it takes long.
 """
 
 from __future__ import annotations
@@ -9,19 +9,14 @@ import asyncio
 import itertools
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from pipeline.embedded_tei.limits import ServerLimits
-from pipeline.embedded_tei.metrics import Metrics
 from pipeline.embedded_tei.models.registry import EmbeddingModel, Encoded, Vectors
-from pipeline.embedded_tei.permits import Permits
-from pipeline.embedded_tei.refusals import Refusal, backend
-
-# Told also since when the batch's first text has waited (`time.perf_counter`).
-Compute = Callable[[Sequence[Encoded], float], Awaitable[Vectors]]
+from pipeline.embedded_tei.refusals import Refusal, backend, overloaded
 
 
 @dataclass(slots=True, eq=False)
@@ -32,7 +27,7 @@ class Job:
         texts: all of them; None where a text was refused before.
         vectors: float32[len(texts), dimensions], filled as batches end.
         refusals: by row.
-        finished: set when the last text is done; False if the client has gone.
+        finished: set when the last text is done; False if the client closed its connection.
         pending: texts that are not done.
         queue_seconds: summed over texts.
         inference_seconds: summed over texts.
@@ -57,78 +52,89 @@ class Entry(NamedTuple):
 
 
 class Device:
-    """Forms batches as TEI does, and hands the results back.
+    """Form batches as TEI does and hand the results back.
 
     Args:
         model: what computes.
-        limits: sizes of a batch.
-        permits: one is given back as each text is done.
-        metrics: where batches are counted.
-        compute: replaces the model's own `embed`; the simulator's hook.
+        limits: permits, and the sizes of a batch.
+
+    Attributes:
+        is_healthy: whether the last batch succeeded.
     """
 
-    def __init__(
-        self, model: EmbeddingModel, limits: ServerLimits, permits: Permits, metrics: Metrics, compute: Compute | None
-    ) -> None:
-        self._model = model
-        self._limits = limits
-        self._permits = permits
-        self._metrics = metrics
-        self._thread = None if model.is_instant else ThreadPoolExecutor(1, "device")
-        self._compute = compute or self._compute_here
-        self._queue: deque[Entry] = deque()
-        self._ahead: list[Entry] = []
-        self._running: asyncio.Task[None] | None = None
+    def __init__(self, model: EmbeddingModel, limits: ServerLimits) -> None:
+        self.model = model
         self.is_healthy = True
+        self._limits = limits
+        self._free_permits = limits.max_concurrent_requests
+        self._thread = None if model.is_instant else ThreadPoolExecutor(1, "device")
+        self._queue: deque[Entry] = deque()
+        self._running: asyncio.Task[None] | None = None
+
+    def acquire(self, count: int, *, is_batch: bool) -> None:
+        """Take one permit per text.
+
+        Raises:
+            Refusal: if fewer are free. Batches of TEI 1.8 wait in the queue instead.
+        """
+        waits = self._limits.is_old and is_batch
+        if count > self._free_permits and not waits:
+            raise overloaded()
+        self._free_permits -= count
+
+    def release(self, count: int) -> None:
+        """Give permits back."""
+        self._free_permits += count
 
     def submit(self, entries: Sequence[Entry]) -> None:
-        """Puts texts at the queue's end."""
+        """Put texts at the end of the queue."""
         self._queue.extend(entries)
-        self._advance()
+        self._start_next()
 
     def drop(self, job: Job) -> None:
-        """Forgets the queued texts of a job whose client has gone; those in a batch are computed all the same."""
+        """Remove the queued texts of a job whose client is gone; those in the running batch are computed anyway."""
         kept = deque(entry for entry in self._queue if entry.job is not job)
-        dropped = len(self._queue) - len(kept)
+        self.release(len(self._queue) - len(kept))
         self._queue = kept
-        self._metrics.count("te_request_failure", dropped, err="dropped")
-        self._permits.release(dropped)
         if not job.finished.done():
             job.finished.set_result(False)
 
     async def wait_for_running(self) -> None:
-        """Waits behind the batch that is running, as a health check does."""
+        """Wait for the running batch, as a health check does."""
         if self._running is not None:
             await asyncio.wait([self._running])
 
     async def probe(self, text: Encoded) -> None:
-        """Embeds one text beside the queue, to see whether the device works again."""
+        """Embed one text outside the queue, to see whether the device works again."""
         self.is_healthy = not isinstance(await self._try_compute([text], time.perf_counter()), Refusal)
 
-    def _advance(self) -> None:
-        if not self._ahead and self._queue:
-            self._ahead = self._form()
-        if self._running is None and self._ahead:
-            batch, self._ahead = self._ahead, []
-            self._running = asyncio.get_running_loop().create_task(self._run(batch))
-            if self._queue:
-                self._ahead = self._form()
-        self._metrics.set("te_queue_size", len(self._queue))
+    async def compute(self, texts: Sequence[Encoded], _waiting_since: float) -> Vectors:
+        """Return float32[len(texts), dimensions] of unit norm.
 
-    def _form(self) -> list[Entry]:
-        """Takes from the queue's front until the next text would exceed a limit; at least one."""
-        most = self._limits.max_batch_requests or len(self._queue)
+        Args:
+            texts: one batch.
+            _waiting_since: when its first text was queued (`time.perf_counter`); for subclasses that simulate time.
+        """
+        if self._thread is None:
+            return self.model.embed(texts)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self.model.embed, texts)
+
+    def _start_next(self) -> None:
+        # A batch is formed only when the device is free, so that it is as full as the queue allows.
+        if self._running is None and self._queue:
+            self._running = asyncio.get_running_loop().create_task(self._run(self._form_batch()))
+
+    def _form_batch(self) -> list[Entry]:
+        """Take texts from the front of the queue until the next one would exceed a limit; at least one."""
+        max_texts = self._limits.max_batch_requests or len(self._queue)
         longest = total = size = 0
-        for entry in itertools.islice(self._queue, most):
+        for entry in itertools.islice(self._queue, max_texts):
             longest = max(longest, entry.text.tokens)
             total += entry.text.tokens
             cost = longest * (size + 1) if self._limits.padded else total
             if size and cost > self._limits.max_batch_tokens:
-                total -= entry.text.tokens
                 break
             size += 1
-        self._metrics.observe("te_batch_next_size", size)
-        self._metrics.observe("te_batch_next_tokens", total)
         return [self._queue.popleft() for _ in range(size)]
 
     async def _run(self, batch: list[Entry]) -> None:
@@ -136,22 +142,17 @@ class Device:
         result = await self._try_compute([entry.text for entry in batch], batch[0].queued_at)
         self.is_healthy = not isinstance(result, Refusal)
         ended = time.perf_counter()
-        self._permits.release(len(batch))
+        self.release(len(batch))
         for position, entry in enumerate(batch):
             _deliver(entry, result if isinstance(result, Refusal) else result[position], started, ended)
         self._running = None
-        self._advance()
+        self._start_next()
 
     async def _try_compute(self, texts: Sequence[Encoded], waiting_since: float) -> Vectors | Refusal:
         try:
-            return await self._compute(texts, waiting_since)
+            return await self.compute(texts, waiting_since)
         except Exception as error:  # noqa: BLE001 - whatever a model raises is an error of the backend, as in TEI
             return backend(str(error))
-
-    async def _compute_here(self, texts: Sequence[Encoded], _waiting_since: float) -> Vectors:
-        if self._thread is None:
-            return self._model.embed(texts)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._model.embed, texts)
 
 
 def _deliver(entry: Entry, result: Refusal | Vectors, started: float, ended: float) -> None:

@@ -1,4 +1,4 @@
-"""One request's way through the server: size, permits, tokens, device, row by row."""
+"""One request's way through the server: size, permits, tokens, device, rows."""
 
 from __future__ import annotations
 
@@ -14,22 +14,20 @@ from starlette.requests import ClientDisconnect
 
 from pipeline.embedded_tei import refusals, wire
 from pipeline.embedded_tei.connection import Connection
-from pipeline.embedded_tei.device import Compute, Device, Entry, Job
+from pipeline.embedded_tei.device import Device, Entry, Job
 from pipeline.embedded_tei.limits import ServerLimits
-from pipeline.embedded_tei.metrics import Metrics
-from pipeline.embedded_tei.models.registry import EmbeddingModel, Encoded, Encoding, Token, Vectors
-from pipeline.embedded_tei.permits import Permits
+from pipeline.embedded_tei.models.registry import Encoded, Encoding, Token, Vectors
 from pipeline.embedded_tei.refusals import Refusal
-from pipeline.embedded_tei.wire import EmbedRequest, TextInput
+from pipeline.embedded_tei.wire import EmbedRequest, TokenizeRequest
 
-_CHARACTERS_PER_TOKEN = 250  # longer texts are cut before they are tokenized, or refused
+_MAX_CHARACTERS_PER_TOKEN = 250  # longer texts are cut before they are tokenized, or refused
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """The answer to a request: its vectors, float32[n, dimensions], and what they took."""
+    """The reply to a request: its vectors, float32[n, dimensions], and how long they took."""
 
     vectors: Vectors
     texts: Sequence[Encoded]
@@ -45,7 +43,7 @@ class Embedded:
         return sum([text.tokens for text in self.texts])
 
     def headers(self) -> dict[str, str]:
-        """The eight headers; counts are sums, and times means over the texts in whole milliseconds."""
+        """Return TEI's eight headers; counts are sums, and times are means per text in whole milliseconds."""
         total = _milliseconds(self.total_seconds)
         return {
             "x-compute-type": "gpu+optimized",
@@ -60,41 +58,37 @@ class Embedded:
 
 
 class Engine:
-    """Embeds requests with one model under one set of limits.
+    """Embed requests on one device under one set of limits.
 
     Args:
-        model: what computes.
+        device: what computes; it holds the model.
         limits: what is permitted.
-        compute: replaces the model's own `embed`; the simulator's hook.
     """
 
-    def __init__(self, model: EmbeddingModel, limits: ServerLimits, compute: Compute | None = None) -> None:
-        self.model = model
+    def __init__(self, device: Device, limits: ServerLimits) -> None:
+        self.device = device
         self.limits = limits
-        self.metrics = Metrics()
-        self.permits = Permits(limits.max_concurrent_requests)
-        self.device = Device(model, limits, self.permits, self.metrics, compute)
+        model = device.model
         longest = min(model.max_input_length, limits.max_batch_tokens)
         self.max_input_length = min(longest, limits.max_input_length or longest)
         self._tokenizers = None if model.is_instant else ThreadPoolExecutor(limits.tokenization_workers, "tokenizer")
 
-    async def embed(self, asked: EmbedRequest, connection: Connection | None) -> Embedded:
-        """Embeds all inputs, or raises the error of the first that has one, after all are done.
+    async def embed(self, request: EmbedRequest, connection: Connection | None) -> Embedded:
+        """Embed all inputs, or raise the error of the first that has one, after all are done.
 
         Raises:
-            Refusal: as `/embed` answers.
-            ClientDisconnect: if the client has gone.
+            Refusal: as `/embed` replies.
+            ClientDisconnect: if the client closed its connection.
         """
         started = time.perf_counter()
-        self.check_batch(len(asked.inputs) if asked.is_batch else 1)
-        waits = self.limits.is_old and asked.is_batch
-        if not waits and not self.permits.try_acquire(len(asked.inputs)):
-            raise refusals.overloaded()
-        job = await self._tokenize(asked)
+        self.check_batch_size(len(request.inputs))
+        self.device.acquire(len(request.inputs), is_batch=request.is_batch)
+        job = await self._tokenize(request)
         tokenized = time.perf_counter()
+        self.device.release(len(job.texts) - job.pending)  # of the texts that were refused
         if connection is not None:
             connection.on_lost = lambda: self.device.drop(job)
-        await self._submit(job, waits)
+        self.device.submit([Entry(job, row, text, tokenized) for row, text in enumerate(job.texts) if text is not None])
         is_answerable = not job.pending or await job.finished
         if connection is not None:
             connection.on_lost = None
@@ -102,167 +96,124 @@ class Engine:
             raise ClientDisconnect
         if job.refusals:
             raise job.refusals[min(job.refusals)]
-        vectors = self._finish(job.vectors, asked)
-        characters = sum(map(len, asked.inputs))
-        embedded = _embedded(job, vectors, characters, time.perf_counter() - started, tokenized - started)
-        self._measure(embedded, asked.is_batch)
-        return embedded
+        count = len(job.texts)
+        return Embedded(
+            vectors=self.finish(job.vectors, request),
+            texts=[text for text in job.texts if text is not None],
+            characters=sum(map(len, request.inputs)),
+            total_seconds=time.perf_counter() - started,
+            tokenization_seconds=(tokenized - started) / count,
+            queue_seconds=job.queue_seconds / count,
+            inference_seconds=job.inference_seconds / count,
+        )
 
-    def check_batch(self, size: int) -> None:
-        """Refuses a request with too many inputs."""
+    def check_batch_size(self, size: int) -> None:
+        """Refuse a request with too many inputs."""
         if size > self.limits.max_client_batch_size:
             raise refusals.batch_too_large(size, self.limits.max_client_batch_size)
 
-    async def _tokenize(self, asked: EmbedRequest) -> Job:
-        results = await self.in_tokenizer(lambda: [self._encode(item, asked) for item in asked.inputs])
+    async def _tokenize(self, request: EmbedRequest) -> Job:
+        results = await self._in_tokenizer(lambda: [self._encode(text, request) for text in request.inputs])
         return Job(
             texts=[None if isinstance(result, Refusal) else result for result in results],
-            vectors=np.empty((len(results), self.model.dimensions), np.float32),
+            vectors=np.empty((len(results), self.device.model.dimensions), np.float32),
             refusals={row: result for row, result in enumerate(results) if isinstance(result, Refusal)},
             finished=asyncio.get_running_loop().create_future(),
             pending=sum(not isinstance(result, Refusal) for result in results),
         )
 
-    async def _submit(self, job: Job, waits: bool) -> None:
-        """Queues the texts that can be embedded; permits of the others are given back."""
-        if not waits:
-            self.permits.release(len(job.texts) - job.pending)
-            now = time.perf_counter()
-            self.device.submit([Entry(job, row, text, now) for row, text in enumerate(job.texts) if text is not None])
-            return
-        for row, text in enumerate(job.texts):
-            await self.permits.acquire()
-            if text is None or job.finished.done():
-                self.permits.release(1)
-            else:
-                self.device.submit([Entry(job, row, text, time.perf_counter())])
-
-    def _encode(self, item: TextInput, asked: EmbedRequest) -> Encoded | Refusal:
+    def _encode(self, text: str, request: EmbedRequest) -> Encoded | Refusal:
+        # TEI checks in this order, and text by text.
         try:
-            if asked.dimensions == 0:
+            if request.dimensions == 0:
                 raise refusals.invalid("`dimensions` should be positive")
-            if not item:
+            if not text:
                 raise refusals.empty()
-            return self._encode_checked(item, asked)
+            prompt = self.prompt(request.prompt_name)
+            truncate = self.limits.auto_truncate if request.truncate is None else request.truncate
+            limit, max_characters = self.max_input_length, self.max_input_length * _MAX_CHARACTERS_PER_TOKEN
+            if len(text) > max_characters and not truncate:
+                raise refusals.too_long(max_characters, "characters", len(text))
+            model = self.device.model
+            encoded = model.encode(cut_characters(text, limit), prompt, Encoding(limit, left=request.left))
+            if encoded.length > limit and not truncate:
+                raise refusals.too_long(limit, "tokens", encoded.length)
         except Refusal as refusal:
             return refusal
-
-    def _encode_checked(self, item: TextInput, asked: EmbedRequest) -> Encoded:
-        prompt = self.prompt(asked.prompt_name)
-        truncate = self.limits.auto_truncate if asked.truncate is None else asked.truncate
-        limit, most = self.max_input_length, self.max_input_length * _CHARACTERS_PER_TOKEN
-        if len(item) > most and not truncate:
-            raise refusals.invalid(f"`inputs` must have less than {most} characters. Given: {len(item)}")
-        is_text = isinstance(item, str)
-        text = _cut(item, most) if isinstance(item, str) else self.model.decode(item, skip_special_tokens=bool(prompt))
-        # Ids bring their special tokens along, unless a prompt is put before them.
-        encoding = Encoding(limit, left=asked.left, special_tokens=is_text or bool(prompt))
-        encoded = self.model.encode(text, prompt, encoding)
-        if encoded.length > limit and not truncate:
-            raise refusals.invalid(f"`inputs` must have less than {limit} tokens. Given: {encoded.length}")
         return encoded
 
     def prompt(self, name: str | None) -> str:
-        """The text of a prompt.
+        """Return the text of a prompt.
 
         Raises:
             Refusal: if the model has none of this name.
         """
+        model = self.device.model
         if name is None:
-            default = self.model.default_prompt
-            return "" if default is None else self.model.prompts[default]
-        if name not in self.model.prompts:
-            known = ", ".join(f'"{prompt}"' for prompt in self.model.prompts)
+            return "" if model.default_prompt is None else model.prompts[model.default_prompt]
+        if name not in model.prompts:
+            known = ", ".join(f'"{prompt}"' for prompt in model.prompts)
             message = (
                 f"`default-prompt-name` is set to `{name}` but it was not found in the Sentence Transformers prompts."
             )
             raise refusals.invalid(f"{message} Available prompts: [{known}]")
-        return self.model.prompts[name]
+        return model.prompts[name]
 
-    def _finish(self, vectors: Vectors, asked: EmbedRequest) -> Vectors:
-        """Keeps the first dimensions, then normalises; checked only here, as TEI does it after inference."""
-        if asked.dimensions is not None and asked.dimensions > self.model.dimensions:
+    def finish(self, vectors: Vectors, request: EmbedRequest) -> Vectors:
+        """Keep the first dimensions, then normalise.
+
+        Raises:
+            Refusal: if there are fewer dimensions; only here, because TEI checks it after inference.
+        """
+        model = self.device.model
+        if request.dimensions is not None and request.dimensions > model.dimensions:
             raise refusals.invalid("`dimensions` should be smaller than the maximum embedding dimension.")
-        raw_norm = self.model.raw_norm
-        has_unit_norm = raw_norm is not None
-        if asked.dimensions is not None and asked.dimensions < self.model.dimensions:
-            vectors = np.ascontiguousarray(vectors[:, : asked.dimensions])
-            has_unit_norm = False
-        if asked.normalize:
-            return vectors if has_unit_norm else wire.normalized(vectors)
-        return vectors if raw_norm is None else vectors * np.float32(raw_norm)
+        is_cut = request.dimensions is not None and request.dimensions < model.dimensions
+        if is_cut:
+            vectors = np.ascontiguousarray(vectors[:, : request.dimensions])
+        if not request.normalize:
+            return vectors if model.raw_norm is None else vectors * np.float32(model.raw_norm)
+        has_unit_norm = model.raw_norm is not None and not is_cut
+        return vectors if has_unit_norm else wire.normalized(vectors)
 
-    async def tokenize(self, asked: wire.TokenizeRequest) -> list[list[Token]]:
-        """All tokens of every input, without truncation."""
-        if not asked.inputs:
+    async def tokenize(self, request: TokenizeRequest) -> list[list[Token]]:
+        """Return all tokens of every input, without truncation."""
+        if not request.inputs:
             raise refusals.empty("`inputs` cannot be empty")
-        self.check_batch(len(asked.inputs))
-        most = self.max_input_length * _CHARACTERS_PER_TOKEN
-        prompt = self.prompt(asked.prompt_name)
-        for text in asked.inputs:
+        self.check_batch_size(len(request.inputs))
+        max_characters = self.max_input_length * _MAX_CHARACTERS_PER_TOKEN
+        prompt = self.prompt(request.prompt_name)
+        for text in request.inputs:
             if not text:
                 raise refusals.empty()
-            if len(text) > most:
-                raise refusals.invalid(f"`inputs` must have less than {most} characters. Given: {len(text)}")
-        special = asked.special_tokens
-        return await self.in_tokenizer(
-            lambda: [self.model.tokenize(text, prompt, special_tokens=special) for text in asked.inputs]
+            if len(text) > max_characters:
+                raise refusals.too_long(max_characters, "characters", len(text))
+        model, special = self.device.model, request.special_tokens
+        return await self._in_tokenizer(
+            lambda: [model.tokenize(text, prompt, special_tokens=special) for text in request.inputs]
         )
 
-    async def decode(self, asked: wire.DecodeRequest) -> list[str]:
-        """The texts of lists of ids."""
-        if not asked.ids or not all(asked.ids):
-            raise refusals.empty("Input validation error: `input_ids` cannot be empty")
-        self.check_batch(len(asked.ids))
-        skip = asked.skip_special_tokens
-        return await self.in_tokenizer(lambda: [self.model.decode(ids, skip_special_tokens=skip) for ids in asked.ids])
-
-    async def in_tokenizer(self, work: Callable[[], T]) -> T:
-        """Runs tokenizer work where it does not hold up the event loop."""
+    async def _in_tokenizer(self, work: Callable[[], T]) -> T:
+        """Run tokenizer work where it does not hold up the event loop."""
         if self._tokenizers is None:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._tokenizers, work)
 
     async def check_health(self) -> bool:
-        """Whether the last batch succeeded; if it did not, whether one token can be embedded now."""
+        """Return whether the last batch succeeded; if it did not, whether one token can be embedded now."""
         await self.device.wait_for_running()
         if not self.device.is_healthy:
-            encoded = self.model.encode("a", "", Encoding(self.max_input_length))
-            await self.device.probe(encoded)
+            await self.device.probe(self.device.model.encode("a", "", Encoding(self.max_input_length)))
         return self.device.is_healthy
 
-    def _measure(self, embedded: Embedded, is_batch: bool) -> None:
-        count = len(embedded.texts)
-        self.metrics.count("te_request_success", method="batch" if is_batch else "single")
-        self.metrics.count("te_embed_success", count)
-        for prefix, times in (("te_request", 1), ("te_embed", count)):
-            self.metrics.observe(f"{prefix}_duration", embedded.total_seconds, times)
-            self.metrics.observe(f"{prefix}_tokenization_duration", embedded.tokenization_seconds, times)
-            self.metrics.observe(f"{prefix}_queue_duration", embedded.queue_seconds, times)
-            self.metrics.observe(f"{prefix}_inference_duration", embedded.inference_seconds, times)
-        self.metrics.observe("te_request_input_length", embedded.tokens / count, count)
 
-
-def _embedded(job: Job, vectors: Vectors, characters: int, total: float, tokenization: float) -> Embedded:
-    texts = [text for text in job.texts if text is not None]
-    count = len(texts)
-    return Embedded(
-        vectors,
-        texts,
-        characters,
-        total,
-        tokenization / count,
-        job.queue_seconds / count,
-        job.inference_seconds / count,
-    )
-
-
-def _cut(text: str, most: int) -> str:
-    """Cuts a text of too many characters; at a byte, and not at all where that is inside a character, as TEI does."""
-    if len(text) <= most:
+def cut_characters(text: str, max_input_length: int) -> str:
+    """Cut a long text as TEI does: at a byte, and not at all where that byte is inside a character."""
+    max_characters = max_input_length * _MAX_CHARACTERS_PER_TOKEN
+    if len(text) <= max_characters:
         return text
     data = text.encode()
-    return text if data[most] & 0xC0 == 0x80 else data[:most].decode()
+    return text if data[max_characters] & 0xC0 == 0x80 else data[:max_characters].decode()
 
 
 def _milliseconds(seconds: float) -> str:

@@ -12,16 +12,17 @@ class ServerLimits:
     """What a TEI server is started with.
 
     Attributes:
-        max_concurrent_requests: permits, one a text.
+        max_concurrent_requests: permits, one per text.
         max_client_batch_size: texts in one request.
         max_batch_tokens: tokens in one device batch.
         max_batch_requests: texts in one device batch; None for no limit.
-        max_input_length: tokens of one text; None for what the model reads.
+        max_input_length: tokens of one text; None for the model's maximum.
         payload_limit: bytes of one request's body.
-        auto_truncate: whether a text that is too long is cut where a request does not say.
+        auto_truncate: whether a text that is too long is cut unless the request decides.
         api_key: the bearer token that requests must carry; None for none.
-        tokenization_workers: as `/info` tells it.
-        generation: "1.9", or "1.8" for the older answers: 413 in the place of 422, and batches that wait for permits.
+        tokenization_workers: reported in `/info`.
+        generation: "1.9", or "1.8" for older replies: 413 instead of 422, and batches that queue
+            instead of getting a 429.
         padded: whether a device batch costs its longest text times its size, as on CPUs.
     """
 
@@ -38,10 +39,10 @@ class ServerLimits:
     padded: bool = False
 
     def __post_init__(self) -> None:
-        """Checks the values.
+        """Check the values.
 
         Raises:
-            ValueError: naming the setting, its value and what it may be.
+            ValueError: naming the setting, its value and the values it may have.
         """
         for name in ("max_concurrent_requests", "max_client_batch_size", "max_batch_tokens", "payload_limit"):
             if getattr(self, name) < 1:
@@ -55,10 +56,10 @@ class ServerLimits:
 
     @property
     def is_old(self) -> bool:
-        """Whether the server answers as TEI did before 1.9."""
+        """Whether the server replies as TEI did before 1.9."""
         return self.generation == "1.8"
 
     @property
     def version(self) -> str:
-        """The version that `/info` tells."""
+        """The version in `/info`."""
         return GENERATIONS[self.generation]

@@ -1,4 +1,4 @@
-"""Starts the server as a child process. Standard library only."""
+"""Start the server as a child process. Standard library only."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _PACKAGES = Path(__file__).resolve().parents[2]
 _LAST_LINES = 10
 
 
 class EmbeddedTeiError(Exception):
-    """The server did not start; the message ends with what it wrote last."""
+    """The server did not start; the message ends with its last output."""
 
 
 class EmbeddedTei:
@@ -27,13 +30,16 @@ class EmbeddedTei:
     The child's stdin is a pipe whose other end this process holds, so the child ends however this process ends.
 
     Args:
-        arguments: options of `python -m pipeline.embedded_tei`.
+        arguments: options of the module's command line.
         start_timeout: seconds until it must answer.
         environment: variables to add to the child's.
 
     Attributes:
-        url: where it answers.
+        module: what `python -m` starts; a subclass names another server.
+        url: the server's address.
     """
+
+    module = "pipeline.embedded_tei"
 
     def __init__(
         self,
@@ -49,13 +55,13 @@ class EmbeddedTei:
         self._log: IO[bytes] | None = None
         self.url = ""
 
-    def __enter__(self) -> EmbeddedTei:
-        """Starts the child and waits until it answers.
+    def __enter__(self) -> Self:
+        """Start the child and wait until it answers.
 
         Raises:
             EmbeddedTeiError: if it ends, or does not answer in time.
         """
-        command = [sys.executable, "-m", "pipeline.embedded_tei", "--exit_with_parent", *self._arguments]
+        command = [sys.executable, "-m", self.module, "--exit_with_parent", *self._arguments]
         self._log = tempfile.TemporaryFile()
         self._child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=self._child_environment()
@@ -85,13 +91,13 @@ class EmbeddedTei:
 
     @property
     def death(self) -> str | None:
-        """What the child wrote last, if it has ended by itself; None while it lives."""
+        """How the child ended and its last output, if it ended by itself; None while it runs."""
         if self._child is None or self._child.poll() is None:
             return None
         return f"it ended with {self._child.returncode}: {self._last_lines() or 'it wrote nothing'}"
 
     def stop(self, timeout: float = 10.0) -> None:
-        """Ends the child: requests under way get `timeout` seconds. May be called again."""
+        """Stop the child: requests under way get `timeout` seconds. May be called again."""
         child, self._child = self._child, None
         if child is None:
             return

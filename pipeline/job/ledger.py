@@ -14,13 +14,14 @@ from pipeline.errors import NotProven
 from pipeline.job.sharding import Plan
 from transforms.elements import Shard, Source
 from transforms.ndjson.decompress import is_compressed
-from transforms.output.folder import DEAD_LETTERS, JOB, OutputFolder
+from transforms.output.folder import DATA, DEAD_LETTERS, JOB, OutputFolder
 from transforms.output.receipts import Receipt, decode_receipt
 from transforms.storage.api import FileStat
 
 _READERS = 32  # receipts are small files: reading them is waiting, most of all in a bucket
 _SHARD_FILE = re.compile(
-    rf"(?P<receipt>{JOB}/receipts/)?(?:{DEAD_LETTERS}/)?(?P<name>.+)-(?P<index>\d{{5}}|[1-9]\d{{5,}})\.(?(receipt)json|ndjson)"
+    rf"(?:(?P<receipt>{JOB}/receipts/)|(?P<keys>{JOB}/keys/)|{DATA}/|{DEAD_LETTERS}/)"
+    r"(?P<name>.+)-(?P<index>\d{5}|[1-9]\d{5,})\.(?(receipt)json|(?(keys)u64|ndjson))"
 )
 
 
@@ -57,12 +58,14 @@ class Ledger:
         sources: what is known of each.
         shards_named: the shards of the plan's sources that have a receipt, valid or not.
         gone: paths of sources that receipts name and the plan does not: inputs that were removed since.
+        gone_receipts: their receipts whose files exist; their outputs stay and are vouched for.
     """
 
     plan: Plan
     sources: tuple[SourceLedger, ...]
     gone: tuple[str, ...] = ()
     shards_named: frozenset[str] = frozenset()
+    gone_receipts: tuple[Receipt, ...] = ()
 
     def receipts(self) -> Iterator[Receipt]:
         """Yield every valid receipt, in the order of sources and shards."""
@@ -117,8 +120,10 @@ class Ledger:
     def vouched_files(self, output: OutputFolder) -> set[str]:
         """Return the names of the files that the valid receipts stand for, theirs included."""
         names = set()
-        for receipt in self.receipts():
+        for receipt in (*self.receipts(), *self.gone_receipts):
             names.add(output.receipt(receipt.shard))
+            if receipt.embedded:
+                names.add(output.keys(receipt.shard))
             names.update(file.path for file in (receipt.output, receipt.dead_letter_output) if file is not None)
         return names
 
@@ -167,26 +172,30 @@ def read_ledger(
         cache: of the receipts that an earlier call read.
     """
     receipts = {name: file for name, file in files.items() if name.startswith(output.receipts + "/")}
+    # By the sources' names, not their paths: a corpus may have moved together with its outputs.
     by_source: dict[str, list[Receipt]] = defaultdict(list)
     for receipt in (cache or ReceiptCache()).read(output, receipts):
-        by_source[receipt.source].append(receipt)
-    found = {source: by_source.pop(source.path, []) for source in plan.sources}
+        by_source[receipt.shard.rpartition("-")[0]].append(receipt)
+    found = {source: by_source.pop(source.name, []) for source in plan.sources}
     sources = tuple(_ledger_of(plan, source, its, job, files) for source, its in found.items())
     named = frozenset(receipt.shard for its in found.values() for receipt in its)
-    return Ledger(plan, sources, tuple(sorted(by_source)), named)
+    gone = [receipt for its in by_source.values() for receipt in its]
+    whole = tuple(receipt for receipt in gone if receipt.files_are_there(files))
+    return Ledger(plan, sources, tuple(sorted({receipt.source for receipt in gone})), named, whole)
 
 
 def read_receipts(output: OutputFolder, names: Collection[str]) -> Iterator[Receipt]:
     """Yield the receipts with these names; a file that is none is as good as not there."""
     with ThreadPoolExecutor(_READERS) as readers:
-        each = readers.map(output.read, names)
+        each = zip(names, readers.map(output.read, names), strict=True)
         # Thousands in a bucket take a while; a few are read before a bar would be seen.
-        for data in tqdm(each, "reading receipts", len(names), leave=False, unit="", disable=None, delay=2):
+        for name, data in tqdm(each, "reading receipts", len(names), leave=False, unit="", disable=None, delay=2):
             try:
-                if data is not None:
-                    yield decode_receipt(data)
+                receipt = decode_receipt(data or b"")
             except ValueError:
                 continue
+            if output.receipt(receipt.shard) == name:  # a receipt vouches for the shard by whose name it is kept
+                yield receipt
 
 
 def _ledger_of(

@@ -1,10 +1,12 @@
-"""Who is at work in an output folder: a small file of each command that writes there, for as long as it runs."""
+"""Run markers: a small file of each command that writes to an output folder, for as long as it runs."""
 
 from __future__ import annotations
 
+import math
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -12,16 +14,21 @@ from datetime import datetime, timezone
 import orjson
 
 from transforms.output.folder import JOB, OutputFolder
+from transforms.output.json_fields import build
 from transforms.storage import api as storage
 from transforms.storage.base import StorageError
 
-FOLDER = f"{JOB}/at_work"
+FOLDER = f"{JOB}/run_markers"
+# Workers elsewhere put down what they have every 30 s, and give up after ten minutes without an endpoint.
+REMOTE_SILENCE_SECONDS = 3600.0
 _LOCAL_RUNNERS = ("", "fnapi", "fnapirunner", "directrunner", "bundlebaseddirectrunner", "prismrunner", "prism")
+_MAX_TEXT = 1000  # characters of a host's or a runner's name
+_MAX_PID = 1 << 31
 
 
 @dataclass(frozen=True, slots=True)
-class AtWork:
-    """A process that said it is at work.
+class RunMarker:
+    """A process that has registered itself.
 
     Attributes:
         host: the machine's name.
@@ -42,7 +49,10 @@ class AtWork:
 
     @property
     def is_gone(self) -> bool:
-        """Whether the process has certainly ended: only that of one on this machine can be known."""
+        """Whether the process has certainly ended, which can be known only of one on this machine.
+
+        Of a remote job, that is the launcher: its workers may live on.
+        """
         return self.host == socket.gethostname() and not _is_alive(self.pid)
 
     @property
@@ -57,63 +67,137 @@ class AtWork:
 
     @property
     def name(self) -> str:
-        """Of its file in the output folder."""
+        """The name of its file in the output folder."""
         return f"{FOLDER}/{self.host}-{self.pid}.json"
 
     def __str__(self) -> str:
-        """Name it for a person."""
+        """Describe it for a person."""
         where = f" with {self.runner}" if self.is_remote else ""
         return f"process {self.pid} on {self.host}{where}, since {self.since}"
 
 
-def read_at_work(output: OutputFolder) -> AtWork | None:
-    """Return who said to be at work: the first of those that may be alive, or the last of those that are gone."""
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """A registered command that may still write to the folder.
+
+    Attributes:
+        marker: its marker.
+        silent_seconds: since something was last written to the folder; since its beginning if that was later.
+    """
+
+    marker: RunMarker
+    silent_seconds: float
+
+    @property
+    def has_lost_its_launcher(self) -> bool:
+        """Whether only its workers, elsewhere, can still write."""
+        return self.marker.is_gone
+
+    def remedy(self, output: OutputFolder) -> str:
+        """Return what a person can do about it."""
+        path = output.path(self.marker.name)
+        if not self.has_lost_its_launcher:
+            return f"Wait for its end, or stop it; if it was killed, delete {path}."
+        return (
+            f"Its launcher has ended, but its workers may live on; the last file here was written "
+            f"{self.silent_seconds / 60:.0f} min ago. Cancel the job in {self.marker.runner}, then delete {path}; after "
+            f"{REMOTE_SILENCE_SECONDS / 60:.0f} min of silence it counts as ended."
+        )
+
+    def __str__(self) -> str:
+        """Describe it for a person."""
+        return str(self.marker)
+
+
+def read_marker(output: OutputFolder) -> RunMarker | None:
+    """Return the first marker whose process may be alive, or else the last one of all."""
     found = _read_all(output)
     alive = [one for one in found if not one.is_gone]
     return next(iter([*alive, *reversed(found)]), None)
 
 
+def writers(output: OutputFolder, now: Callable[[], float] = time.time) -> list[Writer]:
+    """Return the other commands that may still write to the folder, by their beginnings.
+
+    A process of this machine that has ended writes no more, unless its work is done elsewhere: then its workers may,
+    until the folder has been silent for long enough.
+    """
+    found = [one for one in _read_all(output) if not one.is_me]
+    candidates = [one for one in found if not one.is_gone or one.is_remote]
+    if not candidates:
+        return []
+    last = _last_written(output) if any(one.is_remote and one.is_gone for one in candidates) else 0.0
+    silences = [Writer(one, max(0.0, now() - max(last, one.since_seconds))) for one in candidates]
+    return [one for one in silences if not one.marker.is_gone or one.silent_seconds <= REMOTE_SILENCE_SECONDS]
+
+
+def _last_written(output: OutputFolder) -> float:
+    """Return when a worker last wrote a file, in seconds since the epoch."""
+    files = output.list()
+    return max((file.mtime for name, file in files.items() if not name.startswith(f"{FOLDER}/")), default=0.0)
+
+
 @contextmanager
-def announced(output: OutputFolder, runner: str = "") -> Iterator[list[AtWork]]:
-    """Leave word that this process is at work, and take it back with its temporary files, however the work ends.
+def registered(output: OutputFolder, runner: str = "") -> Iterator[list[Writer]]:
+    """Write this process's marker, and delete it with its temporary files, however the work ends.
 
     Yields:
-        the other processes that seem to be at work.
+        the other commands that may be writing.
     """
-    me = AtWork(socket.gethostname(), os.getpid(), datetime.now(timezone.utc).isoformat(timespec="seconds"), runner)
+    me = RunMarker(socket.gethostname(), os.getpid(), datetime.now(timezone.utc).isoformat(timespec="seconds"), runner)
+    others = writers(output)
     output.write(me.name, [orjson.dumps(asdict(me), option=orjson.OPT_APPEND_NEWLINE)])
     try:
-        yield [one for one in _read_all(output) if not one.is_me and not one.is_gone]
+        # Once more: of two commands that begin at once, at least one sees the other.
+        yield [*others, *(one for one in writers(output) if one.marker not in {other.marker for other in others})]
     except BaseException:
-        with suppress(StorageError, OSError):  # what ended the work is what must be told
+        with suppress(StorageError, OSError):  # the error that ended the work is the one to report
             _withdraw(output, me)
         raise
     _withdraw(output, me)
 
 
-def sweep(output: OutputFolder) -> None:
-    """Delete what commands that died have left; only for one that is alone at work."""
-    output.delete([one.name for one in _read_all(output) if one.is_gone])
+def remove_leftovers(output: OutputFolder) -> None:
+    """Delete the markers and temporary files of commands that died; only for a command that is alone."""
+    alive = {one.marker for one in writers(output)}
+    output.delete([one.name for one in _read_all(output) if one.is_gone and one not in alive])
     output.delete(output.list(output.temporary))
 
 
-def _withdraw(output: OutputFolder, me: AtWork) -> None:
+def _withdraw(output: OutputFolder, me: RunMarker) -> None:
     mine = f"{output.temporary}/{output.run}-"
     output.delete([me.name, *(name for name in output.list(output.temporary) if name.startswith(mine))])
     storage.delete_empty_folder(output.path(FOLDER))
     output.tidy()
 
 
-def _read_all(output: OutputFolder) -> list[AtWork]:
-    """Return all who said to be at work, by their beginnings; files that cannot be read are nobody's."""
+def _read_all(output: OutputFolder) -> list[RunMarker]:
+    """Return all markers, by their beginnings; files that cannot be read are nobody's."""
     found = []
     for name in output.list(FOLDER):
-        with suppress(ValueError, KeyError, TypeError):
-            fields = orjson.loads(output.read(name) or b"")
-            one = AtWork(str(fields["host"]), int(fields["pid"]), str(fields["since"]), str(fields["runner"]))
-            datetime.fromisoformat(one.since)
-            found.append(one)
+        with suppress(ValueError, StorageError):
+            one = decode_marker(output.read(name) or b"")
+            if one.name == name:
+                found.append(one)
     return sorted(found, key=lambda one: one.since_seconds)
+
+
+def decode_marker(data: bytes) -> RunMarker:
+    """Return the marker in a file's bytes.
+
+    Raises:
+        ValueError: if they are none.
+    """
+    try:
+        marker = build(RunMarker, orjson.loads(data))
+        seconds = marker.since_seconds
+    except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
+        raise ValueError(f"this is no run marker: {error}") from error
+    if datetime.fromisoformat(marker.since).tzinfo is None or not math.isfinite(seconds):
+        raise ValueError("this is no run marker: its time has no zone")
+    if not 0 < marker.pid < _MAX_PID or max(len(marker.host), len(marker.runner)) > _MAX_TEXT:
+        raise ValueError("this is no run marker: a value is out of bounds")
+    return marker
 
 
 def _is_alive(pid: int) -> bool:
@@ -122,5 +206,5 @@ def _is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # it is somebody else's
+        pass  # it is another user's
     return True

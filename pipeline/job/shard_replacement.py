@@ -1,21 +1,24 @@
-"""Replaces a finished shard's files so that an interruption at any moment can be made good.
+"""Replaces a finished shard's files so that an interruption at any moment can be repaired.
 
 A shard is done if its receipt's sizes are those of its files, so its files and its receipt must change as one. The new
-output is written aside first, then a *promise*: the new receipt and the new dead letters. From then on everything
-that is left to do follows from what lies there, and doing it twice does no harm:
+output is staged first, then an *intent* is written: the new receipt, the new dead letters and keys. From then on
+everything that is left to do follows from these two files, and doing it twice does no harm:
 
-    what lies there                                          the shard counts as     after an interruption
-    the new output, aside                                    done, as it was         it is forgotten
-    the promise too                                          done, as it was         the promise is kept
-    the new output in its place; the new dead letters        not done                the promise is kept
-    the new receipt                                          done, as it is now      the promise is forgotten
+    existing files                                           the shard counts as     after an interruption
+    the staged output                                        done, as before         it is deleted
+    the intent too                                           done, as before         the intent is carried out
+    the new output in its place; the new dead letters        not done                the intent is carried out
+    the new receipt                                          done, as new            the intent is deleted
 """
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import orjson
 
@@ -24,77 +27,139 @@ from transforms.output.folder import JOB, OutputFolder
 from transforms.output.receipts import Receipt, decode_receipt, encode_receipt
 from transforms.storage import api as storage
 from transforms.storage.api import Crc32c, WrittenFile
+from transforms.storage.base import StorageError
 
 FOLDER = f"{JOB}/redrive"
+_MAX_INTENT_BYTES = 1 << 30  # it holds a shard's dead letters
+_logger = logging.getLogger(__name__)
 
 
-def replace_shard(output: OutputFolder, new: Receipt, blocks: Iterable[bytes], letters: bytes) -> None:
-    """Replace a shard's output, its dead letters and its receipt.
+class _Intent(NamedTuple):
+    receipt: Receipt
+    letters: bytes
+    keys: bytes
+
+
+def replace_shard(output: OutputFolder, new: Receipt, blocks: Iterable[bytes], letters: bytes, keys: bytes) -> None:
+    """Replace a shard's output, its dead letters, its keys and its receipt.
 
     Args:
         output: the folder.
         new: the receipt that the shard gets, but for its files' sizes and checksums.
         blocks: the new output; an exception in it leaves everything as it was.
         letters: the new dead-letter file; empty for none.
+        keys: the new key file; empty for none.
     """
-    aside = output.write(_aside(new.shard), blocks)
-    crc = Crc32c()
-    crc.update(letters)
+    staged = output.write(_staged(new.shard), blocks)
     receipt = dataclasses.replace(
         new,
-        output=WrittenFile(output.embedded(new.shard), aside.bytes, aside.crc32c),
-        dead_letter_output=WrittenFile(output.dead_letters(new.shard), len(letters), crc.base64()) if letters else None,
+        output=WrittenFile(output.embedded(new.shard), staged.bytes, staged.crc32c),
+        dead_letter_output=_file_of(output.dead_letters(new.shard), letters) if letters else None,
     )
-    promise = {"receipt": encode_receipt(receipt).decode(), "dead_letters": letters.decode()}
-    output.write(_promise(new.shard), [orjson.dumps(promise)])
-    _keep(output, receipt, letters)
+    intent = {
+        "receipt": encode_receipt(receipt).decode(),
+        "dead_letters": letters.decode(),
+        "keys": base64.b64encode(keys).decode(),
+    }
+    output.write(_intent(new.shard), [orjson.dumps(intent)])
+    _carry_out(output, _Intent(receipt, letters, keys))
 
 
-def keep_promises(output: OutputFolder) -> int:
-    """Finish what an interrupted `replace_shard` had promised, and forget the rest.
+def finish_replacements(output: OutputFolder, is_shard: Callable[[str], bool]) -> int:
+    """Carry out the intents that an interrupted `replace_shard` has left, and delete the rest.
+
+    An intent that cannot be read, or that does not fit the folder, is reported and deleted: its shard either is whole
+    as before, or its receipt no longer fits, and the next run does it again.
+
+    Args:
+        output: the folder.
+        is_shard: whether a name is that of a shard of the folder's plan.
 
     Returns:
         how many shards were finished.
     """
-    kept = 0
+    finished = 0
     files = output.list(FOLDER)
     for name in files:
-        if name.endswith(".json"):
-            promise = orjson.loads(output.read(name) or b"")
-            receipt = decode_receipt(promise["receipt"].encode())
-            if _aside(receipt.shard) in files and _is_progress(output, receipt):
-                _keep(output, receipt, promise["dead_letters"].encode())
-                kept += 1
+        if not name.endswith(".json"):
+            continue
+        try:
+            intent = _decode_intent(output, name, is_shard)
+        except (ValueError, StorageError) as error:
+            _logger.warning(
+                "%s cannot be carried out (%s) and is deleted; if its shard is not whole, the next run redoes it",
+                f"{output.root}/{name}",
+                error,
+            )
+            continue
+        if _staged(intent.receipt.shard) in files and _is_progress(output, intent.receipt):
+            _carry_out(output, intent)
+            finished += 1
     output.delete(output.list(FOLDER))
-    return kept
+    return finished
 
 
-def _is_progress(output: OutputFolder, promised: Receipt) -> bool:
-    """Whether a shard does not have what it was promised: a run may have embedded it again since."""
+def _decode_intent(output: OutputFolder, name: str, is_shard: Callable[[str], bool]) -> _Intent:
+    """Return an intent whose every part fits the others and the folder.
+
+    Raises:
+        ValueError: if one does not.
+    """
     try:
-        found = decode_receipt(output.read(output.receipt(promised.shard)) or b"")
+        values = orjson.loads(output.read(name, _MAX_INTENT_BYTES) or b"")
+        receipt = decode_receipt(values["receipt"].encode())
+        letters, keys = values["dead_letters"].encode(), base64.b64decode(values["keys"], validate=True)
+    except (KeyError, TypeError, AttributeError, UnicodeEncodeError) as error:
+        raise ValueError(f"a part is missing: {error}") from error
+    shard = receipt.shard
+    if name != _intent(shard) or not is_shard(shard):
+        raise ValueError(f"{shard!a} is not a shard of this folder's plan, or has another intent")
+    if receipt.dead_letter_output != (_file_of(output.dead_letters(shard), letters) if letters else None):
+        raise ValueError("its dead letters are not those of its receipt")
+    staged, crc, size = output.stat(_staged(shard)), Crc32c(), 0
+    if staged is not None:
+        for chunk in _content(output.path(_staged(shard))):
+            crc.update(chunk)
+            size += len(chunk)
+        if receipt.output != WrittenFile(output.embedded(shard), size, crc.base64()):
+            raise ValueError("its staged output is not that of its receipt")
+    return _Intent(receipt, letters, keys)
+
+
+def _file_of(name: str, content: bytes) -> WrittenFile:
+    crc = Crc32c()
+    crc.update(content)
+    return WrittenFile(name, len(content), crc.base64())
+
+
+def _is_progress(output: OutputFolder, intended: Receipt) -> bool:
+    """Whether a shard does not have what was intended: a run may have embedded it again since."""
+    try:
+        found = decode_receipt(output.read(output.receipt(intended.shard)) or b"")
     except ValueError:
         return True
-    if (found.job, found.source_size, found.source_mtime) != (
-        promised.job,
-        promised.source_size,
-        promised.source_mtime,
+    if (found.job, found.source_size, found.source_version) != (
+        intended.job,
+        intended.source_size,
+        intended.source_version,
     ):
         return False
     files = [file for file in (found.output, found.dead_letter_output) if file is not None]
-    there = {file.path: stat for file in files if (stat := storage.stat(output.path(file.path))) is not None}
-    return not found.files_are_there(there) or found.embedded < promised.embedded
+    existing = {file.path: stat for file in files if (stat := output.stat(file.path)) is not None}
+    return not found.files_are_there(existing) or found.embedded < intended.embedded
 
 
-def _keep(output: OutputFolder, receipt: Receipt, letters: bytes) -> None:
-    output.write(output.embedded(receipt.shard), _content(output.path(_aside(receipt.shard))))
-    if letters:
-        output.write(output.dead_letters(receipt.shard), [letters])
+def _carry_out(output: OutputFolder, intent: _Intent) -> None:
+    shard = intent.receipt.shard
+    output.write(output.embedded(shard), _content(output.path(_staged(shard))))
+    if intent.letters:
+        output.write(output.dead_letters(shard), [intent.letters])
     else:
-        _delete(output, output.dead_letters(receipt.shard))
-    output.write(output.receipt(receipt.shard), [encode_receipt(receipt)])
-    output.delete([_promise(receipt.shard)])
-    output.delete([_aside(receipt.shard)])
+        _delete(output, output.dead_letters(shard))
+    output.write(output.keys(shard), [intent.keys])
+    output.write(output.receipt(shard), [encode_receipt(intent.receipt)])
+    output.delete([_intent(shard)])
+    output.delete([_staged(shard)])
     storage.delete_empty_folder(output.path(FOLDER))
 
 
@@ -111,11 +176,11 @@ def _content(path: str) -> Iterator[bytes]:
         yield from chunks_from(file)
 
 
-def _aside(shard: str) -> str:
+def _staged(shard: str) -> str:
     return f"{_stem(shard)}.ndjson"
 
 
-def _promise(shard: str) -> str:
+def _intent(shard: str) -> str:
     return f"{_stem(shard)}.json"
 
 

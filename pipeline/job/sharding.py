@@ -14,7 +14,7 @@ from pipeline.errors import UsageError
 from pipeline.job.preflight import opening
 from transforms.elements import Shard, Source
 from transforms.ndjson.decompress import COMPRESSIONS, is_compressed
-from transforms.output.folder import RESERVED, OutputFolder
+from transforms.output.folder import OutputFolder
 from transforms.output.json_fields import build
 from transforms.storage import api as storage
 
@@ -84,7 +84,7 @@ def make_plan(patterns: Sequence[str], output_root: str | None, shard_bytes: int
         for file in files:
             if file.path not in planned:
                 planned.add(file.path)
-                _add(sources, Source(file.path, stem(file.path[len(prefix) :]), file.size, file.mtime))
+                _add(sources, Source(file.path, stem(file.path[len(prefix) :]), file.size, file.version))
     return Plan(tuple(sources[name] for name in sorted(sources)), shard_bytes)
 
 
@@ -104,16 +104,10 @@ def _add(sources: dict[str, Source], source: Source) -> None:
     last = source.name.rpartition("/")[2]
     if not last or len(f"{last}-00000.ndjson".encode()) > _LONGEST_NAME:
         raise UsageError(f"{source.path} has a name that is too short or too long to name its outputs by. Rename it.")
-    top = source.name.partition("/")[0]
-    if top in RESERVED and "/" in source.name:
-        raise UsageError(
-            f"{source.path} would be written below {top}/ in the output folder, which is kept for Tayyar's own files. "
-            "Rename that folder, or give each of its neighbours as an --input of its own."
-        )
     other = sources.setdefault(source.name, source)
     if other.path != source.path:
         raise UsageError(
-            f"{other.path} and {source.path} would both be written to {source.name}-00000.ndjson. "
+            f"{other.path} and {source.path} would both be written to data/{source.name}-00000.ndjson. "
             "Rename one of them, or embed them into two output folders."
         )
 

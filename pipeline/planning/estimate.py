@@ -19,7 +19,8 @@ from pipeline.job.preflight import require_usable
 from pipeline.job.sharding import Plan, make_plan
 from pipeline.planning.sampling import Sample, take_sample
 from pipeline.planning.throughput import Speed, probe_speed
-from pipeline.reporting.report import PLANNED, minutes
+from pipeline.reporting.numbers import duration
+from pipeline.reporting.report import PLANNED
 from pipeline.runners.endpoint import reached
 from transforms.elements import Document
 from transforms.ndjson.decompress import DamagedSource
@@ -27,7 +28,7 @@ from transforms.ndjson.splice import embedded_lines, json_key
 from transforms.output.folder import JOB, OutputFolder
 from transforms.tei.client import TeiClient, connect
 from transforms.tei.errors import EndpointUnreachable
-from transforms.tei.info import ServerInfo
+from transforms.tei.handshake import ServerInfo
 from transforms.tei.settings import EndpointSettings, Overlong
 from transforms.tei.tokenize import CannotTokenize, count_tokens
 
@@ -65,10 +66,17 @@ def plan(options: PlanOptions, say: Callable[[str], None] = print) -> ExitCode:
     if not documents:
         raise UsageError(f"none of {len(sample.records)} sampled lines has a text. Check --input and --text_field.")
     random.Random(0).shuffle(documents)
+    if not options.endpoint.urls:
+        model = options.model or "Tayyar's own small model"
+        say(f"without --endpoint: measuring {model}, which is started here")
     with reached(options.endpoint, options.expected_dimensions, model=options.model) as (endpoint, _):
-        info = _info(endpoint)
+        infos = _infos(endpoint)
+        # A server that does not answer now takes no texts, and nothing waits for it.
+        endpoint = dataclasses.replace(endpoint, urls=tuple(infos))
+        info = next(iter(infos.values()))
         tokens = _tokens(endpoint, info, documents[:_TOKENIZED])
-        speed = probe_speed(endpoint, _permits(endpoint), [document.text for document in documents])
+        permits = sum(each.max_concurrent_requests for each in infos.values())
+        speed = probe_speed(endpoint, permits, [document.text for document in documents])
     estimate = make_estimate(found, sample, tokens, speed, info, options)
     if output is not None:
         output.write(NAME, [orjson.dumps(estimate, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)])
@@ -90,22 +98,19 @@ def read_estimate(output: OutputFolder) -> dict[str, Any] | None:
     return estimate if all(value is None or type(value) in (int, float) for value in values) else None
 
 
-def _info(endpoint: EndpointSettings) -> ServerInfo:
-    client = TeiClient(endpoint)
-    try:
-        return client.info()
-    finally:
-        client.close()
-
-
-def _permits(endpoint: EndpointSettings) -> int:
-    """Return the texts that all servers together take at once; one that does not answer now takes none."""
-    permits = 0
+def _infos(endpoint: EndpointSettings) -> dict[str, ServerInfo]:
+    """Return what each server reports of itself, for those that answer now, of which there is at least one."""
+    infos = {}
     for url in endpoint.urls:
-        with contextlib.suppress(EndpointUnreachable):
-            alone = dataclasses.replace(endpoint, urls=(url,), give_up_after=_PATIENCE)
-            permits += _info(alone).max_concurrent_requests
-    return permits
+        client = TeiClient(dataclasses.replace(endpoint, urls=(url,), give_up_after=_PATIENCE))
+        try:
+            with contextlib.suppress(EndpointUnreachable):
+                infos[url] = client.info()
+        finally:
+            client.close()
+    if not infos:
+        raise EndpointUnreachable(f"no answer any more from {', '.join(endpoint.urls)}. See whether it still runs.")
+    return infos
 
 
 def _tokens(
@@ -253,7 +258,7 @@ def lines_of(estimate: Mapping[str, Any]) -> Iterator[str]:
     for level in estimate["levels"]:
         yield f"  {level['in_flight']:>5,} texts in flight: {level['documents_per_second']:,.0f} documents/s"
     cost = "" if estimate["dollars"] is None else f", ${estimate['dollars']:,.2f}"
-    yield f"expected: {minutes(estimate['seconds'])}{cost}, with the endpoint as busy as in the fastest of these"
+    yield f"expected: {duration(estimate['seconds'])}{cost}, with the endpoint as busy as in the fastest of these"
 
 
 def _token_lines(estimate: Mapping[str, Any]) -> Iterator[str]:

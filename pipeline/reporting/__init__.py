@@ -1,1 +1,1 @@
-"""What a job came to: `report`, `timeline`, `charts`, `page`, `prometheus`, `examples`."""
+"""How a job goes: `schema`, `timeline`, `report`, `status`, `numbers`, `examples`, `charts`, `page`, `prometheus`."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from pipeline.reporting.numbers import number
 from transforms.elements import BUCKETS_PER_DOUBLING
 
 # Colours that nothing else has stand for the page's own, which differ between light and dark.
@@ -28,22 +31,45 @@ _STYLE: dict[Any, Any] = {
     "grid.color": _GRID,
     "text.color": _MUTED,
 }
+_UNITS = (("days", 86_400.0), ("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
+_STEPS = (1, 2, 5, 10)
+_LABEL_WIDTH = 0.12  # of the axis, which a quantile's name takes
 
 
-def rate_chart(per_second: Sequence[float], bucket_seconds: float, pauses_at: Sequence[float]) -> str:
-    """Draw documents a second over the time of work; dashed lines stand where a pause was cut out."""
+def rate_chart(per_second: Sequence[float], pauses_at: Sequence[float], total: float) -> str:
+    """Draw documents a second over the time of work; dashed lines stand where a pause was cut out.
+
+    Args:
+        per_second: one value a bucket.
+        pauses_at: seconds of work.
+        total: seconds of work, which the buckets divide.
+    """
     with mpl.rc_context({**_STYLE, "svg.hashsalt": "rate"}):
         figure, axes = _axes()
-        unit, seconds = ("min", 60.0) if bucket_seconds * len(per_second) > 120 else ("s", 1.0)
-        edges = [index * bucket_seconds / seconds for index in range(len(per_second) + 1)]
-        axes.stairs(per_second, edges, fill=True, color=_ACCENT, alpha=0.25)
+        edges = _time_axis(axes, len(per_second), pauses_at, total)
+        axes.stairs(per_second, edges, fill=True, color=_ACCENT, alpha=0.25, linewidth=0)
         axes.stairs(per_second, edges, color=_ACCENT, linewidth=1.6, baseline=None)
-        for pause in pauses_at:
-            axes.axvline(pause / seconds, color=_MARK, linewidth=1, linestyle="--")
-        axes.set_xlim(0, edges[-1])
         axes.set_ylim(bottom=0)
-        axes.set_xlabel(f"{unit} of work")
-        axes.yaxis.set_major_formatter(FuncFormatter(_with_commas))
+        return _svg(figure)
+
+
+def in_flight_chart(
+    in_flight: Sequence[float], in_queue: Sequence[float], pauses_at: Sequence[float], total: float
+) -> str:
+    """Draw the texts in flight over the time of work, and filled those that waited in the endpoint's queue.
+
+    Args:
+        in_flight: one value a bucket.
+        in_queue: likewise.
+        pauses_at: seconds of work.
+        total: seconds of work, which the buckets divide.
+    """
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": "in flight"}):
+        figure, axes = _axes()
+        edges = _time_axis(axes, len(in_flight), pauses_at, total)
+        axes.stairs(in_queue, edges, fill=True, color=_MARK, alpha=0.35, linewidth=0)
+        axes.stairs(in_flight, edges, color=_ACCENT, linewidth=1.6, baseline=None)
+        axes.set_ylim(bottom=0)
         return _svg(figure)
 
 
@@ -51,36 +77,79 @@ def latency_chart(histogram: Mapping[int, int], quantiles: Mapping[str, int]) ->
     """Draw requests by latency in milliseconds, and lines at its quantiles."""
     with mpl.rc_context({**_STYLE, "svg.hashsalt": "latency"}):
         figure, axes = _axes()
-        bounds = sorted(histogram)
-        below = [bound / 2 ** (1 / BUCKETS_PER_DOUBLING) for bound in bounds]
-        widths = [upper - lower for lower, upper in zip(below, bounds, strict=True)]
-        axes.bar(below, [histogram[bound] for bound in bounds], widths, align="edge", color=_ACCENT, alpha=0.75)
+        edges, heights = _steps(histogram)
+        # One outline instead of a bar for each bucket, whose edges would show as seams.
+        axes.stairs(heights, edges, fill=True, color=_ACCENT, alpha=0.75, linewidth=0)
         axes.set_xscale("log", base=2)
-        for value in sorted(set(quantiles.values())):
-            names = [name for name, other in quantiles.items() if other == value]
-            axes.axvline(value, color=_MARK, linewidth=1.2, linestyle="--")
-            # The last one's name stands right of its line: quantiles are often close together.
-            side = "left" if "p99" in names else "right"
-            axes.text(value, 1.02, " ".join(names), transform=axes.get_xaxis_transform(), ha=side, color=_MARK)
+        axes.set_xlim(edges[0], edges[-1])
+        axes.set_ylim(bottom=0)
+        _mark_quantiles(axes, quantiles, math.log2(edges[-1] / edges[0]))
         axes.set_xlabel("ms a request")
-        axes.xaxis.set_major_formatter(FuncFormatter(_with_commas))
-        axes.yaxis.set_major_formatter(FuncFormatter(_with_commas))
+        octaves = range(math.ceil(math.log2(edges[0])), math.floor(math.log2(edges[-1])) + 1)
+        step = max(1, len(octaves) // 6)
+        axes.xaxis.set_major_locator(FixedLocator([2.0**octave for octave in octaves[::step]]))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(_label))
         return _svg(figure)
 
 
-def _axes() -> tuple[Figure, mpl.axes.Axes]:
+def _steps(histogram: Mapping[int, int]) -> tuple[list[float], list[int]]:
+    """Return the edges of a histogram's buckets and their heights, empty buckets between them included."""
+    edges: list[float] = []
+    heights: list[int] = []
+    for bound in sorted(histogram):
+        lower = bound / 2 ** (1 / BUCKETS_PER_DOUBLING)
+        # Bounds are whole milliseconds, so neighbours meet only about; a gap of less than half a bucket is none.
+        if not edges:
+            edges.append(lower)
+        elif lower > edges[-1] * 2 ** (0.5 / BUCKETS_PER_DOUBLING):
+            edges.append(lower)
+            heights.append(0)
+        edges.append(float(bound))
+        heights.append(histogram[bound])
+    return edges, heights
+
+
+def _mark_quantiles(axes: Axes, quantiles: Mapping[str, int], octaves: float) -> None:
+    """Draw a line at each quantile, with names that stand one above the other where they would collide."""
+    row, former = 0, -math.inf
+    for value in sorted(set(quantiles.values())):
+        names = " ".join(name for name, other in quantiles.items() if other == value)
+        place = math.log2(value) / octaves
+        row = row + 1 if place - former < _LABEL_WIDTH * (1 + len(names) / 4) else 0
+        former = place
+        axes.axvline(value, color=_MARK, linewidth=1.2, linestyle="--")
+        axes.text(value, 1.02 + 0.1 * row, names, transform=axes.get_xaxis_transform(), ha="right", color=_MARK)
+
+
+def _axes() -> tuple[Figure, Axes]:
     figure = Figure(_SIZE, layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.grid(axis="y", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(length=0)
-    axes.locator_params(axis="y", nbins=5)
+    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True, steps=_STEPS))
+    axes.yaxis.set_major_formatter(FuncFormatter(_label))
     return figure, axes
 
 
-def _with_commas(value: float, _position: int) -> str:
-    return f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"
+def _time_axis(axes: Axes, buckets: int, pauses_at: Sequence[float], total: float) -> list[float]:
+    """Set up the axis of time, and return the buckets' edges on it."""
+    unit, seconds = next((pair for pair in _UNITS if total >= 2 * pair[1]), _UNITS[-1])
+    edges = [index * total / buckets / seconds for index in range(buckets + 1)]
+    for pause in pauses_at:
+        axes.axvline(pause / seconds, color=_MARK, linewidth=1, linestyle="--")
+    axes.set_xlim(0, edges[-1])
+    axes.set_xlabel(f"{unit} of work")
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=_STEPS))
+    axes.xaxis.set_major_formatter(FuncFormatter(_label))
+    return edges
+
+
+def _label(value: float, _position: int) -> str:
+    # The noughts of both axes would stand in one corner; where the axes meet is clear without them.
+    return number(float(value)) if value else ""
 
 
 def _svg(figure: Figure) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from typing import Any
 
+from pipeline.reporting.schema import Example
 from transforms.elements import DeadLetter, Document
 from transforms.ndjson.lines import Line, chunks_from, split_lines
 from transforms.ndjson.parse import parse_line
@@ -17,12 +17,12 @@ from transforms.write_dead_letters import decode_dead_letter
 
 EACH = 3
 _SHOWN_CHARACTERS = 300
-_LONGEST_LINE = 1 << 27  # bytes of a dead letter: its line, escaped, and what is said of it
+_MAX_LINE_BYTES = 1 << 27  # of a dead letter: its line, escaped, and the reasons beside it
 
 
 def examples_of(
     receipts: Iterable[Receipt], output: OutputFolder, text_field: str, each: int = EACH
-) -> dict[str, list[dict[str, Any]]]:
+) -> dict[str, list[Example]]:
     """Return the first dead letters of each reason; of the dead-letter files only those are read that have one of them.
 
     Args:
@@ -31,7 +31,7 @@ def examples_of(
         text_field: which field of a line is its text.
         each: how many of a reason.
     """
-    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    found: dict[str, list[Example]] = defaultdict(list)
     for receipt in receipts:
         wanted = {reason for reason in receipt.reasons if len(found[reason]) < each}
         if wanted:
@@ -43,7 +43,7 @@ def examples_of(
 
 
 def _readable(receipt: Receipt, output: OutputFolder) -> Iterator[DeadLetter]:
-    """Yield a shard's dead letters up to a damaged one: to find it is the business of `verify`."""
+    """Yield a shard's dead letters up to a damaged one, which is for `verify` to report."""
     with contextlib.suppress(ValueError):
         yield from read_dead_letters(receipt, output)
 
@@ -57,23 +57,23 @@ def read_dead_letters(receipt: Receipt, output: OutputFolder) -> Iterator[DeadLe
     if receipt.dead_letter_output is None:
         return
     with storage.open_for_reading(output.path(receipt.dead_letter_output.path)) as file:
-        for line in split_lines(chunks_from(file), 0, _LONGEST_LINE):
+        for line in split_lines(chunks_from(file), 0, _MAX_LINE_BYTES):
             yield decode_dead_letter(line.content)
 
 
-def _for_people(letter: DeadLetter, text_field: str) -> dict[str, Any]:
+def _for_people(letter: DeadLetter, text_field: str) -> Example:
     line = Line(letter.offset, letter.line, len(letter.line))
-    record = parse_line(line, letter.source, text_field, "embedding", _LONGEST_LINE)
-    return {
-        "source": letter.source,
-        "offset": letter.offset,
-        "stage": letter.stage.value,
-        "detail": letter.detail,
-        "http_status": letter.http_status,
-        "attempts": letter.attempts,
-        "text": _beginning(record.text) if isinstance(record, Document) else None,
-        "line": _beginning(letter.line.decode("utf-8", "replace")),
-    }
+    record = parse_line(line, letter.source, text_field, "embedding", _MAX_LINE_BYTES)
+    return Example(
+        source=letter.source,
+        offset=letter.offset,
+        stage=letter.stage.value,
+        detail=letter.detail,
+        http_status=letter.http_status,
+        attempts=letter.attempts,
+        text=_beginning(record.text) if isinstance(record, Document) else None,
+        line=_beginning(letter.line.decode("utf-8", "replace")),
+    )
 
 
 def _beginning(text: str) -> str:

@@ -2,69 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime, timezone
+import re
+from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
-from pipeline.reporting.charts import latency_chart, rate_chart
-from pipeline.reporting.report import minutes
+from pipeline.reporting.charts import in_flight_chart, latency_chart, rate_chart
+from pipeline.reporting.numbers import (
+    count,
+    dollars,
+    duration,
+    milliseconds,
+    number,
+    percent,
+    rate,
+    size,
+    timestamp,
+)
+from pipeline.reporting.report import progress
+from pipeline.reporting.schema import Report
 
 _TEMPLATE = Path(__file__).with_name("page.html")
-_MOST_ROWS = 500
+_MAX_ROWS = 500
+_MIN_BUCKETS = 2  # one alone shows nothing that the mean does not
+_MANY_RETRIES = (10, 0.02)  # at least so many, and of all requests
 
 
-def render(report: Mapping[str, Any]) -> str:
-    """Return the page.
-
-    Args:
-        report: what report.json holds. All of it may come from documents, so all of it is escaped.
-    """
+def render(report: Report) -> str:
+    """Return the page. Texts in a report may come from documents, so all of them are escaped."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"count": _count, "minutes": minutes, "bytes": _bytes, "time": _time, "dollars": _dollars}
+    formats = (count, dollars, duration, milliseconds, number, percent, progress, rate, size, timestamp)
+    environment.filters |= {function.__name__: function for function in formats}
+    environment.filters |= {"breakable": _breakable, "moment": _moment}
+    charts = {"rate": None, "in_flight": None, "latency": None, **dict(_charts(report))}
+    # What is not complete comes first: that is what one looks for in a long list.
+    files = sorted(report.sources, key=lambda source: source.complete)
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(report=report, rate_chart=_rate(report), latency_chart=_latency(report), most=_MOST_ROWS)
+    return template.render(
+        report=report, charts=charts, remarks=list(_remarks(report)), files=files[:_MAX_ROWS], all_files=len(files)
+    )
 
 
-def _rate(report: Mapping[str, Any]) -> Markup | None:
-    timeline = report["timeline"]
-    if not timeline["documents_per_second"]:
-        return None
-    return Markup(rate_chart(timeline["documents_per_second"], timeline["bucket_seconds"], timeline["pauses_at"]))
+def _charts(report: Report) -> Iterator[tuple[str, Markup]]:
+    course, latency = report.timeline, report.latency_ms
+    time = (course.pauses_at, report.totals.seconds)
+    if len(course.documents_per_second) >= _MIN_BUCKETS:
+        yield "rate", Markup(rate_chart(course.documents_per_second, *time))
+        if any(course.texts_in_flight):
+            yield "in_flight", Markup(in_flight_chart(course.texts_in_flight, course.texts_in_queue, *time))
+    quantiles = {"p50": latency.p50, "p95": latency.p95, "p99": latency.p99}
+    known = {name: bound for name, bound in quantiles.items() if bound is not None}
+    if len(latency.histogram) > 1:
+        yield "latency", Markup(latency_chart(latency.histogram, known))
 
 
-def _latency(report: Mapping[str, Any]) -> Markup | None:
-    latency = report["latency_ms"]
-    histogram = {int(bound): count for bound, count in latency["histogram"].items()}
-    if not histogram:
-        return None
-    return Markup(latency_chart(histogram, {name: latency[name] for name in ("p50", "p95", "p99")}))
+def _remarks(report: Report) -> Iterator[str]:
+    """Yield what a reader should look at, the most important first."""
+    totals = report.totals
+    if not report.complete:
+        yield f"Not complete: {progress(report)}."
+    if not report.balanced:
+        yield "The ledger does not balance: run tayyar verify, which names the shards."
+    if report.verified is not None and not report.verified.passed:
+        yield f"tayyar verify found {count(report.verified.findings, 'fault')}: run it again to see them."
+    if totals.dead_letters:
+        share = percent(totals.dead_letters / totals.records)
+        yield f"{count(totals.dead_letters, 'dead letter')} ({share} of the records): their reasons stand below."
+    if totals.at_limit:
+        many = "One text has" if totals.at_limit == 1 else f"At least {totals.at_limit:,} texts have"
+        yield f"{many} as many tokens as the model reads, and may have been cut."
+    if totals.retries >= max(_MANY_RETRIES[0], _MANY_RETRIES[1] * totals.requests):
+        yield f"{totals.retries:,} requests had to be repeated, where {totals.requests:,} succeeded."
+    if totals.seconds and totals.throttled_ms / 1000 > totals.seconds:
+        throttled = duration(totals.throttled_ms / 1000)
+        yield f"The endpoint asked the client to wait: {throttled}, summed over requests that waited side by side."
 
 
-def _count(value: float | None, digits: int = 0) -> str:
-    return "–" if value is None else f"{value:,.{digits}f}"
+def _breakable(text: str) -> Markup:
+    """Return a path or a name, escaped, that a narrow page breaks behind its separators and not in mid-word."""
+    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[/_.,=])(?=[^/_.,=])", text))
 
 
-def _dollars(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"${value:,.2f}" if value >= 0.1 or not value else f"${value:.4f}"
-
-
-def _bytes(value: float | None) -> str:
-    if value is None:
-        return "–"
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:,.0f} {unit}" if unit == "bytes" else f"{value:,.1f} {unit}"
-        value /= 1000
-    return f"{value:,.1f} TB"
-
-
-def _time(seconds: float | None) -> str:
-    return "–" if seconds is None else f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%d %H:%M} UTC"
+def _moment(iso: str) -> str:
+    return timestamp(datetime.fromisoformat(iso).timestamp())

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from pipeline.reporting.schema import Latency, Report
 from transforms.output.folder import JOB
 
 NAME = f"{JOB}/report.prom"
 _TOTALS = {
     "records": ("tayyar_records", "Lines that are not blank, in the shards done."),
     "embedded": ("tayyar_documents_embedded", "Documents that have their vector."),
+    "reused": ("tayyar_documents_reused", "Documents that took the vector of a former output."),
     "shards": ("tayyar_shards_done", "Shards that have their receipt."),
+    "shards_expected": ("tayyar_shards_expected", "Shards that there will be."),
     "output_bytes": ("tayyar_output_bytes", "Bytes of embedded documents written."),
     "tokens": ("tayyar_tokens", "Tokens, as the endpoint counted them."),
     "requests": ("tayyar_requests", "Requests that succeeded."),
@@ -22,65 +28,61 @@ _TOTALS = {
 _MILLISECONDS = {
     "queue_ms": ("tayyar_queue_seconds", "Time in the endpoint's queue, summed over texts."),
     "inference_ms": ("tayyar_inference_seconds", "Time in the endpoint's device, summed over texts."),
-    "throttled_ms": ("tayyar_throttled_seconds", "Time waited because the endpoint said to, summed over requests."),
+    "throttled_ms": (
+        "tayyar_throttled_seconds",
+        "Time waited because the endpoint asked for it, summed over requests.",
+    ),
 }
 
 
-def exposition(report: Mapping[str, Any]) -> str:
+def exposition(report: Report) -> bytes:
     """Return the totals in Prometheus' text format, for the textfile collector of its node exporter.
 
     The job is over when this is written, so every total is a gauge: a resumed job may well have less.
-
-    Args:
-        report: what report.json holds.
     """
-    return "".join(f"{line}\n" for line in _lines(report))
+    registry = CollectorRegistry()
+    registry.register(_ReportCollector(report))
+    return generate_latest(registry)
 
 
-def _lines(report: Mapping[str, Any]) -> Iterator[str]:
-    totals, model = report["totals"], report["job"]["model"]
-    yield from _gauge("tayyar_complete", "Whether every shard is done.", int(report["complete"]))
-    yield from _gauge("tayyar_balanced", "Whether records = embedded + dead letters.", int(report["balanced"]))
-    yield from _head("tayyar_job_info", "What the vectors are.", "gauge")
-    labels = {"model": model["model_id"], "sha": model["sha"] or "", "dimensions": str(model["dimensions"])}
-    yield f"tayyar_job_info{_labels(labels)} 1"
-    for field, (name, about) in _TOTALS.items():
-        if totals[field] is not None:
-            yield from _gauge(name, about, totals[field])
-    for field, (name, about) in _MILLISECONDS.items():
-        yield from _gauge(name, about, totals[field] / 1000)
-    yield from _head("tayyar_dead_letters", "Records set aside.", "gauge")
-    for reason, count in totals["dead_letters_by_reason"].items():
-        yield f"tayyar_dead_letters{_labels({'reason': reason})} {count}"
-    yield from _histogram(report["latency_ms"]["histogram"])
+class _ReportCollector(Collector):
+    """Gives a registry the metrics of one report."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+
+    def collect(self) -> Iterator[Metric]:
+        report, totals, model = self._report, self._report.totals, self._report.job.model
+        yield GaugeMetricFamily("tayyar_complete", "Whether every shard is done.", int(report.complete))
+        yield GaugeMetricFamily("tayyar_balanced", "Whether records = embedded + dead letters.", int(report.balanced))
+        info = GaugeMetricFamily("tayyar_job_info", "What the vectors are.", labels=("model", "sha", "dimensions"))
+        info.add_metric((model.model_id, model.sha or "", str(model.dimensions)), 1)
+        yield info
+        for field, (name, about) in _TOTALS.items():
+            if getattr(totals, field) is not None:
+                yield GaugeMetricFamily(name, about, getattr(totals, field))
+        for field, (name, about) in _MILLISECONDS.items():
+            yield GaugeMetricFamily(name, about, getattr(totals, field) / 1000)
+        dead_letters = GaugeMetricFamily(
+            "tayyar_dead_letters", "Records that could not be embedded.", labels=("reason",)
+        )
+        for reason, count in totals.dead_letters_by_reason.items():
+            dead_letters.add_metric((reason,), count)
+        yield dead_letters
+        yield _histogram(report.latency_ms)
 
 
-def _histogram(histogram: Mapping[str, int]) -> Iterator[str]:
-    name = "tayyar_request_latency_seconds"
-    yield from _head(name, "Successful requests; the sum takes each at the upper bound of its bucket.", "histogram")
+def _histogram(latency: Latency) -> HistogramMetricFamily:
+    """Return the latencies; Prometheus wants each bucket with all those below it."""
     below, total = 0, 0.0
-    for bound, count in histogram.items():
+    buckets = []
+    for bound, count in latency.histogram.items():
         below += count
-        total += int(bound) / 1000 * count
-        yield f"{name}_bucket{_labels({'le': str(int(bound) / 1000)})} {below}"
-    yield f'{name}_bucket{{le="+Inf"}} {below}'
-    yield f"{name}_sum {round(total, 3)}"
-    yield f"{name}_count {below}"
-
-
-def _gauge(name: str, about: str, value: float) -> Iterator[str]:
-    yield from _head(name, about, "gauge")
-    yield f"{name} {value}"
-
-
-def _head(name: str, about: str, kind: str) -> Iterator[str]:
-    yield f"# HELP {name} {about}"
-    yield f"# TYPE {name} {kind}"
-
-
-def _labels(labels: Mapping[str, str]) -> str:
-    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items()) + "}"
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+        total += bound / 1000 * count
+        buckets.append((str(bound / 1000), float(below)))
+    return HistogramMetricFamily(
+        "tayyar_request_latency_seconds",
+        "Successful requests; the sum takes each at the upper bound of its bucket.",
+        [*buckets, ("+Inf", float(below))],
+        round(total, 3),
+    )

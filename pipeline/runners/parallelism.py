@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 from apache_beam.options.pipeline_options import (
@@ -14,6 +13,8 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
     WorkerOptions,
 )
+
+from pipeline.processors import usable_processors
 
 _ONE_PROCESS_A_WORKER = "no_use_multiple_sdk_containers"
 _LOOPBACK = "LOOPBACK"  # the work is done in the launcher
@@ -31,7 +32,7 @@ def count_processes(options: PipelineOptions) -> int:
         return _on_flink(options)
     direct = options.view_as(DirectOptions)
     if direct.direct_running_mode == "multi_processing":
-        return int(direct.direct_num_workers) or os.cpu_count() or 1
+        return int(direct.direct_num_workers) or usable_processors()
     return 1
 
 

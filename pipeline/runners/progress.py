@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Iterable
 from types import TracebackType
 
 from tqdm import tqdm
 
 from pipeline.job.ledger import ReceiptCache
+from transforms.ndjson.decompress import is_compressed
 from transforms.output.folder import OutputFolder
 from transforms.output.receipts import Receipt
 from transforms.storage.base import StorageError
@@ -41,7 +43,7 @@ class Progress:
         self._cache = cache or ReceiptCache()
         self._seen = set(seen)
         self._bytes_left = bytes_left
-        self._bytes_done = 0
+        self._receipts: list[Receipt] = []
         self._bar = tqdm(unit=" documents", disable=None if visible is None else not visible, smoothing=0.1)
         self._finished = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
@@ -77,17 +79,29 @@ class Progress:
         new = {name: file for name, file in files.items() if name not in self._seen}
         receipts = self._cache.read(self._output, new)
         self._seen |= new.keys()
-        documents = 0
-        for receipt in receipts:
-            documents += receipt.records
-            self._bytes_done += stored_bytes(receipt)
-        if self._bytes_done:
-            self._bar.total = round((self._bar.n + documents) * max(1.0, self._bytes_left / self._bytes_done))
-        self._bar.update(documents)
+        self._receipts += receipts
+        documents = sum(receipt.records for receipt in self._receipts)
+        expected = records_expected(self._receipts, self._bytes_left)
+        if expected is not None:
+            self._bar.total = max(expected, documents)
+        self._bar.update(documents - self._bar.n)
+
+
+def records_expected(receipts: Iterable[Receipt], size: int) -> int | None:
+    """Return how many records so many stored bytes hold, by the shards that are finished; None where none tells.
+
+    A shard of a compressed source is a range of decompressed bytes, and how many stored bytes that takes is known only
+    when the source has been read to its end. So its records count from then on, with all its bytes.
+    """
+    receipts = list(receipts)
+    ended = {receipt.source for receipt in receipts if receipt.last}
+    counted = [receipt for receipt in receipts if not is_compressed(receipt.source) or receipt.source in ended]
+    done = sum(stored_bytes(receipt) for receipt in counted)
+    return round(sum(receipt.records for receipt in counted) * max(1.0, size / done)) if done else None
 
 
 def stored_bytes(receipt: Receipt) -> int:
-    """Return how many stored bytes a shard stands for; of an unsplittable source, the last shard for all."""
-    if receipt.end is None or receipt.end > receipt.source_size:
+    """Return how many stored bytes a shard stands for; of a compressed source, the last shard for all."""
+    if is_compressed(receipt.source) or receipt.end is None:
         return receipt.source_size if receipt.last else 0
-    return receipt.end - receipt.start
+    return min(receipt.end, receipt.source_size) - receipt.start

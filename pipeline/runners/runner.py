@@ -23,7 +23,6 @@ from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.runners.runner import PipelineState
 
-from pipeline.commands.options import RunOptions
 from pipeline.errors import ExitCode, PipelineFailed, UsageError
 from transforms.embed_shards import TooManyDeadLetters
 from transforms.ndjson.decompress import DamagedSource
@@ -127,7 +126,7 @@ def _let_workers_import_this() -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join([here, *filter(None, paths)])
 
 
-def require_reach(options: PipelineOptions, told: RunOptions) -> None:
+def require_reach(options: PipelineOptions, inputs: Sequence[str], output: str, urls: Sequence[str]) -> None:
     """Refuse what no worker of Dataflow can reach: this machine's disk, and a server that would be started here.
 
     Raises:
@@ -135,7 +134,7 @@ def require_reach(options: PipelineOptions, told: RunOptions) -> None:
     """
     if options.view_as(StandardOptions).runner.lower() not in _FAR:
         return
-    for name, path in [*(("input", pattern) for pattern in told.inputs), ("output", told.output)]:
+    for name, path in [*(("input", pattern) for pattern in inputs), ("output", output)]:
         if storage.is_local(path):
             raise UsageError(f"--{name} {path} is on this machine, which Dataflow's workers do not see. Give gs://….")
         if path.startswith("s3://") and not options.view_as(WorkerOptions).sdk_container_image:
@@ -143,7 +142,7 @@ def require_reach(options: PipelineOptions, told: RunOptions) -> None:
                 f"--{name} {path} cannot be read by Dataflow's workers, who install Tayyar without its extra [aws]. "
                 "Give gs://…, or an image that has it and keys of AWS: --sdk_container_image."
             )
-    if not told.endpoint.urls:
+    if not urls:
         raise UsageError(
             "without --endpoint a TEI would be started on this machine, which Dataflow's workers do not reach. "
             "Give the address of a server that they do."
@@ -164,7 +163,10 @@ def run_pipeline(
         EndpointError: if the endpoint stopped it.
         PipelineFailed: if anything else did.
     """
-    pipeline = beam.Pipeline(make_runner(options), options)
+    try:
+        pipeline = beam.Pipeline(make_runner(options), options)
+    except ValueError as error:  # what Beam's validator of the runner's options found
+        raise UsageError(f"Beam refuses these options: {error}") from error
     build(pipeline)
     try:
         result = pipeline.run()

@@ -8,25 +8,22 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from apache_beam.options.pipeline_options import StandardOptions
 
-from pipeline.commands.options import RunOptions, VerifyOptions
-from pipeline.commands.run import run
-from pipeline.commands.verify import verify
 from pipeline.errors import ExitCode, NotProven, PipelineFailed
 from pipeline.runners.runner import beam_options
 from transforms.output.folder import OutputFolder
 from transforms.storage import api as storage
 from transforms.storage.base import StorageError
-from transforms.tei.addresses import is_loopback
 from transforms.tei.errors import EndpointError, EndpointUnreachable
-from transforms.tei.settings import EndpointSettings
+from transforms.tei.settings import EndpointSettings, is_loopback
 
 # Of one length: each is a shard, so that they spread over as many workers as ten can.
 _DOCUMENTS = [f'{{"content": "Document {number} of a rehearsal: الماء يجري"}}\n'.encode() for number in range(10)]
 _PATIENCE = 60.0  # seconds: the launcher has just reached the endpoint
+EmbedAndProve = Callable[[str, str, EndpointSettings, int], None]
 _REMEDIES = (
     (
         r"No module named '?(transforms|pipeline)\b",
@@ -50,13 +47,14 @@ _REMEDIES = (
 )
 
 
-def rehearse(root: str, endpoint: EndpointSettings, beam: Sequence[str]) -> str:
+def rehearse(root: str, endpoint: EndpointSettings, beam: Sequence[str], embed_and_prove: EmbedAndProve) -> str:
     """Embed ten documents with a runner, prove them, and remove all of it.
 
     Args:
         root: the output folder; the documents and what becomes of them are put into a temporary place below it.
         endpoint: reached from here already; its `identity` is known.
         beam: arguments for Beam.
+        embed_and_prove: runs and verifies the job; gets the input, the output folder, the endpoint and a shard's bytes.
 
     Returns:
         what held, for the person at the terminal.
@@ -68,45 +66,26 @@ def rehearse(root: str, endpoint: EndpointSettings, beam: Sequence[str]) -> str:
     runner = beam_options(beam).view_as(StandardOptions).runner
     name = f"rehearsal-{socket.gethostname()}-{os.getpid()}"
     parent = OutputFolder(root, name)
-    place = OutputFolder(f"{root}/{parent.temporary}/{name}", name)
+    place = OutputFolder(parent.path(f"{parent.temporary}/{name}"), name)
     started = time.monotonic()
     try:
         place.write("in/documents.ndjson", _DOCUMENTS)
-        _embed_and_prove(place, endpoint, beam)
+        patient = dataclasses.replace(endpoint, give_up_after=min(endpoint.give_up_after, _PATIENCE))
+        embed_and_prove(place.path("in/documents.ndjson"), place.path("out"), patient, len(_DOCUMENTS[0]))
     except (EndpointError, StorageError, PipelineFailed, NotProven) as error:
         raise PipelineFailed(
             f"{runner} did not embed ten documents: {error}\n{_remedy(error, endpoint, root)}", _code(error)
         ) from error
     finally:
-        _remove(place)
+        _remove(parent, f"{parent.temporary}/{name}")
         parent.tidy()
     return f"{runner} embedded ten documents and wrote them in {time.monotonic() - started:.0f} s"
 
 
-def _embed_and_prove(place: OutputFolder, endpoint: EndpointSettings, beam: Sequence[str]) -> None:
-    options = RunOptions(
-        inputs=(place.path("in/documents.ndjson"),),
-        output=place.path("out"),
-        endpoint=dataclasses.replace(endpoint, give_up_after=min(endpoint.give_up_after, _PATIENCE)),
-        text_field="content",
-        embedding_field="embedding",
-        expected_dimensions=None,
-        shard_bytes=len(_DOCUMENTS[0]),
-        max_dead_letter_ratio=0.0,
-        price_per_hour=None,
-        overwrite=False,
-        beam=tuple(beam),
-    )
-    said: list[str] = []
-    if run(options, said.append) is not ExitCode.DONE:
-        raise PipelineFailed("\n".join(said), ExitCode.TOO_MANY_DEAD_LETTERS)
-    verify(VerifyOptions(options.output), said.append)
-
-
-def _remove(place: OutputFolder) -> None:
-    place.delete(place.list())
-    if storage.is_local(place.root):
-        shutil.rmtree(place.root, ignore_errors=True)
+def _remove(parent: OutputFolder, place: str) -> None:
+    parent.delete(parent.list(place))
+    if storage.is_local(parent.root):
+        shutil.rmtree(parent.path(place), ignore_errors=True)
 
 
 def _code(error: Exception) -> ExitCode:

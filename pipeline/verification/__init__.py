@@ -1,1 +1,1 @@
-"""What `verify` checks: `shards`, `vectors`; `findings` and `parallel` for both."""
+"""What `verify` checks: `shards`, `vectors`, `sampling`; `findings` and `parallel` for all of them."""

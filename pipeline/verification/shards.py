@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import struct
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from pipeline.job.spec import Job
-from pipeline.verification.findings import OUTPUT_LINE_BYTES, Findings, Pick, Sample, wrong_vector_line
+import numpy as np
+
+from pipeline.verification.findings import MAX_OUTPUT_LINE_BYTES, Findings, WrongLine
+from pipeline.verification.sampling import Pick, Sample
+from pipeline.verification.vectors import (
+    ROW,
+    Rows,
+    SharedVectors,
+    digest_vectors,
+    find_wrong_vector,
+    is_array_of_numbers,
+    parse_vector,
+    vector_of,
+)
 from transforms.elements import DeadLetter, Document, Shard, Stage
 from transforms.ndjson.decompress import DamagedSource
 from transforms.ndjson.lines import Line, chunks_from, split_lines
 from transforms.ndjson.parse import parse_line
-from transforms.ndjson.splice import json_key
+from transforms.ndjson.splice import json_key, split_document
 from transforms.output.folder import OutputFolder
 from transforms.output.receipts import Receipt
 from transforms.read_shards import MAX_LINE_BYTES, SourceChanged, lines_of
@@ -20,7 +36,28 @@ from transforms.storage import api as storage
 from transforms.storage.api import Crc32c, WrittenFile
 from transforms.write_dead_letters import decode_dead_letter
 
-_TELL_LINES = 1000
+_BLOCK = 128  # vectors that numpy works on at once: they stay in the cache
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """The job's settings, against which its output is checked.
+
+    Attributes:
+        text_field: what was embedded.
+        embedding_field: which field has the vector.
+        shard_bytes: decompressed bytes that make a shard.
+        dimensions: numbers of a vector.
+        norm_tolerance: how far a vector's norm may be from 1; None for vectors that are not normalized.
+        model: the model's id, as receipts have it.
+    """
+
+    text_field: str
+    embedding_field: str
+    shard_bytes: int
+    dimensions: int
+    norm_tolerance: float | None
+    model: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,69 +66,70 @@ class ShardWork:
 
     Attributes:
         work: the shard or the source.
-        shard_bytes: decompressed bytes a shard.
+        source_number: the source's place in the plan.
         receipts: the valid ones of these shards, by index.
         output: the folder.
-        job: what the vectors are.
+        expected: the job's settings.
+        without_source: whether the source is gone; then the output is checked alone.
         sample: how many lines to pick at most.
         seed: of the choice.
     """
 
     work: Shard
-    shard_bytes: int
+    source_number: int
     receipts: Mapping[int, Receipt]
     output: OutputFolder
-    job: Job
+    expected: Expected
+    without_source: bool = False
     sample: int = 0
     seed: int = 0
 
 
 @dataclass
 class Outcome:
-    """What came of a work item.
+    """The result of a work item.
 
     Attributes:
         findings: in the order of the lines.
-        broken: why the source cannot be read, which each of its shards would say again; None if it can.
+        broken: why the source cannot be read, which would be the same for each of its shards; None if it can.
         picks: lines to embed again.
+        rows: of embedded documents, to find equal vectors of different shards.
+        records: that were checked.
     """
 
     findings: Findings = field(default_factory=Findings)
     broken: str | None = None
     picks: list[Pick] = field(default_factory=list)
+    rows: Rows = field(default_factory=lambda: np.empty(0, ROW))
+    records: int = 0
 
 
-def check_shards(item: ShardWork, done: Callable[[int], None]) -> Outcome:
-    """Check the shards of a work item, all their files as streams.
+def check_shards(item: ShardWork) -> Outcome:
+    """Check the shards of a work item, all their files as streams."""
+    outcome, sample, expected = Outcome(), Sample(item.sample, f"{item.seed} {item.work.name}"), item.expected
 
-    Args:
-        item: what to check.
-        done: is told how many records were checked.
-    """
-    outcome, sample = Outcome(), Sample(item.sample, f"{item.seed} {item.work.name}")
+    def path_of(_: int, shard: int) -> str:
+        return item.output.path(item.output.embedded(Shard(item.work.source, shard, 0, None).name))
+
+    shared = SharedVectors(path_of, expected.text_field, expected.embedding_field)
+    shards: Iterable[tuple[Shard, Iterable[Line] | None]]
+    shards = [(item.work, None)] if item.without_source else lines_of(item.work, expected.shard_bytes)
     try:
-        for shard, lines in lines_of(item.work, item.shard_bytes):
+        for shard, lines in shards:
             receipt = item.receipts.get(shard.index)
-            if receipt is None:
-                name = item.output.receipt(shard.name)
-                outcome.findings.add(f"{name}: shard {shard.index} of {shard.source.path} has no valid receipt")
+            if receipt is None:  # that it is missing was found before
+                continue
+            check = _ShardCheck(shard, receipt, item, outcome.findings, sample)
+            rows = check.run(lines)
+            outcome.records += receipt.records
+            if problem := shared.judge(rows):
+                outcome.findings.add(f"{item.output.embedded(shard.name)}: {problem}")
             else:
-                _ShardCheck(shard, receipt, item, outcome.findings, sample).run(_telling(lines, receipt.records, done))
+                shared.add(rows)
     except (DamagedSource, SourceChanged) as error:
         outcome.broken = str(error)
-    outcome.picks = sample.picks
+    outcome.picks, outcome.rows = sample.picks, shared.rows
     return outcome
-
-
-def _telling(lines: Iterable[Line], records: int, done: Callable[[int], None]) -> Iterator[Line]:
-    """Yield lines, and tell of them in portions that come to the number of records in the end."""
-    told = 0
-    for count, line in enumerate(lines, 1):
-        if count % _TELL_LINES == 0 and told + _TELL_LINES <= records:
-            done(_TELL_LINES)
-            told += _TELL_LINES
-        yield line
-    done(records - told)
 
 
 class _ShardCheck:
@@ -101,60 +139,153 @@ class _ShardCheck:
         self._shard = shard
         self._receipt = receipt
         self._output = item.output
-        self._job = item.job
+        self._expected = item.expected
+        self._source_number = item.source_number
         self._findings = findings
         self._sample = sample
-        self._key = json_key(item.job.embedding_field)
+        self._key = json_key(item.expected.embedding_field)
+        self._name = item.output.embedded(shard.name)
+        self._path = item.output.path(self._name)
+        self._pack = struct.Struct(f"{item.expected.dimensions}f").pack
+        self._packed: list[bytes] = []  # vectors not yet checked as numbers
+        self._offsets = array("Q")
+        self._texts = bytearray()
+        self._digests: list[np.ndarray] = []
+        self._wrong: str | None = None
         self._reasons: Counter[str] = Counter()
 
-    def run(self, lines: Iterable[Line]) -> None:
-        """Check the shard; of lines that do not match only the first is a finding: the others follow from it."""
+    def run(self, lines: Iterable[Line] | None) -> Rows:
+        """Check the shard and return its rows; of lines that do not match only the first is a finding.
+
+        Args:
+            lines: of its source; None if that is gone.
+        """
         embedded = lines_of_output(self._output, self._receipt.output, self._findings.add)
         letters = self._dead_letters()
+        counts = self._alone(embedded, letters) if lines is None else self._beside(lines, embedded, letters)
+        self._check_block()
+        if self._wrong:
+            self._findings.add(self._wrong)
+        self._compare(counts, known_end=lines is not None)
+        return self._rows()
+
+    def _beside(self, lines: Iterable[Line], embedded: Iterator[Line], letters: Iterator[DeadLetter]) -> dict[str, int]:
+        """Compare the output with the source, and return what is there of each kind."""
+        source, expected = self._shard.source.path, self._expected
         letter = next(letters, None)
-        counts = {"records": 0, "embedded": 0, "dead_letters": 0}
-        wrong = None
+        records = found_count = letter_count = 0
         for line in lines:
-            parsed = self._parsed(line)
+            parsed = parse_line(line, source, expected.text_field, expected.embedding_field, MAX_LINE_BYTES)
             if parsed is None:
                 continue
-            counts["records"] += 1
+            records += 1
             if letter is not None and letter.offset == line.offset:
-                counts["dead_letters"] += 1
-                wrong = wrong or self._wrong_letter(letter, line, parsed)
+                letter_count += 1
+                if problem := self._wrong_letter(letter, line, parsed):
+                    self._note(problem)
                 letter = next(letters, None)
-            else:
-                found = next(embedded, None)
-                counts["embedded"] += found is not None
-                wrong = wrong or self._wrong_line(line, found, parsed)
+                continue
+            found = next(embedded, None)
+            if found is None:
+                self._note(f"{self._name}: the line at byte {line.offset} of {source} is missing")
+                continue
+            found_count += 1
+            if self._wrong is None:
+                try:
+                    self._check_line(parsed, found)
+                except WrongLine as error:
+                    self._note(f"{self._name}, byte {found.offset}: {error} (byte {line.offset} of {source})")
         if letter is not None:
             name = self._output.dead_letters(self._shard.name)
-            wrong = wrong or f"{name}: no source line begins at byte {letter.offset}"
+            self._note(f"{name}: no source line begins at byte {letter.offset}")
+            letter_count += 1 + sum(1 for _ in letters)
         surplus = sum(1 for _ in embedded)
         if surplus:
-            wrong = wrong or f"{self._output.embedded(self._shard.name)}: {surplus} lines more than the source has"
-        if wrong:
-            self._findings.add(wrong)
-        self._compare(counts)
+            self._note(f"{self._name}: {surplus} lines more than the source has")
+        return {"records": records, "embedded": found_count + surplus, "dead_letters": letter_count}
 
-    def _parsed(self, line: Line) -> Document | DeadLetter | None:
-        job = self._job
-        return parse_line(line, self._shard.source.path, job.text_field, job.embedding_field, MAX_LINE_BYTES)
+    def _alone(self, embedded: Iterator[Line], letters: Iterator[DeadLetter]) -> dict[str, int]:
+        """Check the output without its source: every line is a document with its vector."""
+        expected, found_count, letter_count = self._expected, 0, 0
+        for found in embedded:
+            found_count += 1
+            parsed = parse_line(found, self._path, expected.text_field, expected.embedding_field, MAX_OUTPUT_LINE_BYTES)
+            if self._wrong is None:
+                try:
+                    if not isinstance(parsed, Document):
+                        raise WrongLine(f"the line is {parsed.reason.value if parsed else 'blank'}")
+                    vector = vector_of(parsed, expected.embedding_field)
+                    if not is_array_of_numbers(vector):
+                        raise WrongLine("the vector is no array of numbers")
+                    self._add_vector(vector, parsed.text, found.offset)
+                except WrongLine as error:
+                    self._note(f"{self._name}, byte {found.offset}: {error}")
+        for letter in letters:
+            letter_count += 1
+            if letter.source != self._shard.source.path:
+                name = self._output.dead_letters(self._shard.name)
+                self._note(f"{name}: the dead letter of byte {letter.offset} names another source, {letter.source}")
+        return {"records": found_count + letter_count, "embedded": found_count, "dead_letters": letter_count}
 
-    def _wrong_line(self, line: Line, found: Line | None, parsed: Document | DeadLetter) -> str | None:
-        name, source = self._output.embedded(self._shard.name), self._shard.source.path
-        if found is None:
-            return f"{name}: the line at byte {line.offset} of {source} is missing"
-        problem = wrong_vector_line(line.content, found.content, self._key, self._job.model.dimensions)
-        if problem is None and isinstance(parsed, DeadLetter):
-            problem = f"the source line is {parsed.reason.value}, so it cannot have a vector"
-        if problem:
-            return f"{name}, byte {found.offset}: {problem} (byte {line.offset} of {source})"
-        self._sample.offer(self._output.path(name), found.offset)
-        return None
+    def _check_line(self, parsed: Document | DeadLetter, found: Line) -> None:
+        """Check that a line is its source line with a vector; the vector's numbers are checked later, in blocks.
+
+        Raises:
+            WrongLine: with the reason.
+        """
+        content = found.content
+        if isinstance(parsed, DeadLetter):
+            raise WrongLine(f"the source line is {parsed.reason.value}, so it cannot have a vector")
+        before, behind = split_document(parsed, self._key)
+        length = len(content) - len(before) - len(behind)
+        if length < 0 or not content.startswith(before) or not content.endswith(behind):
+            raise WrongLine("the line is not the source line with a vector")
+        vector = parse_vector(content[len(before) : len(before) + length])
+        self._add_vector(vector, parsed.text, found.offset)
+
+    def _add_vector(self, vector: list[float], text: str, offset: int) -> None:
+        """Take the vector of a line to those that are checked in blocks."""
+        dimensions = self._expected.dimensions
+        if len(vector) != dimensions:
+            raise WrongLine(f"the vector has {len(vector)} numbers, not {dimensions}")
+        # A quarter of the time of numpy.array. What float32 cannot hold becomes infinite, and is found in its block.
+        self._packed.append(self._pack(*vector))
+        self._offsets.append(offset)
+        self._texts += hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8]
+        self._sample.offer(self._path, offset)
+        if len(self._packed) == _BLOCK:
+            self._check_block()
+
+    def _check_block(self) -> None:
+        """Check the vectors that were put aside as numbers."""
+        if not self._packed:
+            return
+        vectors = np.frombuffer(b"".join(self._packed), np.float32).reshape(len(self._packed), -1)
+        wrong = find_wrong_vector(vectors, self._expected.norm_tolerance)
+        if wrong is not None and self._wrong is None:
+            index, problem = wrong
+            self._wrong = (
+                f"{self._name}, byte {self._offsets[len(self._offsets) - len(self._packed) + index]}: {problem}"
+            )
+        self._digests.append(digest_vectors(vectors))
+        self._packed.clear()
+
+    def _note(self, wrong: str) -> None:
+        """Note what is wrong, unless something before it is: the block not yet checked holds earlier lines."""
+        self._check_block()
+        self._wrong = self._wrong or wrong
+
+    def _rows(self) -> Rows:
+        rows = np.empty(len(self._offsets), ROW)
+        if len(rows):
+            rows["vector"] = np.concatenate(self._digests)
+            rows["text"] = np.frombuffer(self._texts, np.uint64)
+            rows["offset"] = self._offsets
+        rows["source"], rows["shard"] = self._source_number, self._shard.index
+        return rows
 
     def _wrong_letter(self, letter: DeadLetter, line: Line, parsed: Document | DeadLetter) -> str | None:
-        """Hold a dead letter against what the parser says of its line."""
+        """Compare a dead letter with what the parser makes of its line."""
         name = self._output.dead_letters(self._shard.name)
         place = f"{name}: the dead letter of byte {line.offset} of {self._shard.source.path}"
         if letter.source != self._shard.source.path:
@@ -163,21 +294,25 @@ class _ShardCheck:
             return f"{place} does not hold that line"
         refused = parsed.reason if isinstance(parsed, DeadLetter) else None
         if letter.stage is Stage.READ and refused is None:
-            return f"{place} says {letter.reason.value}, but that line is a document; tayyar redrive sends it"
+            return f"{place} has the reason {letter.reason.value}, but that line is a document; tayyar redrive sends it"
         if refused is not None and (letter.stage, letter.reason) != (Stage.READ, refused):
-            return f"{place} says {letter.reason.value}, but that line is {refused.value}"
+            return f"{place} has the reason {letter.reason.value}, but that line is {refused.value}"
         return None
 
-    def _compare(self, counts: dict[str, int]) -> None:
-        name = self._output.receipt(self._shard.name)
-        for what, count in counts.items():
-            said = getattr(self._receipt, what)
-            if said != count:
-                self._findings.add(f"{name}: says {what} = {said}, there are {count}")
-        if dict(self._receipt.reasons) != self._reasons:
-            said, found = _shown(self._receipt.reasons), _shown(self._reasons)
-            self._findings.add(f"{name}: says reasons = {said}, there are {found}")
-        if not self._receipt.balances:
+    def _compare(self, counts: dict[str, int], *, known_end: bool) -> None:
+        """Compare the receipt with what was counted, and with the shard as it was read."""
+        receipt, shard = self._receipt, self._shard
+        found: dict[str, object] = {**counts, "index": shard.index, "model": self._expected.model}
+        if known_end:
+            found |= {"end": shard.end, "last": shard.last}
+        name = self._output.receipt(shard.name)
+        for what, value in found.items():
+            if (recorded := getattr(receipt, what)) != value:
+                self._findings.add(f"{name}: {what} is {recorded}, but should be {value}")
+        if dict(receipt.reasons) != self._reasons:
+            recorded, expected = _shown(receipt.reasons), _shown(self._reasons)
+            self._findings.add(f"{name}: reasons are {recorded}, but should be {expected}")
+        if not receipt.balances:
             self._findings.add(f"{name}: does not balance")
 
     def _dead_letters(self) -> Iterator[DeadLetter]:
@@ -195,30 +330,41 @@ def _shown(reasons: Mapping[str, int]) -> str:
     return ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items())) or "none"
 
 
+def is_own_file(output: OutputFolder, name: str) -> bool:
+    """Whether a file is in the folder itself, and not by way of a link."""
+    if not storage.is_local(output.root):
+        return True
+    return os.path.realpath(f"{output.root}/{name}") == f"{os.path.realpath(output.root)}/{name}"
+
+
 def lines_of_output(
     output: OutputFolder, written: WrittenFile | None, complain: Callable[[str], None]
 ) -> Iterator[Line]:
-    """Yield the lines of an output file, and hold its checksum against its receipt's when it ends.
+    """Yield the lines of an output file, and compare its checksum with its receipt's when it ends.
 
     Args:
         output: the folder.
-        written: what the receipt says of the file; None for no file, which has no lines.
-        complain: is told what is wrong with the file as a whole.
+        written: the file as its receipt describes it; None for no file, which has no lines.
+        complain: is called with what is wrong with the file as a whole.
     """
     if written is None:
         return
-    crc = Crc32c()
+    crc, end = Crc32c(), b"\n"
+
+    def summed(chunks: Iterable[bytes]) -> Iterator[bytes]:
+        nonlocal end
+        for chunk in chunks:
+            crc.update(chunk)
+            end = chunk[-1:]
+            yield chunk
+
     try:
         with storage.open_for_reading(output.path(written.path)) as file:
-            yield from split_lines(_summed(chunks_from(file), crc), 0, OUTPUT_LINE_BYTES)
+            yield from split_lines(summed(chunks_from(file)), 0, MAX_OUTPUT_LINE_BYTES)
     except FileNotFoundError:
         complain(f"{written.path}: was there a moment ago and is gone now")
         return
+    if end != b"\n":
+        complain(f"{written.path}: its last line does not end with a newline")
     if crc.base64() != written.crc32c:
-        complain(f"{written.path}: its checksum is {crc.base64()}, its receipt says {written.crc32c}")
-
-
-def _summed(chunks: Iterable[bytes], crc: Crc32c) -> Iterator[bytes]:
-    for chunk in chunks:
-        crc.update(chunk)
-        yield chunk
+        complain(f"{written.path}: its checksum is {crc.base64()}, but {written.crc32c} in its receipt")

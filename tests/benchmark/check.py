@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import orjson
 
-from pipeline.embedded_tei.models.hash_model import HashModel
 from tests.benchmark import corpus
 from tests.benchmark.endpoint import vectors_of
+from tests.tei_simulator.hash_model import HashModel
 
 _AT_ONCE = 256
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.embedded_tei import wire
-from pipeline.embedded_tei.models.hash_model import HashModel
 from tests.benchmark import corpus, process, table
 from tests.benchmark.check import check
 from tests.benchmark.contestants import floor
 from tests.benchmark.endpoint import Endpoint, vectors_of
 from tests.benchmark.registry import CONTESTANTS, TAYYAR, Contestant
+from tests.tei_simulator.hash_model import HashModel
 
 _FILES = 2
 UNLIMITED = 4096  # texts that an endpoint permits which is not to limit anyone

@@ -23,11 +23,12 @@ import orjson
 
 from pipeline.embedded_tei import wire
 from pipeline.embedded_tei.app import TeiApp
+from pipeline.embedded_tei.device import Device
 from pipeline.embedded_tei.engine import Engine
 from pipeline.embedded_tei.limits import ServerLimits
-from pipeline.embedded_tei.models.hash_model import HashModel
 from pipeline.embedded_tei.models.registry import Encoded, Vectors
 from tests.commands import ROOT, environment
+from tests.tei_simulator.hash_model import HashModel
 
 _HEADERS = (
     "content-type: application/json\r\nx-compute-type: gpu+optimized\r\nx-compute-time: 0\r\n"
@@ -48,7 +49,7 @@ class Answers:
     def __init__(self, permits: int) -> None:
         self._model = HashModel()
         limits = replace(ServerLimits(), max_concurrent_requests=permits)
-        self._info = orjson.dumps(TeiApp(Engine(self._model, limits)).info())
+        self._info = orjson.dumps(TeiApp(Engine(Device(self._model, limits), limits)).info())
         self.first_request = self.first_batch = 0.0
         self.requests = self.texts = 0
 

@@ -37,7 +37,7 @@ def read_receipts(work: Path, count: int, latency: float) -> list[table.Row]:
         latency: seconds that the link holds a request.
     """
     work.mkdir(parents=True, exist_ok=True)
-    source = Source("wiki.ndjson", "wiki", _SHARD_BYTES * count, 1_700_000_000.0)
+    source = Source("wiki.ndjson", "wiki", _SHARD_BYTES * count, "1700000000.0")
     with _store(work, source, count) as (output, port), _link(work, port, latency) as (slow, requests):
         kind = output.root.partition("://")[0]
         os.environ.update(_variables(kind, slow))
@@ -61,7 +61,7 @@ def _write(output: OutputFolder, source: Source, count: int) -> None:
 def _together(output: OutputFolder, source: Source, count: int, requests: Path) -> dict[str, table.Value]:
     names = [output.receipt(f"{source.name}-{index:05d}") for index in range(count)]
     # Google's emulator takes minutes for a listing of 20,000 objects, which a bucket gives in 20 requests.
-    listing = {name: FileStat(output.path(name), 1, 0.0) for name in names}
+    listing = {name: FileStat(output.path(name), 1, 0.0, "1") for name in names}
     before, started = requests.stat().st_size, time.perf_counter()
     ledger = read_ledger(Plan((source,), _SHARD_BYTES), output, shards.JOB, listing)
     taken = time.perf_counter() - started

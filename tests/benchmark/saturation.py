@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from pipeline.embedded_tei.process import EmbeddedTei
 from tests.benchmark import corpus, process, table
 from tests.benchmark.check import check
 from tests.benchmark.registry import CONTESTANTS, TAYYAR, Contestant
-from tests.commands import texts_embedded
+from tests.tei_simulator.process import TeiSimulator
 
 _LOADER = "floor + HTTP"
 _NAMES = (TAYYAR.name, _LOADER, "tutorial")
@@ -33,8 +32,8 @@ def saturate(work: Path, documents: int, tokens_per_second: float) -> list[table
 
 def _measured(contestant: Contestant, source: Path, output: Path, tokens_per_second: float) -> table.Row:
     faults = json.dumps({"tokens_per_second": tokens_per_second})
-    with EmbeddedTei(["--model", "hash", "--faults", faults]) as server:
-        stats = f"{server.url}/_simulator/stats"
+    with TeiSimulator(["--faults", faults]) as server:
+        stats = f"{server.url}/simulator/statistics"
         starting = threading.Thread(target=_count_from_the_first_document, args=(stats,), daemon=True)
         starting.start()
         usage = process.measure(contestant.command(source, output, server.url))
@@ -88,32 +87,15 @@ def saturate_model(work: Path, documents: int) -> list[table.Row]:
 
 
 def _rate(contestant: Contestant, source: Path, output: Path) -> float:
-    """Documents a second between the first request's end that holds documents and the last one's."""
-    seen: list[tuple[float, int]] = []
+    """Return documents a second, start-up included."""
     with EmbeddedTei(_AS_TEI) as server:
-        ended = threading.Event()
-        watching = threading.Thread(target=_watch, args=(server.url, ended, seen), daemon=True)
-        watching.start()
-        process.measure(contestant.command(source, output, server.url))
-        ended.set()
-        watching.join()
-    check(source, output, exact=False)
+        usage = process.measure(contestant.command(source, output, server.url))
+    documents = check(source, output, exact=False)
     shutil.rmtree(output)
-    steps = [(when, texts) for when, texts in seen if texts >= _FIRST_DOCUMENTS]
-    (began, first), (finished, last) = steps[0], steps[-1]
-    return (last - first) / (finished - began)
-
-
-def _watch(url: str, ended: threading.Event, seen: list[tuple[float, int]]) -> None:
-    """Note when the server's count of texts rises."""
-    while not ended.wait(0.1):
-        texts = texts_embedded(url)
-        if not seen or texts > seen[-1][1]:
-            seen.append((time.monotonic(), texts))
+    return documents / usage.wall
 
 
 MODEL_NOTES = (
-    "The embedded TEI with its model, on the same cores. Documents a second from the end of the first request with "
-    "documents to that of the last; the loader is the floor's functions on 16 threads. Tayyar puts texts of a length "
-    "together, so the model pads less.",
+    "The embedded TEI with its model, on the same cores. Documents a second, start-up included; the loader is the "
+    "floor's functions on 16 threads. Tayyar puts texts of a length together, so the model pads less.",
 )

@@ -7,7 +7,7 @@ from tests.shards import embedded_shard, letter
 from transforms.coders import ShardCoder
 from transforms.elements import DocumentShard, EmbeddedShard, Shard, ShardDeadLetters, Source
 
-SOURCE = Source("/in/a.ndjson.gz", "a", 77, 1.0)
+SOURCE = Source("/in/a.ndjson.gz", "a", 77, "1.0")
 
 
 @pytest.mark.parametrize("kind", [DocumentShard, EmbeddedShard, ShardDeadLetters])

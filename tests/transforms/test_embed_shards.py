@@ -13,9 +13,9 @@ import pytest
 import requests
 from apache_beam.testing.util import assert_that, is_empty
 
-from pipeline.embedded_tei.process import EmbeddedTei
 from tests.matchers import each_by, local_pipeline
 from tests.shards import documents, folder, letter
+from tests.tei_simulator.process import TeiSimulator
 from transforms.elements import (
     DocumentShard,
     EmbeddedShard,
@@ -37,7 +37,7 @@ from transforms.tei.settings import EndpointSettings, ModelIdentity, Overlong
 from transforms.tei.tasks import Embeddings, Rejection
 from transforms.write_embedded import WriteEmbedded
 
-SOURCE = Source("/in/wiki.ndjson", "wiki", 1000, 1.5)
+SOURCE = Source("/in/wiki.ndjson", "wiki", 1000, "1.5")
 STATISTICS = RequestStatistics(tokens=9, requests=1)
 
 
@@ -251,7 +251,7 @@ def test_after_a_pipeline_no_client_is_left(hash_tei: str, identity: ModelIdenti
 
 def test_counters_tell_what_went_in_and_out_and_how_long_the_endpoint_made_it_wait(identity: ModelIdentity) -> None:
     faults = json.dumps({"script": ["ok"] * 8 + ["throttle"] * 4, "retry_after": 2})
-    with EmbeddedTei(["--model", "hash", "--faults", faults]) as server:
+    with TeiSimulator(["--faults", faults]) as server:
         pipeline = local_pipeline()
         shards = [shard_of([f"{index}, text {n}" for n in range(300)], index, broken=index) for index in range(2)]
         _ = pipeline | beam.Create(shards) | EmbedShards(settings(server.url, identity))
@@ -263,7 +263,7 @@ def test_counters_tell_what_went_in_and_out_and_how_long_the_endpoint_made_it_wa
 
 def test_threads_of_a_runner_share_one_client_and_one_budget(identity: ModelIdentity) -> None:
     budget, threads = 40, 4
-    with EmbeddedTei(["--model", "hash", "--faults", '{"batch_seconds": 0.02}']) as server:
+    with TeiSimulator(["--faults", '{"batch_seconds": 0.02}']) as server:
         endpoint = settings(server.url, identity, max_in_flight=budget)
         together = threading.Barrier(threads)
 
@@ -282,7 +282,7 @@ def test_threads_of_a_runner_share_one_client_and_one_budget(identity: ModelIden
 
         with ThreadPoolExecutor(threads) as pool:
             results = list(pool.map(embed, range(threads)))
-        stats = requests.get(f"{server.url}/_simulator/stats", timeout=10).json()
+        stats = requests.get(f"{server.url}/simulator/statistics", timeout=10).json()
         for number, shards in enumerate(results):
             assert [shard.shard.index for shard in shards] == [0, 1, 2]
             for index, shard in enumerate(shards):

@@ -24,13 +24,13 @@ from transforms.ndjson.parse import is_blank
 from transforms.read_shards import ReadShards, SourceChanged, cut_stream, lines_of, parse_shard
 
 UNLIMITED = 1 << 30
-ANY = Source("/in/x.ndjson.gz", "x", 0, 0.0)
+ANY = Source("/in/x.ndjson.gz", "x", 0, "0.0")
 
 
 def write(path: Path, data: bytes) -> Source:
     path.write_bytes(data)
     found = path.stat()
-    return Source(str(path), path.name.split(".")[0], found.st_size, found.st_mtime)
+    return Source(str(path), path.name.split(".")[0], found.st_size, str(found.st_mtime_ns))
 
 
 def byte_ranges(source: Source, size: int, shard_bytes: int) -> list[Shard]:
@@ -95,10 +95,10 @@ def test_a_source_that_changed_is_not_read(tmp_path: Path, change: str, ending: 
     if change == "gone":
         path.unlink()
     elif change == "touched":
-        os.utime(path, (source.mtime + 1, source.mtime + 1))
+        os.utime(path, ns=(int(source.version), int(source.version) + 1))
     else:
         path.write_bytes(path.read_bytes() * 2)
-        os.utime(path, (source.mtime, source.mtime))
+        os.utime(path, ns=(int(source.version), int(source.version)))
     with pytest.raises(SourceChanged, match=str(path)):
         list(lines_of(Shard(source, 0, 0, None if ending else 3), 100))
 
@@ -110,7 +110,7 @@ def test_a_source_that_changes_while_it_is_read_is_noticed(tmp_path: Path, endin
     source = write(path, gzip.compress(content) if ending else content)
     reading = lines_of(Shard(source, 0, 0, None if ending else len(content)), 100)
     next(reading)
-    os.utime(path, (source.mtime + 1, source.mtime + 1))
+    os.utime(path, ns=(int(source.version), int(source.version) + 1))
     with pytest.raises(SourceChanged, match=str(path)):
         list(reading)
 

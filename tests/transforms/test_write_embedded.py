@@ -28,8 +28,8 @@ def test_a_shard_is_one_file_and_one_receipt(tmp_path: Path) -> None:
     before = time.time()
     receipt = write_shard(shard, folder(tmp_path), "vector", "model", JOB)
     files = files_in(tmp_path)
-    assert files.keys() == {"wiki-00000.ndjson", "_job/receipts/wiki-00000.json"}
-    written = files["wiki-00000.ndjson"]
+    assert files.keys() == {"data/wiki-00000.ndjson", "_job/receipts/wiki-00000.json"}
+    written = files["data/wiki-00000.ndjson"]
     assert written == b'{"content":"0","vector":[0.125,0.25]}\n{"content":"1","vector":[0.375,0.5]}\n'
     assert decode_receipt(files["_job/receipts/wiki-00000.json"]) == receipt
     assert receipt.balances
@@ -69,12 +69,12 @@ def test_a_shard_is_written_again_under_the_same_names(tmp_path: Path) -> None:
     receipt = write_shard(embedded_shard(2), folder(tmp_path), "embedding", "model", JOB)
     files = files_in(tmp_path)
     assert len(files) == 2
-    assert len(files["wiki-00000.ndjson"].splitlines()) == 2
+    assert len(files["data/wiki-00000.ndjson"].splitlines()) == 2
     assert decode_receipt(files["_job/receipts/wiki-00000.json"]) == receipt
 
 
 def test_without_its_file_a_shard_gets_no_receipt(tmp_path: Path) -> None:
-    (tmp_path / "wiki-00000.ndjson" / "in the way").mkdir(parents=True)
+    (tmp_path / "data/wiki-00000.ndjson" / "in the way").mkdir(parents=True)
     with pytest.raises(Exception, match="wiki-00000"):
         write_shard(embedded_shard(), folder(tmp_path), "embedding", "model", JOB)
     assert not (tmp_path / "_job" / "receipts").exists()
@@ -87,7 +87,7 @@ def test_large_shards_are_written_in_blocks_and_lose_nothing(tmp_path: Path) -> 
     shard = embedded_shard(0)
     shard = type(shard)(shard.shard, documents, vectors, (), count, shard.statistics, 0.0)
     write_shard(shard, folder(tmp_path), "embedding", "model", JOB)
-    lines = [json.loads(line) for line in (tmp_path / "wiki-00000.ndjson").read_bytes().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "data/wiki-00000.ndjson").read_bytes().splitlines()]
     assert [line["content"] for line in lines] == [str(n) for n in range(count)]
     assert np.array([line["embedding"] for line in lines], dtype=np.float32).tobytes() == vectors.tobytes()
 

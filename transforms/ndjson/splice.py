@@ -44,7 +44,7 @@ def split_at_vector(line: bytes, key: bytes) -> tuple[bytes, bytes]:
     return _behind_last_field(line, key) if span is None else (line[: span[0]], line[span[1] :])
 
 
-def _split_parsed(document: Document, key: bytes) -> tuple[bytes, bytes]:
+def split_document(document: Document, key: bytes) -> tuple[bytes, bytes]:
     """Do what `split_at_vector` does, 20 times faster: parsing has told whether the field is there."""
     line = document.line
     if not document.has_field:
@@ -139,5 +139,5 @@ def embedded_lines(documents: Sequence[Document], vectors: Vectors, key: bytes) 
         key: the embedding field's name as `json_key` gives it.
     """
     for document, vector in zip(documents, encode_vectors(vectors), strict=True):
-        before, behind = _split_parsed(document, key)
+        before, behind = split_document(document, key)
         yield b"".join((before, vector, behind, b"\n"))

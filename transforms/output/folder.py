@@ -1,23 +1,63 @@
-"""The output folder: where each file of a job is."""
+"""The output folder: the names of its files, and the only way to read, write, list and delete them."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from transforms.storage import api as storage
+from transforms.storage import local
+from transforms.storage.base import MAX_SMALL_FILE_BYTES, StorageError
 
+DATA = "data"
 DEAD_LETTERS = "dead_letters"
 JOB = "_job"
-RESERVED = (DEAD_LETTERS, JOB)
+_MAX_PART_BYTES = 255  # of one part of a path, on the usual file systems
+_OWN_NAME = re.compile(
+    rf"(?:{DATA}/.+-\d{{5,}}\.(?:ndjson|parquet)|{DEAD_LETTERS}/.+-\d{{5,}}\.ndjson"
+    # Below _job: Tayyar's files, its folders (one that is a link is a file), and everything in them.
+    rf"|{JOB}/[a-z_]+(?:\.(?:json|ndjson|html|prom)|/.+)?)",
+    re.DOTALL,
+)
+
+
+def check_name(name: str, *, on_disk: bool = True) -> None:
+    """Check that a name, joined to a folder, is that of a file below the folder, and that a disk can hold it.
+
+    Args:
+        name: relative, with forward slashes.
+        on_disk: whether it is on its way to a local disk; objects in buckets may have backslashes.
+
+    Raises:
+        ValueError: with the reason, which completes the sentence "its name …".
+    """
+    try:
+        parts = [part.encode() for part in name.split("/")]
+    except UnicodeEncodeError:
+        raise ValueError("is not UTF-8") from None
+    if b"" in parts:
+        raise ValueError("begins or ends with a slash, or has two in a row, or is empty")
+    if b"." in parts or b".." in parts:
+        raise ValueError("has a part '.' or '..', which would lead elsewhere")
+    if "\0" in name:
+        raise ValueError("has a NUL character")
+    if on_disk and "\\" in name:
+        raise ValueError("has a backslash, which separates folders on some disks")
+    longest = max(parts, key=len)
+    if len(longest) > _MAX_PART_BYTES:
+        raise ValueError(f"has a part of {len(longest)} bytes, where disks hold {_MAX_PART_BYTES}")
 
 
 @dataclass(frozen=True, slots=True)
 class OutputFolder:
-    """The names of the files in an output folder. Names are relative to it, with forward slashes.
+    """The files in an output folder, by their names relative to it, with forward slashes.
+
+    Names may come from outside: from objects in a bucket, receipts, or other files in `_job`. So every name is checked
+    before it is used: it stays below the folder, and on a local disk no part of it is a link. Tayyar makes no links.
 
     Attributes:
         root: the folder, a local path or gs://… or s3://…, without a final slash.
@@ -29,17 +69,17 @@ class OutputFolder:
 
     @property
     def job(self) -> str:
-        """What the vectors are."""
+        """The description of the vectors."""
         return f"{JOB}/job.json"
 
     @property
     def plan(self) -> str:
-        """One line a source."""
+        """The sources, one line each."""
         return f"{JOB}/plan.ndjson"
 
     @property
     def report(self) -> str:
-        """What the run came to."""
+        """The results of the run."""
         return f"{JOB}/report.json"
 
     @property
@@ -54,7 +94,7 @@ class OutputFolder:
 
     def embedded(self, shard: str) -> str:
         """The embedded documents of the shard with this name."""
-        return f"{shard}.ndjson"
+        return f"{DATA}/{shard}.ndjson"
 
     def dead_letters(self, shard: str) -> str:
         """The dead letters of the shard with this name."""
@@ -64,20 +104,52 @@ class OutputFolder:
         """The receipt of the shard with this name."""
         return f"{self.receipts}/{shard}.json"
 
+    def keys(self, shard: str) -> str:
+        """The keys of the texts of the shard with this name: see `transforms.reuse.keys`."""
+        return f"{JOB}/keys/{shard}.u64"
+
     def path(self, name: str) -> str:
-        """The whole path of a file in this folder."""
+        """Return the whole path of a file in this folder, to read it.
+
+        Raises:
+            StorageError: if the name leads out of the folder, or a part of it is a link.
+        """
+        return self._join(name, name)
+
+    def _path_to_replace(self, name: str) -> str:
+        """Return a path to write or delete: the file itself may be a link, which is replaced or removed itself."""
+        return self._join(name, name.rpartition("/")[0])
+
+    def _join(self, name: str, without_links: str) -> str:
+        on_disk = storage.is_local(self.root)
+        try:
+            check_name(name, on_disk=on_disk)
+        except ValueError as error:
+            raise StorageError(f"{self.root} cannot hold {name!a}: its name {error}. Rename or remove it.") from error
+        link = local.first_link(self.root, without_links) if on_disk and without_links else None
+        if link is not None:
+            raise StorageError(f"{link} is a link, and none is followed in an output folder. Remove it.")
         return f"{self.root}/{name}"
 
-    def read(self, name: str) -> bytes | None:
-        """A small file's bytes; None if it is not there."""
-        return storage.read_bytes(self.path(name))
+    def stat(self, name: str) -> storage.FileStat | None:
+        """Return the description of a file; None if it is not there. A link is not followed."""
+        return storage.stat(self._path_to_replace(name), follow_links=False)
+
+    def read(self, name: str, max_bytes: int = MAX_SMALL_FILE_BYTES) -> bytes | None:
+        """Return a small file's bytes; None if it is not there.
+
+        Raises:
+            StorageError: if it has more than `max_bytes`, is no regular file, or cannot be in this folder.
+        """
+        return storage.read_bytes(self.path(name), max_bytes)
 
     def write(self, name: str, chunks: Iterable[bytes]) -> storage.WrittenFile:
         """Write one file, whole or not at all."""
         # Process and thread keep apart two workers that were given the same shard; names of any length must fit.
+        path = self._path_to_replace(name)
         digest = hashlib.sha256(name.encode()).hexdigest()[:16]
-        temporary = self.path(f"{self.temporary}/{self.run}-{os.getpid()}-{threading.get_ident()}-{digest}")
-        size, crc32c = storage.write_whole(self.path(name), temporary, chunks)
+        temporary = f"{self.temporary}/{self.run}-{os.getpid()}-{threading.get_ident()}-{digest}"
+        size, crc32c = storage.write_whole(path, self._path_to_replace(temporary), chunks)
         return storage.WrittenFile(name, size, crc32c)
 
     def tidy(self) -> None:
@@ -85,10 +157,17 @@ class OutputFolder:
         storage.delete_empty_folder(self.path(self.temporary))
 
     def delete(self, names: Iterable[str]) -> None:
-        """Delete files; those that are not there are no error."""
-        storage.delete(self.path(name) for name in names)
+        """Delete those of these files whose names have Tayyar's own form; the others are somebody else's and stay.
+
+        Missing files are no error. A link is removed itself, and whatever it leads to stays.
+        """
+        storage.delete([self._path_to_replace(name) for name in names if _OWN_NAME.fullmatch(name)])
 
     def list(self, folder: str = "") -> dict[str, storage.FileStat]:
-        """Every file below a folder of the output, by name."""
-        top = self.path(folder) if folder else self.root
-        return {file.path[len(self.root) + 1 :]: file for file in storage.list_below(top)}
+        """Return every file below a folder of the output, by name; no link is followed, each one is listed as such."""
+        top = self._path_to_replace(folder) if folder else self.root
+        # The root may be a link, as it was given; a folder below it may not.
+        found = self.stat(folder) if folder and storage.is_local(self.root) else None
+        if found is not None and found.is_link:
+            return {folder: found}
+        return {file.path[len(self.root) + 1 :]: file for file in storage.list_below(top, follow_links=False)}

@@ -27,6 +27,17 @@ def build(kind: type[Kind], fields: Mapping[str, Any]) -> Kind:
     return kind(**fields)
 
 
+def require_text(value: object) -> str:
+    """Return a value that must be a string, one of a list in a JSON file.
+
+    Raises:
+        TypeError: if it is none.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not a string")
+    return value
+
+
 @functools.cache
 def _hints(kind: Hashable) -> dict[str, Any]:
     return typing.get_type_hints(kind)

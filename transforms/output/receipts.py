@@ -2,17 +2,51 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import orjson
 
-from transforms.elements import RequestStatistics, Shard
-from transforms.output.folder import OutputFolder
-from transforms.output.json_fields import build
-from transforms.storage.api import FileStat, WrittenFile, stat
+from transforms.elements import Reason, RequestStatistics, Shard
+from transforms.output.folder import OutputFolder, check_name
+from transforms.output.json_fields import build, require_text
+from transforms.storage.api import FileStat, WrittenFile
+
+_MAX_COUNT = 1 << 53  # of records, bytes or milliseconds: beyond that, it is no count
+_MAX_SECONDS = 253_402_300_800.0  # the year 10000: later times cannot be shown
+_MAX_DIGEST = 64  # characters
+_MAX_INDEX = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """How the vectors and the files of a shard were made. Picklable.
+
+    Attributes:
+        space: digest of the vector space that the folder recorded.
+        settings: digest of what shapes a shard's files besides its vectors.
+        model: the model's id.
+        server_version: the server's.
+        text_field: the field that was embedded, or several.
+        embedding_field: the field that got the vector.
+        overlong: `truncate` or `dead_letter`.
+    """
+
+    space: str
+    settings: str
+    model: str
+    server_version: str
+    text_field: str | tuple[str, ...]
+    embedding_field: str
+    overlong: str
+
+    @property
+    def digest(self) -> str:
+        """The digests of space and settings; a shard is done only if its receipt has both."""
+        return f"{self.space}-{self.settings}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,16 +55,18 @@ class Receipt:
 
     Attributes:
         shard: the stem of the shard's files; with `source`, `index`, `start`, `end` and `last` all of its description.
-        source: the input file's path; `source_size` (bytes) and `source_mtime` (seconds since the epoch) as the plan
-            saw them.
+        source: the input file's path; `source_size` (bytes) and `source_version` as the plan saw them.
         records: lines that are not blank; always `embedded` + `dead_letters`.
+        embedded: always `sent` + `reused` + `duplicates`.
+        sent: documents whose text the endpoint embedded for this shard.
+        reused: documents whose vector comes from a former output.
+        duplicates: documents with the text of an earlier one of this shard, whose vector they share.
         reasons: the dead letters by reason.
         started_at: seconds since the epoch; `finished_at` likewise.
         output: the embedded documents; None if there are none.
         dead_letter_output: the dead letters; None if there are none.
         statistics: what the requests took.
-        model: the model's id.
-        job: digest of what shapes vectors and shards.
+        provenance: how it was made.
     """
 
     shard: str
@@ -40,9 +76,12 @@ class Receipt:
     end: int | None
     last: bool
     source_size: int
-    source_mtime: float
+    source_version: str
     records: int
     embedded: int
+    sent: int
+    reused: int
+    duplicates: int
     dead_letters: int
     reasons: Mapping[str, int]
     started_at: float
@@ -50,57 +89,117 @@ class Receipt:
     output: WrittenFile | None
     dead_letter_output: WrittenFile | None
     statistics: RequestStatistics
-    model: str
-    job: str
+    provenance: Provenance
+
+    @property
+    def job(self) -> str:
+        """The digests that make it valid for a job: see `Provenance.digest`."""
+        return self.provenance.digest
+
+    @property
+    def model(self) -> str:
+        """The model's id."""
+        return self.provenance.model
 
     @property
     def balances(self) -> bool:
-        """Whether every record was either embedded or set aside."""
-        return self.records == self.embedded + self.dead_letters == self.embedded + sum(self.reasons.values())
+        """Whether every record was either embedded or set aside, and every vector came from somewhere."""
+        return (
+            self.records == self.embedded + self.dead_letters == self.embedded + sum(self.reasons.values())
+            and self.embedded == self.sent + self.reused + self.duplicates
+        )
 
     def is_of(self, shard: Shard, job: str) -> bool:
-        """Whether it is of this shard, of the source as it is now, and of this job."""
-        source = shard.source
-        return (self.shard, self.source, self.source_size, self.source_mtime, self.start, self.job) == (
-            shard.name,
-            source.path,
-            source.size,
-            source.mtime,
-            shard.start,
-            job,
+        """Whether it is of this shard, of the source as it is now, and of this job.
+
+        The shard's name stands for the source: its path may have changed, together with the outputs.
+        """
+        described = (self.shard, self.start, self.job)
+        return described == (shard.name, shard.start, job) and shard.source.is_unchanged(
+            self.source_size, self.source_version
         )
 
     def files_are_there(self, files: Mapping[str, FileStat]) -> bool:
-        """Whether the files it vouches for have the sizes that it says."""
+        """Whether the files it vouches for have the sizes that it names, and are files: Tayyar makes no links."""
         return all(
-            written is None or (written.path in files and files[written.path].size == written.bytes)
+            (found := files.get(written.path)) is not None and found.size == written.bytes and not found.is_link
             for written in (self.output, self.dead_letter_output)
+            if written is not None
         )
 
 
 def encode_receipt(receipt: Receipt) -> bytes:
     """Return the receipt as one JSON object, indented for people."""
-    statistics = receipt.statistics
-    fields = {name: getattr(receipt, name) for name in Receipt.__dataclass_fields__ if name != "statistics"}
-    fields |= {name: getattr(statistics, name) for name in RequestStatistics.__dataclass_fields__}
-    return orjson.dumps(fields, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    values = {field.name: getattr(receipt, field.name) for field in fields(Receipt)}
+    for part in (values.pop("provenance"), values.pop("statistics")):
+        values |= {field.name: getattr(part, field.name) for field in fields(part)}
+    return orjson.dumps(values, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
 def decode_receipt(data: bytes) -> Receipt:
     """Return the receipt that `encode_receipt` wrote.
 
     Raises:
-        ValueError: if the bytes are no receipt.
+        ValueError: if the bytes are no receipt, name a file that its shard cannot have, or a number is out of bounds.
     """
     try:
-        fields: dict[str, Any] = orjson.loads(data)
-        numbers = {name: fields.pop(name) for name in RequestStatistics.__dataclass_fields__}
+        values: dict[str, Any] = orjson.loads(data)
+        numbers = {field.name: values.pop(field.name) for field in fields(RequestStatistics)}
         numbers["latency_ms"] = Counter({int(bound): count for bound, count in numbers["latency_ms"].items()})
+        made = {field.name: values.pop(field.name) for field in fields(Provenance)}
+        if isinstance(made["text_field"], list):
+            made["text_field"] = tuple(require_text(name) for name in made["text_field"])
         for name in ("output", "dead_letter_output"):
-            fields[name] = None if fields[name] is None else build(WrittenFile, fields[name])
-        return build(Receipt, fields | {"statistics": build(RequestStatistics, numbers)})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+            values[name] = None if values[name] is None else build(WrittenFile, values[name])
+        values["statistics"] = build(RequestStatistics, numbers)
+        values["provenance"] = build(Provenance, made)
+        receipt = build(Receipt, values)
+        _check_bounds(receipt)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"this is no receipt: {error}") from error
+    return receipt
+
+
+def _check_bounds(receipt: Receipt) -> None:
+    """Check what types leave open.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    statistics = receipt.statistics
+    counts: dict[str, Any] = {
+        name: getattr(receipt, name)
+        for name in ("start", "source_size", "records", "embedded", "sent", "reused", "duplicates", "dead_letters")
+    }
+    counts |= {
+        field.name: getattr(statistics, field.name) for field in fields(statistics) if field.name != "latency_ms"
+    }
+    counts |= {f"latency_ms {bound}": count for bound, count in statistics.latency_ms.items()}
+    counts |= {f"bound {bound}": bound for bound in statistics.latency_ms}
+    counts |= {f"reasons {reason}": count for reason, count in receipt.reasons.items()}
+    written = [file for file in (receipt.output, receipt.dead_letter_output) if file is not None]
+    counts |= {f"bytes of {file.path}": file.bytes for file in written}
+    if receipt.end is not None:
+        counts["end"] = receipt.end
+    for name, count in counts.items():
+        if type(count) is not int or not 0 <= count <= _MAX_COUNT:
+            raise ValueError(f"{name} is {count!r}")
+    if not 0 <= receipt.index <= _MAX_INDEX or not receipt.shard.endswith(f"-{receipt.index:05d}"):
+        raise ValueError(f"index {receipt.index} is not that of {receipt.shard!r}")
+    for seconds in (receipt.started_at, receipt.finished_at):
+        if not (math.isfinite(seconds) and 0 <= seconds <= _MAX_SECONDS):
+            raise ValueError(f"{seconds!r} is not a time")
+    for reason in receipt.reasons:
+        Reason(reason)
+    check_name(receipt.shard, on_disk=False)
+    allowed = {f"data/{receipt.shard}.ndjson", f"data/{receipt.shard}.parquet"}
+    if receipt.output is not None and receipt.output.path not in allowed:
+        raise ValueError(f"{receipt.output.path!r} is not a name of this shard's output")
+    letters = receipt.dead_letter_output
+    if letters is not None and letters.path != f"dead_letters/{receipt.shard}.ndjson":
+        raise ValueError(f"{letters.path!r} is not the name of this shard's dead letters")
+    if max(len(receipt.provenance.space), len(receipt.provenance.settings)) > _MAX_DIGEST:
+        raise ValueError("a digest is too long")
 
 
 def is_done(output: OutputFolder, shard: Shard, job: str) -> bool:
@@ -113,5 +212,5 @@ def is_done(output: OutputFolder, shard: Shard, job: str) -> bool:
     except ValueError:
         return False
     written = [file for file in (receipt.output, receipt.dead_letter_output) if file is not None]
-    found = {file.path: found for file in written if (found := stat(output.path(file.path))) is not None}
+    found = {file.path: found for file in written if (found := output.stat(file.path)) is not None}
     return receipt.is_of(shard, job) and receipt.files_are_there(found)

@@ -1,1 +1,1 @@
-"""Files and objects alike: `api` over the stores `gcs` and `s3`; `base` for what they share."""
+"""Local files and objects in buckets alike: `api` over the stores `local`, `gcs`, `s3`; `base` and `chunks` for all."""

@@ -1,4 +1,4 @@
-"""What storage knows of files wherever they are: a listing's entry, what went wrong, and reading by ranges."""
+"""What the stores have in common: a file's description, errors, and reading by ranges. Light to import."""
 
 from __future__ import annotations
 
@@ -7,21 +7,33 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-PARALLEL = 32  # requests at once for many small files: each is waiting, not work
-BUFFER_BYTES = 4 << 20  # of an object that are fetched at a time
+PARALLEL = 32  # requests at once for many small files: each one waits and hardly computes
+BUFFER_BYTES = 4 << 20  # bytes of an object that are fetched at a time
+MAX_SMALL_FILE_BYTES = 256 << 20  # far more than a file in `_job` has; a forged one must not fill the memory
 
 
 class StorageError(Exception):
-    """A place cannot be read or written as it was given; the message says why and what to mend."""
+    """A path cannot be read or written as it was given; the message gives the reason and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileStat:
-    """One file as a listing shows it: size in bytes, modification time in seconds since the epoch."""
+    """One file as a listing shows it.
+
+    Attributes:
+        path: the whole path.
+        size: in bytes.
+        mtime: modification time in seconds since the epoch, for people and for comparing ages.
+        version: changes whenever the content does, and stays when only metadata change: an object's generation (gs://)
+            or ETag (s3://), a local file's modification time in nanoseconds.
+        is_link: whether it is a symbolic link that was not followed; `size`, `mtime` and `version` are the link's own.
+    """
 
     path: str
     size: int
     mtime: float
+    version: str
+    is_link: bool = False
 
 
 def split_url(path: str) -> tuple[str, str]:
@@ -32,12 +44,17 @@ def split_url(path: str) -> tuple[str, str]:
     return bucket, name
 
 
+def too_large(path: str, max_bytes: int) -> StorageError:
+    """Return the error of a small file that is not small."""
+    return StorageError(f"{path} has more than {max_bytes} bytes, which no file of its kind has. Remove it.")
+
+
 def open_ranges(size: int, fetch: Callable[[int, int], bytes], buffer_bytes: int = BUFFER_BYTES) -> io.BufferedReader:
     """Return an object of this size as a seekable file.
 
     Args:
         size: in bytes.
-        fetch: gives the bytes from its first argument up to, not including, its second.
+        fetch: returns the bytes from its first argument up to, not including, its second.
         buffer_bytes: fetched at a time.
     """
     return io.BufferedReader(_Ranges(size, fetch), buffer_bytes)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,60 +27,83 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 from requests.adapters import HTTPAdapter
 from requests.exceptions import RequestException
 
-from transforms.storage.base import PARALLEL, FileStat, StorageError, open_ranges, split_url
+from transforms.storage.base import PARALLEL, FileStat, StorageError, open_ranges, split_url, too_large
+from transforms.storage.chunks import spooled
 
 _NO_CREDENTIALS = (
     "no Google credentials were found. Run `gcloud auth application-default login`, or set "
     "GOOGLE_APPLICATION_CREDENTIALS to a key file, of an account with roles/storage.objectUser"
 )
-_PATIENCE = 30.0  # seconds in which a request is tried again
-_HOW: dict[str, Any] = {
-    "retry": DEFAULT_RETRY.with_timeout(_PATIENCE),
+_RETRY_SECONDS = 30.0  # for which a request is tried again
+_REQUEST: dict[str, Any] = {
+    "retry": DEFAULT_RETRY.with_timeout(_RETRY_SECONDS),
     "timeout": (5.0, 60.0),  # seconds to connect, and for the next bytes
 }
 _NO_PERMISSION = "these credentials may not do this. Grant their account roles/storage.objectUser"
 
 
-def stat(path: str) -> FileStat | None:
-    """Return what is known of one object; None if there is none."""
+def stat(path: str, *, follow_links: bool = True) -> FileStat | None:
+    """Return the description of one object; None if there is none."""
+    del follow_links  # there are none
     bucket, name = split_url(path)
     with _explained(path):
-        blob = _client().bucket(bucket).get_blob(name, **_HOW) if name else None
-    return None if blob is None else FileStat(path, blob.size, blob.updated.timestamp())
+        blob = _client().bucket(bucket).get_blob(name, **_REQUEST) if name else None
+    return None if blob is None else _describe(path, blob)
 
 
-def list_below(prefix: str) -> Iterator[FileStat]:
+def _describe(path: str, blob: Any) -> FileStat:
+    # `updated` changes with an object's metadata, its generation only with its content.
+    return FileStat(path, blob.size, blob.updated.timestamp(), str(blob.generation))
+
+
+def list_below(prefix: str, depth: int | None = None, *, follow_links: bool = True) -> Iterator[FileStat]:
     """Yield the objects whose paths begin so, in the order of their names."""
+    del depth, follow_links  # a bucket has neither folders nor links
     bucket, start = split_url(prefix)
     with _explained(prefix, of_bucket=True):
-        fields = "items(name,size,updated),nextPageToken"
-        blobs = _client().list_blobs(bucket, prefix=start, fields=fields, **_HOW)
+        fields = "items(name,size,updated,generation),nextPageToken"
+        blobs = _client().list_blobs(bucket, prefix=start, fields=fields, **_REQUEST)
         for blob in blobs:
             if not blob.name.endswith("/"):
-                yield FileStat(f"gs://{bucket}/{blob.name}", blob.size, blob.updated.timestamp())
+                yield _describe(f"gs://{bucket}/{blob.name}", blob)
 
 
-def read(path: str) -> bytes | None:
-    """Return an object's bytes as stored; None if there is none."""
+def read(path: str, max_bytes: int) -> bytes | None:
+    """Return a small object's bytes as stored; None if there is none."""
+    buffer = _BoundedBuffer(path, max_bytes)
     try:
         with _explained(path):
-            data: bytes = _blob(path).download_as_bytes(raw_download=True, **_HOW)
+            _blob(path).download_to_file(buffer, raw_download=True, **_REQUEST)
     except FileNotFoundError:
         return None
-    return data
+    return buffer.getvalue()
+
+
+class _BoundedBuffer(io.BytesIO):
+    """Refuses bytes beyond a bound as they arrive: one request instead of one for the size and one for the bytes."""
+
+    def __init__(self, path: str, max_bytes: int) -> None:
+        super().__init__()
+        self._path = path
+        self._max_bytes = max_bytes
+
+    def write(self, data: Any) -> int:
+        if self.tell() + len(data) > self._max_bytes:
+            raise too_large(self._path, self._max_bytes)
+        return super().write(data)
 
 
 def open_for_reading(path: str, buffer_bytes: int) -> BinaryIO:
     """Open an object for reading, as the one that it is now: another one put in its place is an error."""
     with _explained(path):
         found = _blob(path)
-        found.reload(**_HOW)
+        found.reload(**_REQUEST)
     blob = found.bucket.blob(found.name, generation=found.generation)
 
     def fetch(start: int, end: int) -> bytes:
         try:
             with _explained(path):
-                data: bytes = blob.download_as_bytes(start=start, end=end - 1, raw_download=True, **_HOW)
+                data: bytes = blob.download_as_bytes(start=start, end=end - 1, raw_download=True, **_REQUEST)
         except FileNotFoundError as error:
             raise StorageError(f"{path} was replaced while it was read. Run again.") from error
         return data
@@ -87,24 +111,30 @@ def open_for_reading(path: str, buffer_bytes: int) -> BinaryIO:
     return open_ranges(found.size, fetch, buffer_bytes)
 
 
-def put(path: str, file: BinaryIO, size: int, crc32c: str) -> None:
-    """Upload a whole file; the store checks the checksum, and shows nothing before all of it is there."""
-    with _explained(path, of_bucket=True):
+def write_whole(path: str, temporary: str, chunks: Iterable[bytes]) -> tuple[int, str]:
+    """Upload a file; the store checks the checksum, and shows nothing before all of it is there."""
+    del temporary
+    with spooled(chunks) as (file, size, crc32c), _explained(path, of_bucket=True):
         blob = _blob(path)
         blob.crc32c = crc32c
-        blob.upload_from_file(file, size=size, content_type="application/octet-stream", checksum=None, **_HOW)
+        blob.upload_from_file(file, size=size, content_type="application/octet-stream", checksum=None, **_REQUEST)
+    return size, crc32c
 
 
 def delete(paths: Iterable[str]) -> None:
-    """Delete objects; those that are not there are no error."""
+    """Delete objects; missing ones are no error."""
     with ThreadPoolExecutor(PARALLEL) as threads:
         for _ in threads.map(_delete, paths):
             pass
 
 
+def delete_empty_folder(path: str) -> None:
+    """Do nothing: a bucket has no folders."""
+
+
 def _delete(path: str) -> None:
     with contextlib.suppress(FileNotFoundError), _explained(path):
-        _blob(path).delete(**_HOW)
+        _blob(path).delete(**_REQUEST)
 
 
 def _blob(path: str) -> Any:  # the library's types are not complete
@@ -114,6 +144,7 @@ def _blob(path: str) -> Any:  # the library's types are not complete
 
 @functools.cache
 def _client() -> storage.Client:
+    # Private, but Beam has no public way to read the options that it gave to a worker process.
     options = (FileSystems._pipeline_options or PipelineOptions([])).view_as(GoogleCloudOptions)
     session = AuthorizedSession(_credentials(options))
     adapter = HTTPAdapter(pool_maxsize=2 * PARALLEL)  # a run lists and reads receipts beside its work
@@ -140,11 +171,11 @@ def _credentials(options: Any) -> google_credentials.Credentials:  # Beam ships 
 
 @contextlib.contextmanager
 def _explained(path: str, *, of_bucket: bool = False) -> Iterator[None]:
-    """Turn what the library raises into what its user can mend.
+    """Turn the library's errors into a StorageError that gives the remedy.
 
     Args:
-        path: what is read or written.
-        of_bucket: whether "not found" can mean the bucket alone; else it is the object, and a FileNotFoundError.
+        path: which is read or written.
+        of_bucket: whether "not found" can only mean the bucket; else it means the object: a FileNotFoundError.
     """
     bucket = f"gs://{split_url(path)[0]}"
     try:
@@ -157,12 +188,12 @@ def _explained(path: str, *, of_bucket: bool = False) -> Iterator[None]:
         anonymous = isinstance(_client()._credentials, google_credentials.AnonymousCredentials)
         raise StorageError(
             f"{path}: access denied: {_NO_CREDENTIALS if anonymous else _NO_PERMISSION} on {bucket}. "
-            f"The store said: {error.message}"
+            f"Google's message: {error.message}"
         ) from error
     except GoogleAuthError as error:
         raise StorageError(f"{path}: the Google credentials cannot be used: {error}") from error
     except (exceptions.RetryError, RequestException) as error:
         cause = getattr(error, "cause", None) or error
-        raise StorageError(f"{path}: {bucket} did not answer for {_PATIENCE:.0f} s: {cause}") from error
+        raise StorageError(f"{path}: {bucket} did not answer for {_RETRY_SECONDS:.0f} s: {cause}") from error
     except (exceptions.GoogleAPIError, ValueError) as error:  # a name that no bucket can have is a ValueError
         raise StorageError(f"{path}: {error}") from error

@@ -16,7 +16,15 @@ from typing import Any, BinaryIO
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, S3Options
 
-from transforms.storage.base import PARALLEL, FileStat, StorageError, open_ranges, split_url
+from transforms.storage.base import (
+    PARALLEL,
+    FileStat,
+    StorageError,
+    open_ranges,
+    split_url,
+    too_large,
+)
+from transforms.storage.chunks import Crc32c, spooled
 
 try:
     import boto3
@@ -28,13 +36,17 @@ except ImportError as missing:
         f"{sys.executable} -m pip install '.[aws]'"
     ) from missing
 
-_KEYS_A_DELETION = 1000  # S3's own limit
+_KEYS_PER_DELETION = 1000  # S3's own limit
+_MAX_PUT_BYTES = 5 << 30  # of an object that is uploaded by one request; S3's own limit
+_PART_BYTES = 64 << 20  # of a larger object, held in memory
+_MAX_PARTS = 10_000  # of an upload; S3's own limit
 _READ_ATTEMPTS = 4
 _CREDENTIALS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 
 
-def stat(path: str) -> FileStat | None:
-    """Return what is known of one object; None if there is none."""
+def stat(path: str, *, follow_links: bool = True) -> FileStat | None:
+    """Return the description of one object; None if there is none."""
+    del follow_links  # there are none
     bucket, name = split_url(path)
     if not name:
         return None
@@ -43,23 +55,25 @@ def stat(path: str) -> FileStat | None:
             found = _client().head_object(Bucket=bucket, Key=name)
     except FileNotFoundError:
         return None
-    return FileStat(path, found["ContentLength"], found["LastModified"].timestamp())
+    return FileStat(path, found["ContentLength"], found["LastModified"].timestamp(), found["ETag"])
 
 
-def list_below(prefix: str) -> Iterator[FileStat]:
+def list_below(prefix: str, depth: int | None = None, *, follow_links: bool = True) -> Iterator[FileStat]:
     """Yield the objects whose paths begin so, in the order of their names."""
+    del depth, follow_links  # a bucket has neither folders nor links
     bucket, start = split_url(prefix)
     with _explained(prefix):
         for page in _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=start):
             for found in page.get("Contents", []):
                 if not found["Key"].endswith("/"):
-                    yield FileStat(f"s3://{bucket}/{found['Key']}", found["Size"], found["LastModified"].timestamp())
+                    path, modified = f"s3://{bucket}/{found['Key']}", found["LastModified"].timestamp()
+                    yield FileStat(path, found["Size"], modified, found["ETag"])
 
 
-def read(path: str) -> bytes | None:
-    """Return an object's bytes as stored; None if there is none."""
+def read(path: str, max_bytes: int) -> bytes | None:
+    """Return a small object's bytes as stored; None if there is none."""
     try:
-        return _get(path)
+        return _get(path, max_bytes)
     except FileNotFoundError:
         return None
 
@@ -71,40 +85,94 @@ def open_for_reading(path: str, buffer_bytes: int) -> BinaryIO:
         found = _client().head_object(Bucket=bucket, Key=name)
 
     def fetch(start: int, end: int) -> bytes:
-        return _get(path, Range=f"bytes={start}-{end - 1}", IfMatch=found["ETag"])
+        return _get(path, end - start, Range=f"bytes={start}-{end - 1}", IfMatch=found["ETag"])
 
     return open_ranges(found["ContentLength"], fetch, buffer_bytes)
 
 
-def _get(path: str, **how: str) -> bytes:
+def _get(path: str, max_bytes: int, **request: str) -> bytes:
     """Read an object or a range of it; botocore tries again what fails before the body, and nothing in the body."""
-    bucket, name = split_url(path)
     with _explained(path):
         for _ in range(_READ_ATTEMPTS - 1):
             with contextlib.suppress(exceptions.HTTPClientError, exceptions.IncompleteReadError):
-                return _body(bucket, name, how)
-        return _body(bucket, name, how)
+                return _body(path, max_bytes, request)
+        return _body(path, max_bytes, request)
 
 
-def _body(bucket: str, name: str, how: Mapping[str, str]) -> bytes:
-    data: bytes = _client().get_object(Bucket=bucket, Key=name, **how)["Body"].read()
+def _body(path: str, max_bytes: int, request: Mapping[str, str]) -> bytes:
+    bucket, name = split_url(path)
+    found = _client().get_object(Bucket=bucket, Key=name, **request)
+    if found["ContentLength"] > max_bytes:
+        found["Body"].close()
+        raise too_large(path, max_bytes)
+    data: bytes = found["Body"].read()
     return data
 
 
-def put(path: str, file: BinaryIO, size: int, crc32c: str) -> None:
-    """Upload a whole file; the store checks the checksum, and shows nothing before all of it is there."""
+def write_whole(path: str, temporary: str, chunks: Iterable[bytes]) -> tuple[int, str]:
+    """Upload a file; the store checks the checksum, and shows nothing before all of it is there."""
+    del temporary
+    with spooled(chunks) as (file, size, crc32c):
+        put(path, file, size, crc32c)
+    return size, crc32c
+
+
+def put(
+    path: str,
+    file: BinaryIO,
+    size: int,
+    crc32c: str,
+    *,
+    max_put_bytes: int = _MAX_PUT_BYTES,
+    part_bytes: int = _PART_BYTES,
+) -> None:
+    """Upload a file by one request, or in parts if it has more than `max_put_bytes`."""
     bucket, name = split_url(path)
     with _explained(path):
-        _client().put_object(Bucket=bucket, Key=name, Body=file, ContentLength=size, ChecksumCRC32C=crc32c)
+        if size <= max_put_bytes:
+            _client().put_object(Bucket=bucket, Key=name, Body=file, ContentLength=size, ChecksumCRC32C=crc32c)
+        else:
+            _put_in_parts(path, file, crc32c, max(part_bytes, -(-size // _MAX_PARTS)))
+
+
+def _put_in_parts(path: str, file: BinaryIO, crc32c: str, part_bytes: int) -> None:
+    """Upload a file in parts; the store checks each part's checksum, and shows nothing before the last is there.
+
+    That the parts together are the file is checked here: stores that speak S3's protocol do not all know checksums of
+    whole multipart uploads.
+    """
+    bucket, name = split_url(path)
+    where = {"Bucket": bucket, "Key": name}
+    where["UploadId"] = _client().create_multipart_upload(**where, ChecksumAlgorithm="CRC32C")["UploadId"]
+    try:
+        parts: list[dict[str, Any]] = []
+        whole = Crc32c()
+        while data := file.read(part_bytes):
+            part = Crc32c()
+            part.update(data)
+            whole.update(data)
+            about = {"PartNumber": len(parts) + 1, "ChecksumCRC32C": part.base64()}
+            sent = _client().upload_part(**where, **about, Body=data)
+            parts.append({**about, "ETag": sent["ETag"]})
+        if whole.base64() != crc32c:
+            raise StorageError(f"{path} changed on this machine's disk while it was uploaded. Check the disk.")
+        _client().complete_multipart_upload(**where, MultipartUpload={"Parts": parts})
+    except BaseException:  # an interruption too: parts of an upload that never ends are invisible, and are paid for
+        _client().abort_multipart_upload(**where)
+        raise
 
 
 def delete(paths: Iterable[str]) -> None:
-    """Delete objects; those that are not there are no error."""
+    """Delete objects; missing ones are no error."""
     by_bucket = itertools.groupby(sorted(map(split_url, paths)), key=lambda parts: parts[0])
     for bucket, parts in by_bucket:
         names = [name for _, name in parts]
-        for first in range(0, len(names), _KEYS_A_DELETION):
-            _delete(bucket, names[first : first + _KEYS_A_DELETION])
+        for first in range(0, len(names), _KEYS_PER_DELETION):
+            _delete(bucket, names[first : first + _KEYS_PER_DELETION])
+
+
+def delete_empty_folder(path: str) -> None:
+    """Do nothing: a bucket has no folders."""
 
 
 def _delete(bucket: str, names: list[str]) -> None:
@@ -117,6 +185,7 @@ def _delete(bucket: str, names: list[str]) -> None:
 
 @functools.cache
 def _client() -> Any:  # boto3 makes its classes when it runs
+    # Private, but Beam has no public way to read the options that it gave to a worker process.
     options = (FileSystems._pipeline_options or PipelineOptions([])).view_as(S3Options)
     return boto3.session.Session().client(
         "s3",
@@ -128,7 +197,7 @@ def _client() -> Any:  # boto3 makes its classes when it runs
         aws_access_key_id=options.s3_access_key_id,
         aws_secret_access_key=options.s3_secret_access_key,
         aws_session_token=options.s3_session_token,
-        # Who cannot be reached is given up after half a minute.
+        # A store that cannot be reached is given up after half a minute.
         config=Config(
             max_pool_connections=PARALLEL, connect_timeout=4, retries={"mode": "standard", "max_attempts": 6}
         ),
@@ -137,13 +206,13 @@ def _client() -> Any:  # boto3 makes its classes when it runs
 
 @contextlib.contextmanager
 def _explained(path: str) -> Iterator[None]:
-    """Turn what the library raises into what its user can mend; an object that is not there is FileNotFoundError."""
+    """Turn the library's errors into a StorageError that gives the remedy; a missing object is FileNotFoundError."""
     bucket = f"s3://{split_url(path)[0]}"
     try:
         yield
     except exceptions.ClientError as error:
-        said, status = error.response["Error"], error.response["ResponseMetadata"]["HTTPStatusCode"]
-        if said["Code"] == "NoSuchBucket":
+        details, status = error.response["Error"], error.response["ResponseMetadata"]["HTTPStatusCode"]
+        if details["Code"] == "NoSuchBucket":
             raise StorageError(f"{path}: there is no bucket {bucket}. Check the name, or create it.") from error
         if status == 404:
             raise FileNotFoundError(path) from error
@@ -152,9 +221,9 @@ def _explained(path: str) -> Iterator[None]:
         if status in {400, 401, 403}:
             raise StorageError(
                 f"{path}: access denied. Check {_CREDENTIALS}; grant s3:GetObject, s3:PutObject, s3:DeleteObject "
-                f"and s3:ListBucket on {bucket}. The store said: {said.get('Message') or said['Code']}"
+                f"and s3:ListBucket on {bucket}. Its message: {details.get('Message') or details['Code']}"
             ) from error
-        raise StorageError(f"{path}: the store said: {error}") from error
+        raise StorageError(f"{path}: the store's message: {error}") from error
     except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as error:
         raise StorageError(f"{path}: no AWS credentials were found. Set {_CREDENTIALS}.") from error
     except (exceptions.BotoCoreError, ValueError) as error:  # an address that is none is a ValueError

@@ -1,7 +1,7 @@
-"""The endpoint's client, from the wire up. No Beam import.
+"""The endpoint's client. No Beam import.
 
-Told: `settings`, `tokens`, `errors`. On the wire: `http`, `line`, `incoming`, `wire`, `vectors`, `info`, `grammar`,
-`advice`.
-Kept in bounds: `budget`, `health`, `jitter`, `patience`, `batching`.
-At work: `work`, `dispatcher`, `contact`, `verifier`, `remedies`, `sender`, `pool`, `statistics`, `client`.
+Configured by `settings`, `credentials`; fails with `errors`.
+On the wire: `transport`, `formats`, `error_table`.
+What an endpoint is and takes: `vector_space`, `handshake`, `concurrency_limit`, `endpoint`.
+At work: `tasks`, `scheduler`, `exchange`, `client`, `sharing`; beside it `tokenize`.
 """

@@ -1,24 +1,31 @@
-"""Bearer tokens by reference: a value is read where it is used, and is in no option, graph, log, pickle or message."""
+"""Secrets by reference: a value is read where it is used, and is in no option, graph, log, pickle or message."""
 
 from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Callable, Mapping
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
-from transforms.tei.addresses import is_loopback
 from transforms.tei.errors import EndpointRefused
 
 SCHEMES = ("env", "file", "gsm")
+RENEWABLE = ("file", "gsm")  # a process's environment cannot be changed from outside
 FORMS = "env:NAME, file:PATH or gsm:projects/P/secrets/S/versions/V"
 SECRET_MANAGER = "https://secretmanager.googleapis.com/v1/"
+LITERAL = "literal:"
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_SECRET_HEADER = re.compile(r"auth|key|token|secret|password|cookie|credential|signature", re.IGNORECASE)
+_PLAIN_VALUE = re.compile(r"[A-Za-z][A-Za-z0-9 _.-]{0,38}")  # an organisation's or a team's name; no key looks so
+_MIN_REDACTED = 4  # characters; shorter ones are no secret and would blacken every message
 
 
 def check_reference(reference: str) -> None:
-    """Refuses a token that is written out instead of being named.
+    """Refuse a secret that is written out instead of being named.
 
     Raises:
         ValueError: it is no reference. The message does not repeat it, because it may be the secret itself.
@@ -28,12 +35,155 @@ def check_reference(reference: str) -> None:
         raise ValueError(f"the token must be named, not written out: {FORMS}")
 
 
-def resolve_token(
+def parse_header(text: str) -> tuple[str, str]:
+    """Return name and reference of a header given as `NAME: REFERENCE`.
+
+    A literal (`X-HF-Bill-To: literal:org`) is taken only where neither the name nor the value looks like a secret.
+
+    Raises:
+        ValueError: it is not of this form. The message repeats the name alone.
+    """
+    name, colon, reference = text.partition(":")
+    name, reference = name.strip(), reference.strip()
+    if not colon or not _HEADER_NAME.fullmatch(name):
+        raise ValueError(f"a header is given as 'NAME: REFERENCE', where the reference is {FORMS}")
+    if name.lower() in ("host", "content-length", "content-type", "transfer-encoding", "connection", "expect"):
+        raise ValueError(f"the header {name} is the client's own and cannot be set")
+    if reference.startswith(LITERAL):
+        value = reference[len(LITERAL) :]
+        if _SECRET_HEADER.search(name) or not _PLAIN_VALUE.fullmatch(value):
+            raise ValueError(f"the value of the header {name} may be a secret: name it instead of writing it ({FORMS})")
+        return name, reference
+    try:
+        check_reference(reference)
+    except ValueError:
+        raise ValueError(
+            f"the value of the header {name} must be named, not written out: {FORMS}, "
+            "or literal:VALUE for what is plainly no secret"
+        ) from None
+    return name, reference
+
+
+class Credentials:
+    """The headers that authenticate requests, with their values resolved on this machine.
+
+    Args:
+        token: reference to a bearer token; None for none.
+        headers: pairs of a header's name and its value's reference.
+        urls: of the endpoints; what they hold of user names and passwords is redacted, too.
+        environment: where `env:` looks, and where proxies' addresses are.
+        fetch_secret: reads a secret's payload by its resource name; by default Google's Secret Manager.
+
+    Attributes:
+        headers: as `Name: value`.
+        version: how often they were read anew.
+
+    Raises:
+        EndpointRefused: a reference cannot be resolved; the message names it, never a value.
+    """
+
+    def __init__(
+        self,
+        token: str | None = None,
+        headers: Sequence[tuple[str, str]] = (),
+        environment: Mapping[str, str] = os.environ,
+        fetch_secret: Callable[[str], bytes] | None = None,
+    ) -> None:
+        self._references = [*([("Authorization", token)] if token else []), *headers]
+        self._token = token
+        self._environment = environment
+        self._fetch_secret = fetch_secret
+        self._lock = threading.Lock()
+        self._secrets: set[str] = set()
+        self._pattern: re.Pattern[str] | None = None
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            for variable in (name, name.upper()):
+                self._hide_user_of(environment.get(variable, ""))
+        self.version = 0
+        self.headers: tuple[str, ...] = ()
+        self._resolve()
+
+    def __repr__(self) -> str:
+        """Name the class alone."""
+        return "Credentials()"
+
+    def __reduce__(self) -> str:
+        """Refuse: a pickle would hold secrets."""
+        raise TypeError("credentials belong to their process")
+
+    def reload(self, version: int) -> bool:
+        """Read references of `file:` and `gsm:` again after a 401; return whether there is something new to try.
+
+        Args:
+            version: of the headers that were refused.
+        """
+        with self._lock:
+            if self.version != version:
+                return True
+            if not any(reference.startswith(RENEWABLE) for _, reference in self._references):
+                return False
+            former = self.headers
+            self._resolve()
+            if self.headers == former:
+                return False
+            self.version += 1
+            return True
+
+    def redact(self, text: str) -> str:
+        """Return a text without any of the secrets, also where their characters are escaped."""
+        return self._pattern.sub("[redacted]", text) if self._pattern else text
+
+    def _resolve(self) -> None:
+        headers = []
+        for name, reference in self._references:
+            if reference.startswith(LITERAL):
+                headers.append(f"{name}: {reference[len(LITERAL) :]}")
+                continue
+            value = resolve(reference, self._environment, self._fetch_secret)
+            self._hide(value)
+            if value.lower().startswith("basic "):
+                self._hide(value[len("basic ") :].strip())
+            headers.append(f"{name}: Bearer {value}" if reference is self._token else f"{name}: {value}")
+        self.headers = tuple(headers)
+
+    def _hide_user_of(self, url: str) -> None:
+        """Hide what a proxy's address holds of a user, as it stands there, decoded, and as it is sent."""
+        with_scheme = url if "://" in url else f"//{url}"
+        try:
+            parts = urlsplit(with_scheme)
+            user, password = parts.username or "", parts.password or ""
+        except ValueError:
+            return
+        if password:
+            self._hide(password)
+            self._hide(unquote(password))
+            self._hide(base64.b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode())
+
+    def _hide(self, secret: str) -> None:
+        if len(secret) < _MIN_REDACTED or secret in self._secrets:
+            return
+        self._secrets.add(secret)
+        longest_first = sorted(self._secrets, key=len, reverse=True)
+        # Hexadecimal digits come in both cases; a secret in another case than its own is better hidden, too.
+        self._pattern = re.compile("|".join(map(_any_spelling, longest_first)), re.IGNORECASE)
+
+
+def _any_spelling(secret: str) -> str:
+    """Return a pattern that finds a text also where some characters are escaped as in JSON, a URL or HTML."""
+
+    def spellings(character: str) -> str:
+        code = ord(character)
+        return f"(?:\\\\?{re.escape(character)}|\\\\u{code:04x}|%{code:02x}|&#0*{code};|&#x0*{code:x};)"
+
+    return "".join(map(spellings, secret))
+
+
+def resolve(
     reference: str,
     environment: Mapping[str, str] = os.environ,
     fetch_secret: Callable[[str], bytes] | None = None,
 ) -> str:
-    """The token's value.
+    """Return a secret's value.
 
     Args:
         reference: `env:NAME`, `file:PATH`, or `gsm:projects/P/secrets/S/versions/V`.
@@ -52,12 +202,12 @@ def resolve_token(
         value = _read_file(reference, Path(name))
     else:
         value = _read_secret(reference, name, fetch_secret or fetch_from_secret_manager)
-    return _usable(reference, value.strip())
-
-
-def travels_in_the_clear(url: str) -> bool:
-    """Whether a token sent to this URL could be read on its way: plain http to another host."""
-    return urlsplit(url).scheme == "http" and not is_loopback(url)
+    value = value.strip()
+    if not value:
+        raise EndpointRefused(f"the token {reference} is empty or not set on this machine")
+    if not value.isascii() or not value.isprintable():
+        raise EndpointRefused(f"the token {reference} holds characters that cannot be sent in an HTTP header")
+    return value
 
 
 def _read_file(reference: str, path: Path) -> str:
@@ -78,16 +228,8 @@ def _read_secret(reference: str, name: str, fetch: Callable[[str], bytes]) -> st
         ) from None
 
 
-def _usable(reference: str, value: str) -> str:
-    if not value:
-        raise EndpointRefused(f"the token {reference} is empty or not set on this machine")
-    if not value.isascii() or not value.isprintable():
-        raise EndpointRefused(f"the token {reference} holds characters that cannot be sent in an HTTP header")
-    return value
-
-
 def fetch_from_secret_manager(name: str, address: str = SECRET_MANAGER, credentials: Any = None) -> bytes:
-    """A secret's payload, by its resource name; anything that goes wrong raises.
+    """Return a secret's payload, by its resource name; anything that goes wrong raises.
 
     Args:
         name: `projects/P/secrets/S/versions/V`.

@@ -1,4 +1,4 @@
-"""What the endpoint's failures mean: one table from what was seen to what is done."""
+"""What an endpoint's failures mean: one table from status and message to what is done."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ import orjson
 
 from transforms.elements import Reason
 
-MOST_SHOWN = 300  # characters of a reply that a message repeats
-BATCH_MAXIMUM = re.compile(r"batch size \d+ > maximum allowed batch size (\d{1,9})\b", re.IGNORECASE | re.ASCII)
-LONGEST_WAIT = 600.0  # seconds; a gateway that asks for more is asked again before
+MAX_MESSAGE = 300  # characters of a reply that a message repeats
+MAX_RETRY_AFTER = 600.0  # seconds; a gateway that asks for more is asked again before
 
 
 class Action(enum.Enum):
     """What is done about a request that failed."""
 
-    WAIT = "wait"  # the endpoint's trouble: the same request again, later
+    WAIT = "wait"  # a failure of the endpoint: the same request again, later
     SLOW_DOWN = "slow_down"  # too much at once: the same request again, with less in flight
     RETRY = "retry"  # perhaps the texts' fault, perhaps a neighbour's: a few times again, then in halves
     SPLIT = "split"  # a text's fault: in halves; alone it is rejected
     SPLIT_BYTES = "split_bytes"  # too many bytes: in halves; alone it is cut or rejected
-    RELIMIT = "relimit"  # too many texts: the limits are read again
-    STOP = "stop"  # nothing that is tried again can help
+    SHRINK = "shrink"  # more texts than the server takes: smaller requests from now on
+    STOP = "stop"  # trying again cannot help
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Failure:
     """What a failure means.
 
     Attributes:
         action: what is done.
-        message: what the endpoint said, shortened.
+        message: of the endpoint, shortened.
         status: the HTTP status; None where no reply came.
-        reason: what a single text is rejected for, where it comes to that.
+        reason: that a single text is rejected for, where it comes to that.
         retry_after: seconds that the endpoint asked to wait; None where it did not ask.
-        own: whether the server itself speaks, in JSON: pages and plain text may be a gateway's.
+        from_server: whether the server itself answered, in JSON: pages and plain text may be a gateway's.
+        timed_out: whether the time was over, which may mean no more than that the endpoint is slow.
     """
 
     action: Action
@@ -48,7 +48,8 @@ class Verdict:
     status: int | None = None
     reason: Reason = Reason.REJECTED_BY_ENDPOINT
     retry_after: float | None = None
-    own: bool = False
+    from_server: bool = False
+    timed_out: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,51 +63,59 @@ class _Row:
 
 def _row(
     *statuses: int,
-    then: Action,
-    says: str | None = None,
+    action: Action,
+    message: str | None = None,
     json: bool | None = None,
     reason: Reason = Reason.REJECTED_BY_ENDPOINT,
 ) -> _Row:
-    return _Row(frozenset(statuses), then, re.compile(says, re.IGNORECASE) if says else None, json, reason)
+    return _Row(frozenset(statuses), action, re.compile(message, re.IGNORECASE) if message else None, json, reason)
 
 
-# The first row that fits decides. 413 with a JSON body is how servers before 1.9 say 422.
+OVERLONG = r"must have less than \d+ (tokens|characters)"
+
+# The first row that fits decides. Servers before 1.9 answer 413 with a JSON body where newer ones answer 422.
 TABLE = (
-    _row(429, then=Action.SLOW_DOWN),
-    _row(424, then=Action.STOP, says=r"not an? \S+ model|not available for|not supported for|SPLADE"),
-    _row(424, then=Action.RETRY),
-    _row(413, 422, then=Action.RELIMIT, says=r"batch size \d+ > maximum"),
-    _row(413, 422, then=Action.STOP, says=r"default-prompt|prompt_name"),
-    _row(413, 422, then=Action.SPLIT, says=r"must have less than \d+ (tokens|characters)", reason=Reason.OVERLONG_TEXT),
-    _row(413, then=Action.SPLIT, json=True),
-    _row(413, then=Action.SPLIT_BYTES),
-    _row(400, then=Action.STOP, says=r"invalid state|endpoint is in error"),
-    _row(400, 415, 422, then=Action.SPLIT),
-    _row(408, 425, then=Action.WAIT),
+    _row(429, action=Action.SLOW_DOWN),
+    _row(424, action=Action.STOP, message=r"not an? \S+ model|not available for|not supported for|SPLADE"),
+    _row(424, action=Action.RETRY),
+    _row(413, 422, action=Action.SHRINK, message=r"batch size \d+ > maximum"),
+    _row(413, 422, action=Action.STOP, message=r"default-prompt|prompt_name|`dimensions` should"),
+    _row(
+        413,
+        422,
+        action=Action.SPLIT,
+        message=OVERLONG,
+        reason=Reason.OVERLONG_TEXT,
+    ),
+    _row(413, action=Action.SPLIT, json=True),
+    _row(413, action=Action.SPLIT_BYTES),
+    _row(400, action=Action.STOP, message=r"invalid state|endpoint is in error"),
+    _row(400, 415, 422, action=Action.SPLIT),
+    _row(408, 425, action=Action.WAIT),
 )
 
 
-def verdict_on(status: int, headers: Mapping[str, str], body: bytes) -> Verdict:
-    """What a reply with an error status means.
+def classify(status: int, headers: Mapping[str, str], body: bytes) -> Failure:
+    """Return what a reply with an error status means.
 
-    Statuses that the table does not know: those of the 5xx family come from gateways and pass; any other is an answer
+    Of the statuses that the table does not know, those from 500 on come from gateways and pass; any other is an answer
     that asking again will not change.
     """
     message, is_json = _message(body)
     row = next((row for row in TABLE if _fits(row, status, message, is_json)), None)
     action = row.action if row else (Action.WAIT if status >= 500 else Action.STOP)
     reason = row.reason if row else Reason.REJECTED_BY_ENDPOINT
-    return Verdict(action, message[:MOST_SHOWN], status, reason, _retry_after(headers), is_json)
+    return Failure(action, message[:MAX_MESSAGE], status, reason, _retry_after(headers), is_json)
 
 
-def no_reply(what: str) -> Verdict:
-    """What it means that no whole, readable reply came."""
-    return Verdict(Action.WAIT, what[:MOST_SHOWN])
+def no_reply(what: str, *, timed_out: bool = False) -> Failure:
+    """Return what it means that no whole, readable reply came."""
+    return Failure(Action.WAIT, what[:MAX_MESSAGE], timed_out=timed_out)
 
 
-def doubtful_reply(what: str) -> Verdict:
-    """What a reply of status 200 means whose rows cannot be told apart."""
-    return Verdict(Action.RETRY, what[:MOST_SHOWN], 200, Reason.INVALID_VECTOR)
+def doubtful_reply(what: str) -> Failure:
+    """Return what a reply of status 200 means whose rows cannot be assigned to their texts."""
+    return Failure(Action.RETRY, what[:MAX_MESSAGE], 200, Reason.INVALID_VECTOR)
 
 
 def _fits(row: _Row, status: int, message: str, is_json: bool) -> bool:
@@ -118,7 +127,7 @@ def _fits(row: _Row, status: int, message: str, is_json: bool) -> bool:
 
 
 def _message(body: bytes) -> tuple[str, bool]:
-    """The message in a body of any of the four shapes, and whether it was JSON of the server's own."""
+    """Return the message in a body of any of the four shapes, and whether it was JSON of the server's own."""
     try:
         content = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -134,19 +143,19 @@ def _message(body: bytes) -> tuple[str, bool]:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    told = headers.get("retry-after", "")
+    value = headers.get("retry-after", "")
     try:
-        seconds = float(told)
+        seconds = float(value)
     except ValueError:
         try:
-            seconds = max(0.0, (parsedate_to_datetime(told) - _now(headers)).total_seconds())
+            seconds = max(0.0, (parsedate_to_datetime(value) - _now(headers)).total_seconds())
         except (ValueError, TypeError):
             return None
-    return min(seconds, LONGEST_WAIT) if seconds >= 0 else None
+    return min(seconds, MAX_RETRY_AFTER) if seconds >= 0 else None
 
 
 def _now(headers: Mapping[str, str]) -> datetime:
-    """The reply's own date, which makes clocks that disagree harmless; this machine's where it has none."""
+    """Return the reply's own date, which makes clocks that disagree harmless; this machine's where it has none."""
     try:
         return parsedate_to_datetime(headers.get("date", ""))
     except (ValueError, TypeError):

@@ -16,8 +16,12 @@ class EndpointUnreachable(EndpointError):
 
 
 class ModelChanged(EndpointError):
-    """The endpoint serves something else than the job's vectors were made with."""
+    """The endpoint's vectors are of another space than the job's."""
 
 
 class PairingBroken(EndpointError):
-    """A known sentence did not come back with its vector in its place: no vector of this endpoint can be trusted."""
+    """The canary did not come back with its vector in its place: no vector of this endpoint can be trusted."""
+
+
+class NotTei(EndpointRefused):
+    """Something else than TEI answers: at the first handshake a mistake, later perhaps a gateway's page."""

@@ -1,220 +1,540 @@
-"""Sends one task and takes in the vectors that come back; what fails is left to the remedies."""
+"""One task's way to the endpoint and back: the request, the proof in its reply, and what is done about a failure."""
 
 from __future__ import annotations
 
 import logging
 import random
-from dataclasses import dataclass, replace
+import re
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from transforms.elements import Reason, Vectors
-from transforms.tei.advice import refusal
-from transforms.tei.error_table import Action, Verdict, doubtful_reply, no_reply, verdict_on
-from transforms.tei.errors import PairingBroken
-from transforms.tei.formats import Wire, WireFormat
-from transforms.tei.handshake import KNOWN_SENTENCE, MISSING_ROUTE, Unavailable
-from transforms.tei.patience import Patience
-from transforms.tei.remedies import Remedies, not_the_texts
-from transforms.tei.scheduler import Assignment, Dispatcher, Ending, Endpoint
+from transforms.tei.endpoint import Backoff, Endpoint, GiveUpTimer
+from transforms.tei.error_table import Action, Failure, classify, doubtful_reply, no_reply
+from transforms.tei.errors import ModelChanged, NotTei, PairingBroken
+from transforms.tei.formats import (
+    OtherDimensions,
+    Rows,
+    UnreadableReply,
+    Wire,
+    WireFormat,
+    WrongCount,
+    embed_json,
+    max_reply_bytes,
+)
+from transforms.tei.handshake import (
+    CANARY_TEXT,
+    MISSING_ROUTE,
+    EndpointProfile,
+    Handshake,
+    Unavailable,
+    refusal,
+)
+from transforms.tei.scheduler import Assignment, Outcome, Scheduler
 from transforms.tei.settings import EndpointSettings, Overlong
-from transforms.tei.tasks import Task
+from transforms.tei.tasks import Rejection, Task
 from transforms.tei.transport import NoReply, Reply, Transport
-from transforms.tei.vectors import OtherDimensions, Rows, UnreadableReply, WrongCount
-from transforms.tei.verifier import Verifier
+from transforms.tei.vector_space import VectorSpace, cosine
+
+BODY_LIMIT = 1_500_000  # bytes; servers take 2,000,000 unless configured otherwise
+MIN_BODY_LIMIT = 10_000  # a server that refuses so few bytes does not do so because of their number
+DEFAULT_PAYLOAD_LIMIT = 2_000_000  # bytes of a body
+KEPT_SHARE = 0.75  # of a single text's body that was too large
+BATCH_TRIES = 3  # of a batch that may hold a bad text, before it is halved
+LONE_TRIES = 7  # of a single text, before it is blamed
+PAGE_TRIES = 3  # of a single text that a page refuses, perhaps a gateway's, while the canary passes
+STUCK_AFTER = 5  # failures of the endpoint in a row with one request, before the canary alone shows whose they are
+FIRST_DELAY = 0.1  # seconds
+MAX_DELAY = 5.0  # before a text that may be bad is tried again
+MAX_WAIT = 1.0  # after a failure of the endpoint, whose circuit breaker waits by itself where it must
+CANARY_DELAYS = (0.2, 0.5, 1.0)  # seconds before the canary is asked for again after a wrong one
+WORTH_LOGGING = 5.0  # seconds of silence that an endpoint asks for
+GROUP_TEXTS = 31  # documents between two canaries, where a request holds one text
+BATCH_MAXIMUM = re.compile(r"batch size \d+ > maximum allowed batch size (\d{1,9})\b", re.IGNORECASE | re.ASCII)
 
 logger = logging.getLogger(__name__)
 
-SHARE_KEPT = 0.75  # of a lone text's body that was too big
 
+class Exchange:
+    """What a worker does with an assignment. Shared by all workers.
 
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """What goes out: its format stays what it was encoded for, whatever the others fall back to meanwhile.
+    Each request carries the canary at a random place. Its reply counts only if the canary's row is the known vector:
+    then the reply is of the job's model, and its rows are in order. Where a request holds one text alone, the canary
+    goes before and after each group of texts, and the group counts only if both are right.
 
-    `place` is the known sentence's among the texts; None where it does not go with them.
+    Args:
+        transport: carries the requests.
+        settings: the job's.
+        space: that all vectors must be of.
+        scheduler: takes back what was assigned.
+        handshake: for endpoints that were not met yet, or were away.
+        timer: ends the run when nothing succeeds.
+        backoff: draws delays.
+        rng: chooses the canary's place.
+        wait: waits so many seconds, less if the client is closed.
     """
-
-    wire: Wire
-    body: bytes
-    place: int | None = None
-
-
-class Sender:
-    """What a pool thread does with an assignment. Shared by all threads."""
 
     def __init__(
         self,
         transport: Transport,
         settings: EndpointSettings,
-        dispatcher: Dispatcher,
-        verifier: Verifier,
-        remedies: Remedies,
-        patience: Patience,
+        space: VectorSpace,
+        scheduler: Scheduler,
+        handshake: Handshake,
+        timer: GiveUpTimer,
+        backoff: Backoff,
         rng: random.Random,
+        wait: Callable[[float], object] = time.sleep,
     ) -> None:
         self._transport = transport
         self._settings = settings
-        self._dispatcher = dispatcher
-        self._verifier = verifier
-        self._remedies = remedies
-        self._patience = patience
+        self._space = space
+        self._canary = space.vectors[0].astype(np.float64)
+        self._canary_norm = float(np.linalg.norm(self._canary))
+        self._scheduler = scheduler
+        self._handshake = handshake
+        self._timer = timer
+        self._backoff = backoff
         self._rng = rng
+        self._wait = wait
+        self._body_limit = BODY_LIMIT
+        self._refused_lone_bytes: float = float("inf")
+        self._canary_lock = threading.Lock()
+        self._wrong_canary_at: dict[str, float] = {}  # by URL, when a wrong one was last asked for again
+        self._failures: dict[Action, Callable[[Assignment, Task, Failure], None]] = {
+            Action.WAIT: self._wait_and_repeat,
+            Action.SLOW_DOWN: self._slow_down,
+            Action.RETRY: self._retry,
+            Action.SPLIT: self._split,
+            Action.SPLIT_BYTES: self._split_bytes,
+            Action.SHRINK: self._shrink,
+        }
 
     def carry_out(self, assignment: Assignment) -> None:
-        """Sends an assignment's texts and settles it.
+        """Send an assignment's texts and settle it.
 
         Raises:
             EndpointError: the run must stop.
         """
+        task, endpoint, profile = assignment.task, assignment.endpoint, assignment.profile
+        if profile is None:
+            self._meet(assignment)
+        elif endpoint.one_by_one:
+            self._send_one_by_one(assignment, profile)
+        else:
+            texts = self._texts(task, profile)
+            place = self._rng.randint(0, len(texts))
+            body = self._body(assignment, profile.wire, texts, place)
+            if body is not None:
+                self._send(assignment, profile, body, place)
+
+    # --- requests -----------------------------------------------------------------------------------------------------
+
+    def _meet(self, assignment: Assignment) -> None:
+        """Do the handshake that an endpoint needs first; the task goes back to where it was."""
+        endpoint = assignment.endpoint
         try:
-            self._verifier.make_sure_of(assignment.endpoint)
+            profile = self._handshake.meet(endpoint.url, self._space)
         except Unavailable as error:
-            self._remedies.answer(assignment, assignment.task, not_the_texts(error.verdict))
+            self._fail(assignment, assignment.task, _not_the_texts(error.failure))
             return
-        request = self._request(assignment)
-        if request is not None:
-            self._exchange(assignment, request)
+        except NotTei as error:
+            self._fail(assignment, assignment.task, no_reply(str(error)))
+            return
+        self._timer.record_success()
+        self._scheduler.adopt(endpoint, profile)
+        self._scheduler.settle(assignment, Outcome.UNSENT, [assignment.task])
 
-    def _request(self, assignment: Assignment) -> _Request | None:
-        """The request for a task; None where it cannot go out as it is, and has been settled."""
-        task, wire = assignment.task, self._verifier.wire
-        texts = self._texts(task)
-        place = self._rng.randint(0, len(texts)) if task.canary else None
-        if place is not None:
-            texts.insert(place, KNOWN_SENTENCE)
-        body = wire.encode(texts)
-        if not task.alone:
-            if len(body) <= self._remedies.body_limit:
-                return _Request(wire, body, place)
-            self._dispatcher.settle(assignment, Ending.UNSENT, task.halves())
-            return None
-        refused = self._remedies.lone_refused
-        if len(body) < refused:
-            return _Request(wire, body)
-        if self._settings.overlong is Overlong.DEAD_LETTER:
-            detail = f"its request would have {len(body)} bytes; the endpoint has refused one of {refused}"
-            self._remedies.reject(
-                assignment, task, Verdict(Action.SPLIT, detail, None, Reason.OVERLONG_TEXT), Ending.UNSENT
-            )
-            return None
-        return _Request(wire, _cut_to_fit(wire, texts[0], len(body), int(refused * SHARE_KEPT)))
-
-    def _texts(self, task: Task) -> list[str]:
+    def _texts(self, task: Task, profile: EndpointProfile) -> list[str]:
         texts = [task.job.texts[index] for index in task.indices]
-        most = self._verifier.met.info.max_characters
-        if len(texts[0]) > most:
-            texts = [text[:most] for text in texts]
+        max_characters = profile.info.max_characters
+        if len(texts[0]) > max_characters:  # the longest is the first
+            texts = [text[:max_characters] for text in texts]
         return texts
 
-    def _exchange(self, assignment: Assignment, request: _Request) -> None:
-        task = assignment.task.sent(len(request.body))
-        wire = request.wire
-        target = f"{assignment.endpoint.url}{wire.path}"
+    def _body(self, assignment: Assignment, wire: Wire, texts: list[str], place: int) -> bytes | None:
+        """Return the request's body; None where it is too large to be sent, and the assignment has been settled."""
+        task = assignment.task
+        body = wire.encode(_with_canary(texts, place))
+        if not task.alone:
+            if len(body) <= self._body_limit:
+                return body
+            self._scheduler.settle(assignment, Outcome.UNSENT, task.halves())
+            return None
+        refused = self._refused_lone_bytes
+        if len(body) < refused:
+            return body
+        if self._settings.overlong is Overlong.DEAD_LETTER:
+            detail = f"its request would have {len(body)} bytes; the endpoint has refused one of {refused:.0f}"
+            failure = Failure(Action.SPLIT, detail, None, Reason.OVERLONG_TEXT)
+            self._reject(assignment, task, failure, Outcome.UNSENT)
+            return None
+        text, allowed = texts[0], int(refused * KEPT_SHARE)
+        while text and len(body) > allowed:
+            text = text[: int(len(text) * allowed / len(body) * 0.95)]
+            body = wire.encode(_with_canary([text], place))
+        return body
+
+    def _send(self, assignment: Assignment, profile: EndpointProfile, body: bytes, place: int) -> None:
+        """Send one request of several texts, and take in the vectors of a reply that proves itself."""
+        task = replace(assignment.task, attempts=assignment.task.attempts + 1, body_bytes=len(body))
+        wire = profile.wire
+        count = len(task.indices) + 1
         try:
-            reply = self._transport.post(target, request.body)
+            reply = self._transport.post(
+                f"{assignment.endpoint.url}{wire.path}",
+                body,
+                assignment.timeout,
+                max_reply_bytes(count, self._space.dimensions),
+            )
         except NoReply as error:
-            task.job.repeated(error.resent)
-            self._remedies.answer(assignment, task, no_reply(str(error)))
-            return
-        if not self._is_known(assignment, task, reply):
+            self._fail(assignment, task, no_reply(str(error), timed_out=error.timed_out))
             return
         if reply.status != 200:
-            self._refused(assignment, task, target, reply, wire.format)
+            self._refused(assignment, task, profile, reply)
             return
         try:
-            rows = wire.decode(reply.body, task.size, self._verifier.met.identity.dimensions)
+            rows = wire.decode(reply.body, count, self._space.dimensions)
         except UnreadableReply as error:
-            self._remedies.answer(assignment, task, no_reply(str(error)))
-        except (WrongCount, OtherDimensions) as error:
-            self._remedies.answer(assignment, task, self._doubt(assignment.endpoint, error))
+            self._fail(assignment, task, no_reply(str(error)))
+        except OtherDimensions as error:
+            self._wrong_canary(assignment, task, profile, f"its vectors have {error.dimensions} dimensions")
+        except WrongCount as error:
+            self._fail(assignment, task, doubtful_reply(str(error)))
         else:
-            self._answered(assignment, task, reply, rows, request.place)
-
-    def _is_known(self, assignment: Assignment, task: Task, reply: Reply) -> bool:
-        """Whether the server that answers is the one that was met; where it cannot be told, the task waits."""
-        if reply.renewed_at is None or reply.status == 429 or reply.status >= 500:
-            return True  # those say nothing about a text
-        try:
-            self._verifier.confirm(assignment.endpoint, reply.renewed_at)
-        except Unavailable as error:
-            self._remedies.answer(assignment, task, not_the_texts(error.verdict))
-            return False
-        return True
-
-    def _refused(self, assignment: Assignment, task: Task, target: str, reply: Reply, used: WireFormat) -> None:
-        verdict = verdict_on(reply.status, reply.headers, reply.body)
-        if reply.status in MISSING_ROUTE and used is WireFormat.OPENAI_BASE64:
-            self._verifier.fall_back(assignment.endpoint.url)
-            verdict = replace(verdict, action=Action.WAIT)
-        if verdict.action is Action.STOP and verdict.own:
-            raise refusal(target, verdict, self._settings, reply.headers)
-        if verdict.action is Action.STOP:
-            try:
-                self._verifier.verify(assignment.endpoint)  # which stops the run if it is not about the texts
-            except Unavailable as error:
-                verdict = not_the_texts(error.verdict)
+            if not rows.good[place]:
+                self._fail(assignment, task, doubtful_reply("the canary has a vector with nulls or of zeros"))
+            elif not self._is_canary(rows.values[place]):
+                found = cosine(self._space.vectors[0], rows.values[place])
+                self._wrong_canary(assignment, task, profile, f"its cosine is {found:.4f}")
             else:
-                verdict = replace(verdict, action=Action.SPLIT)  # a filter in front of the server may object to one
-        self._remedies.answer(assignment, task, verdict)
+                self._take_in(assignment, task, profile, reply, rows, place)
 
-    def _doubt(self, endpoint: Endpoint, error: WrongCount | OtherDimensions) -> Verdict:
-        if isinstance(error, OtherDimensions):
-            try:
-                self._verifier.verify(endpoint)
-            except Unavailable as unavailable:
-                return not_the_texts(unavailable.verdict)
-        return doubtful_reply(str(error))
-
-    def _answered(self, assignment: Assignment, task: Task, reply: Reply, rows: Rows, place: int | None) -> None:
-        values, good = rows.values, rows.good
-        extra_tokens = 0
-        if place is not None:
-            if good[place]:
-                self._check_pairing(assignment.endpoint, values[place])
-            values, good = np.delete(values, place, axis=0), np.delete(good, place)
-            extra_tokens = self._verifier.met.known.tokens
-        task.job.exchanged(reply, len(task.indices), extra_tokens, self._verifier.met.info.max_input_length)
+    def _take_in(
+        self, assignment: Assignment, task: Task, profile: EndpointProfile, reply: Reply, rows: Rows, place: int
+    ) -> None:
+        values, good = np.delete(rows.values, place, axis=0), np.delete(rows.good, place)
+        task.job.count_exchange(
+            reply,
+            len(task.indices),
+            canary_tokens=profile.canary_tokens,
+            max_tokens=profile.info.max_input_length,
+            requests_in_flight=assignment.requests,
+        )
+        self._timer.record_success()
         if good.all():
-            self._patience.succeeded()
-            self._dispatcher.settle(assignment, Ending.ANSWERED)
+            self._scheduler.settle(assignment, Outcome.ANSWERED, reply=reply)
             task.job.store(task.indices, values)
         else:
-            self._keep_good(assignment, task, values, good)
+            self._keep_good(assignment, task, reply, values, good)
 
-    def _check_pairing(self, endpoint: Endpoint, vector: Vectors) -> None:
-        if self._verifier.met.known.matches(vector):
-            return
-        try:
-            self._verifier.verify(endpoint)  # another model is the likelier reason, and the better message
-        except Unavailable:
-            logger.warning("%s does not answer just when its pairing is in doubt", endpoint.url)
-        raise PairingBroken(
-            f"{endpoint.url} did not give back a known sentence's vector in its place: its vectors cannot be trusted "
-            "to belong to their texts. Is there a cache or a batching proxy in front of it?"
-        )
-
-    def _keep_good(self, assignment: Assignment, task: Task, values: Vectors, good: npt.NDArray[np.bool_]) -> None:
+    def _keep_good(
+        self, assignment: Assignment, task: Task, reply: Reply, values: Vectors, good: npt.NDArray[np.bool_]
+    ) -> None:
+        """Store the vectors that can be used, and ask again for the others, each alone."""
         bad = [index for index, fine in zip(task.indices, good, strict=True) if not fine]
-        if good.any():
-            self._patience.succeeded()
-            task.job.store([index for index, fine in zip(task.indices, good, strict=True) if fine], values[good])
-        elif len(task.indices) == 1:
-            task = replace(task, ill_embedded=True)
-            self._remedies.answer(
-                assignment, task, doubtful_reply("the endpoint gives it a vector with nulls or of zeros alone")
+        if task.alone:
+            task = replace(task, invalid_vector=True)
+            self._fail(
+                assignment, task, doubtful_reply("the endpoint gives it a vector with nulls or of zeros, also alone")
             )
             return
-        task.job.repeated(len(bad))
-        again = [task.only([index]) for index in bad]
-        self._dispatcher.settle(assignment, Ending.ANSWERED if good.any() else Ending.OBJECTED, again)
+        if good.any():
+            task.job.store([index for index, fine in zip(task.indices, good, strict=True) if fine], values[good])
+        task.job.count_retries(len(bad))
+        self._scheduler.settle(assignment, Outcome.ANSWERED, [task.only([index]) for index in bad], reply=reply)
+
+    def _send_one_by_one(self, assignment: Assignment, profile: EndpointProfile) -> None:
+        """Send a group of texts in requests of one text each, the canary before and after them."""
+        task, endpoint, wire = assignment.task, assignment.endpoint, profile.wire
+        group = task.only(task.indices[:GROUP_TEXTS], task.blames)
+        rest = task.indices[GROUP_TEXTS:]
+        if len(rest):
+            self._scheduler.put([task.only(rest, task.blames)])
+        vectors: list[Vectors] = []
+        failed: tuple[Task, Failure] | None = None
+        last: Reply | None = None
+        if not self._passes_alone(assignment, group, profile):
+            return
+        for index in group.indices:
+            alone = replace(group, indices=[index], attempts=group.attempts + 1)
+            text = task.job.texts[index][: profile.info.max_characters]
+            body = wire.encode([text])
+            alone = replace(alone, body_bytes=len(body))
+            try:
+                reply = self._transport.post(
+                    f"{endpoint.url}{wire.path}", body, assignment.timeout, max_reply_bytes(1, self._space.dimensions)
+                )
+                if reply.status != 200:
+                    failed = alone, classify(reply.status, reply.headers, reply.body)
+                    break
+                rows = wire.decode(reply.body, 1, self._space.dimensions)
+            except NoReply as error:
+                failed = alone, no_reply(str(error), timed_out=error.timed_out)
+                break
+            except (UnreadableReply, OtherDimensions, WrongCount) as error:
+                failed = alone, doubtful_reply(str(error))
+                break
+            if not rows.good[0]:
+                failed = replace(alone, invalid_vector=True), doubtful_reply("a vector with nulls or of zeros")
+                break
+            vectors.append(rows.values[0])
+            last = reply
+        if vectors and not self._passes_alone(assignment, group, profile):
+            return
+        done = len(vectors)
+        if vectors and last is not None:
+            self._timer.record_success()
+            task.job.count_exchange(
+                last,
+                done,
+                canary_tokens=0,
+                max_tokens=profile.info.max_input_length,
+                requests_in_flight=assignment.requests,
+            )
+            task.job.store(group.indices[:done], np.stack(vectors))
+        if failed is None:
+            self._scheduler.settle(assignment, Outcome.ANSWERED, reply=last)
+            return
+        others = group.indices[done + 1 :]
+        if len(others):
+            self._scheduler.put([group.only(others, group.blames)])
+        self._fail(assignment, *failed)
+
+    def _passes_alone(self, assignment: Assignment, task: Task, profile: EndpointProfile) -> bool:
+        """Return whether the canary, sent alone, is right; where it is not, the assignment has been settled."""
+        try:
+            vector = self._handshake.embed_canary(assignment.endpoint.url, profile.wire)
+        except Unavailable as error:
+            self._fail(assignment, task, _not_the_texts(error.failure))
+            return False
+        if self._is_canary(vector):
+            return True
+        self._wrong_canary(assignment, task, profile, f"its cosine is {cosine(self._space.vectors[0], vector):.4f}")
+        return False
+
+    # --- the canary ---------------------------------------------------------------------------------------------------
+
+    def _is_canary(self, vector: Vectors) -> bool:
+        if vector.shape != self._canary.shape:
+            return False
+        found = vector.astype(np.float64)
+        norm = self._canary_norm * float(np.sqrt(found @ found))
+        return bool(self._canary @ found >= self._space.min_cosine * norm)
+
+    def _wrong_canary(self, assignment: Assignment, task: Task, profile: EndpointProfile, found: str) -> None:
+        """Ask for the canary again, alone and spaced out; end the run unless all of that is right.
+
+        The second wrong one of an endpoint ends the run, too, however many right ones come between them: then two
+        models answer there. Wrong replies to requests that were under way together count as one.
+
+        Raises:
+            ModelChanged, PairingBroken: what the endpoint returns cannot be trusted.
+        """
+        endpoint = assignment.endpoint
+        right = 0
+        with self._canary_lock:
+            seen_at = self._wrong_canary_at.get(endpoint.url)
+            if seen_at is not None and assignment.started >= seen_at:
+                raise PairingBroken(self._two_models(endpoint, found))
+            if seen_at is None:
+                for delay in CANARY_DELAYS:
+                    self._wait(delay)
+                    try:
+                        vector = self._handshake.embed_canary(endpoint.url, profile.wire)
+                    except Unavailable as error:
+                        self._fail(assignment, task, _not_the_texts(error.failure))
+                        return
+                    if self._is_canary(vector):
+                        right += 1
+                    elif right:
+                        raise PairingBroken(self._two_models(endpoint, found))
+                if right == 0:
+                    raise ModelChanged(
+                        f"{endpoint.url} serves another model than this job's vectors were made with, whatever its "
+                        f"name: the canary came back with another vector again and again ({found}). Vectors of its "
+                        "replies were not used."
+                    )
+                self._wrong_canary_at[endpoint.url] = time.monotonic()
+                logger.warning("%s returned a wrong canary once (%s); that reply was not used", endpoint.url, found)
+        task.job.count_retries()
+        self._scheduler.settle(assignment, Outcome.OBJECTED, [task])
+
+    def _two_models(self, endpoint: Endpoint, found: str) -> str:
+        return (
+            f"{endpoint.url} returns the canary's vector in some replies and another one in others ({found}): either "
+            "two models answer there (look at its replicas, a rolling update, a balancer in front of two versions), or "
+            "what stands in front of it mixes up rows (a cache, a batching proxy). Replies with a wrong canary were "
+            "not used."
+        )
+
+    # --- failures -----------------------------------------------------------------------------------------------------
+
+    def _refused(self, assignment: Assignment, task: Task, profile: EndpointProfile, reply: Reply) -> None:
+        """Deal with a reply that has an error status."""
+        endpoint = assignment.endpoint
+        failure = classify(reply.status, reply.headers, reply.body)
+        if reply.status in MISSING_ROUTE and profile.wire.format is WireFormat.OPENAI_BASE64:
+            logger.warning("%s has no %s any more: going on with /embed", endpoint.url, profile.wire.path)
+            self._scheduler.adopt(endpoint, replace(profile, wire=embed_json(self._settings)))
+            failure = replace(failure, action=Action.WAIT)
+        if failure.action is Action.STOP:
+            if failure.from_server:
+                raise refusal(f"{endpoint.url}{profile.wire.path}", failure, self._settings, reply.headers)
+            # A filter in front of the server may object to one text; if not, the canary alone ends the run.
+            if not self._canary_passes(assignment, task, profile):
+                return
+            failure = replace(failure, action=Action.SPLIT)
+        self._fail(assignment, task, failure)
+
+    def _fail(self, assignment: Assignment, task: Task, failure: Failure) -> None:
+        """Settle an assignment whose request failed, with what is to be done next.
+
+        Raises:
+            EndpointUnreachable: nothing has succeeded for too long.
+        """
+        self._failures[failure.action](assignment, task, failure)
+
+    def _wait_and_repeat(self, assignment: Assignment, task: Task, failure: Failure) -> None:
+        self._record_failure(assignment, failure)
+        too_large = task.alone and task.body_bytes > DEFAULT_PAYLOAD_LIMIT
+        if failure.status is None and too_large and task.waits >= BATCH_TRIES:
+            # Some servers close the connection on a body that is too large before they have said so.
+            self._split_bytes(assignment, task, failure)
+            return
+        was_sent = task.attempts > assignment.task.attempts
+        profile = assignment.profile
+        if task.waits >= STUCK_AFTER and was_sent and profile is not None and not failure.timed_out:
+            # A filter in front of the endpoint, or a crash, may be one text's doing.
+            try:
+                vector = self._handshake.embed_canary(assignment.endpoint.url, profile.wire)
+            except Unavailable:
+                pass  # the endpoint's, then
+            else:
+                if self._is_canary(vector):
+                    self._timer.record_success()
+                    self._retry(assignment, task, failure)
+                    return
+        again = replace(task, waits=task.waits + 1)
+        task.job.count_retries()
+        self._scheduler.settle(
+            assignment,
+            Outcome.TIMED_OUT if failure.timed_out else Outcome.FAILED,
+            [again],
+            delay=self._backoff.full(FIRST_DELAY, MAX_WAIT, task.waits),
+            retry_after=self._silence(assignment, failure),
+        )
+
+    def _slow_down(self, assignment: Assignment, task: Task, failure: Failure) -> None:
+        self._record_failure(assignment, failure)
+        task.job.count_retries()
+        silence = self._silence(assignment, failure)
+        self._scheduler.settle(assignment, Outcome.REFUSED, [task], retry_after=silence)
+
+    def _retry(self, assignment: Assignment, task: Task, failure: Failure) -> None:
+        self._record_failure(assignment, failure)
+        blames = task.blames + 1
+        delay = 0.0
+        if task.alone and task.invalid_vector:
+            failure = replace(failure, reason=Reason.INVALID_VECTOR)
+        if not task.alone and blames >= BATCH_TRIES:
+            # From here on every half has one try: halving on finds the bad text sooner than waiting does.
+            again = task.halves(0 if len(task.indices) <= 2 else BATCH_TRIES - 1)
+        elif task.alone and blames >= LONE_TRIES:
+            if self._canary_passes(assignment, task, assignment.profile):
+                self._reject(assignment, task, failure, Outcome.OBJECTED)
+            return
+        else:
+            again, delay = [replace(task, blames=blames)], self._backoff.full(FIRST_DELAY, MAX_DELAY, task.blames)
+        task.job.count_retries()
+        self._scheduler.settle(assignment, Outcome.OBJECTED, again, delay=delay)
+
+    def _split(self, assignment: Assignment, task: Task, failure: Failure) -> None:
+        if failure.from_server:
+            self._timer.record_success()
+        if not task.alone:
+            task.job.count_retries()
+            self._scheduler.settle(assignment, Outcome.OBJECTED, task.halves())
+        elif failure.from_server:
+            self._reject(assignment, task, failure, Outcome.OBJECTED)
+        elif self._canary_passes(assignment, task, assignment.profile):
+            # A text is blamed for a page only after the canary has passed each time.
+            if task.blames + 1 >= PAGE_TRIES:
+                self._reject(assignment, task, failure, Outcome.OBJECTED)
+                return
+            task.job.count_retries()
+            again = replace(task, blames=task.blames + 1)
+            delay = self._backoff.full(FIRST_DELAY, MAX_DELAY, task.blames)
+            self._scheduler.settle(assignment, Outcome.OBJECTED, [again], delay=delay)
+
+    def _split_bytes(self, assignment: Assignment, task: Task, failure: Failure) -> None:
+        if not task.alone:
+            self._body_limit = max(MIN_BODY_LIMIT, min(self._body_limit, task.body_bytes // 2))
+            task.job.count_retries()
+            self._scheduler.settle(assignment, Outcome.OBJECTED, task.halves())
+            return
+        if task.body_bytes > MIN_BODY_LIMIT:
+            self._refused_lone_bytes = min(self._refused_lone_bytes, task.body_bytes)
+        if task.body_bytes <= MIN_BODY_LIMIT or self._settings.overlong is Overlong.DEAD_LETTER:
+            self._reject(assignment, task, replace(failure, reason=Reason.OVERLONG_TEXT), Outcome.OBJECTED)
+            return
+        task.job.count_retries()
+        self._scheduler.settle(assignment, Outcome.OBJECTED, [task])
+
+    def _shrink(self, assignment: Assignment, task: Task, failure: Failure) -> None:
+        """Send smaller requests from now on: of as many texts as the message allows, and fewer than were refused."""
+        self._record_failure(assignment, failure)
+        found = BATCH_MAXIMUM.search(failure.message)
+        texts = assignment.texts
+        allowed = min(texts - 1, int(found[1]) if found else texts - 1)
+        if allowed < 1:  # no number of texts is less
+            self._retry(assignment, task, failure)
+            return
+        self._scheduler.limit_batch(assignment.endpoint, allowed)
+        task.job.count_retries()
+        self._scheduler.settle(assignment, Outcome.OBJECTED, [task])
+
+    def _canary_passes(self, assignment: Assignment, task: Task, profile: EndpointProfile | None) -> bool:
+        """Return whether the endpoint embeds the canary alone; where it does not, the assignment has been settled."""
+        if profile is None or not self._passes_alone(assignment, task, profile):
+            return False
+        self._timer.record_success()
+        return True
+
+    def _reject(self, assignment: Assignment, task: Task, failure: Failure, outcome: Outcome) -> None:
+        """Settle an assignment of a single text that can never be embedded."""
+        rejection = Rejection(failure.reason, failure.message, failure.status, task.attempts)
+        self._scheduler.settle(assignment, outcome)
+        task.job.reject(task.indices[0], rejection)
+
+    def _record_failure(self, assignment: Assignment, failure: Failure) -> None:
+        status = f"{failure.status} " if failure.status else ""
+        cause = "no answer from"
+        if failure.action is Action.SLOW_DOWN:
+            cause = "too many requests are in flight at"
+        elif failure.timed_out:
+            cause = "no answer in time, which may be too short for so slow an endpoint, from"
+        self._timer.record_failure(assignment.started, assignment.endpoint.url, f"{status}{failure.message}", cause)
+
+    def _silence(self, assignment: Assignment, failure: Failure) -> float | None:
+        """Return the seconds for which the endpoint asks, as far as the run may wait."""
+        if failure.retry_after is None:
+            return None
+        seconds = min(failure.retry_after, self._timer.left)
+        if seconds >= WORTH_LOGGING:
+            logger.warning("%s asks for %.0f s of silence", assignment.endpoint.url, seconds)
+        return seconds
 
 
-def _cut_to_fit(wire: Wire, text: str, size: int, most: int) -> bytes:
-    while True:
-        text = text[: int(len(text) * most / size * 0.95)]
-        body = wire.encode([text])
-        size = len(body)
-        if size <= most or not text:
-            return body
+def _with_canary(texts: Sequence[str], place: int) -> list[str]:
+    return [*texts[:place], CANARY_TEXT, *texts[place:]]
+
+
+def _not_the_texts(failure: Failure) -> Failure:
+    """Return a failure of a request without texts of the job, which says nothing about them, whatever it is."""
+    return failure if failure.action is Action.SLOW_DOWN else replace(failure, action=Action.WAIT)

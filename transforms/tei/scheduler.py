@@ -1,4 +1,4 @@
-"""Hands out tasks to the pool's threads: the earliest shard first, to an endpoint with room, not before it is time."""
+"""Hands out tasks to worker threads: the earliest shard first, to an endpoint with room, not before it is time."""
 
 from __future__ import annotations
 
@@ -9,94 +9,50 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from transforms.tei.endpoint import Budget
-from transforms.tei.error_table import Verdict
-from transforms.tei.health import Health
-from transforms.tei.info import ServerInfo
-from transforms.tei.jitter import Jitter
+from transforms.tei.endpoint import Endpoint
+from transforms.tei.handshake import EndpointProfile
 from transforms.tei.tasks import Task
+from transforms.tei.transport import Reply
+from transforms.tei.vector_space import PROBE_TEXTS
 
 
-class Ending(enum.Enum):
+class Outcome(enum.Enum):
     """How a request ended, as far as the endpoint's state goes."""
 
     ANSWERED = "answered"  # with vectors
     OBJECTED = "objected"  # the server is well; the texts may not be
     REFUSED = "refused"  # too much at once
+    TIMED_OUT = "timed out"  # too much at once, or no answer at all
     FAILED = "failed"  # no answer of the server's own
     UNSENT = "unsent"
 
 
-class Endpoint:
-    """One server, as this process sees it. Guarded by its dispatcher's lock.
-
-    Attributes:
-        url: base URL, without a slash at its end.
-        budget: texts in flight.
-        health: whether it answers.
-        batch_limit: texts that one request may hold.
-        verified_generation: the failure after which its model was last checked.
-        checking: held by the thread that checks its model; guards the others below, which the dispatcher does not.
-        verified_at: when its last good check began (`time.monotonic`).
-        failed_checks: how many checks found nobody who could tell.
-        last_failure: what the last of them found.
-    """
-
-    def __init__(
-        self, url: str, info: ServerInfo, max_in_flight: int | None, jitter: Jitter, processes: int = 1
-    ) -> None:
-        self.url = url
-        self.health = Health(jitter)
-        self.verified_generation = -1
-        self.checking = threading.Lock()
-        self.verified_at = float("-inf")
-        self.failed_checks = 0
-        self.last_failure: Verdict | None = None
-        self._max_in_flight = max_in_flight
-        self._processes = processes
-        self.batch_limit = self._told_limit = info.batch_limit
-        self.budget = Budget(self._ceiling(info), self._share(info))
-
-    @property
-    def verified(self) -> bool:
-        """Whether its model has been checked since it last failed."""
-        return self.verified_generation == self.health.generation
-
-    @property
-    def most_at_best(self) -> int:
-        """Texts that a request may hold when nothing is short."""
-        return min(self.batch_limit, self.budget.ceiling)
-
-    @property
-    def most_texts(self) -> int:
-        """Texts that a request may hold now."""
-        return min(self.batch_limit, self.budget.most_texts)
-
-    def adopt(self, info: ServerInfo) -> None:
-        """Takes the limits that the server tells; a batch's only where it is news: a lower one may have been found."""
-        if info.batch_limit != self._told_limit:
-            self.batch_limit = self._told_limit = info.batch_limit
-        self.budget.resize(self._ceiling(info), self._share(info))
-
-    def _ceiling(self, info: ServerInfo) -> int:
-        permits = info.max_concurrent_requests
-        return permits if self._max_in_flight is None else min(permits, self._max_in_flight)
-
-    def _share(self, info: ServerInfo) -> int:
-        # With less than a batch the server would get small ones, which cost it more than a refusal now and then.
-        return max(info.batch_limit, info.max_concurrent_requests // self._processes)
-
-
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A task that is to be sent now, to an endpoint that keeps room for it."""
+    """A task that is to be sent now, to an endpoint that keeps room for it.
+
+    Attributes:
+        task: the texts.
+        endpoint: where to.
+        profile: of the endpoint; None if a handshake comes first.
+        started: the time.
+        texts: of the request, the canary included.
+        in_flight: texts on this endpoint, this request's included.
+        requests: on this endpoint, this one included.
+        timeout: seconds that the request may take.
+    """
 
     task: Task
     endpoint: Endpoint
+    profile: EndpointProfile | None
     started: float
+    texts: int
+    in_flight: int
+    requests: int
+    timeout: float
 
 
 @dataclass(order=True, slots=True)
@@ -105,34 +61,53 @@ class _Entry:
     task: Task = field(compare=False)
 
 
-class Dispatcher:
-    """The queue between those who submit and the pool's threads. Every method may be called from any thread."""
+class Scheduler:
+    """The queue between those who submit and the workers. Every method may be called from any thread.
+
+    Args:
+        endpoints: of one model.
+        rng: chooses between endpoints.
+        work: what a worker thread does with an assignment; None where the caller takes them itself.
+        clock: seconds.
+        max_in_flight: texts on all endpoints together; None for what each takes.
+    """
 
     def __init__(
         self,
         endpoints: Sequence[Endpoint],
         rng: random.Random,
+        work: Callable[[Assignment], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         max_in_flight: int | None = None,
     ) -> None:
         self.endpoints = tuple(endpoints)
         self._rng = rng
+        self._work = work
         self._clock = clock
         self._max_in_flight = max_in_flight
         self._changed = threading.Condition()
         self._ready: list[_Entry] = []
         self._later: list[_Entry] = []
         self._count = itertools.count()
+        self._threads: list[threading.Thread] = []
+        self._idle = 0
         self._stopped = False
 
+    @property
+    def limit(self) -> int:
+        """Texts that may be in flight on all endpoints together now."""
+        with self._changed:
+            limit = sum(endpoint.limit.limit for endpoint in self.endpoints)
+        return limit if self._max_in_flight is None else min(limit, self._max_in_flight)
+
     def put(self, tasks: Iterable[Task], delay: float = 0.0) -> None:
-        """Queues tasks, to be handed out after so many seconds."""
+        """Queue tasks, to be handed out after so many seconds."""
         with self._changed:
             self._put(tasks, delay)
-            self._changed.notify()
+            self._wake_another(self._clock())
 
     def take(self) -> Assignment | None:
-        """Waits for a task that can be sent now; None when there is no more to do."""
+        """Wait for a task that can be sent now; return None when there is no more to do."""
         with self._changed:
             while not self._stopped:
                 now = self._clock()
@@ -140,67 +115,95 @@ class Dispatcher:
                 if assignment is not None:
                     self._wake_another(now)
                     return assignment
+                self._idle += 1
                 self._changed.wait(self._seconds_to_next(now))
+                self._idle -= 1
             return None
 
     def take_now(self) -> Assignment | None:
-        """A task that can be sent now, without waiting for one; None where there is none."""
+        """Return a task that can be sent now, without waiting for one; None where there is none."""
         with self._changed:
             return None if self._stopped else self._next(self._clock())
 
     def settle(
         self,
         assignment: Assignment,
-        ending: Ending,
+        outcome: Outcome,
         again: Sequence[Task] = (),
+        *,
         delay: float = 0.0,
         retry_after: float | None = None,
+        reply: Reply | None = None,
     ) -> None:
-        """Takes back an assignment and what is left to do of it; its job is told of the silence before it.
+        """Take back an assignment and what is left to do of it, and let the endpoint's state learn from its end.
 
-        Whoever settles takes next: nobody else is woken for it.
+        The caller takes the next task itself: no other thread is woken for it.
         """
         task, endpoint = assignment.task, assignment.endpoint
+        breaker, limit = endpoint.breaker, endpoint.limit
         with self._changed:
             now = self._clock()
-            # Before the task is queued: its job may be over as soon as another thread has it.
-            task.job.waited(endpoint.health.throttled(now))
-            if ending is Ending.ANSWERED:
-                endpoint.budget.succeeded(task.size)
-                endpoint.health.succeeded()
-            elif ending is Ending.FAILED:
-                endpoint.health.failed(assignment.started, now, retry_after)
-            elif ending is Ending.OBJECTED:
-                endpoint.health.objected()
-            elif ending is Ending.REFUSED:
-                first = endpoint.budget.refused(assignment.started, now)
-                endpoint.health.refused(now, first, retry_after)
-            endpoint.budget.release(task.size)
+            # Before the task is queued: its job may be done as soon as another thread has it.
+            task.job.count_throttled(breaker.throttled_seconds(now))
+            if outcome is Outcome.ANSWERED:
+                breaker.record_success(now)
+                if reply is not None:
+                    limit.replied(
+                        assignment.texts,
+                        assignment.in_flight,
+                        reply.seconds,
+                        reply.number("x-queue-time") / 1000,
+                        reply.number("x-inference-time") / 1000,
+                        now,
+                    )
+            elif outcome is Outcome.OBJECTED:
+                breaker.record_answer(now)
+            elif outcome is Outcome.REFUSED:
+                first = limit.refused(assignment.started, now)
+                breaker.record_refusal(now, first_of_round=first, retry_after=retry_after)
+            elif outcome is Outcome.TIMED_OUT:
+                limit.timed_out(assignment.started, now)
+                breaker.record_timeout(assignment.started, now)
+            elif outcome is Outcome.FAILED:
+                breaker.record_failure(assignment.started, now, retry_after)
+            if breaker.is_open:
+                endpoint.profile = None
+            limit.release(assignment.texts)
+            endpoint.requests -= 1
             self._put(again, delay)
 
-    def generation(self, endpoint: Endpoint) -> int:
-        """How often the endpoint has failed so far: what `verified` wants to be told."""
+    def adopt(self, endpoint: Endpoint, profile: EndpointProfile) -> None:
+        """Let an endpoint work with what a handshake found."""
         with self._changed:
-            return endpoint.health.generation
-
-    def verified(self, endpoint: Endpoint, info: ServerInfo, generation: int) -> None:
-        """Notes that the endpoint served the right model after its failure of that number."""
-        with self._changed:
-            endpoint.adopt(info)
-            endpoint.verified_generation = generation
+            endpoint.adopt(profile)
+            endpoint.breaker.record_success(self._clock())
+            self._wake_another(self._clock())
 
     def limit_batch(self, endpoint: Endpoint, texts: int) -> None:
-        """Lowers what a request to the endpoint may hold."""
+        """Lower what a request to the endpoint may hold."""
         with self._changed:
             endpoint.batch_limit = max(1, min(endpoint.batch_limit, texts))
 
+    def forget(self, endpoint: Endpoint) -> None:
+        """Have a handshake come before the endpoint's next request."""
+        with self._changed:
+            endpoint.profile = None
+
     def stop(self) -> None:
-        """Sends the threads home."""
+        """Stop the workers after the request that each is at, and hand out no more."""
         with self._changed:
             self._stopped = True
             self._ready.clear()
             self._later.clear()
             self._changed.notify_all()
+
+    def join(self, seconds: float) -> bool:
+        """Wait for the workers, together no longer than this; return whether all have ended."""
+        deadline = time.monotonic() + seconds
+        others = [thread for thread in self._threads if thread is not threading.current_thread()]
+        for thread in others:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in others)
 
     def _put(self, tasks: Iterable[Task], delay: float) -> None:
         if self._stopped:
@@ -216,52 +219,85 @@ class Dispatcher:
     def _next(self, now: float) -> Assignment | None:
         while self._later and self._later[0].key[0] <= now:
             self._put([heapq.heappop(self._later).task], 0.0)
-        while self._ready:
-            task = self._ready[0].task
-            endpoint = self._choose(task.size, now)
-            if endpoint is None:
-                return None
-            heapq.heappop(self._ready)
-            first, *others = task.divided(_evenly(task.size, endpoint.most_texts))
-            if others:  # together, as the next request may hold more
-                self._put([replace(others[0], indices=task.indices[len(first.indices) :])], 0.0)
-            endpoint.budget.acquire(first.size)
-            return Assignment(first, endpoint, now)
-        return None
+        if not self._ready:
+            return None
+        task = self._ready[0].task
+        endpoint = self._choose(len(task.indices), now)
+        if endpoint is None:
+            return None
+        heapq.heappop(self._ready)
+        if endpoint.profile is not None and not endpoint.one_by_one:
+            max_documents = endpoint.max_request_texts - 1
+            count = _evenly(len(task.indices), max_documents)
+            if count < len(task.indices):
+                self._put([replace(task, indices=task.indices[count:])], 0.0)
+                task = replace(task, indices=task.indices[:count])
+        texts = self._texts(endpoint, len(task.indices))
+        endpoint.requests += 1
+        return Assignment(
+            task,
+            endpoint,
+            endpoint.profile,
+            now,
+            texts,
+            endpoint.limit.acquire(texts),
+            endpoint.requests,
+            endpoint.limit.timeout,
+        )
+
+    def _texts(self, endpoint: Endpoint, documents: int) -> int:
+        """Return how many texts a request with so many documents has in flight, the canary included."""
+        if endpoint.profile is None:
+            return min(len(PROBE_TEXTS), self._max_in_flight or len(PROBE_TEXTS))  # a handshake's largest request
+        if endpoint.one_by_one:
+            return 1
+        return min(documents + 1, endpoint.max_request_texts)
 
     def _wake_another(self, now: float) -> None:
-        """Has one more thread look, where there is something for it to send or to wait for; it does the same.
+        """Have one more worker look, where there is something for it to send or to wait for; it does the same.
 
-        Who wakes all of them wakes most in vain, and each costs as much as a tenth of a request.
+        Waking all of them would be wasted on most, and each wake-up costs as much as a tenth of a request.
         """
-        sends = bool(self._ready) and self._choose(self._ready[0].task.size, now) is not None
-        if sends or self._seconds_to_next(now) is not None:
+        sends = bool(self._ready) and self._choose(len(self._ready[0].task.indices), now) is not None
+        if not sends and self._seconds_to_next(now) is None:
+            return
+        if self._idle:
             self._changed.notify()
+        elif self._work is not None and not self._stopped:
+            # Daemons, so that a request that hangs does not keep an interpreter from ending.
+            thread = threading.Thread(target=self._run, name=f"tei-{len(self._threads)}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
-    def _choose(self, size: int, now: float) -> Endpoint | None:
-        """The less loaded of two endpoints with room, picked at random."""
-        most = None if self._max_in_flight is None else self._max_in_flight - sum(self._in_flight())
-        open_ones = [
-            endpoint
-            for endpoint in self.endpoints
-            if endpoint.health.admits(now, endpoint.budget.in_flight)
-            and endpoint.budget.fits(min(size, endpoint.most_texts))
-            and (most is None or min(size, endpoint.most_texts) <= most)
-        ]
+    def _run(self) -> None:
+        assert self._work is not None
+        while (assignment := self.take()) is not None:
+            self._work(assignment)
+
+    def _choose(self, documents: int, now: float) -> Endpoint | None:
+        """Return the less loaded of two endpoints with room, picked at random."""
+        room = None
+        if self._max_in_flight is not None:
+            room = self._max_in_flight - sum(endpoint.limit.in_flight for endpoint in self.endpoints)
+        open_ones = []
+        for endpoint in self.endpoints:
+            texts = self._texts(endpoint, documents)
+            fits = endpoint.profile is None or endpoint.limit.fits(texts, now)
+            if endpoint.admits(now) and fits and (room is None or texts <= room):
+                open_ones.append(endpoint)
         if len(open_ones) > 2:
             open_ones = self._rng.sample(open_ones, 2)
-        return min(open_ones, key=lambda endpoint: endpoint.budget.in_flight / endpoint.budget.limit, default=None)
-
-    def _in_flight(self) -> Iterator[int]:
-        return (endpoint.budget.in_flight for endpoint in self.endpoints)
+        return min(open_ones, key=lambda one: one.limit.in_flight / one.limit.limit, default=None)
 
     def _seconds_to_next(self, now: float) -> float | None:
         times = [entry.key[0] for entry in self._later[:1]]
         if self._ready:
-            times += [e.health.quiet_until for e in self.endpoints if e.health.quiet_until > now]
+            times += [e.breaker.quiet_until for e in self.endpoints if e.breaker.quiet_until > now]
+            # A limit that lets the queue drain rises again without a reply.
+            times += [e.limit.drains_until for e in self.endpoints if e.limit.drains_until > now]
         return max(0.0, min(times) - now) if times else None
 
 
-def _evenly(size: int, most: int) -> int:
-    """Texts in each of the fewest requests for so many: parts of one size leave no small one behind."""
-    return math.ceil(size / math.ceil(size / most))
+def _evenly(size: int, maximum: int) -> int:
+    """Return the texts in each of the fewest requests for so many: parts of one size leave no small one behind."""
+    return math.ceil(size / math.ceil(size / maximum))

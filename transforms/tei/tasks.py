@@ -1,12 +1,13 @@
-"""What the pool works on: one job a shard, cut into tasks of one request each."""
+"""What the workers work on: one job a shard, cut into tasks of one request each."""
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import mmap
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +16,9 @@ from transforms.elements import Reason, RequestStatistics, Vectors, latency_buck
 from transforms.tei.errors import EndpointError
 from transforms.tei.transport import Reply
 
+MAX_TIME_MS = 86_400_000.0  # in a statistics header; more is absurd and counts as missing
+MAX_TOKENS = 1e9
+
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
@@ -22,8 +26,8 @@ class Rejection:
 
     Attributes:
         reason: OVERLONG_TEXT, REJECTED_BY_ENDPOINT or INVALID_VECTOR.
-        detail: what the endpoint said.
-        http_status: of its last reply; None where it was never asked.
+        detail: the endpoint's message.
+        http_status: of its last reply; None where the text was never sent.
         attempts: requests that carried the text.
     """
 
@@ -57,100 +61,119 @@ class Job:
         self._vectors = _zeros(len(texts), dimensions)
         self._rejections: dict[int, Rejection] = {}
         self._sums = RequestStatistics()
-        self._queue_ms = self._inference_ms = self._throttled_ms = 0.0
-        self._left = len(texts)
+        self._times_ms = dict.fromkeys(("queue", "inference", "throttled", "flight", "busy", "slot"), 0.0)
+        self._count = self._left = len(texts)
         self._failure: BaseException | None = None
         self._lock = threading.Lock()
-        self._over = threading.Event()
+        self._done = threading.Event()
         if not texts:
-            self._over.set()
+            self._done.set()
 
     @property
-    def over(self) -> bool:
-        """Whether nothing is left to do, well or ill."""
-        return self._over.is_set()
+    def done(self) -> bool:
+        """Whether nothing is left to do, because all texts are settled or the job has failed."""
+        return self._done.is_set()
+
+    @property
+    def settled(self) -> int:
+        """Texts that have their vector or their rejection."""
+        return self._count - self._left
 
     def store(self, indices: Sequence[int], rows: Vectors) -> None:
-        """Takes the vectors of some texts, each text's once."""
+        """Take the vectors of some texts, each text's once."""
         # Outside the lock: no two tasks hold the same text.
         self._vectors[indices] = rows
-        self._settled(len(indices))
+        self._settle(len(indices))
 
     def reject(self, index: int, rejection: Rejection) -> None:
-        """Takes the reason for which a text has no vector."""
+        """Take the reason for which a text has no vector."""
         with self._lock:
             self._rejections[index] = rejection
-        self._settled(1)
+        self._settle(1)
 
-    def exchanged(self, reply: Reply, texts: int, extra_tokens: int, most_tokens: int) -> None:
-        """Counts a request that succeeded; `extra_tokens` were not the shard's, a text has at most `most_tokens`."""
-        tokens = max(0, int(reply.number("x-compute-tokens")) - extra_tokens)
+    def vectors_so_far(self) -> tuple[Vectors, frozenset[int]]:
+        """Return the vectors, of which rows of zeros are not there yet, and the indices that were rejected."""
+        with self._lock:
+            return self._vectors, frozenset(self._rejections)
+
+    def count_exchange(
+        self, reply: Reply, texts: int, *, canary_tokens: int, max_tokens: int, requests_in_flight: int
+    ) -> None:
+        """Count a request that succeeded.
+
+        Args:
+            reply: with TEI's statistics in its headers.
+            texts: of the shard in the request.
+            canary_tokens: in the request that were not the shard's.
+            max_tokens: that the model reads of a text.
+            requests_in_flight: when this one was sent, itself included.
+        """
+        tokens = max(0, int(reply.number("x-compute-tokens", MAX_TOKENS)) - canary_tokens)
+        milliseconds = reply.seconds * 1000
+        # Means over the request's texts.
+        queue, inference = (reply.number(f"x-{name}-time", MAX_TIME_MS) for name in ("queue", "inference"))
+        # While others of ours wait in its queue, the device is busy; otherwise as long as it works on this request.
+        slot = milliseconds / max(1, requests_in_flight)
         with self._lock:
             self._sums.requests += 1
-            self._sums.retries += reply.resent
-            self._sums.latency_ms[latency_bucket(reply.seconds * 1000)] += 1
+            self._sums.latency_ms[latency_bucket(milliseconds)] += 1
             self._sums.tokens += tokens
-            self._sums.at_limit += texts if tokens >= texts * most_tokens else 0
-            # These two are means over the request's texts.
-            self._queue_ms += reply.number("x-queue-time") * texts
-            self._inference_ms += reply.number("x-inference-time") * texts
+            self._sums.at_limit += texts if tokens >= texts * max_tokens else 0
+            self._times_ms["queue"] += queue * texts
+            self._times_ms["inference"] += inference * texts
+            self._times_ms["flight"] += milliseconds * texts
+            self._times_ms["slot"] += slot
+            self._times_ms["busy"] += min(slot, queue + inference)
 
-    def repeated(self, times: int = 1) -> None:
-        """Counts requests that are made again."""
+    def count_retries(self, times: int = 1) -> None:
+        """Count requests that are made again."""
         with self._lock:
             self._sums.retries += times
 
-    def waited(self, seconds: float) -> None:
-        """Counts time in which the server wants to be left alone."""
+    def count_throttled(self, seconds: float) -> None:
+        """Count time in which the server wanted to be left alone."""
         with self._lock:
-            self._throttled_ms += seconds * 1000
+            self._times_ms["throttled"] += seconds * 1000
 
     def fail(self, failure: BaseException) -> None:
-        """Ends the job, unless it is done."""
+        """End the job, unless it is done."""
         with self._lock:
-            if self._over.is_set():
+            if self._done.is_set():
                 return
             self._failure = failure
-            self._over.set()
+            self._done.set()
 
     def result(self) -> Embeddings:
-        """Waits until every text has its vector or its rejection; raises what ended the job otherwise."""
-        self._over.wait()
+        """Wait until every text has its vector or its rejection; raise what ended the job otherwise."""
+        self._done.wait()
         if self._failure is not None:
-            raise another(self._failure)
+            raise copy_of(self._failure)
         with self._lock:
-            return Embeddings(self._vectors, dict(self._rejections), self._statistics())
+            times = {f"{name}_ms": round(value) for name, value in self._times_ms.items()}
+            statistics = replace(self._sums, latency_ms=Counter(self._sums.latency_ms), **times)
+            return Embeddings(self._vectors, dict(self._rejections), statistics)
 
-    def _statistics(self) -> RequestStatistics:
-        return replace(
-            self._sums,
-            latency_ms=Counter(self._sums.latency_ms),
-            queue_ms=round(self._queue_ms),
-            inference_ms=round(self._inference_ms),
-            throttled_ms=round(self._throttled_ms),
-        )
-
-    def _settled(self, texts: int) -> None:
+    def _settle(self, texts: int) -> None:
         with self._lock:
             self._left -= texts
             if self._left == 0:
                 self.texts = ()  # the result may be kept long after the texts are of use
-                self._over.set()
+                self._done.set()
 
 
 def _zeros(count: int, dimensions: int) -> Vectors:
-    """float32[count, dimensions], in memory of its own, which the system has back as soon as nobody needs it.
+    """Return float32[count, dimensions] in memory of its own, which the system has back as soon as nobody needs it.
 
     Python's allocator keeps what was that large once, in pieces: 40 MB of a process's peak.
     """
     memory = mmap.mmap(-1, max(1, 4 * count * dimensions), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with contextlib.suppress(AttributeError, OSError):  # neither every system knows of huge pages nor every kernel
-        memory.madvise(mmap.MADV_HUGEPAGE)  # otherwise every other vector has the kernel find a page
+        memory.madvise(mmap.MADV_HUGEPAGE)  # otherwise every other vector takes a page fault
     return np.ndarray((count, dimensions), dtype=np.float32, buffer=memory)
 
 
-def another(failure: BaseException) -> BaseException:
-    """A failure as an object of its own for each who raises it: a traceback is one raise's."""
+def copy_of(failure: BaseException) -> BaseException:
+    """Return a failure as an object of its own for each caller that raises it: a traceback belongs to one raise."""
     if not isinstance(failure, EndpointError):
         return failure
     fresh = type(failure)(*failure.args)
@@ -166,55 +189,60 @@ class Task:
         job: whose texts.
         indices: which of them, longest first.
         sequence: its place among the job's tasks; what it is split into keeps it.
-        canary: whether a known sentence goes with them.
         attempts: requests that have carried these texts.
         waits: failures in a row that were the endpoint's.
         blames: failures that may be a text's.
-        ill_embedded: whether its one text has had a vector that cannot be used: that tells more than errors do.
+        invalid_vector: whether its one text has had a vector that cannot be used: that says more than errors do.
         body_bytes: of its last request.
     """
 
     job: Job
     indices: Sequence[int]
     sequence: int
-    canary: bool = False
     attempts: int = 0
     waits: int = 0
     blames: int = 0
-    ill_embedded: bool = False
+    invalid_vector: bool = False
     body_bytes: int = 0
 
     @property
-    def size(self) -> int:
-        """Texts in the request."""
-        return len(self.indices) + self.canary
-
-    @property
     def alone(self) -> bool:
-        """Whether a failure can be nobody else's, as far as the request goes."""
-        return self.size == 1
-
-    def sent(self, body_bytes: int) -> Task:
-        """This task after one more request."""
-        return replace(self, attempts=self.attempts + 1, body_bytes=body_bytes)
+        """Whether it is one text, whose neighbours cannot be blamed for a failure."""
+        return len(self.indices) == 1
 
     def only(self, indices: Sequence[int], blames: int = 0) -> Task:
-        """Some of its texts as a task of their own."""
-        return replace(self, indices=indices, canary=False, waits=0, blames=blames)
+        """Return some of its texts as a task of their own."""
+        return replace(self, indices=indices, waits=0, blames=blames)
 
     def halves(self, blames: int = 0) -> list[Task]:
-        """The task in two; a single text is parted from the known sentence."""
-        if len(self.indices) == 1:
-            return [self.only(self.indices, blames)]
+        """Return the task in two."""
         middle = (len(self.indices) + 1) // 2
-        return [self.only(self.indices[:middle], blames), self.only(self.indices[middle:], blames)]
+        parts = (self.indices[:middle], self.indices[middle:])
+        return [self.only(part, blames) for part in parts if len(part)]
 
-    def divided(self, size: int) -> list[Task]:
-        """The task in requests of at most so many texts; a known sentence stays with the first if it can."""
-        if self.size <= size:
-            return [self]
-        first = max(1, size - self.canary)
-        canary = self.canary and size > 1
-        head = replace(self, indices=self.indices[:first], canary=canary)
-        rest = self.indices[first:]
-        return [head, *(replace(self, indices=rest[i : i + size], canary=False) for i in range(0, len(rest), size))]
+
+def cut(
+    texts: Sequence[str], max_texts: int, max_characters: int, kept: Sequence[int] | None = None
+) -> Iterator[list[int]]:
+    """Yield the texts of one request after the other, by their indices, longest first.
+
+    A server that pads computes each device batch at its longest text's length, so texts of a length go together; the
+    longest go first, so that none of them is what a shard waits for in the end.
+
+    Args:
+        texts: those of one shard.
+        max_texts: in one request.
+        max_characters: in one request, unless a single text has more; a character is at least one byte.
+        kept: the indices to cut; None for all.
+    """
+    lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
+    chosen = np.arange(len(texts)) if kept is None else np.asarray(kept, dtype=np.int64)
+    order = chosen[np.argsort(-lengths[chosen], kind="stable")]
+    totals: list[int] = [0, *np.cumsum(lengths[order]).tolist()]
+    indices: list[int] = order.tolist()
+    start = 0
+    while start < len(indices):
+        within_bytes = bisect.bisect_right(totals, totals[start] + max_characters) - 1
+        end = max(start + 1, min(start + max_texts, within_bytes))
+        yield indices[start:end]
+        start = end

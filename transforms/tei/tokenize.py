@@ -1,4 +1,4 @@
-"""How many tokens texts have, asked of the endpoint's own tokenizer."""
+"""How many tokens texts have, by the endpoint's own tokenizer."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 import orjson
 
-from transforms.tei.batching import cut
-from transforms.tei.info import ServerInfo
+from transforms.tei.handshake import ServerInfo
+from transforms.tei.tasks import cut
 from transforms.tei.transport import NoReply, Transport
 
 _BODY_LIMIT = 1 << 20  # characters; a reply has some fifty bytes for each of them
 
 
 class CannotTokenize(Exception):
-    """The endpoint did not say; the message tells what it said instead."""
+    """The endpoint did not count; the message holds its answer."""
 
 
 def count_tokens(
@@ -27,18 +27,18 @@ def count_tokens(
     Args:
         transport: carries the requests.
         url: of the endpoint.
-        info: what the endpoint says of itself.
+        info: of the endpoint.
         texts: any number of them.
         prompt_name: one of the model's prompts; None for the server's default.
 
     Raises:
-        CannotTokenize: it does not say.
+        CannotTokenize: the endpoint does not count.
     """
     counts: list[int | None] = [None] * len(texts)
     short = [index for index, text in enumerate(texts) if len(text) <= info.max_characters]
-    for batch in cut(texts, info.batch_limit, _BODY_LIMIT, lambda: False, short):
-        rows = _ask(transport, url, [texts[index] for index in batch.indices], prompt_name)
-        for index, tokens in zip(batch.indices, rows, strict=True):
+    for indices in cut(texts, info.batch_limit, _BODY_LIMIT, short):
+        rows = _ask(transport, url, [texts[index] for index in indices], prompt_name)
+        for index, tokens in zip(indices, rows, strict=True):
             counts[index] = len(tokens)
     return counts
 

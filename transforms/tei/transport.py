@@ -1,274 +1,271 @@
-"""One HTTP exchange: a request's body goes out, a whole reply or the reason for its absence comes back."""
+"""One HTTP exchange by libcurl: a body goes out, a whole reply or the reason for its absence comes back."""
 
 from __future__ import annotations
 
-import http.client
+import contextlib
 import math
-import re
+import os
 import socket
 import threading
-import time
-import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
-import requests
-import urllib3
+import certifi
+import pycurl
+from requests.utils import get_environ_proxies, select_proxy
 
+from transforms.tei.credentials import Credentials
 from transforms.tei.errors import EndpointRefused
-from transforms.tei.incoming import Incoming, NotAReply
-from transforms.tei.line import Line
-from transforms.tei.sockets import send, sever, was_ended
+from transforms.tei.settings import is_loopback
 
-CONNECT_TIMEOUT = 10.0  # seconds; a host that does not even accept is better asked again than waited for
-MOST_BYTES = 1 << 29  # of a reply's body; the largest honest one has a fifth of that
-_UNKNOWN_ISSUER = re.compile("self[- ]signed|issuer certificate")
-HEADERS = {
-    "Accept-Encoding": "identity",  # vectors hardly compress, and unpacking them costs more than reading them
-    "Content-Type": "application/json",
-    "User-Agent": "tayyar",
-}
+CONNECT_TIMEOUT = 10.0  # seconds; a host that does not even accept a connection is better asked again than waited for
+MAX_REPLY_BYTES = 1 << 24  # of a reply whose size nobody knows beforehand: /info, errors, a first vector
+BUFFER_BYTES = 1 << 18  # that libcurl reads at a time: a reply of 32 vectors fits, so one callback takes all of it
+CURLE_PROXY = 97  # libcurl's code for a proxy that refuses; pycurl has no name for it
+HEADERS = (
+    "Content-Type: application/json",
+    "User-Agent: tayyar",
+    "Expect:",  # libcurl would wait for a 100 Continue before it sends a large body
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole reply. `seconds` is how long it took, `resent` how often a stale connection made it start again.
-
-    The names of `headers` are in lower case. `renewed_at` is when its connection was made (`time.monotonic`), where
-    that took an earlier one's place: another server may have, too.
-    """
+    """A whole reply; `seconds` is how long it took. The names of `headers` are in lower case."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
     seconds: float = 0.0
-    resent: int = 0
-    renewed_at: float | None = None
 
-    def number(self, header: str) -> float:
-        """What a header, named in lower case, counts or measures; 0 where it is missing or makes no sense."""
+    def number(self, header: str, maximum: float = 1e9) -> float:
+        """Return what a header, named in lower case, counts or measures; 0 where it is missing or absurd."""
         try:
             value = float(self.headers.get(header, 0))
         except ValueError:
             return 0.0
-        return value if math.isfinite(value) and value >= 0 else 0.0
+        return value if math.isfinite(value) and 0 <= value <= maximum else 0.0
 
 
 class NoReply(Exception):
-    """No whole reply came: refused, reset, cut off or too late. The message says which.
+    """No whole reply came: refused, reset, cut off, too large or too late. The message says which.
 
-    `resent` is a reply's; `hung_up` tells that the other side ended the connection.
+    `timed_out` is true where the time was over, which may mean no more than that the endpoint is slow.
     """
 
-    resent = 0
-    hung_up = False
+    def __init__(self, message: str, *, timed_out: bool = False) -> None:
+        super().__init__(message)
+        self.timed_out = timed_out
 
 
 class Transport(Protocol):
     """What carries requests. Every method may be called from several threads at once."""
 
     def get(self, url: str) -> Reply:
-        """Fetches."""
+        """Fetch."""
 
-    def post(self, url: str, body: bytes) -> Reply:
-        """Sends a JSON body."""
+    def post(
+        self, url: str, body: bytes, timeout: float | None = None, max_reply_bytes: int = MAX_REPLY_BYTES
+    ) -> Reply:
+        """Send a JSON body."""
 
     def close(self) -> None:
-        """Ends what is under way."""
+        """End what is under way."""
 
 
 class HttpTransport:
-    """Exchanges over HTTP, on one connection a thread and URL.
+    """Exchanges over HTTP/1.1, with one libcurl handle a thread, which keeps its connections.
 
-    Redirects are not followed: a token goes to the host that it was meant for, or nowhere.
+    libcurl keeps to one deadline for the whole exchange, sends again on a fresh connection where the server closed an
+    idle one, follows no redirect and speaks nothing but http and https. Replies are not decompressed: vectors hardly
+    compress, and what is not unpacked cannot grow.
 
     Args:
-        token: sent with every request; None for none.
-        timeout: seconds that a whole exchange may take, from the connection to the reply's last byte.
-        extra_headers: sent with every request.
-        most_bytes: that a reply's body may have.
+        credentials: the headers that authenticate.
+        timeout: seconds that an exchange may take, from the connection to the reply's last byte, unless it has its own.
+        headers: sent with every request, as `Name: value`.
     """
 
-    def __init__(
-        self, token: str | None, timeout: float, extra_headers: Mapping[str, str], most_bytes: int = MOST_BYTES
-    ) -> None:
-        self._headers = {**HEADERS, **extra_headers}
-        self._secret = _however_written(token) if token else None
-        if token:
-            self._headers["Authorization"] = f"Bearer {token}"
-        self._seconds = timeout
-        self._most_bytes = most_bytes
-        self._lines = threading.local()
-        self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._connecting = threading.Lock()
+    def __init__(self, credentials: Credentials, timeout: float, headers: Sequence[str] = ()) -> None:
+        self._credentials = credentials
+        self._timeout = timeout
+        self._headers = (*HEADERS, *headers)
+        self._local = threading.local()
+        self._sockets: set[int] = set()
+        self._sockets_lock = threading.Lock()
         self._closed = False
 
     def __repr__(self) -> str:
-        """Names the class alone: the headers hold the token."""
+        """Name the class alone: the headers hold secrets."""
         return "HttpTransport()"
 
     def __reduce__(self) -> str:
-        """Refuses: a pickle would hold the token."""
+        """Refuse: a pickle would hold secrets."""
         raise TypeError("a transport belongs to its process")
 
     def get(self, url: str) -> Reply:
-        """Fetches.
+        """Fetch.
 
         Raises:
             NoReply: no whole reply came.
             EndpointRefused: none can come.
         """
-        return self._exchange("GET", url, None)
+        return self._exchange(url, None, self._timeout, MAX_REPLY_BYTES)
 
-    def post(self, url: str, body: bytes) -> Reply:
-        """Sends a JSON body; raises as `get` does."""
-        return self._exchange("POST", url, body)
+    def post(
+        self, url: str, body: bytes, timeout: float | None = None, max_reply_bytes: int = MAX_REPLY_BYTES
+    ) -> Reply:
+        """Send a JSON body; raise as `get` does.
+
+        Args:
+            url: the whole address.
+            body: JSON in UTF-8.
+            timeout: seconds for this exchange; None for the transport's own.
+            max_reply_bytes: a longer reply is none.
+        """
+        return self._exchange(url, body, timeout or self._timeout, max_reply_bytes)
 
     def close(self) -> None:
-        """Hangs up, also where a reply is still waited for."""
-        with self._connecting:
+        """End every exchange at once, also where a reply is still waited for.
+
+        The sockets are shut down from here. libcurl's progress callback would do, too, but it takes the GIL some ten
+        times an exchange: twice the CPU of the whole exchange.
+        """
+        with self._sockets_lock:
             self._closed = True
-            connections = list(self._connections)
-        for connection in connections:
-            sever(connection.sock)
+            for descriptor in self._sockets:
+                with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as shared:
+                    shared.shutdown(socket.SHUT_RDWR)
 
-    def _exchange(self, method: str, url: str, body: bytes | None) -> Reply:
-        line = self._line(url)
-        request = line.request(method, body)
-        started = time.monotonic()
-        deadline = started + self._seconds
-        resent = 0
+    def _exchange(self, url: str, body: bytes | None, timeout: float, max_reply_bytes: int) -> Reply:
+        version = self._credentials.version
+        reply = self._perform(url, body, timeout, max_reply_bytes)
+        if reply.status == 401 and self._credentials.reload(version):
+            reply = self._perform(url, body, timeout, max_reply_bytes)
+        return reply
+
+    def _perform(self, url: str, body: bytes | None, timeout: float, max_reply_bytes: int) -> Reply:
+        handle, lines, chunks = self._handle()
+        lines.clear()
+        chunks.clear()
         try:
-            was_used = self._connect(line, deadline)
-            try:
-                incoming, content = self._try(line, request, deadline)
-            except NoReply as error:
-                if not (was_used and error.hung_up):
-                    raise
-                # The server may have closed an idle connection just as this went out: that says nothing about now.
-                resent = 1
-                self._connect(line, deadline)
-                incoming, content = self._try(line, request, deadline)
-        except NoReply as error:
-            error.resent = resent
-            raise
-        renewed_at = line.renewed_at
-        line.used = True
-        if not incoming.reusable:
-            line.hang_up()
-        headers: Mapping[str, str] = incoming.headers
-        if incoming.status != 200 and self._secret:  # an error may show what was sent
-            headers = {name: self._redacted(value) for name, value in headers.items()}
-            content = self._redacted(content.decode("utf-8", "replace")).encode()
-        return Reply(incoming.status, headers, content, time.monotonic() - started, resent, renewed_at)
+            handle.setopt(pycurl.URL, url)
+            handle.setopt(pycurl.PROXY, _proxy_of(url, self._local))
+            handle.setopt(pycurl.HTTPHEADER, [*self._headers, *self._credentials.headers])
+            handle.setopt(pycurl.TIMEOUT_MS, max(1, round(timeout * 1000)))
+            handle.setopt(pycurl.MAXFILESIZE_LARGE, max_reply_bytes)
+            if body is None:
+                handle.setopt(pycurl.HTTPGET, 1)
+            else:
+                handle.setopt(pycurl.POSTFIELDS, body)
+            if self._closed:
+                raise NoReply("the client was closed")
+            handle.perform()
+        except pycurl.error as error:
+            # `from None`: what libcurl says may repeat what was sent.
+            raise self._failure(url, *error.args) from None
+        headers = _headers_of(lines)
+        content = b"".join(chunks)
+        status = handle.getinfo(pycurl.RESPONSE_CODE)
+        if status != 200:  # an error may show what was sent
+            headers = {name: self._credentials.redact(value) for name, value in headers.items()}
+            content = self._credentials.redact(content.decode("utf-8", "replace")).encode()
+        elif headers.get("content-encoding", "identity").lower() != "identity":
+            raise NoReply(f"a reply in the encoding {headers['content-encoding']!r}, which was not asked for")
+        return Reply(status, headers, content, handle.getinfo(pycurl.TOTAL_TIME))
 
-    def _try(self, line: Line, request: bytes, deadline: float) -> tuple[Incoming, bytes]:
-        """Sends a request and reads the reply; where that fails, the connection is of no more use."""
-        sock = line.connection.sock
-        incoming = Incoming(sock, deadline, self._most_bytes)
-        try:
-            hung_up = _hangs_up_on(sock, request, deadline)
-            content = incoming.read()
-            incoming.reusable = incoming.reusable and not hung_up
-        except TimeoutError:
-            line.hang_up()
-            raise NoReply(f"no whole reply within {self._seconds:g} s") from None
-        except (OSError, EOFError, NotAReply) as error:
-            line.hang_up()
-            what = "the reply broke off" if incoming.begun else "no reply"
-            # `from None`: what came instead of a reply may hold the token.
-            failure = NoReply(self._redacted(f"{what}: {_named(error)}"))
-            failure.hung_up = not incoming.begun
-            raise failure from None
-        return incoming, content
+    def _handle(self) -> tuple[Any, list[bytes], list[bytes]]:
+        """Return this thread's handle, and the lists into which it puts header lines and pieces of the body."""
+        kept: tuple[Any, list[bytes], list[bytes]] | None = getattr(self._local, "handle", None)
+        if kept is not None:
+            return kept
+        handle = pycurl.Curl()
+        lines: list[bytes] = []
+        chunks: list[bytes] = []
+        handle.setopt(pycurl.NOSIGNAL, 1)
+        handle.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
+        handle.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
+        handle.setopt(pycurl.FOLLOWLOCATION, 0)
+        handle.setopt(pycurl.CONNECTTIMEOUT_MS, round(CONNECT_TIMEOUT * 1000))
+        handle.setopt(pycurl.BUFFERSIZE, BUFFER_BYTES)
+        handle.setopt(pycurl.MAXAGE_CONN, 24 * 3600)
+        certificates = _certificates()
+        handle.setopt(pycurl.CAINFO, certificates)
+        handle.setopt(pycurl.PROXY_CAINFO, certificates)
+        handle.setopt(pycurl.HEADERFUNCTION, lines.append)
+        handle.setopt(pycurl.WRITEFUNCTION, chunks.append)
+        handle.setopt(pycurl.SOCKOPTFUNCTION, self._opened)
+        handle.setopt(pycurl.CLOSESOCKETFUNCTION, self._close_socket)
+        self._local.handle = handle, lines, chunks
+        return self._local.handle  # type: ignore[no-any-return] # what a thread keeps has no declared type
 
-    def _line(self, url: str) -> Line:
-        lines: dict[str, Line] = vars(self._lines)
-        line = lines.get(url)
-        if line is None:
-            try:
-                line = lines[url] = Line(url, self._headers)
-            except (requests.RequestException, OSError, ValueError) as error:
-                raise _unusable(url, _root(error)) from None
-        return line
+    def _opened(self, descriptor: int, _purpose: int) -> int:
+        with self._sockets_lock:
+            if self._closed:
+                return pycurl.SOCKOPT_ERROR
+            self._sockets.add(descriptor)
+        return pycurl.SOCKOPT_OK
 
-    def _connect(self, line: Line, deadline: float) -> bool:
-        """Makes a connection if there is none; says whether there was one that has carried a reply."""
+    def _close_socket(self, descriptor: int) -> int:
+        with self._sockets_lock:  # so that `close` never shuts down another file of the same number
+            self._sockets.discard(descriptor)
+            os.close(descriptor)
+        return 0
+
+    def _failure(self, url: str, code: int, message: str) -> Exception:
+        message = self._credentials.redact(message)
         if self._closed:
-            raise NoReply("the client was closed")
-        if not line.has_ended():
-            return line.used
-        try:
-            line.dial(min(CONNECT_TIMEOUT, max(deadline - time.monotonic(), 0.001)))
-        except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
-            raise self._no_connection(error, line.proxy) from None
-        self._dialled(line)
-        return False
-
-    def _dialled(self, line: Line) -> None:
-        """Notes whether a connection takes an ended one's place, its own line's or another thread's."""
-        connection = line.connection
-        with self._connecting:
-            others = list(self._connections)
-            self._connections.add(connection)
-            closed = self._closed
-        if closed:  # it was made too late for `close` to know of it
-            line.hang_up()
-            raise NoReply("the client was closed")
-        origin = (connection.host, connection.port)
-        renewed = line.dialled or any(was_ended(each.sock) for each in others if (each.host, each.port) == origin)
-        line.dialled = True
-        line.renewed_at = time.monotonic() if renewed else None
-
-    def _no_connection(self, error: Exception, proxy: str | None) -> Exception:
-        said = self._redacted(_named(_root(error))) + (f", through the proxy {proxy}" if proxy else "")
-        if "CERTIFICATE_VERIFY_FAILED" in said:
-            remedy = ": REQUESTS_CA_BUNDLE names the file with its issuer's" if _UNKNOWN_ISSUER.search(said) else ""
-            return EndpointRefused(f"the endpoint's certificate cannot be trusted ({said}){remedy}")
-        if isinstance(error, ValueError):  # how urllib3 marks a URL that it cannot use
-            return EndpointRefused(f"the request cannot be made: {type(error).__name__}")
-        return NoReply(said)
-
-    def _redacted(self, text: str) -> str:
-        return self._secret.sub("[token]", text) if self._secret else text
+            return NoReply("the client was closed")
+        if code == pycurl.E_OPERATION_TIMEDOUT:
+            return NoReply(message, timed_out=not message.startswith("Connection timed out"))
+        if code == pycurl.E_FILESIZE_EXCEEDED:
+            return NoReply("a reply larger than vectors of its texts can be")
+        if code in (pycurl.E_PEER_FAILED_VERIFICATION, pycurl.E_SSL_CACERT_BADFILE):
+            remedy = "SSL_CERT_FILE or REQUESTS_CA_BUNDLE names a file with its issuer's certificate"
+            return EndpointRefused(f"the certificate of {url} cannot be trusted ({message}): {remedy}")
+        if code == pycurl.E_SSL_CONNECT_ERROR and "wrong version number" in message.lower():
+            return EndpointRefused(
+                f"{url} does not speak TLS: does its address begin with http:// instead of https://?"
+            )
+        if code == pycurl.E_URL_MALFORMAT:
+            return EndpointRefused(f"{url} is not an address that a request can be sent to")
+        if code in (pycurl.E_COULDNT_RESOLVE_PROXY, CURLE_PROXY):
+            return EndpointRefused(
+                f"{url} cannot be reached through the proxy of this environment (http_proxy, https_proxy)"
+            )
+        return NoReply(message)
 
 
-def _hangs_up_on(sock: socket.socket, request: bytes, deadline: float) -> bool:
-    """Sends a request, unless the other side hangs up before: whoever refuses a long body may have said why."""
-    try:
-        send(sock, request, deadline)
-    except TimeoutError:
-        raise
-    except OSError:
-        return True
-    return False
+def _headers_of(lines: Sequence[bytes]) -> dict[str, str]:
+    """Return the last response's headers; earlier ones announced it (100 Continue, a proxy's CONNECT)."""
+    headers: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        if colon:
+            headers[name.decode("latin-1").lower()] = value.decode("latin-1").strip()
+        elif line.startswith(b"HTTP/"):
+            headers.clear()
+    return headers
 
 
-def _however_written(token: str) -> re.Pattern[str]:
-    """Finds a token in a text, also where some of its characters are escaped as in JSON, a URL or HTML."""
-
-    def written(character: str) -> str:
-        code = ord(character)
-        return f"(?:\\\\?{re.escape(character)}|\\\\u{code:04x}|%{code:02x}|&#0*{code};|&#x0*{code:x};)"
-
-    # Hexadecimal digits come in both cases; a token in another case than its own is better hidden too.
-    return re.compile("".join(map(written, token)), re.IGNORECASE)
-
-
-def _unusable(url: str, error: BaseException) -> EndpointRefused:
-    # What cannot be parsed is a URL, and a proxy's may hold a password.
-    bad_url = isinstance(error, (urllib3.exceptions.LocationValueError, requests.exceptions.InvalidURL))
-    said = "look at the environment's proxy settings (http_proxy, https_proxy)" if bad_url else _named(error)
-    return EndpointRefused(f"{url} cannot be asked: {said}")
+def _certificates() -> str:
+    """Return the file of trusted certificates, chosen as `requests` does, and by OpenSSL's own variable."""
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
+        if path := os.environ.get(name):
+            if not os.path.isfile(path):
+                raise EndpointRefused(f"{name} names {path}, and there is no such file of trusted certificates")
+            return path
+    return certifi.where()
 
 
-def _root(error: BaseException) -> BaseException:
-    """The first cause: what `requests` and `urllib3` wrap it in is long and says no more."""
-    while (cause := error.__cause__ or error.__context__) is not None:
-        error = cause
-    return error
-
-
-def _named(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+def _proxy_of(url: str, cache: threading.local) -> str:
+    """Return the environment's proxy for a URL; empty for none, which keeps libcurl from choosing by itself."""
+    if is_loopback(url):  # a proxy elsewhere does not reach this machine's own addresses
+        return ""
+    origin = urlsplit(url)[:2]
+    known: dict[tuple[str, ...], str] = cache.__dict__.setdefault("proxies", {})
+    if origin not in known:
+        known[origin] = select_proxy(url, get_environ_proxies(url)) or ""
+    return known[origin]

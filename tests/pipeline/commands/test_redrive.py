@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.embedded_tei.process import EmbeddedTei
 from pipeline.job import run_marker
-from pipeline.job.run_marker import read_at_work
+from pipeline.job.run_marker import read_marker
 from tests.commands import output_files, tayyar, tayyar_here
 from tests.documents import write_corpus
-from tests.pipeline.embedded_tei.clients import Simulator
+from tests.tei_simulator.clients import Simulator
+from tests.tei_simulator.process import TeiSimulator
 from transforms.output.folder import OutputFolder
 
 STATISTICS = {"tokens", "requests", "retries", "queue_ms", "inference_ms", "throttled_ms", "at_limit", "latency_ms"}
@@ -26,7 +26,7 @@ FAULTS = {"null_marker": "0-49", "refuse_marker": "1-1"}
 
 @pytest.fixture(scope="module")
 def simulator() -> Iterator[Simulator]:
-    with EmbeddedTei(["--model", "hash", "--faults", "{}"]) as server:
+    with TeiSimulator() as server:
         yield Simulator(server.url)
 
 
@@ -97,7 +97,7 @@ def test_what_succeeds_ends_as_if_it_had_succeeded_at_first(clean: Path, damaged
     ).stdout
     assert f"{reasons['rejected_by_endpoint']} dead letters sent again" in said
     assert f"{reasons['rejected_by_endpoint']} are embedded now, 0 are not" in said
-    tayyar_here("verify", "--output", output)
+    tayyar_here("verify", "--output", output, "--max_dead_letter_ratio", 1)
 
     simulator.set_faults()
     said = tayyar("redrive", "--output", output, "--endpoint", simulator.url).stdout
@@ -111,7 +111,7 @@ def test_what_succeeds_ends_as_if_it_had_succeeded_at_first(clean: Path, damaged
     assert {path.relative_to(output) for path in output.rglob("*")} == {
         path.relative_to(clean) for path in clean.rglob("*")
     }
-    tayyar_here("verify", "--output", output)
+    tayyar_here("verify", "--output", output, "--max_dead_letter_ratio", 1)
 
 
 def test_what_fails_again_stays_a_dead_letter_and_changes_nothing(clean: Path, simulator: Simulator) -> None:
@@ -127,10 +127,10 @@ def test_a_run_leaves_alone_what_another_command_writes(corpus: Path, damaged: P
     output = OutputFolder(str(damaged), "test")
     output.write("_job/redrive/of another.ndjson", [b"what a redrive writes"])
     options = ("--endpoint", simulator.url, "--shard_bytes", 5000, "--max_dead_letter_ratio", 1)
-    with run_marker.announced(output):
+    with run_marker.registered(output):
         said = tayyar("run", "--input", corpus, "--output", damaged, *options).stderr
         assert "may still be at work" in said
-        assert read_at_work(output) is not None
+        assert read_marker(output) is not None
         assert output.read("_job/redrive/of another.ndjson") is not None
     tayyar("run", "--input", corpus, "--output", damaged, *options)
     assert output.read("_job/redrive/of another.ndjson") is None
@@ -143,13 +143,13 @@ def test_another_command_at_work_is_not_disturbed(damaged: Path, simulator: Simu
     left.parent.mkdir(exist_ok=True)
     left.write_bytes(b"half")
     before = {name: file.size for name, file in output.list().items()}
-    with run_marker.announced(output):
+    with run_marker.registered(output):
         said = tayyar("redrive", "--output", damaged, "--endpoint", simulator.url, code=2).stderr
         assert f"process {os.getpid()} on " in said
         assert "is at work in " in said
     assert {name: file.size for name, file in output.list().items()} == before
     tayyar_here("redrive", "--output", damaged, "--endpoint", simulator.url)
-    assert not [name for name in output.list() if "/tmp/" in name or "/redrive/" in name or "/at_work/" in name]
+    assert not [name for name in output.list() if "/tmp/" in name or "/redrive/" in name or "/run_markers/" in name]
 
 
 def test_a_report_of_before_an_interruption_is_made_anew(clean: Path, tmp_path: Path, simulator: Simulator) -> None:
@@ -166,7 +166,7 @@ def test_a_redrive_that_fails_is_not_at_work_any_more(clean: Path, simulator: Si
     simulator.set_faults(model_seed=5)
     tayyar_here("redrive", "--output", clean, "--endpoint", simulator.url, code=3)
     simulator.set_faults()
-    assert not (clean / "_job/at_work").exists()
+    assert not (clean / "_job/run_markers").exists()
     assert not (clean / "_job/tmp").exists()
 
 
@@ -185,7 +185,7 @@ def test_an_unknown_reason_is_refused_with_those_that_there_are(clean: Path) -> 
 def test_an_output_that_is_not_what_its_receipt_says_is_left_alone(damaged: Path, simulator: Simulator) -> None:
     output = damaged
     letters = next((output / "dead_letters/a").glob("*"))
-    path = output / "a" / letters.name
+    path = output / "data/a" / letters.name
     path.write_bytes(path.read_bytes().replace(b"a", b"b", 1))
     content = path.read_bytes()
     said = tayyar_here("redrive", "--output", output, "--endpoint", simulator.url, code=5).stderr

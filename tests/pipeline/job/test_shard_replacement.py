@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.job.shard_replacement import FOLDER, keep_promises, replace_shard
+from pipeline.job.shard_replacement import FOLDER, finish_replacements, replace_shard
 from tests.shards import JOB, SOURCE, folder, receipt
 from transforms.elements import Shard
 from transforms.output.folder import OutputFolder
@@ -98,7 +98,7 @@ def test_a_death_at_any_step_is_made_good(tmp_path: Path, step: int, before: boo
     if not is_done(output, SHARD, JOB):
         assert promised
     new = (AFTER, letters or None, encode_receipt(receipt_of(output, AFTER, letters)))
-    keep_promises(output)
+    finish_replacements(output)
     assert state_of(output) in ((new,) if promised else (old, new))
     assert is_done(output, SHARD, JOB)
     assert output.list(FOLDER) == {}
@@ -121,7 +121,7 @@ def test_a_promise_gives_way_to_a_run_that_has_redone_the_shard(tmp_path: Path, 
         replace_shard(Dying(output.root, "dying"), receipt_of(output, AFTER, b"D\n"), [AFTER], b"D\n")
     put(output, embedded_again, b"")
     redone = state_of(output)
-    assert keep_promises(output) == 0
+    assert finish_replacements(output) == 0
     assert state_of(output) == redone
 
 
@@ -137,7 +137,7 @@ def test_output_that_turns_out_wrong_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         replace_shard(output, receipt_of(output, AFTER, b""), blocks(), b"")
     assert state_of(output) == old
-    assert keep_promises(output) == 0
+    assert finish_replacements(output) == 0
 
 
 def test_the_promise_holds_the_receipt(tmp_path: Path) -> None:
@@ -147,5 +147,5 @@ def test_the_promise_holds_the_receipt(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         replace_shard(Dying(output.root, "dying"), receipt_of(output, AFTER, b"D\n"), [AFTER], b"D\n")
     assert is_done(output, SHARD, JOB)  # as it was
-    assert keep_promises(output) == 1
+    assert finish_replacements(output) == 1
     assert decode_receipt(output.read(output.receipt(SHARD.name)) or b"").embedded == 3

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.embedded_tei.process import EmbeddedTei
 from pipeline.planning.estimate import NAME
 from tests.commands import tayyar, tayyar_here, texts_embedded
 from tests.documents import documents, write_ndjson
+from tests.tei_simulator.process import TeiSimulator
 from transforms.output.folder import OutputFolder
 
 LONG = "كلمة " * 700
@@ -30,8 +30,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_permits_of_all_servers_are_used(corpus: Path, tmp_path: Path) -> None:
-    options = ["--model", "hash", "--max_concurrent_requests", "20"]
-    with EmbeddedTei(options) as one, EmbeddedTei(options) as two:
+    options = ["--max_concurrent_requests", "20"]
+    with TeiSimulator(options) as one, TeiSimulator(options) as two:
         endpoints = ("--endpoint", one.url, "--endpoint", two.url)
         tayyar_here("plan", "--input", corpus, "--output", tmp_path / "out", *endpoints)
     assert [level["in_flight"] for level in estimate_of(tmp_path / "out")["levels"]] == [32, 40]
@@ -44,7 +44,7 @@ def estimate_of(output: Path) -> Any:
 def test_what_was_planned_comes_true_and_the_report_says_so(corpus: Path, tmp_path: Path) -> None:
     data = ("--input", corpus, "--output", tmp_path / "out", "--shard_bytes", 50_000)
     options = (*data, "--price_per_hour", 3600, "--max_in_flight", 64)
-    with EmbeddedTei(["--model", "hash", "--faults", '{"batch_seconds": 0.08}']) as server:
+    with TeiSimulator(["--faults", '{"batch_seconds": 0.08}']) as server:
         said = tayyar_here("plan", *options, "--endpoint", server.url).stdout
         assert texts_embedded(server.url) < 4000
         tayyar_here("run", *options, "--endpoint", server.url)

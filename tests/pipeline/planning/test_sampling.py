@@ -59,7 +59,7 @@ def test_the_interval_holds_nineteen_times_of_twenty_or_nearly(tmp_path: Path) -
 
 def test_a_plan_of_any_size_takes_the_same_memory() -> None:
     sizes = [1, BLOCK_BYTES, 0, 3 * BLOCK_BYTES + 1, 1 << 50]
-    sources = [Source(f"/{number}", str(number), size, 0.0) for number, size in enumerate(sizes)]
+    sources = [Source(f"/{number}", str(number), size, "0.0") for number, size in enumerate(sizes)]
     everything = [*_blocks(sources[:4], random.Random(0))]
     assert [(block.source.name, block.start, block.end) for block in everything] == [
         ("0", 0, 1),

@@ -2,18 +2,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.embedded_tei.process import EmbeddedTei
 from pipeline.planning.throughput import Level, Speed, probe_speed
 from pipeline.runners.endpoint import probed
+from tests.tei_simulator.process import TeiSimulator
 from transforms.tei.settings import EndpointSettings
 
 TEXTS = [f"text number {number}" for number in range(50)]
 
 
 def speed_of(faults: str, permits: int, max_in_flight: int | None = None) -> Speed:
-    arguments = ["--model", "hash", "--faults", faults, "--max_concurrent_requests", str(permits)]
+    arguments = ["--faults", faults, "--max_concurrent_requests", str(permits)]
     arguments += ["--max_batch_requests", "32"]
-    with EmbeddedTei(arguments) as server:
+    with TeiSimulator(arguments) as server:
         settings, _ = probed(EndpointSettings((server.url,), max_in_flight=max_in_flight), None)
         return probe_speed(settings, permits, TEXTS)
 

@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.job.ledger import Ledger, SourceLedger
 from pipeline.job.sharding import Plan
 from pipeline.reporting.report import make_report
+from pipeline.reporting.schema import Example, LastRun, Report, Verified
 from tests.pipeline.job.test_spec import JOB
 from tests.shards import receipt
 from transforms.elements import RequestStatistics, Source
@@ -19,17 +20,17 @@ SCRIPT = "<script>document.title = 'injected'</script><img src=x onerror=\"docum
 ESTIMATE = {"records": 100, "tokens": 5000, "requests": 12, "output_bytes": 90, "seconds": 3.0, "dollars": 0.01}
 
 
-def example(**fields: Any) -> dict[str, Any]:
-    plain = {
+def example(**fields: Any) -> Example:
+    plain: dict[str, Any] = {
         "source": "/in/wiki.ndjson", "offset": 7, "stage": "embed", "detail": "too long", "http_status": 422,
         "attempts": 3, "text": None, "line": "{}",
     }  # fmt: skip
-    return plain | fields
+    return Example(**(plain | fields))
 
 
-def nasty_report(estimate: Mapping[str, Any] | None = ESTIMATE) -> dict[str, Any]:
+def nasty_report(estimate: Mapping[str, Any] | None = ESTIMATE) -> Report:
     """A report whose every text is somebody else's: right-to-left, or out to be run."""
-    sources = [Source("/in/ويكي.ndjson", "ويكي", 200, 1.0), Source(f"/in/{SCRIPT}.ndjson", SCRIPT, 200, 1.0)]
+    sources = [Source("/in/ويكي.ndjson", "ويكي", 200, "1.0"), Source(f"/in/{SCRIPT}.ndjson", SCRIPT, 200, "1.0")]
     ledgers = []
     for start, source in enumerate(sources):
         statistics = RequestStatistics(
@@ -58,4 +59,22 @@ def nasty_report(estimate: Mapping[str, Any] | None = ESTIMATE) -> dict[str, Any
     }
     model = dataclasses.replace(JOB.model, model_id=SCRIPT)
     job = dataclasses.replace(JOB, model=model, text_field=SCRIPT, prompt_name=SCRIPT)
-    return make_report(Ledger(Plan(tuple(sources), 100), tuple(ledgers)), job, 1.3, examples, estimate)
+    return make_report(
+        Ledger(Plan(tuple(sources), 100), tuple(ledgers)),
+        job,
+        f"/out/{SCRIPT}",
+        1.3,
+        examples=examples,
+        estimate=estimate,
+        verified=Verified("2026-01-02T03:04:05+00:00", passed=True, findings=0, current=True),
+        last_run=LastRun(f"tayyar run {SCRIPT}", (SCRIPT,), 1000.0, 120.0, 107.0, 228),
+    )
+
+
+def unfinished_report(**fields: Any) -> Report:
+    """A report of 15 of 19 shards: the first of two files lacks four."""
+    sources = (Source("/in/a.ndjson", "a", 1500, "1.0"), Source("/in/b.ndjson", "b", 400, "1.0"))
+    first = {index: receipt(index, sources[0]) for index in range(11)}
+    second = {index: receipt(index, sources[1], last=index == 3) for index in range(4)}
+    ledgers = (SourceLedger(sources[0], first, False), SourceLedger(sources[1], second, True))
+    return make_report(Ledger(Plan(sources, 100), ledgers), JOB, "/out", None, **fields)

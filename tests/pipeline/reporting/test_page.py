@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,14 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.remote.webdriver import WebDriver
 
+from pipeline.job.ledger import Ledger
+from pipeline.job.sharding import Plan
+from pipeline.reporting.charts import latency_chart, rate_chart
 from pipeline.reporting.page import render
-from tests.pipeline.reporting.reports import ARABIC, ESTIMATE, SCRIPT, nasty_report
+from pipeline.reporting.report import make_report
+from pipeline.reporting.schema import Verified
+from tests.pipeline.job.test_spec import JOB
+from tests.pipeline.reporting.reports import ARABIC, ESTIMATE, SCRIPT, nasty_report, unfinished_report
 
 _CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 _DRIVER = shutil.which("chromedriver")
@@ -70,27 +77,64 @@ def test_the_page_needs_nothing_else() -> None:
 
 def test_the_page_says_what_the_report_says() -> None:
     page = render(nasty_report())
-    for words in ("228 documents embedded", "$1.30", "The endpoint&#39;s device was the limit", "p95 91 ms"):
+    for words in ("228 documents embedded", "at $1.30 an hour", "The endpoint: a text waited", "about 64 ms (p50)"):
         assert words in page
     assert "overlong_text: 8" in page
     assert "Plan and what happened" in page
+    assert "Verified</span> on 2026-01-02 03:04 UTC" in page
+    assert "2 min 00 s from start to end" in page
+
+
+def test_the_page_of_an_unfinished_job_says_what_is_missing() -> None:
+    page = render(unfinished_report())
+    assert "Not complete:</span> 15 of 19 shards, 1 of 2 files" in page
+    assert "of about 57 records" in page
+    assert "15 of 19 shards are done (78% of about 57 records), shards are missing of /in/a.ndjson" in page
+    assert '<span class="bad">11 of 15</span>' in page
+    assert page.index("a.<wbr>ndjson</td>") < page.index("b.<wbr>ndjson</td>")
+
+
+def test_the_page_shows_a_verification_that_is_not_current() -> None:
+    failed = Verified("2026-01-02T03:04:05+00:00", passed=False, findings=1, current=False)
+    page = render(unfinished_report(verified=failed))
+    assert "Verification failed</span> on 2026-01-02 03:04 UTC with 1 finding; shards have been finished since" in page
+    assert "Not verified yet" in render(unfinished_report())
 
 
 def test_a_report_of_nothing_is_a_page_too() -> None:
-    report = nasty_report(estimate=None)
-    report |= {"timeline": {"bucket_seconds": 0.1, "documents_per_second": [], "pauses_at": []}, "dead_letters": []}
-    report["latency_ms"] = {"p50": None, "p95": None, "p99": None, "histogram": {}}
+    report = make_report(Ledger(Plan((), 100), ()), JOB, "/out", None)
     page = render(report)
     assert "<svg" not in page
     assert "Plan and what happened" not in page
+    assert "unknown" not in page.replace("an unknown format", "")
 
 
 def test_a_plan_without_a_price_has_no_ratio() -> None:
-    report = nasty_report(estimate=ESTIMATE | {"dollars": None})
-    assert "<td>cost</td>\n<td>–</td>" in render(report)
+    assert "<td>cost</td>\n<td>–</td>\n<td>–</td>\n<td>–</td>" in render(unfinished_report(estimate=ESTIMATE))
 
 
-Look = Callable[..., WebDriver]
+def test_names_are_broken_behind_their_separators_alone() -> None:
+    page = render(unfinished_report())
+    assert "intfloat/<wbr>multilingual-e5-small" in page
+    assert "word-break" not in page
+    assert "anywhere" not in page
+
+
+def labels_of(svg: str) -> list[str]:
+    return re.findall(r"<text[^>]*>([^<]+)</text>", svg)
+
+
+def test_a_count_has_whole_steps_and_no_nought_in_the_corner() -> None:
+    labels = labels_of(latency_chart({10: 1, 12: 2, 14: 1}, {"p50": 12, "p95": 14, "p99": 14}))
+    assert {"p50", "p95 p99", "1", "2"} <= set(labels)
+    assert "0" not in labels
+    assert not any("." in label for label in labels)
+    assert "0" not in labels_of(rate_chart([3.0, 4.0, 2.0, 5.0], [], 8.0))
+
+
+def test_a_histogram_is_one_outline() -> None:
+    svg = latency_chart(dict.fromkeys((10, 12, 14, 16, 19), 5), {})
+    assert svg.count("fill-opacity") + svg.count("opacity: 0.75") == 1
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +159,18 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "unfinished.html"
+    large = {"records": 2_000_000, "tokens": 340_000_000, "requests": 64_516, "output_bytes": 10**10, "seconds": 1467.0}
+    report = unfinished_report(estimate=large)
+    assert report.plan is not None
+    tokens = dataclasses.replace(report.plan.tokens, actual=359_928_000)
+    report = dataclasses.replace(report, plan=dataclasses.replace(report.plan, tokens=tokens))
+    path.write_text(render(report), encoding="utf-8")
+    return path
+
+
 def show(browser: Any, page: Path, width: int, scheme: str = "light") -> None:
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
@@ -124,18 +180,41 @@ def show(browser: Any, page: Path, width: int, scheme: str = "light") -> None:
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_nothing_is_wider_than_the_screen(browser: WebDriver, page: Path, width: int) -> None:
-    show(browser, page, width)
+def test_every_figure_of_a_file_is_on_the_screen(browser: WebDriver, unfinished: Path, width: int) -> None:
+    show(browser, unfinished, width)
+    cells = browser.execute_script(
+        "return [...document.querySelectorAll('.files td')].map(e => [e.textContent, e.getBoundingClientRect()])"
+    )
+    assert len(cells) == 12
+    assert all(0 <= box["left"] < box["right"] <= width for _, box in cells)
+
+
+@pytest.mark.parametrize(("width", "rows"), [(390, 2), (1280, 1)])
+def test_tiles_leave_no_orphan(browser: WebDriver, unfinished: Path, width: int, rows: int) -> None:
+    show(browser, unfinished, width)
+    tops = browser.execute_script(
+        "return [...document.querySelectorAll('.tile')].map(e => e.getBoundingClientRect().top)"
+    )
+    assert len(tops) == 4
+    assert len(set(tops)) == rows
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("finished", [True, False])
+def test_nothing_is_wider_than_the_screen(
+    browser: WebDriver, page: Path, unfinished: Path, width: int, finished: bool
+) -> None:
+    show(browser, page if finished else unfinished, width)
     assert (
         browser.execute_script("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
         == 0
     )
     wide = browser.execute_script(
-        "return [...document.querySelectorAll('main > *, figure svg')]"
+        "return [...document.querySelectorAll('main > *, figure svg, .card, .plan')]"
         ".filter(e => e.getBoundingClientRect().right > innerWidth).length"
     )
     assert wide == 0
-    assert browser.execute_script("return document.querySelectorAll('figure svg').length") == 2
+    assert browser.execute_script("return document.querySelectorAll('figure svg').length") == 3
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

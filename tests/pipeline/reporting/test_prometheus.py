@@ -1,20 +1,21 @@
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.reporting.prometheus import exposition
+from pipeline.reporting.schema import Report
 from tests.pipeline.reporting.reports import SCRIPT, nasty_report
 
 
-def parsed(report: dict[str, Any]) -> dict[tuple[str, str], float]:
-    """Samples by name and the value of their only label, or of their first one."""
-    families = list(text_string_to_metric_families(exposition(report)))
+def parsed(report: Report) -> dict[tuple[str, str], float]:
+    """Samples by name and the value of their only label, or of the model's."""
+    families = list(text_string_to_metric_families(exposition(report).decode()))
     assert all(family.documentation and family.type != "unknown" for family in families)
     return {
-        (sample.name, next(iter(sample.labels.values()), "")): sample.value
+        (sample.name, sample.labels.get("model") or next(iter(sample.labels.values()), "")): sample.value
         for family in families
         for sample in family.samples
     }
@@ -23,11 +24,11 @@ def parsed(report: dict[str, Any]) -> dict[tuple[str, str], float]:
 def test_prometheus_reads_what_the_report_says() -> None:
     report = nasty_report()
     found = parsed(report)
-    assert found["tayyar_documents_embedded", ""] == report["totals"]["embedded"] == 228
+    assert found["tayyar_documents_embedded", ""] == report.totals.embedded == 228
     assert found["tayyar_dead_letters", "overlong_text"] == 8
     assert found["tayyar_dead_letters", "invalid_json"] == 4
     assert found["tayyar_queue_seconds", ""] == 36.0
-    assert found["tayyar_dollars", ""] == report["totals"]["dollars"]
+    assert found["tayyar_dollars", ""] == report.totals.dollars
     assert found["tayyar_complete", ""] == 1
     assert found["tayyar_job_info", SCRIPT] == 1
 
@@ -44,8 +45,13 @@ def test_the_histogram_counts_up() -> None:
 
 def test_what_is_not_known_is_left_out() -> None:
     report = nasty_report()
-    report["totals"]["dollars"] = None
-    report["job"]["model"]["sha"] = 'a"b\\c\nd'
-    families = {family.name: family for family in text_string_to_metric_families(exposition(report))}
+    model = dataclasses.replace(report.job.model, sha='a"b\\c\nd')
+    report = dataclasses.replace(
+        report,
+        totals=dataclasses.replace(report.totals, dollars=None),
+        job=dataclasses.replace(report.job, model=model),
+    )
+    families = {family.name: family for family in text_string_to_metric_families(exposition(report).decode())}
     assert "tayyar_dollars" not in families
+    assert "tayyar_documents_reused" not in families
     assert families["tayyar_job_info"].samples[0].labels["sha"] == 'a"b\\c\nd'

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
@@ -11,20 +12,33 @@ from hypothesis import strategies as st
 
 from pipeline.job.ledger import Ledger, SourceLedger
 from pipeline.job.sharding import Plan
-from pipeline.reporting.report import active_seconds, file_name, make_report, minutes, summary, write_report
+from pipeline.reporting.report import (
+    VERIFIED,
+    expected_records,
+    file_name,
+    make_report,
+    read_former,
+    read_verified,
+    run_of,
+    summary,
+    write_report,
+)
+from pipeline.reporting.schema import LastRun, Latency, SourceReport
+from pipeline.reporting.timeline import active_seconds
 from tests.pipeline.job.test_spec import JOB
+from tests.pipeline.reporting.reports import unfinished_report
 from tests.shards import folder, receipt
 from transforms.elements import RequestStatistics, Source
 from transforms.storage.api import WrittenFile
 
-FIRST = Source("/in/wiki_00.ndjson", "wiki_00", 200, 1.0)
-SECOND = Source("/in/more/wiki_07.ndjson.gz", "more/wiki_07", 50, 2.0)
+FIRST = Source("/in/wiki_00.ndjson", "wiki_00", 200, "1.0")
+SECOND = Source("/in/more/wiki_07.ndjson.gz", "more/wiki_07", 50, "2.0")
 
 
 def statistics(**latency: int) -> RequestStatistics:
     counts = Counter({int(bound[1:]): count for bound, count in latency.items()})
     return RequestStatistics(
-        tokens=100, requests=10, retries=1, queue_ms=7, inference_ms=5, throttled_ms=3, latency_ms=counts
+        tokens=100, requests=10, retries=1, queue_ms=7, inference_ms=5, throttled_ms=3, at_limit=2, latency_ms=counts
     )
 
 
@@ -62,17 +76,24 @@ def test_active_seconds_are_those_in_which_a_shard_was_under_way(intervals: list
 
 
 def test_the_report_adds_up() -> None:
-    report = make_report(ledger(), JOB, price_per_hour=1800.0)
-    assert report["totals"] == {
+    report = make_report(ledger(), JOB, "/out", 1800.0)
+    assert dataclasses.asdict(report.totals) == {
         "sources": 2,
+        "sources_complete": 1,
         "shards": 3,
+        "shards_expected": None,
         "records": 243_078,
+        "records_expected": 303_835,  # of the compressed file as many a byte as of the other
         "embedded": 243_075,
+        "sent": None,
+        "reused": None,
+        "duplicates": None,
+        "at_limit": 6,
         "dead_letters": 3,
         "dead_letters_by_reason": {"empty_text": 2, "missing_text": 1},
         "output_bytes": 110,
         "seconds": 4.0,
-        "documents_per_second": 60768.8,
+        "documents_per_second": 60768.75,
         "dollars": 2.0,
         "tokens": 300,
         "requests": 30,
@@ -81,75 +102,154 @@ def test_the_report_adds_up() -> None:
         "inference_ms": 15,
         "throttled_ms": 9,
     }
-    assert report["latency_ms"] == {"p50": 10, "p95": 20, "p99": 20, "histogram": {"10": 60, "20": 39, "500": 1}}
-    assert (report["complete"], report["balanced"], report["price_per_hour"]) == (False, True, 1800.0)
-    assert report["sources"][1] == {
-        "path": SECOND.path,
-        "name": "more/wiki_07",
-        "bytes": 50,
-        "shards": 1,
-        "complete": False,
-        "records": 10,
-        "embedded": 7,
-        "dead_letters": 3,
-    }
+    assert report.latency_ms == Latency(10, 20, 20, {10: 60, 20: 39, 500: 1})
+    assert (report.complete, report.balanced, report.price_per_hour) == (False, True, 1800.0)
+    assert report.sources[1] == SourceReport(SECOND.path, "more/wiki_07", 50, 1, None, False, 10, 7, 3)
 
 
 def test_a_report_of_nothing_divides_by_nothing() -> None:
-    empty = Ledger(Plan((), 100), ())
-    report = make_report(empty, JOB, None)
-    assert report["complete"]
-    assert (report["totals"]["seconds"], report["totals"]["documents_per_second"]) == (0.0, None)
-    assert report["totals"]["dollars"] is None
-    assert report["latency_ms"] == {"p50": None, "p95": None, "p99": None, "histogram": {}}
-    assert list(summary(empty, report, 0, 0.0)) == [
+    report = make_report(Ledger(Plan((), 100), ()), JOB, "/out", None)
+    assert report.complete
+    assert (report.totals.seconds, report.totals.documents_per_second, report.totals.dollars) == (0.0, None, None)
+    assert report.latency_ms == Latency(None, None, None, {})
+    assert list(summary(report, None)) == [
         "total: embeddings = 0, documents = 0, dead letters = 0",
-        "this run: 0 documents in 0.0 s, 0 documents/s",
+        "the job: 0 documents in 0 s of work",
     ]
 
 
 def test_a_shard_that_does_not_balance_shows() -> None:
     source = SourceLedger(FIRST, {0: receipt(0, FIRST, records=9)}, True)
-    assert not make_report(Ledger(Plan((FIRST,), 100), (source,)), JOB, None)["balanced"]
+    assert not make_report(Ledger(Plan((FIRST,), 100), (source,)), JOB, "/out", None).balanced
 
 
 @given(st.dictionaries(st.integers(1, 1000), st.integers(1, 50), min_size=1))
 def test_quantiles_are_the_buckets_in_which_they_lie(histogram: dict[int, int]) -> None:
     one = receipt(0, FIRST, statistics=RequestStatistics(latency_ms=Counter(histogram)))
-    report = make_report(Ledger(Plan((FIRST,), 100), (SourceLedger(FIRST, {0: one}, True),)), JOB, None)
+    report = make_report(Ledger(Plan((FIRST,), 100), (SourceLedger(FIRST, {0: one}, True),)), JOB, "/out", None)
     values = sorted(bound for bound, count in histogram.items() for _ in range(count))
     for name, percent in (("p50", 50), ("p95", 95), ("p99", 99)):
         rank = -(-len(values) * percent // 100)
-        assert report["latency_ms"][name] == values[rank - 1]
+        assert getattr(report.latency_ms, name) == values[rank - 1]
+
+
+WHOLE_RUN = LastRun("", (), 0.0, 185.4, 4.0, 243_075)
 
 
 def test_the_summary_is_what_the_user_of_the_tutorial_knows() -> None:
-    report = make_report(ledger(), JOB, price_per_hour=1800.0)
-    assert list(summary(ledger(), report, 243_075, 185.4)) == [
+    report = make_report(ledger(), JOB, "/out", 1800.0)
+    assert list(summary(report, WHOLE_RUN)) == [
         "wiki_00.ndjson: embeddings = 243068, documents = 243068",
-        "more/wiki_07.ndjson.gz: embeddings = 7, documents = 10, dead letters = 3",
+        "more/wiki_07.ndjson.gz: embeddings = 7, documents = 10, dead letters = 3 (1 of an unknown number of shards)",
         "total: embeddings = 243075, documents = 243078, dead letters = 3",
         "  empty_text: 2",
         "  missing_text: 1",
-        "this run: 243075 documents in 3 min 05 s, 1,311 documents/s",
-        "cost: $2.00 at $1,800.00 an hour",
+        "this run: 243,075 documents in 4 s of work, 60,769 documents/s; 3 min 05 s from start to end",
+        "cost: $2.00 for the time of work, at $1,800 an hour",
+        "not complete: 3 of an unknown number of shards are done (80% of about 303,835 records), shards are missing of "
+        "/in/more/wiki_07.ndjson.gz; the same run command goes on from here",
     ]
+
+
+def test_an_unfinished_job_says_how_much_is_missing() -> None:
+    *_, last = summary(unfinished_report(), None)
+    assert last == (
+        "not complete: 15 of 19 shards are done (78% of about 57 records), shards are missing of /in/a.ndjson; "
+        "the same run command goes on from here"
+    )
+
+
+def test_of_many_files_those_that_are_not_complete_come_first() -> None:
+    sources = tuple(Source(f"/in/{n:03}.ndjson", f"{n:03}", 100, "1.0") for n in range(100))
+    ledgers = tuple(SourceLedger(source, {}, source.name != "077") for source in sources)
+    lines = list(summary(make_report(Ledger(Plan(sources, 100), ledgers), JOB, "/out", None), None))
+    assert lines[0] == "077.ndjson: embeddings = 0, documents = 0 (0 of 1 shard)"
+    assert lines[30] == "… and 70 more files; report.json has them all"
 
 
 def test_the_summary_of_a_resumed_run_tells_both() -> None:
-    report = make_report(ledger(), JOB, None)
-    assert list(summary(ledger(), report, 75, 0.5))[-2:] == [
-        "this run: 75 documents in 0.5 s, 150 documents/s",
-        "the whole job: 243075 documents in 4.0 s",
-    ]
+    report = make_report(ledger(), JOB, "/out", None)
+    lines = list(summary(report, LastRun("", (), 0.0, 2.5, 0.5, 75)))
+    assert "this run: 75 documents in 0.5 s of work, 150 documents/s; 2.5 s from start to end" in lines
+    assert "the job: 243,075 documents in 4 s of work, 60,769 documents/s" in lines
+
+
+def test_a_run_that_found_everything_done_says_so() -> None:
+    whole = Ledger(ledger().plan, (ledger().sources[0],))
+    done = run_of(whole, whole, [], [], started_at=100.0, now=101.5)
+    assert (done.documents, done.work_seconds, done.wall_seconds) == (0, 0.0, 1.5)
+    lines = list(summary(make_report(whole, JOB, "/out", None), done))
+    assert "this run: nothing to do, every shard was done already; 1.5 s" in lines
+
+
+def test_what_a_run_did_is_the_difference_of_two_ledgers() -> None:
+    first, second = ledger().sources
+    before = Ledger(ledger().plan, (first, SourceLedger(second.source, {}, False)))
+    arguments = [
+        "run", "--input", "/in/*", "--endpoint", "https://me:secret@h:8443/x", "--token", "env:T",
+        "--s3_secret_access_key=abc",
+    ]  # fmt: skip
+    done = run_of(before, ledger(), arguments, ["https://me:secret@h:8443/x"], started_at=1009.0, now=1013.0)
+    assert (done.documents, done.work_seconds, done.wall_seconds, done.endpoints) == (7, 2.0, 4.0, ("h:8443",))
+    assert done.command == (
+        "tayyar run --input '/in/*' --endpoint https://…@h:8443/x --token … --s3_secret_access_key=…"
+    )
+
+
+def test_before_the_first_shard_the_plan_says_how_many_records_there_are() -> None:
+    nothing = Ledger(Plan((FIRST,), 100), (SourceLedger(FIRST, {}, False),))
+    assert expected_records(nothing, None) is None
+    assert expected_records(nothing, 500) == 500
+    half = Ledger(Plan((FIRST,), 100), (SourceLedger(FIRST, {0: receipt(0, FIRST, records=30)}, False),))
+    assert expected_records(half, 500) == 60
+
+
+def test_records_of_a_compressed_file_that_is_not_complete_are_not_taken_for_all_of_its_bytes() -> None:
+    """Its shards count decompressed bytes, of which there are several times as many as it has."""
+    shards = {index: receipt(index, SECOND, records=30) for index in range(3)}
+    packed = Ledger(Plan((SECOND,), 100), (SourceLedger(SECOND, shards, False),))
+    assert expected_records(packed, None) is None
+    assert expected_records(packed, 500) == 500
+    assert expected_records(packed, 10) == 90
+    other = Source("/in/other.ndjson.gz", "other", 100, "1.0")
+    both = SourceLedger(other, {0: receipt(0, other, records=400)}, True)
+    assert expected_records(Ledger(Plan((other, SECOND), 100), (both, packed.sources[0])), None) == 600
+
+
+def test_plan_and_cost_have_one_price() -> None:
+    estimate = {"seconds": 7200.0, "price_per_hour": 9.0, "dollars": 18.0}
+    plan = make_report(ledger(), JOB, "/out", 1800.0, estimate=estimate).plan
+    assert plan is not None
+    assert (plan.dollars.planned, plan.dollars.actual) == (3600.0, 2.0)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0.04, "0.0 s"), (59.94, "59.9 s"), (60, "1 min 00 s"), (61.9, "1 min 01 s"), (6272.4, "104 min 32 s")],
+    ("saved", "findings", "current"),
+    [
+        (b'{"at": "2026-01-02T03:04:05+00:00", "findings": 0}', 0, True),
+        (b'{"at": "1970-01-01T00:00:05+00:00", "findings": 2, "more": 1}', 2, False),
+    ],
 )
-def test_durations_are_minutes_and_seconds(seconds: float, words: str) -> None:
-    assert minutes(seconds) == words
+def test_the_last_verification_is_read(tmp_path: Path, saved: bytes, findings: int, current: bool) -> None:
+    output = folder(tmp_path)
+    output.write(VERIFIED, [saved])
+    found = read_verified(output, ledger())
+    assert found is not None
+    assert (found.passed, found.findings, found.current) == (not findings, findings, current)
+
+
+@pytest.mark.parametrize("saved", [b"", b"[]", b"{}", b'{"at": 5, "findings": 0}', b'{"at": "today", "findings": 0}'])
+def test_a_damaged_verification_is_none(tmp_path: Path, saved: bytes) -> None:
+    output = folder(tmp_path)
+    output.write(VERIFIED, [saved])
+    assert read_verified(output, ledger()) is None
+
+
+@pytest.mark.parametrize("saved", [b"", b"[]", b"{", b'{"last_run": {"command": 1}}', b'{"last_run": 7}'])
+def test_a_damaged_former_report_is_none(tmp_path: Path, saved: bytes) -> None:
+    output = folder(tmp_path)
+    output.write(output.report, [saved])
+    assert read_former(output) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -161,14 +261,13 @@ def test_durations_are_minutes_and_seconds(seconds: float, words: str) -> None:
     ],
 )
 def test_a_file_is_named_with_the_folders_that_its_outputs_keep(path: str, name: str, shown: str) -> None:
-    assert file_name(SourceLedger(Source(path, name, 1, 1.0), {}, True)) == shown
+    assert file_name(SourceReport(path, name, 1, 1, 1, True, 0, 0, 0)) == shown
 
 
-def test_the_report_is_saved_as_json(tmp_path: Path) -> None:
+def test_the_report_is_saved_as_json_and_its_successor_reads_it(tmp_path: Path) -> None:
     output = folder(tmp_path)
-    report = make_report(ledger(), JOB, 1.3)
-    write_report(report, output)
+    write_report(make_report(ledger(), JOB, "/out", 1.3, last_run=WHOLE_RUN), output)
     saved: dict[str, Any] = json.loads(output.read(output.report) or b"")
-    job = saved.pop("job")
-    assert saved == {name: value for name, value in report.items() if name != "job"}
-    assert (job["overlong"], job["model"]["model_id"]) == ("truncate", JOB.model.model_id)
+    assert (saved["job"]["overlong"], saved["job"]["model"]["model_id"]) == ("truncate", JOB.model.model_id)
+    assert saved["latency_ms"]["histogram"] == {"10": 60, "20": 39, "500": 1}
+    assert read_former(output) == (1.3, WHOLE_RUN)

@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-import os
-
 import pytest
 
+from pipeline.processors import usable_processors
 from pipeline.runners.parallelism import count_processes
 from pipeline.runners.runner import beam_options
 
@@ -15,7 +14,7 @@ from pipeline.runners.runner import beam_options
         ("--direct_num_workers 4", 1),  # threads of this process
         ("--direct_running_mode multi_processing --direct_num_workers 4", 4),
         ("--runner DirectRunner --direct_running_mode multi_processing --direct_num_workers 3", 3),
-        ("--direct_running_mode multi_processing --direct_num_workers 0", os.cpu_count()),
+        ("--direct_running_mode multi_processing --direct_num_workers 0", usable_processors()),
         ("--runner PrismRunner", 1),
         ("--runner FlinkRunner --parallelism 8", 1),  # the workers are in this process
         ("--runner FlinkRunner --flink_master host:8081 --parallelism 8", 8),

@@ -1,16 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipeline.runners.progress import Progress
+from pipeline.runners.progress import Progress, records_expected
 from tests.shards import SOURCE, folder, put, receipt
 from transforms.elements import Source
 from transforms.output.folder import OutputFolder
 from transforms.storage.base import FileStat, StorageError
 
-PACKED = Source("/in/packed.ndjson.gz", "packed", 40, 1.0)
+PACKED = Source("/in/packed.ndjson.gz", "packed", 40, "1.0")
 
 
 def test_the_bar_counts_the_receipts_that_appear(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,6 +55,14 @@ def test_where_nobody_watches_there_is_no_bar(
     with Progress(output, set(), 250, visible=visible):
         put(output, receipt(0))
     assert capsys.readouterr().err == ""
+
+
+def test_shards_larger_than_the_compressed_source_do_not_count_as_stored_bytes() -> None:
+    first = replace(receipt(0, records=10), source="/in/a.gz", source_size=1000, start=0, end=900, last=False)
+    second = replace(first, index=1, start=900, end=1800, records=10)
+    third = replace(first, index=2, start=1800, end=2700, records=10, last=True)
+    assert records_expected([first], 2000) is None  # 900 decompressed bytes are not 900 of the stored 1,000
+    assert records_expected([first, second, third], 2000) == 60
 
 
 def test_shards_of_a_compressed_source_count_when_it_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from pipeline.commands.options import RunOptions, make_parser, run_options
 from pipeline.errors import ExitCode, PipelineFailed, UsageError
-from pipeline.runners.runner import beam_options, make_runner, meaning_of, require_reach
+from pipeline.runners.runner import beam_options, make_runner, meaning_of, require_reach, run_pipeline
 from transforms.embed_shards import TooManyDeadLetters
 from transforms.ndjson.decompress import DamagedSource
 from transforms.read_shards import SourceChanged
@@ -95,12 +95,23 @@ def told(**different: Any) -> RunOptions:
     return dataclasses.replace(options, **different)
 
 
+def reach(**different: Any) -> tuple[tuple[str, ...], str, tuple[str, ...]]:
+    options = told(**different)
+    return options.inputs, options.output, options.endpoint.urls
+
+
+def test_options_that_beams_validator_refuses_are_wrong_usage() -> None:
+    options = beam_options(["--runner=DataflowRunner", "--job_name=Not a name", "--project=p", "--region=r"])
+    with pytest.raises(UsageError, match="Beam refuses these options: "):
+        run_pipeline(options, lambda _: None, print)
+
+
 def test_dataflow_is_given_what_it_can_reach() -> None:
-    require_reach(beam_options(["--runner=DataflowRunner"]), told())
+    require_reach(beam_options(["--runner=DataflowRunner"]), *reach())
     image = beam_options(["--runner=DataflowRunner", "--sdk_container_image=with_boto3"])
-    require_reach(image, told(output="s3://b/out"))
+    require_reach(image, *reach(output="s3://b/out"))
     for runner in ("FnApiRunner", "FlinkRunner"):
-        require_reach(beam_options([f"--runner={runner}"]), told(inputs=("/here",), output="/here"))
+        require_reach(beam_options([f"--runner={runner}"]), *reach(inputs=("/here",), output="/here"))
 
 
 @pytest.mark.parametrize("runner", ["DataflowRunner", "dataflow"])
@@ -118,7 +129,7 @@ def test_dataflow_is_given_what_it_can_reach() -> None:
 )
 def test_what_dataflow_cannot_reach_is_refused(runner: str, different: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=re.escape(message)):
-        require_reach(beam_options([f"--runner={runner}"]), told(**different))
+        require_reach(beam_options([f"--runner={runner}"]), *reach(**different))
 
 
 def test_a_pipeline_runs_on_what_is_made() -> None:

@@ -18,17 +18,18 @@ from transforms.storage.api import FileStat, WrittenFile
 NAMES = st.text(min_size=1)
 COUNTS = st.integers(0, 1 << 50)
 SECONDS = st.floats(0, 4e9)
-FILES = st.none() | st.builds(WrittenFile, NAMES, COUNTS, NAMES)
+SHARDS = st.from_regex(r"[^/\\\0]{1,20}-[0-9]{5}", fullmatch=True)
+FILES = st.none() | st.builds(WrittenFile, SHARDS, COUNTS, NAMES)
 RECEIPTS = st.builds(
     Receipt,
-    shard=NAMES,
+    shard=SHARDS,
     source=NAMES,
     index=COUNTS,
     start=COUNTS,
     end=st.none() | COUNTS,
     last=st.booleans(),
     source_size=COUNTS,
-    source_mtime=SECONDS,
+    source_version=st.text(),
     records=COUNTS,
     embedded=COUNTS,
     dead_letters=COUNTS,
@@ -56,9 +57,9 @@ def test_a_receipt_is_read_as_it_was_written(one: Receipt) -> None:
 
 def test_a_receipt_is_one_flat_object_for_people_and_programs() -> None:
     fields = json.loads(encode_receipt(receipt()))
-    assert fields["output"] == {"path": "wiki-00000.ndjson", "bytes": 10, "crc32c": "AAAAAA=="}
+    assert fields["output"] == {"path": "data/wiki-00000.ndjson", "bytes": 10, "crc32c": "AAAAAA=="}
     assert fields["latency_ms"] == {"16": 1, "23": 1}
-    assert (fields["tokens"], fields["records"], fields["source_mtime"]) == (30, 3, SOURCE.mtime)
+    assert (fields["tokens"], fields["records"], fields["source_version"]) == (30, 3, SOURCE.version)
 
 
 def _without(name: str) -> bytes:
@@ -108,7 +109,7 @@ def test_a_receipt_balances_if_nothing_is_lost(fields: dict[str, Any], balances:
         {"shard": "wiki-00002"},
         {"source": "/in/other.ndjson"},
         {"source_size": 251},
-        {"source_mtime": SOURCE.mtime + 1e-6},
+        {"source_version": SOURCE.version + "1"},
         {"start": 101},
         {"job": "fedcba9876543210"},
     ],
@@ -121,15 +122,15 @@ def test_a_receipt_is_of_one_shard_one_state_of_its_source_and_one_job(change: d
 @pytest.mark.parametrize(
     ("sizes", "there"),
     [
-        ({"wiki-00001.ndjson": 10, DEAD.path: 5, "other": 1}, True),
-        ({"wiki-00001.ndjson": 10}, False),
+        ({"data/wiki-00001.ndjson": 10, DEAD.path: 5, "other": 1}, True),
+        ({"data/wiki-00001.ndjson": 10}, False),
         ({DEAD.path: 5}, False),
-        ({"wiki-00001.ndjson": 9, DEAD.path: 5}, False),
-        ({"wiki-00001.ndjson": 10, DEAD.path: 6}, False),
+        ({"data/wiki-00001.ndjson": 9, DEAD.path: 5}, False),
+        ({"data/wiki-00001.ndjson": 10, DEAD.path: 6}, False),
     ],
 )
 def test_the_files_of_a_receipt_must_have_its_sizes(sizes: dict[str, int], there: bool) -> None:
-    files = {name: FileStat(name, size, 0.0) for name, size in sizes.items()}
+    files = {name: FileStat(name, size, 0.0, "1") for name, size in sizes.items()}
     assert receipt(1, dead_letter_output=DEAD).files_are_there(files) is there
 
 
@@ -144,11 +145,11 @@ def test_a_shard_is_done_when_everything_is_there(tmp_path: Path) -> None:
     assert is_done(output, SHARD, JOB)
     assert not is_done(output, dataclasses.replace(SHARD, index=2, start=200), JOB)
     assert not is_done(output, SHARD, "another job")
-    changed = dataclasses.replace(SHARD, source=dataclasses.replace(SOURCE, mtime=SOURCE.mtime + 1))
+    changed = dataclasses.replace(SHARD, source=dataclasses.replace(SOURCE, version="another"))
     assert not is_done(output, changed, JOB)
 
 
-@pytest.mark.parametrize("name", ["_job/receipts/wiki-00001.json", "wiki-00001.ndjson", DEAD.path])
+@pytest.mark.parametrize("name", ["_job/receipts/wiki-00001.json", "data/wiki-00001.ndjson", DEAD.path])
 @pytest.mark.parametrize("damage", ["gone", "empty", "longer"])
 def test_a_shard_of_which_anything_is_missing_is_not_done(tmp_path: Path, name: str, damage: str) -> None:
     output, path = folder(tmp_path), tmp_path / name
@@ -158,3 +159,22 @@ def test_a_shard_of_which_anything_is_missing_is_not_done(tmp_path: Path, name: 
     else:
         path.write_bytes(b"" if damage == "empty" else path.read_bytes() + b"x")
     assert not is_done(output, SHARD, JOB)
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "data/../../x", "data//x", "data/\0"])
+@pytest.mark.parametrize("field", ["shard", "output", "dead_letter_output"])
+def test_what_names_a_file_outside_the_folder_is_no_receipt(field: str, name: str) -> None:
+    value = name if field == "shard" else WrittenFile(name, 1, "AAAAAA==")
+    with pytest.raises(ValueError, match="this is no receipt"):
+        decode_receipt(encode_receipt(receipt(**{field: value})))
+
+
+def test_a_link_is_no_output(tmp_path: Path) -> None:
+    output = folder(tmp_path)
+    vouched = receipt(1, output=output.write("data/wiki-00001.ndjson", [b"0123456789"]), dead_letter_output=None)
+    output.write(output.receipt(SHARD.name), [encode_receipt(vouched)])
+    assert is_done(output, SHARD, vouched.job)
+    (tmp_path / "data/wiki-00001.ndjson").rename(tmp_path / "theirs_")
+    (tmp_path / "data/wiki-00001.ndjson").symlink_to("../theirs_")  # a name of ten bytes, as many as the file has
+    assert not vouched.files_are_there(output.list())
+    assert not is_done(output, SHARD, vouched.job)

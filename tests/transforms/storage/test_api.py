@@ -46,7 +46,7 @@ def test_names_are_taken_literally_and_bytes_as_they_are(tmp_path: Path, name: s
     assert os.listdir(tmp_path) == [name]
     assert storage.read_bytes(path) == b"plain"
     found = storage.stat(path)
-    assert found == FileStat(path, 5, os.stat(path).st_mtime)
+    assert found == FileStat(path, 5, os.stat(path).st_mtime, str(os.stat(path).st_mtime_ns))
     storage.delete([path, path])
     assert storage.stat(path) is None
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from datetime import datetime
+from types import SimpleNamespace
 
 import pytest
 from botocore import exceptions as of_s3
@@ -27,12 +29,22 @@ def test_what_googles_library_raises_is_a_storage_error(raised: Exception, words
         raise raised
 
 
+def test_an_object_whose_metadata_changed_has_its_former_version() -> None:
+    """Unlike the emulator, Google's servers set `updated` then."""
+    first, second = (
+        gcs._describe("gs://b/a", SimpleNamespace(size=3, generation=7, updated=datetime.fromtimestamp(at)))
+        for at in (1, 2)
+    )
+    assert first.mtime != second.mtime
+    assert (first.version, first.size) == (second.version, second.size) == ("7", 3)
+
+
 def test_a_name_that_no_bucket_can_have_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:1")
     gcs._client.cache_clear()
     try:
         with pytest.raises(StorageError, match="gs://_bad/out: Bucket names must start and end"):
-            gcs.read("gs://_bad/out")
+            gcs.read("gs://_bad/out", 1)
     finally:
         gcs._client.cache_clear()
 
@@ -58,7 +70,7 @@ def test_a_name_that_no_bucket_can_have_is_told(monkeypatch: pytest.MonkeyPatch)
                 },
                 "GetObject",
             ),
-            "s3://b/out: the store said: .*slower",
+            "s3://b/out: the store's message: .*slower",
         ),
     ],
 )

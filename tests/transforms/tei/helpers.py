@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from transforms.tei.client import TeiClient
-from transforms.tei.handshake import KNOWN_SENTENCE
 from transforms.tei.settings import EndpointSettings, ModelIdentity
 from transforms.tei.tasks import Embeddings
 
@@ -22,10 +21,10 @@ IDENTITY = ModelIdentity("hash", "abc", "float32", "mean", DIMENSIONS, "1.9.3")
 
 @contextmanager
 def clients(*servers: ScriptedTei, **options: Any) -> Iterator[TeiClient]:
-    own = {name: options.pop(name) for name in ("canary_every", "rng") if name in options}
+    own = {name: options.pop(name) for name in ("rng",) if name in options}
     options = {"give_up_after": 10.0, "request_timeout": 5.0, **options}
     settings = EndpointSettings(urls=tuple(server.url for server in servers), **options)
-    own = {"rng": random.Random(0), "canary_every": None, **own}
+    own = {"rng": random.Random(0), **own}
     client = TeiClient(settings, pace=0.01, **own)
     try:
         yield client
@@ -47,11 +46,11 @@ def check(texts: list[str], embeddings: Embeddings, rejected: set[int] | None = 
 
 
 def when(condition: Callable[[Asked], bool], says: Says, times: int = 10**9) -> Script:
-    """Says something to requests for vectors that fit, so many times; never to the known sentence alone."""
+    """Answer requests with documents for which the condition holds, so many times; never a probe sentence alone."""
     left = itertools.count()
 
     def script(asked: Asked) -> Says | None:
-        if asked.texts and asked.texts != [KNOWN_SENTENCE] and condition(asked) and next(left) < times:
+        if asked.documents and condition(asked) and next(left) < times:
             return says
         return None
 
@@ -59,5 +58,5 @@ def when(condition: Callable[[Asked], bool], says: Says, times: int = 10**9) -> 
 
 
 def bodies(tei: ScriptedTei) -> list[dict[str, Any]]:
-    """What was asked for vectors, apart from the known sentence."""
-    return [asked.json for asked in tei.asked if asked.texts and asked.texts != [KNOWN_SENTENCE]]
+    """Return the requests for vectors of documents."""
+    return [asked.json for asked in tei.asked if asked.documents]

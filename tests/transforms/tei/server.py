@@ -19,6 +19,7 @@ import numpy as np
 import orjson
 
 from transforms.elements import Vectors
+from transforms.tei.vector_space import PROBE_TEXTS
 
 DIMENSIONS = 16
 INFO: dict[str, Any] = {
@@ -65,6 +66,16 @@ class Asked:
             return []
         texts: list[str] = self.json.get("inputs") or self.json.get("input") or []
         return texts
+
+    @property
+    def documents(self) -> list[str]:
+        """The texts that are no probe sentences, and so no canary."""
+        return [text for text in self.texts if not is_probe(text)]
+
+
+def is_probe(text: str) -> bool:
+    """Return whether a text is one of the handshake's, of which the last one is cut to what the server reads."""
+    return text in PROBE_TEXTS or (len(text) > 1000 and PROBE_TEXTS[-1].startswith(text))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.tei.batching import Batch, cut
+from transforms.tei.tasks import Batch, cut
 
 TEXTS = st.lists(st.text(max_size=30), max_size=60)
 

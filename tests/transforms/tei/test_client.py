@@ -8,13 +8,13 @@ import time
 import pytest
 
 from transforms.tei.client import TeiClient
+from transforms.tei.credentials import Credentials
 from transforms.tei.errors import EndpointError
-from transforms.tei.handshake import KNOWN_SENTENCE
 from transforms.tei.settings import EndpointSettings
 from transforms.tei.tasks import Embeddings
 from transforms.tei.transport import HttpTransport, Reply
 
-from .helpers import bodies, check, clients, some_texts
+from .helpers import check, clients, some_texts
 from .server import Asked, Says, ScriptedTei, scripted
 
 
@@ -22,7 +22,7 @@ def test_close_does_not_wait_for_requests_that_hang() -> None:
     asked_for, release = threading.Event(), threading.Event()
 
     def script(asked: Asked) -> Says | None:
-        if asked.texts and asked.texts != [KNOWN_SENTENCE]:
+        if asked.documents:
             asked_for.set()
             release.wait(20)
         return None
@@ -63,13 +63,13 @@ def test_close_does_not_wait_for_an_endpoint_that_is_down() -> None:
 
 def test_a_mistake_of_our_own_leaves_nobody_waiting() -> None:
     class Mistaken(HttpTransport):
-        def post(self, url: str, body: bytes) -> Reply:
+        def post(self, url: str, body: bytes, timeout: float | None = None, max_reply_bytes: int = 1 << 24) -> Reply:
             if b"mistake" in body:
                 raise ZeroDivisionError
-            return super().post(url, body)
+            return super().post(url, body, timeout, max_reply_bytes)
 
     with scripted() as tei:
-        client = TeiClient(EndpointSettings(urls=(tei.url,)), transport=lambda _: Mistaken(None, 5, {}))
+        client = TeiClient(EndpointSettings(urls=(tei.url,)), transport=lambda _: Mistaken(Credentials(), 5))
         check(["fine"], client.submit(["fine"]).result())
         with pytest.raises(ZeroDivisionError):
             client.submit(["mistake"]).result()
@@ -98,7 +98,8 @@ def test_earlier_shards_go_first() -> None:
         client.probe()
         pending = [client.submit([f"shard {shard} {index}" for index in range(64)]) for shard in range(4)]
         pending[0].result()
-        later = [text for body in bodies(tei)[:8] for text in body["input"] if not text.startswith("shard 0")]
+        later = [text for asked in tei.asked for text in asked.documents][:56]
+        later = [text for text in later if not text.startswith("shard 0")]
         for each in pending:
             each.result()
     assert not later

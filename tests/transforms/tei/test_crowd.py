@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from transforms.tei.endpoint import LEAST_PART
-from transforms.tei.info import ServerInfo
-from transforms.tei.jitter import Jitter
-from transforms.tei.scheduler import Assignment, Dispatcher, Ending, Endpoint
+from transforms.tei.endpoint import LEAST_PART, Backoff
+from transforms.tei.handshake import ServerInfo
+from transforms.tei.scheduler import Assignment, Endpoint, Outcome, Scheduler
 from transforms.tei.tasks import Job, Task
 
 WORKERS, PERMITS, BATCH, THREADS = 8, 512, 32, 16
@@ -21,12 +20,12 @@ INFO = ServerInfo("m", None, "float32", "mean", "embedding", PERMITS, 512, 16384
 
 
 class Worker:
-    """One process's dispatcher, with endless work."""
+    """One process's scheduler, with endless work."""
 
     def __init__(self, seed: int, clock: Callable[[], float], processes: int) -> None:
         rng = random.Random(seed)
-        endpoint = Endpoint("http://tei", INFO, None, Jitter(rng), processes)
-        self.dispatcher = Dispatcher([endpoint], rng, clock)
+        endpoint = Endpoint("http://tei", INFO, None, Backoff(rng), processes)
+        self.scheduler = Scheduler([endpoint], rng, clock)
         self.job = Job(0, ["text"] * BATCH, 1)
         self.sequence = itertools.count()
         self.queued = self.under_way = self.served = self.refused = 0
@@ -35,9 +34,9 @@ class Worker:
         if self.under_way == THREADS:
             return None
         for _ in range(2 - self.queued):
-            self.dispatcher.put([Task(self.job, list(range(BATCH)), next(self.sequence))])
+            self.scheduler.put([Task(self.job, list(range(BATCH)), next(self.sequence))])
             self.queued += 1
-        assignment = self.dispatcher.take_now()
+        assignment = self.scheduler.take_now()
         self.queued -= assignment is not None
         self.under_way += assignment is not None
         return assignment
@@ -46,11 +45,11 @@ class Worker:
         self.under_way -= 1
         if accepted:
             self.served += assignment.task.size
-            self.dispatcher.settle(assignment, Ending.ANSWERED)
+            self.scheduler.settle(assignment, Outcome.ANSWERED)
         else:
             self.refused += 1
             self.queued += 1
-            self.dispatcher.settle(assignment, Ending.REFUSED, [assignment.task])
+            self.scheduler.settle(assignment, Outcome.REFUSED, [assignment.task])
 
 
 class Crowd:

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from transforms.elements import Reason
-from transforms.tei.error_table import Action, verdict_on
+from transforms.tei.error_table import Action, classify
 
 HTML = b"<html><head><title>502 Bad Gateway</title></head></html>"
 TOO_LONG = "Input validation error: `inputs` must have less than 512 tokens. Given: 1038"
@@ -45,9 +45,9 @@ ROWS: list[tuple[int, bytes, Action]] = [
     (424, flat(NOT_FOR_SPLADE, "Backend", 424), Action.STOP),
     (424, native("Backend error: Model is not a classifier model", "Backend"), Action.STOP),
     (424, native("Backend error: model is not a re-ranker model", "Backend"), Action.STOP),
-    (422, native("batch size 64 > maximum allowed batch size 32", "Validation"), Action.RELIMIT),
-    (413, native("batch size 64 > maximum allowed batch size 32", "Validation"), Action.RELIMIT),
-    (422, flat("batch size 64 > maximum allowed batch size 32", "Validation", 422), Action.RELIMIT),
+    (422, native("batch size 64 > maximum allowed batch size 32", "Validation"), Action.SHRINK),
+    (413, native("batch size 64 > maximum allowed batch size 32", "Validation"), Action.SHRINK),
+    (422, flat("batch size 64 > maximum allowed batch size 32", "Validation", 422), Action.SHRINK),
     (422, native(NO_PROMPT, "Validation"), Action.STOP),
     (413, native(NO_PROMPT, "Validation"), Action.STOP),
     (422, native(TOO_LONG, "Validation"), Action.SPLIT),
@@ -83,7 +83,7 @@ ROWS: list[tuple[int, bytes, Action]] = [
 
 @pytest.mark.parametrize(("status", "body", "action"), ROWS)
 def test_what_is_seen_decides_what_is_done(status: int, body: bytes, action: Action) -> None:
-    verdict = verdict_on(status, {}, body)
+    verdict = classify(status, {}, body)
     assert verdict.action is action
     assert verdict.status == status
 
@@ -91,8 +91,8 @@ def test_what_is_seen_decides_what_is_done(status: int, body: bytes, action: Act
 @pytest.mark.parametrize("unit", ["tokens", "characters"])
 def test_a_text_that_is_too_long_is_rejected_for_that(unit: str) -> None:
     said = f"Input validation error: `inputs` must have less than 9 {unit}. Given: 10"
-    assert verdict_on(422, {}, native(said, "Validation")).reason is Reason.OVERLONG_TEXT
-    assert verdict_on(422, {}, native("tokenizer error", "Tokenizer")).reason is Reason.REJECTED_BY_ENDPOINT
+    assert classify(422, {}, native(said, "Validation")).reason is Reason.OVERLONG_TEXT
+    assert classify(422, {}, native("tokenizer error", "Tokenizer")).reason is Reason.REJECTED_BY_ENDPOINT
 
 
 @pytest.mark.parametrize(
@@ -112,14 +112,14 @@ def test_a_text_that_is_too_long_is_rejected_for_that(unit: str) -> None:
     ],
 )
 def test_a_gateway_can_say_how_long_to_wait(headers: Mapping[str, str], seconds: float | None) -> None:
-    assert verdict_on(503, headers, b"").retry_after == seconds
+    assert classify(503, headers, b"").retry_after == seconds
 
 
 def test_a_date_without_another_is_measured_by_our_own_clock() -> None:
     in_a_minute = format_datetime(datetime.now(timezone.utc) + timedelta(seconds=60), usegmt=True)
-    seconds = verdict_on(503, {"retry-after": in_a_minute}, b"").retry_after
+    seconds = classify(503, {"retry-after": in_a_minute}, b"").retry_after
     assert seconds == pytest.approx(60, abs=20)
 
 
 def test_a_page_is_shown_in_part() -> None:
-    assert len(verdict_on(502, {}, b"x" * 10_000).message) == 300
+    assert len(classify(502, {}, b"x" * 10_000).message) == 300

@@ -10,7 +10,7 @@ import pytest
 
 from transforms.elements import Reason
 from transforms.tei.formats import WireFormat
-from transforms.tei.handshake import KNOWN_SENTENCE
+from transforms.tei.handshake import CANARY_TEXT
 from transforms.tei.settings import Overlong
 
 from .helpers import bodies, check, clients, some_texts, when
@@ -39,7 +39,7 @@ def test_the_sums_are_the_shards_own() -> None:
         client.probe()
         results = [pending.result() for pending in [client.submit(texts), client.submit(texts[:10])]]
         sent = bodies(tei)
-        assert sum(KNOWN_SENTENCE in body["input"] for body in sent) == (len(sent) + 1) // 2
+        assert sum(CANARY_TEXT in body["input"] for body in sent) == (len(sent) + 1) // 2
     for embeddings, own in zip(results, [texts, texts[:10]], strict=True):
         assert embeddings.statistics.tokens == sum(map(tokens_of, own))
         assert embeddings.statistics.queue_ms == 3 * len(own)
@@ -96,7 +96,7 @@ def test_base64_only_where_it_means_the_same(
         assert client.wire_format is None
         check(some_texts(), client.submit(some_texts()).result())
         assert client.wire_format is expected
-        paths = {asked.path for asked in tei.asked if KNOWN_SENTENCE not in asked.texts}
+        paths = {asked.path for asked in tei.asked if CANARY_TEXT not in asked.texts}
         assert paths == {"/info", "/embed" if expected is WireFormat.EMBED_JSON else "/v1/embeddings"}
     assert caplog.text.count(expected.value) == 1
 

@@ -13,9 +13,8 @@ import orjson
 import pytest
 import requests
 
-from pipeline.embedded_tei.models.hash_model import HashModel
-from pipeline.embedded_tei.models.registry import Encoding
-from pipeline.embedded_tei.process import EmbeddedTei
+from tests.tei_simulator.hash_model import expected_vectors
+from tests.tei_simulator.process import TeiSimulator
 from transforms.elements import Reason, Vectors
 from transforms.tei.client import TeiClient
 from transforms.tei.errors import ModelChanged, PairingBroken
@@ -54,25 +53,22 @@ PAIRS = [random.Random(seed).sample(sorted(FAULTS), 2) for seed in range(12)]
 class Simulator:
     def __init__(self, url: str) -> None:
         self.url = url
-        self.model = HashModel()
 
     def set(self, **faults: Any) -> None:
-        reply = requests.post(f"{self.url}/_simulator/faults", data=orjson.dumps(faults), timeout=10)
+        reply = requests.post(f"{self.url}/simulator/faults", data=orjson.dumps(faults), timeout=10)
         assert reply.status_code == 200, reply.text
-        requests.post(f"{self.url}/_simulator/stats", timeout=10)
+        requests.post(f"{self.url}/simulator/statistics", timeout=10)
 
     def statistics(self) -> dict[str, Any]:
-        told: dict[str, Any] = requests.get(f"{self.url}/_simulator/stats", timeout=10).json()
+        told: dict[str, Any] = requests.get(f"{self.url}/simulator/statistics", timeout=10).json()
         return told
 
     def vectors(self, texts: list[str]) -> Vectors:
-        encoding = Encoding(limit=512)
-        vectors: Vectors = self.model.embed([self.model.encode(text, "", encoding) for text in texts])
-        return vectors
+        return expected_vectors(texts)
 
 
-def simulated(*arguments: str) -> EmbeddedTei:
-    return EmbeddedTei(["--model", "hash", "--faults", "{}", "--max_client_batch_size", "16", *arguments])
+def simulated(*arguments: str) -> TeiSimulator:
+    return TeiSimulator(["--max_client_batch_size", "16", *arguments])
 
 
 @pytest.fixture(scope="module")

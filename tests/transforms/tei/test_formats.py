@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from transforms.elements import Vectors
-from transforms.tei.vectors import OtherDimensions, UnreadableReply, WrongCount, rows_from_base64, rows_from_json
+from transforms.tei.formats import OtherDimensions, UnreadableReply, WrongCount, rows_from_base64, rows_from_json
 
 from .server import openai_body
 

@@ -4,14 +4,12 @@ import random
 
 import pytest
 
+from transforms.tei.endpoint import LONGEST_REST, Backoff, CircuitBreaker, GiveUpTimer
 from transforms.tei.errors import EndpointUnreachable
-from transforms.tei.health import LONGEST_REST, Health
-from transforms.tei.jitter import Jitter
-from transforms.tei.patience import Patience
 
 
-def health() -> Health:
-    return Health(Jitter(random.Random(0)))
+def health() -> CircuitBreaker:
+    return CircuitBreaker(Backoff(random.Random(0)))
 
 
 def test_one_failure_stops_nobody() -> None:
@@ -50,7 +48,7 @@ def test_a_success_ends_the_trouble() -> None:
 
 
 def test_a_success_ends_the_rest_but_not_the_silence_that_was_asked_for() -> None:
-    for ends in (Health.succeeded, Health.objected):
+    for ends in (CircuitBreaker.succeeded, CircuitBreaker.objected):
         one = health()
         for now in range(5):
             one.failed(now, now)
@@ -119,7 +117,7 @@ def test_a_rest_from_failures_is_nobodys_wish() -> None:
 
 
 def test_jitter_doubles_up_to_its_bound() -> None:
-    jitter = Jitter(random.Random(0))
+    jitter = Backoff(random.Random(0))
     assert max(jitter.full(1, 8, 2) for _ in range(500)) == pytest.approx(4, rel=0.05)
     assert max(jitter.full(1, 8, 99) for _ in range(500)) <= 8
     assert min(jitter.half(1, 8, 3) for _ in range(500)) >= 4
@@ -135,7 +133,7 @@ class Clock:
 
 def test_patience_ends_after_so_long_without_a_success() -> None:
     clock = Clock()
-    patience = Patience(10, clock)
+    patience = GiveUpTimer(10, clock)
     for clock.now in (100.0, 105.0, 109.0):
         patience.failed(100.0, "http://tei", "refused")
     clock.now = 110.0
@@ -145,7 +143,7 @@ def test_patience_ends_after_so_long_without_a_success() -> None:
 
 def test_a_success_or_idle_hours_are_not_held_against_the_endpoint() -> None:
     clock = Clock()
-    patience = Patience(10, clock)
+    patience = GiveUpTimer(10, clock)
     patience.failed(0.0, "http://tei", "refused")
     clock.now = 9.0
     patience.succeeded()

@@ -49,7 +49,7 @@ def client_of(simulator: Simulator, give_up_after: float = 30.0) -> Iterator[Tei
 
 def crash(simulator: Simulator) -> None:
     with pytest.raises(requests.ConnectionError):
-        requests.post(f"{simulator.url}/_simulator/crash", timeout=10)
+        requests.post(f"{simulator.url}/simulator/crash", timeout=10)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

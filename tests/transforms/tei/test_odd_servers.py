@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 from typing import Any
 
 import orjson
 import pytest
 
-from pipeline.embedded_tei.process import EmbeddedTei
+from tests.tei_simulator.process import TeiSimulator
 from transforms.tei.client import TeiClient
+from transforms.tei.credentials import Credentials
 from transforms.tei.error_table import no_reply
 from transforms.tei.errors import EndpointError, EndpointRefused, ModelChanged
-from transforms.tei.formats import WireFormat
+from transforms.tei.formats import OtherDimensions, WireFormat
 from transforms.tei.handshake import Unavailable
 from transforms.tei.settings import EndpointSettings
 from transforms.tei.transport import HttpTransport, NoReply
-from transforms.tei.vectors import OtherDimensions
 
 from .helpers import check, clients, some_texts
 from .server import Asked, Says, honest, scripted, vector_of
@@ -25,11 +26,11 @@ TOKEN = "ab+c/SECRET9"
 
 
 def test_a_server_that_comes_back_with_another_model_is_noticed_before_it_is_believed() -> None:
-    with EmbeddedTei(["--model", "hash", "--faults", "{}"]) as first:
-        client = TeiClient(EndpointSettings((first.url,)), canary_every=None)
+    with TeiSimulator() as first:
+        client = TeiClient(EndpointSettings((first.url,)))
         client.submit(some_texts(200)).result()
     port = first.url.rsplit(":", 1)[1]
-    with EmbeddedTei(["--model", "hash", "--faults", '{"model_seed": 1}', "--port", port]):
+    with TeiSimulator(["--faults", '{"model_seed": 1}', "--port", port]):
         with pytest.raises(ModelChanged):
             client.submit(some_texts(200)).result()
         client.close()
@@ -90,8 +91,8 @@ def test_a_token_that_comes_back_is_not_shown(says: Says, monkeypatch: pytest.Mo
 
 
 def test_a_reply_that_announces_too_much_is_none() -> None:
-    with scripted(lambda _: Says(200, b"x" * 1000)) as tei, pytest.raises(NoReply, match="more than 999 bytes"):
-        HttpTransport(None, 5, {}, most_bytes=999).get(f"{tei.url}/info")
+    with scripted(lambda _: Says(200, b"x" * 1000)) as tei, pytest.raises(NoReply, match="larger than vectors"):
+        HttpTransport(Credentials(), 5).post(f"{tei.url}/embed", b"{}", max_reply_bytes=999)
 
 
 def lists(asked: Asked) -> Says | None:
@@ -118,7 +119,9 @@ def test_a_route_that_is_broken_is_done_without(script: Any, known_before: bool)
 def test_words_are_no_numbers() -> None:
     def script(asked: Asked) -> Says | None:
         rows = [[True] * 16] * len(asked.texts)
-        return Says(body=orjson.dumps(rows)) if len(asked.texts) > 1 else None
+        return Says(body=orjson.dumps(rows)) if asked.documents and next(left) < 3 else None
+
+    left = itertools.count()
 
     with scripted(script, auto_truncate=False) as tei, clients(tei) as client:
         check(some_texts(10), client.submit(some_texts(10)).result())
@@ -129,13 +132,13 @@ def test_an_endpoint_that_cuts_elsewhere_is_another() -> None:
         scripted() as one,
         scripted(max_input_length=128) as two,
         clients(one, two) as client,
-        pytest.raises(ModelChanged, match="128 tokens"),
+        pytest.raises(ModelChanged, match="other vectors"),
     ):
-        client.info()
+        client.probe(every_url=True)
 
 
 def test_failures_survive_a_pickle() -> None:
-    assert pickle.loads(pickle.dumps(Unavailable(no_reply("gone")))).verdict == no_reply("gone")
+    assert pickle.loads(pickle.dumps(Unavailable(no_reply("gone")))).failure == no_reply("gone")
     assert pickle.loads(pickle.dumps(OtherDimensions(7))).dimensions == 7
 
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
+from transforms.tei.endpoint import GiveUpTimer
 from transforms.tei.errors import EndpointUnreachable
-from transforms.tei.patience import Patience
 
 
 class Clock:
@@ -19,7 +19,7 @@ class Clock:
 
 def test_it_ends_after_the_limit_without_a_success_and_not_before() -> None:
     clock = Clock()
-    patience = Patience(10, clock)
+    patience = GiveUpTimer(10, clock)
     patience.failed(100, "http://a", "refused")
     clock.now = 109.9
     patience.failed(109, "http://a", "refused")
@@ -31,7 +31,7 @@ def test_it_ends_after_the_limit_without_a_success_and_not_before() -> None:
 
 def test_a_success_starts_it_anew() -> None:
     clock = Clock()
-    patience = Patience(10, clock)
+    patience = GiveUpTimer(10, clock)
     patience.failed(100, "http://a", "refused")
     patience.succeeded()
     clock.now = 500
@@ -41,7 +41,7 @@ def test_a_success_starts_it_anew() -> None:
 
 def test_it_says_that_it_waits_more_and_more_rarely_and_when_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
-    patience = Patience(600, clock)
+    patience = GiveUpTimer(600, clock)
     for _ in range(100):
         patience.failed(100, "http://a", "refused")
         clock.now += 1
@@ -53,7 +53,7 @@ def test_it_says_that_it_waits_more_and_more_rarely_and_when_it_is_over(caplog: 
 
 def test_a_short_failure_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
-    patience = Patience(600, clock)
+    patience = GiveUpTimer(600, clock)
     patience.failed(100, "http://a", "refused")
     clock.now += 1.9
     patience.failed(101, "http://a", "refused")
@@ -63,7 +63,7 @@ def test_a_short_failure_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_a_request_that_hung_is_not_held_against_those_that_succeeded_meanwhile() -> None:
     clock = Clock()
-    patience = Patience(10, clock)
+    patience = GiveUpTimer(10, clock)
     clock.now = 159
     patience.succeeded()
     clock.now = 160
@@ -76,7 +76,7 @@ def test_a_request_that_hung_is_not_held_against_those_that_succeeded_meanwhile(
 
 def test_two_successes_at_once_end_one_wait() -> None:
     clock = Clock()
-    meanwhile: list[Callable[[Patience], None]] = []
+    meanwhile: list[Callable[[GiveUpTimer], None]] = []
 
     def interrupted() -> float:
         if meanwhile:
@@ -86,19 +86,19 @@ def test_two_successes_at_once_end_one_wait() -> None:
             assert not thread.is_alive()
         return clock.now
 
-    patience = Patience(600, interrupted)
+    patience = GiveUpTimer(600, interrupted)
     for _ in range(2):
         patience.failed(100, "http://a", "refused")
         clock.now += 5
     patience.failed(100, "http://a", "refused")
-    meanwhile.append(Patience.succeeded)
+    meanwhile.append(GiveUpTimer.succeeded)
     patience.succeeded()
     assert patience.left == 600
 
 
 def test_a_server_that_refuses_is_overloaded_and_not_silent(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
-    patience = Patience(600, clock)
+    patience = GiveUpTimer(600, clock)
     clock.now += 3
     patience.failed(100, "http://a", "429 Model is overloaded", overloaded=True)
     assert caplog.messages == ["http://a is overloaded for 3 s (429 Model is overloaded); waiting for 597 s more"]

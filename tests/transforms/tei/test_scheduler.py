@@ -9,9 +9,9 @@ import time
 import numpy as np
 import pytest
 
-from transforms.tei.info import ServerInfo
-from transforms.tei.jitter import Jitter
-from transforms.tei.scheduler import Assignment, Dispatcher, Ending, Endpoint
+from transforms.tei.endpoint import Backoff
+from transforms.tei.handshake import ServerInfo
+from transforms.tei.scheduler import Assignment, Endpoint, Outcome, Scheduler
 from transforms.tei.tasks import Job, Task
 
 INFO = ServerInfo(
@@ -38,7 +38,7 @@ class Clock:
 
 
 def endpoint(url: str = "http://tei") -> Endpoint:
-    return Endpoint(url, INFO, None, Jitter(random.Random(0)))
+    return Endpoint(url, INFO, None, Backoff(random.Random(0)))
 
 
 @pytest.mark.parametrize(
@@ -54,42 +54,42 @@ def endpoint(url: str = "http://tei") -> Endpoint:
 )
 def test_a_process_starts_with_its_share(max_in_flight: int | None, processes: int, first: int, ceiling: int) -> None:
     info = dataclasses.replace(INFO, max_concurrent_requests=512)
-    budget = Endpoint("http://tei", info, max_in_flight, Jitter(random.Random(0)), processes).budget
+    budget = Endpoint("http://tei", info, max_in_flight, Backoff(random.Random(0)), processes).budget
     assert (budget.limit, budget.ceiling) == (first, ceiling)
 
 
-def dispatcher(*endpoints: Endpoint) -> tuple[Dispatcher, Clock]:
+def scheduler(*endpoints: Endpoint) -> tuple[Scheduler, Clock]:
     clock = Clock()
-    return Dispatcher(endpoints or (endpoint(),), random.Random(0), clock), clock
+    return Scheduler(endpoints or (endpoint(),), random.Random(0), clock), clock
 
 
 def task(job: int = 0, place: int = 0, texts: int = 32, canary: bool = False) -> Task:
     return Task(Job(job, ["text"] * texts, 4), range(texts), place, canary)
 
 
-def take(of: Dispatcher) -> Assignment:
+def take(of: Scheduler) -> Assignment:
     assignment = of.take()
     assert assignment is not None
     return assignment
 
 
 def test_the_earliest_shard_and_its_first_task_go_first() -> None:
-    ours, _ = dispatcher()
+    ours, _ = scheduler()
     ours.put([task(1, 0, 1), task(0, 1, 1), task(0, 0, 1)])
     taken = [take(ours).task for _ in range(3)]
     assert [(each.job.number, each.sequence) for each in taken] == [(0, 0), (0, 1), (1, 0)]
 
 
 def test_what_is_done_again_goes_before_what_came_later() -> None:
-    ours, _ = dispatcher()
+    ours, _ = scheduler()
     ours.put([task(0, 0), task(0, 1), task(0, 2)])
     first = take(ours)
-    ours.settle(first, Ending.OBJECTED, first.task.halves())
+    ours.settle(first, Outcome.OBJECTED, first.task.halves())
     assert [take(ours).task.sequence for _ in range(3)] == [0, 0, 1]
 
 
 def test_what_is_to_wait_waits() -> None:
-    ours, clock = dispatcher()
+    ours, clock = scheduler()
     ours.put([task(0, 0, 1)], delay=5)
     ours.put([task(1, 0, 1)])
     assert take(ours).task.job.number == 1
@@ -99,7 +99,7 @@ def test_what_is_to_wait_waits() -> None:
 
 def test_a_batch_is_cut_to_what_may_be_in_flight() -> None:
     one = endpoint()
-    ours, _ = dispatcher(one)
+    ours, _ = scheduler(one)
     for second in range(20):
         one.budget.refused(second, second + 0.5)
     assert one.budget.limit == 1
@@ -109,24 +109,24 @@ def test_a_batch_is_cut_to_what_may_be_in_flight() -> None:
         assignment = take(ours)
         sizes.append(assignment.task.size)
         assert one.budget.in_flight == 1
-        ours.settle(assignment, Ending.OBJECTED)
+        ours.settle(assignment, Outcome.OBJECTED)
     assert sizes == [1, 1, 1, 1]
 
 
 def test_a_known_sentence_counts_as_a_text() -> None:
     one = endpoint()
-    ours, _ = dispatcher(one)
+    ours, _ = scheduler(one)
     ours.put([task(texts=31, canary=True)])
     assignment = take(ours)
     assert one.budget.in_flight == 32
-    ours.settle(assignment, Ending.ANSWERED)
+    ours.settle(assignment, Outcome.ANSWERED)
     assert one.budget.in_flight == 0
 
 
-@pytest.mark.parametrize("ending", list(Ending))
-def test_room_is_given_back_however_a_request_ends(ending: Ending) -> None:
+@pytest.mark.parametrize("ending", list(Outcome))
+def test_room_is_given_back_however_a_request_ends(ending: Outcome) -> None:
     one = endpoint()
-    ours, _ = dispatcher(one)
+    ours, _ = scheduler(one)
     ours.put([task()])
     ours.settle(take(ours), ending)
     assert one.budget.in_flight == 0
@@ -134,7 +134,7 @@ def test_room_is_given_back_however_a_request_ends(ending: Ending) -> None:
 
 def test_the_less_loaded_endpoint_is_chosen() -> None:
     one, two = endpoint("http://one"), endpoint("http://two")
-    ours, _ = dispatcher(one, two)
+    ours, _ = scheduler(one, two)
     ours.put([task(0, place) for place in range(4)])
     chosen = [take(ours).endpoint.url for _ in range(4)]
     assert sorted(chosen) == ["http://one"] * 2 + ["http://two"] * 2
@@ -143,7 +143,7 @@ def test_the_less_loaded_endpoint_is_chosen() -> None:
 
 def test_an_endpoint_that_fails_again_rests_while_others_work() -> None:
     one, two = endpoint("http://one"), endpoint("http://two")
-    ours, clock = dispatcher(one, two)
+    ours, clock = scheduler(one, two)
     for _ in range(2):
         clock.now += 1
         one.health.failed(clock.now, clock.now)
@@ -153,27 +153,27 @@ def test_an_endpoint_that_fails_again_rests_while_others_work() -> None:
 
 def test_a_failure_ends_what_was_known_of_the_model() -> None:
     one = endpoint()
-    ours, _ = dispatcher(one)
+    ours, _ = scheduler(one)
     ours.verified(one, INFO, ours.generation(one))
     assert one.verified
     ours.put([task(), task()])
     first, second = take(ours), take(ours)
-    ours.settle(first, Ending.FAILED)
+    ours.settle(first, Outcome.FAILED)
     generation = ours.generation(one)
-    ours.settle(second, Ending.FAILED)
+    ours.settle(second, Outcome.FAILED)
     ours.verified(one, INFO, generation)
     assert not one.verified  # it has failed again since that check began
 
 
-@pytest.mark.parametrize("ending", [Ending.REFUSED, Ending.FAILED])
-def test_the_silence_that_a_server_wants_is_kept_and_counted(ending: Ending) -> None:
-    ours, clock = dispatcher()
+@pytest.mark.parametrize("ending", [Outcome.REFUSED, Outcome.FAILED])
+def test_the_silence_that_a_server_wants_is_kept_and_counted(ending: Outcome) -> None:
+    ours, clock = scheduler()
     one = task(0, 0, 1)
     ours.put([one])
     assignment = take(ours)
     ours.settle(assignment, ending, [one], retry_after=7)
     clock.now += 7
-    ours.settle(take(ours), Ending.ANSWERED)
+    ours.settle(take(ours), Outcome.ANSWERED)
     one.job.store([0], np.ones((1, 4), np.float32))
     assert one.job.result().statistics.throttled_ms == 7000
 
@@ -186,7 +186,7 @@ def test_a_task_without_room_is_not_handed_out() -> None:
             third_look.set()
         return 0.0
 
-    ours = Dispatcher([endpoint()], random.Random(0), clock)
+    ours = Scheduler([endpoint()], random.Random(0), clock)
     ours.put([task(0, place) for place in range(3)])
     seen: list[Assignment | None] = []
     thread = threading.Thread(target=lambda: seen.extend(ours.take() for _ in range(3)))
@@ -199,14 +199,14 @@ def test_a_task_without_room_is_not_handed_out() -> None:
 
 def test_a_task_that_is_too_large_is_cut_evenly() -> None:
     one = endpoint()
-    ours, _ = dispatcher(one)
+    ours, _ = scheduler(one)
     ours.limit_batch(one, 20)
     ours.put([task(texts=32)])
     assert [take(ours).task.size for _ in range(2)] == [16, 16]
 
 
 class Takers:
-    """A dispatcher of two endpoints, all of whose room is taken, and a thread that waits to take."""
+    """A scheduler of two endpoints, all of whose room is taken, and a thread that waits to take."""
 
     def __init__(self) -> None:
         self._stopped_at: float | None = time.monotonic()
@@ -220,7 +220,7 @@ class Takers:
         self.seen: list[Assignment | None] = []
         self.thread = threading.Thread(target=lambda: self.seen.append(self.ours.take()), daemon=True)
         self.well, self.ill = endpoint("http://well"), endpoint("http://ill")
-        self.ours = Dispatcher([self.well, self.ill], random.Random(0), clock)
+        self.ours = Scheduler([self.well, self.ill], random.Random(0), clock)
         self.ours.put([task(0, place) for place in range(6)])
         self.under_way = [take(self.ours) for _ in range(4)]
         self.thread.start()
@@ -241,8 +241,8 @@ def test_somebody_waits_for_the_end_of_a_silence_while_the_others_are_busy() -> 
     takers = Takers()
     for assignment in takers.under_way:
         if assignment.endpoint is takers.ill:
-            takers.ours.settle(assignment, Ending.FAILED, retry_after=0.2)
-    takers.ours.settle(takers.one_at(takers.well), Ending.ANSWERED)
+            takers.ours.settle(assignment, Outcome.FAILED, retry_after=0.2)
+    takers.ours.settle(takers.one_at(takers.well), Outcome.ANSWERED)
     assert take(takers.ours).endpoint is takers.well
     taken = takers.see_what_the_thread_takes()
     assert taken is not None
@@ -252,10 +252,10 @@ def test_somebody_waits_for_the_end_of_a_silence_while_the_others_are_busy() -> 
 def test_somebody_waits_for_what_is_to_be_sent_later_while_the_others_are_busy() -> None:
     takers = Takers()
     for _ in range(2):  # what is ready goes to this thread
-        takers.ours.settle(takers.under_way.pop(), Ending.ANSWERED)
+        takers.ours.settle(takers.under_way.pop(), Outcome.ANSWERED)
         take(takers.ours)
-    takers.ours.settle(takers.under_way.pop(), Ending.OBJECTED, [now := task(0, 8)])
-    takers.ours.settle(takers.under_way.pop(), Ending.UNSENT, [later := task(0, 9)], delay=0.2)
+    takers.ours.settle(takers.under_way.pop(), Outcome.OBJECTED, [now := task(0, 8)])
+    takers.ours.settle(takers.under_way.pop(), Outcome.UNSENT, [later := task(0, 9)], delay=0.2)
     assert take(takers.ours).task is now
     taken = takers.see_what_the_thread_takes()
     assert taken is not None
@@ -263,13 +263,13 @@ def test_somebody_waits_for_what_is_to_be_sent_later_while_the_others_are_busy()
 
 
 def test_a_server_that_permits_more_gives_each_process_more() -> None:
-    one = Endpoint("http://tei", INFO, None, Jitter(random.Random(0)), processes=2)
+    one = Endpoint("http://tei", INFO, None, Backoff(random.Random(0)), processes=2)
     one.adopt(dataclasses.replace(INFO, max_concurrent_requests=512))
     assert (one.budget.ceiling, one.budget.share) == (512, 256)
 
 
 def test_threads_that_wait_are_sent_home() -> None:
-    ours, _ = dispatcher()
+    ours, _ = scheduler()
     seen: list[Assignment | None] = []
     thread = threading.Thread(target=lambda: seen.append(ours.take()))
     thread.start()

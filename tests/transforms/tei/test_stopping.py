@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from transforms.tei.errors import EndpointRefused, ModelChanged, PairingBroken
-from transforms.tei.handshake import KNOWN_SENTENCE
+from transforms.tei.handshake import CANARY_TEXT
+from transforms.tei.vector_space import VectorSpace
 
-from .helpers import IDENTITY, bodies, check, clients, some_texts, when
-from .server import DIMENSIONS, HANG_UP, Asked, Says, error, honest, scripted, vector_of
+from .helpers import bodies, check, clients, some_texts, when
+from .server import DIMENSIONS, HANG_UP, Asked, Says, ScriptedTei, error, honest, scripted, vector_of
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,7 @@ def test_a_gateways_page_in_mid_run_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize("prompt_name", [None, "query"])
-def test_a_server_that_refuses_the_known_sentence_refuses_the_job(prompt_name: str | None) -> None:
+def test_a_server_that_refuses_a_probe_sentence_refuses_the_job(prompt_name: str | None) -> None:
     says = error(422, "Input validation error: `inputs` must have less than 8 tokens. Given: 9")
     with (
         scripted(lambda asked: says if asked.texts else None) as tei,
@@ -86,31 +87,37 @@ def test_a_model_that_does_not_embed_is_refused() -> None:
         client.probe()
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"model_id": "other"}, "model_id 'other' instead of 'hash'"),
-        ({"model_sha": None}, "sha None instead of 'abc'"),
-        ({"model_dtype": "float16"}, "dtype"),
-        ({"model_type": {"embedding": {"pooling": "cls"}}}, "pooling 'cls' instead of 'mean'"),
-    ],
-)
-def test_another_model_than_the_jobs_is_noticed_on_first_contact(change: dict[str, Any], words: str) -> None:
-    with scripted(**change) as tei, clients(tei, identity=IDENTITY) as client, pytest.raises(ModelChanged, match=words):
-        client.submit(["text"])
+OTHER_NAMES = {"model_id": "/repository", "model_sha": None, "model_dtype": "float16", "version": "1.8.0"}
 
 
-def test_other_dimensions_than_the_jobs_are_noticed_on_first_contact() -> None:
-    with scripted() as tei, clients(tei, identity=IDENTITY) as client:
-        tei.vectors = lambda text: vector_of(text, DIMENSIONS + 1)
-        with pytest.raises(ModelChanged, match="dimensions 17 instead of 16"):
-            client.submit(["text"])
+def space_of(tei: ScriptedTei) -> VectorSpace:
+    with clients(tei) as client:
+        return client.probe().space
 
 
-def test_another_server_version_is_the_same_model() -> None:
-    with scripted(version="1.8.0") as tei, clients(tei, identity=IDENTITY) as client:
+def test_the_same_vectors_under_other_names_are_the_same_space() -> None:
+    with scripted() as first, scripted(**OTHER_NAMES) as second, clients(second, space=space_of(first)) as client:
         check(["text"], client.submit(["text"]).result())
-        assert client.probe().server_version == "1.8.0"
+        assert client.probe().identity.model_id == "/repository"
+
+
+def test_other_vectors_under_the_same_names_are_refused_before_anything_is_sent() -> None:
+    with scripted() as first, scripted() as second:
+        second.vectors = lambda text: vector_of("prompt: " + text)
+        with clients(second, space=space_of(first)) as client:
+            with pytest.raises(ModelChanged, match=r"hash, revision abc, TEI 1\.9\.3.*worst cosine is -?0\."):
+                client.submit(["text"])
+            assert not bodies(second)
+
+
+def test_other_dimensions_than_the_jobs_are_noticed_at_the_handshake() -> None:
+    with scripted() as first, scripted() as second:
+        second.vectors = lambda text: vector_of(text, DIMENSIONS + 1)
+        with (
+            clients(second, space=space_of(first)) as client,
+            pytest.raises(ModelChanged, match="vectors of 17 dimensions; those of this job have 16"),
+        ):
+            client.submit(["text"])
 
 
 @pytest.mark.parametrize("change", [{"model_sha": "new"}, {}], ids=["told", "not told"])
@@ -128,7 +135,7 @@ def test_a_model_of_other_dimensions_is_noticed_without_a_failure() -> None:
     with scripted() as tei, clients(tei) as client:
         client.submit(some_texts()).result()
         tei.vectors = lambda text: vector_of(text, DIMENSIONS - 1)
-        with pytest.raises(ModelChanged, match="15 instead of 16"):
+        with pytest.raises(ModelChanged, match="15 dimensions"):
             client.submit(some_texts()).result()
 
 
@@ -141,28 +148,24 @@ def test_vectors_in_each_others_places_stop_the_run(normalize: bool) -> None:
         return honest(asked, {}, lambda text: vector_of(order[text]))
 
     with (
-        scripted(turned) as tei,
-        clients(tei, canary_every=3, normalize=normalize) as client,
-        pytest.raises(PairingBroken),
+        scripted() as tei,
+        clients(tei, normalize=normalize) as client,
     ):
-        client.submit(some_texts(200)).result()
+        client.probe()
+        tei.script = turned
+        with pytest.raises(PairingBroken, match="mixes up rows"):
+            client.submit(some_texts(200)).result()
 
 
-def test_the_known_sentence_is_at_a_random_place() -> None:
-    with scripted(max_client_batch_size=8) as tei, clients(tei, canary_every=1) as client:
+def test_the_canary_is_at_a_random_place_of_every_request() -> None:
+    with scripted(max_client_batch_size=8) as tei, clients(tei) as client:
         check(some_texts(400), client.submit(some_texts(400)).result())
-        places = {body["input"].index(KNOWN_SENTENCE) for body in bodies(tei)}
+        places = {body["input"].index(CANARY_TEXT) for body in bodies(tei)}
         assert max(len(body["input"]) for body in bodies(tei)) == 8
     assert places == set(range(8))
 
 
-def test_the_known_sentence_goes_with_the_first_request() -> None:
-    with scripted() as tei, clients(tei, canary_every=100) as client:
-        check(some_texts(300), client.submit(some_texts(300)).result())
-        assert sum(KNOWN_SENTENCE in body["input"] for body in bodies(tei)) == 1
-
-
-def test_a_known_sentence_that_is_too_big_stops_at_once() -> None:
+def test_a_probe_that_is_too_large_stops_at_once() -> None:
     with (
         scripted(lambda asked: Says(413, b"too large") if asked.texts else None) as tei,
         clients(tei) as client,

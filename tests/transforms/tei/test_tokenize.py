@@ -5,21 +5,22 @@ from collections.abc import Iterator
 import pytest
 import requests
 
-from pipeline.embedded_tei.process import EmbeddedTei
-from transforms.tei.info import ServerInfo, parse_info
+from tests.tei_simulator.process import TeiSimulator
+from transforms.tei.credentials import Credentials
+from transforms.tei.handshake import ServerInfo, parse_info
 from transforms.tei.tokenize import CannotTokenize, count_tokens
 from transforms.tei.transport import HttpTransport
 
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with EmbeddedTei(["--model", "hash", "--max_client_batch_size", "3", "--max_input_length", "20"]) as server:
+    with TeiSimulator(["--max_client_batch_size", "3", "--max_input_length", "20"]) as server:
         yield server.url
 
 
 @pytest.fixture
 def transport() -> Iterator[HttpTransport]:
-    made = HttpTransport(None, 10.0, {})
+    made = HttpTransport(Credentials(), 10.0)
     yield made
     made.close()
 

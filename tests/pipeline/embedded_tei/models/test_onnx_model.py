@@ -25,7 +25,7 @@ from pipeline.embedded_tei.process import EmbeddedTei, EmbeddedTeiError
 from pipeline.errors import UsageError
 from pipeline.runners.endpoint import reached
 from tests.bert_graph import BertGraph
-from tests.pipeline.embedded_tei.clients import embed, post
+from tests.tei_simulator.clients import embed, post
 
 ROOT = Path(__file__).parents[4]
 REFERENCE = ROOT.parent / "shared" / "data" / "minilm-reference.ndjson"
@@ -202,9 +202,8 @@ def test_a_dense_module_is_refused(tiny: Path) -> None:
 
 def test_a_command_takes_a_folder_in_place_of_an_endpoint(tiny: Path) -> None:
     options = check_options(make_parser().parse_args(["check", "--model", str(tiny)]), ())
-    with reached(options.endpoint, None, model=options.model) as (endpoint, _):
-        assert endpoint.identity is not None
-        assert (endpoint.identity.model_id, endpoint.identity.dimensions) == (str(tiny), 16)
+    with reached(options.endpoint, None, model=options.model) as (_, profile):
+        assert (profile.identity.model_id, profile.identity.dimensions) == (str(tiny), 16)
 
 
 def test_a_folder_and_an_endpoint_are_one_too_many(tiny: Path) -> None:

@@ -32,6 +32,7 @@ class Fault(enum.Enum):
     SHORT_REPLY = "short_reply"  # the last row is missing
     WRONG_DIMENSIONS = "wrong_dimensions"  # the last component of each row is missing
     PERMUTED = "permuted"  # each row in another's place
+    SHUFFLED = "shuffled"  # two rows have changed places
     DRIP = "drip"  # the reply a few bytes at a time, for ever
     CRASH = "crash"  # all connections reset, new ones refused for a while
 
@@ -61,6 +62,7 @@ class Faults:
         short_reply: chance that the last row is missing.
         wrong_dimensions: chance that rows lack a component.
         permuted: chance that no row is in its place.
+        shuffled: chance that two rows have changed places.
         drip: chance of a reply that never gets whole, though bytes keep coming.
         null_rows: chance that one text's row has a null.
         null_marker: texts with this in them always have a row of nulls.
@@ -72,9 +74,28 @@ class Faults:
         crash_seconds: how long connections are refused after a crash.
         wake_seconds: how long an endpoint that is scaled to zero takes to start, from its first request of any kind on;
             until then requests get 503, but for those that wait for it as long as their `X-Scale-Up-Timeout` says.
-        model_seed: which model answers; another one has another sha and other vectors.
+        model_seed: which model replies; another one has another sha and other vectors.
+        same_name: whether the sha stays as it is for seed 0, whichever model replies.
+        info_fields: fields of `/info` with other values; a null leaves the field out.
+        mix: share of replies for embeddings that come from `other_seed`'s model under the same name.
+        swap_at: after how many texts, counted from when this was set, all replies come from `other_seed`'s model under
+            the same name; 0 for at once, None for never.
+        other_seed: the model of `mix` and `swap_at`.
+        default_prompt: a prompt that the server puts before every text that comes without the name of one.
+        noise: "float16" for vectors rounded to it; "quantized" for noise that depends on the whole batch, cosine 0.995.
+        cache: "body" for a caching proxy in front, keyed by the request's body; "first_text" for one keyed by its first
+            text alone; None for none.
+        token_file: a file with the bearer token that requests must carry; it is read at every request.
+        expire_after: after how many requests a token from `token_file` is refused with 401, until the file has another.
+        required_header: "name: value" that requests must carry, or they get 401.
+        no_info: whether `/info` is a 404.
+        openai_only: whether there are only `/v1/models` and `/v1/embeddings`, and no `x-` headers.
+        time_headers: "true", "zero" where a gateway sets the queue and inference times to 0, "none" where it strips all
+            `x-` headers.
+        latency_seconds: the time on the network of every request and its reply, half before and half after.
+        texts_per_second: how many texts the device computes; None for no limit. Seconds of a batch add up.
         batch_seconds: how long the device takes for a batch of any size; new faults end the batch that is on it.
-        tokens_per_second: how many it reads on top of that; None for no limit.
+        tokens_per_second: how many tokens it reads; None for no limit.
     """
 
     embed: bool = True
@@ -94,6 +115,7 @@ class Faults:
     short_reply: float = 0.0
     wrong_dimensions: float = 0.0
     permuted: float = 0.0
+    shuffled: float = 0.0
     drip: float = 0.0
     null_rows: float = 0.0
     null_marker: str | None = None
@@ -105,6 +127,22 @@ class Faults:
     crash_seconds: float = 1.0
     wake_seconds: float = 0.0
     model_seed: int = 0
+    same_name: bool = False
+    info_fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    mix: float = 0.0
+    swap_at: int | None = None
+    other_seed: int = 1_000_003
+    default_prompt: str | None = None
+    noise: str | None = None
+    cache: str | None = None
+    token_file: str | None = None
+    expire_after: int | None = None
+    required_header: str | None = None
+    no_info: bool = False
+    openai_only: bool = False
+    time_headers: str = "true"
+    latency_seconds: float = 0.0
+    texts_per_second: float | None = None
     batch_seconds: float = 0.0
     tokens_per_second: float | None = None
 
@@ -115,9 +153,12 @@ class Faults:
             ValueError: naming the one that is none.
         """
         chances = {fault.value: chance for fault, chance in self.chances().items()}
-        for name, chance in {**chances, "backend": self.backend, "null_rows": self.null_rows}.items():
+        for name, chance in {**chances, "backend": self.backend, "null_rows": self.null_rows, "mix": self.mix}.items():
             if not 0 <= chance <= 1:
                 raise ValueError(f"{name} is {chance}: it must be a chance between 0 and 1")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: it must be one of {choices}")
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Faults:
@@ -129,10 +170,19 @@ class Faults:
         values: Any = json.loads(text)
         if not isinstance(values, dict):
             raise ValueError(f"faults are a JSON object, not {text!r}")  # noqa: TRY004 - callers catch one type
-        unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
+        return cls().changed(values)
+
+    def changed(self, changes: Mapping[str, Any]) -> Faults:
+        """Return these faults with some values changed; those in `changes` are as in JSON.
+
+        Raises:
+            ValueError: if a name is unknown.
+        """
+        unknown = set(changes) - {field.name for field in dataclasses.fields(self)}
         if unknown:
             raise ValueError(f"no such faults: {', '.join(sorted(unknown))}")
-        return cls(**{**values, "script": tuple(map(Fault, values.get("script", ())))})
+        changes = {**changes, "script": tuple(map(Fault, changes.get("script", self.script)))}
+        return dataclasses.replace(self, **changes)
 
     def to_json(self) -> str:
         """Writes what `from_json` reads."""
@@ -144,6 +194,11 @@ class Faults:
         return {fault: getattr(self, fault.value) for fault in _DRAWN}
 
 
+_CHOICES = {
+    "noise": (None, "float16", "quantized"),
+    "cache": (None, "body", "first_text"),
+    "time_headers": ("true", "zero", "none"),
+}
 _DRAWN = (
     Fault.REJECT,
     Fault.THROTTLE,
@@ -157,5 +212,6 @@ _DRAWN = (
     Fault.SHORT_REPLY,
     Fault.WRONG_DIMENSIONS,
     Fault.PERMUTED,
+    Fault.SHUFFLED,
     Fault.DRIP,
 )

@@ -6,14 +6,18 @@ it has unit norm, and two texts share one only if 64 bits of their digests are e
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from pipeline.embedded_tei import wire
+from pipeline.embedded_tei.engine import cut_characters
 from pipeline.embedded_tei.models.registry import Encoded, Encoding, Token, Vectors
 
 _BLOCKS = 8
+_SPECIALS = 2
 _CHOICES = 256
 _BEGIN, _END = 0, 2
 
@@ -50,17 +54,19 @@ class HashModel:
 
     def encode(self, text: str, prompt: str, encoding: Encoding) -> Encoded:
         """Counts words; cuts at a word's end."""
-        specials = 2 * encoding.special_tokens
         whole = prompt + text
-        length = _count(whole) + specials
+        length = _count(whole) + _SPECIALS
         if length <= encoding.limit:
             return Encoded(prompt, text, length, length)
-        words = _split(whole)
-        room = max(encoding.limit - specials, 0)
-        kept = "".join(words[len(words) - room :] if encoding.left else words[:room])
+        room = max(encoding.limit - _SPECIALS, 0)
+        # Only as many words as are needed are split off: a text may have 100,000 of them.
+        if encoding.left:
+            kept = "".join([f" {word}" for word in whole.rsplit(" ", room)[1:]]) if room else ""
+        else:
+            kept = " ".join(whole.split(" ", room + 1)[: room + whole.startswith(" ")])
         if not encoding.left and kept.startswith(prompt):
-            return Encoded(prompt, kept[len(prompt) :], room + specials, length)
-        return Encoded("", kept, room + specials, length)
+            return Encoded(prompt, kept[len(prompt) :], room + _SPECIALS, length)
+        return Encoded("", kept, room + _SPECIALS, length)
 
     def tokenize(self, text: str, prompt: str, *, special_tokens: bool) -> list[Token]:
         """One token a word; its id is a hash of the word."""
@@ -73,17 +79,55 @@ class HashModel:
             return [Token(_BEGIN, "<s>", True, None, None), *tokens, Token(_END, "</s>", True, None, None)]
         return tokens
 
-    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
-        """One made-up word an id: a hash cannot be turned back."""
-        specials = {_BEGIN: "<s>", _END: "</s>"}
-        kept = [i for i in ids if not (skip_special_tokens and i in specials)]
-        return " ".join(specials.get(i, f"token{i}") for i in kept)
-
     def embed(self, texts: Sequence[Encoded]) -> Vectors:
         """Gives float32[len(texts), dimensions] of unit norm."""
         digests = b"".join([_digest(text.prompt + text.text) for text in texts])
         choices = np.frombuffer(digests, np.uint8).reshape(len(texts), _BLOCKS)
         return self._table[self._positions, choices].reshape(len(texts), self.dimensions)
+
+
+def expected_vectors(
+    texts: Sequence[str],
+    seed: int = 0,
+    *,
+    prompt: str = "",
+    dimensions: int | None = None,
+    max_input_length: int = HashModel.max_input_length,
+) -> Vectors:
+    """Return the vectors that the simulator must reply with, float32[len(texts), dimensions], normalised.
+
+    Args:
+        texts: what is sent.
+        seed: the model's.
+        prompt: what the server puts before every text.
+        dimensions: how many are asked for; None for all.
+        max_input_length: the server's, in tokens.
+    """
+    model, encoding = _model_of(seed), Encoding(max_input_length)
+    encoded = [model.encode(cut_characters(text, max_input_length), prompt, encoding) for text in texts]
+    vectors = model.embed(encoded)
+    if dimensions is None or dimensions == model.dimensions:
+        return vectors
+    return wire.normalized(np.ascontiguousarray(vectors[:, :dimensions]))
+
+
+def expected_vector(
+    text: str,
+    seed: int = 0,
+    *,
+    prompt: str = "",
+    dimensions: int | None = None,
+    max_input_length: int = HashModel.max_input_length,
+) -> Vectors:
+    """Return one text's vector as `expected_vectors` does, float32[dimensions]."""
+    options = {"prompt": prompt, "dimensions": dimensions, "max_input_length": max_input_length}
+    vector: Vectors = expected_vectors([text], seed, **options)[0]  # type: ignore[arg-type]
+    return vector
+
+
+@functools.lru_cache(maxsize=8)
+def _model_of(seed: int) -> HashModel:
+    return HashModel(seed)
 
 
 def _digest(text: str) -> bytes:

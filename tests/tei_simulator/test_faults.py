@@ -9,10 +9,9 @@ import orjson
 import pytest
 import requests
 
-from pipeline.embedded_tei.faults import Fault, Faults
-from pipeline.embedded_tei.process import EmbeddedTei
-
-from .clients import Simulator, address, embed, embed_base64, post
+from tests.tei_simulator.clients import Simulator, address, embed, embed_base64, post
+from tests.tei_simulator.faults import Fault, Faults
+from tests.tei_simulator.process import TeiSimulator
 
 JSON = {"content-type": "application/json"}
 
@@ -112,7 +111,7 @@ def test_a_crash_refuses_connections_for_a_while_and_the_port_stays(simulator: S
     idle.getresponse().read()
     started = time.monotonic()
     with pytest.raises(requests.ConnectionError):
-        post(simulator.url, "/_simulator/crash", None)
+        post(simulator.url, "/simulator/crash", None)
     with pytest.raises(ConnectionResetError):
         idle.sock.recv(1)
     with pytest.raises(requests.ConnectionError, match="refused"):
@@ -215,12 +214,10 @@ def test_a_poisoned_text_fails_the_requests_that_share_its_batch(simulator: Simu
         running = pool.submit(simulator.embed, ["runs alone"])
         simulator.wait_for("batches", 1)
         poisoned = pool.submit(simulator.embed, ["☠"])
-        simulator.wait_for("texts_in_flight", 2)
-        # the poisoned text was formed ahead, so what comes now is in the batch behind it
-        innocent = pool.submit(simulator.embed, ["innocent"])
+        innocent = pool.submit(simulator.embed, ["shares its batch"])
         simulator.wait_for("texts_in_flight", 3)
         simulator.set_faults(poison_marker="☠")
-        assert [reply.result().status_code for reply in (running, poisoned, innocent)] == [200, 424, 200]
+        assert [reply.result().status_code for reply in (running, poisoned, innocent)] == [200, 424, 424]
     assert simulator.embed(["a", "☠"]).status_code == 424
 
 
@@ -272,12 +269,12 @@ def test_the_device_takes_its_time(simulator: Simulator) -> None:
 
 def test_the_device_is_busy_while_texts_wait_and_idle_while_none_do(simulator: Simulator) -> None:
     simulator.set_faults(batch_seconds=0.1)
-    requests.post(f"{simulator.url}/_simulator/stats", timeout=5)
+    requests.post(f"{simulator.url}/simulator/statistics", timeout=5)
     for _ in range(3):
         simulator.embed(["a"])
         time.sleep(0.1)
     assert simulator.statistics()["busy_share"] < 0.75
-    requests.post(f"{simulator.url}/_simulator/stats", timeout=5)
+    requests.post(f"{simulator.url}/simulator/statistics", timeout=5)
     with ThreadPoolExecutor(8) as threads:
         assert {reply.status_code for reply in threads.map(simulator.embed, [["a"]] * 60)} == {200}
     told = simulator.statistics()
@@ -291,7 +288,7 @@ def test_counting_begins_at_once_where_something_is_under_way(simulator: Simulat
         under_way = threads.submit(simulator.embed, ["a"])
         while not simulator.statistics()["texts_in_flight"]:
             time.sleep(0.01)
-        told = requests.post(f"{simulator.url}/_simulator/stats", timeout=5).json()
+        told = requests.post(f"{simulator.url}/simulator/statistics", timeout=5).json()
         assert told["texts_in_flight"] == 1
         assert told["started_at"] is not None
         assert under_way.result().status_code == 200
@@ -311,19 +308,18 @@ def test_statistics_count_texts(simulator: Simulator) -> None:
     assert (told["batches"], told["tokens"]) == (2, 15)
 
 
-def test_the_control_routes_need_no_key_and_are_off_unless_asked_for(tei: EmbeddedTei) -> None:
-    assert requests.get(f"{tei.url}/_simulator/stats", timeout=5).status_code == 404
-    arguments = ["--model", "hash", "--faults", '{"script": ["reject"]}', "--api_key", "env:TEI_KEY"]
-    with EmbeddedTei(arguments, environment={"TEI_KEY": "k"}) as server:
-        assert requests.get(f"{server.url}/_simulator/stats", timeout=5).status_code == 200
-        assert requests.get(f"{server.url}/_simulator/faults", timeout=5).json()["script"] == ["reject"]
+def test_the_control_routes_need_no_key() -> None:
+    arguments = ["--faults", '{"script": ["reject"]}', "--api_key", "env:TEI_KEY"]
+    with TeiSimulator(arguments, environment={"TEI_KEY": "k"}) as server:
+        assert requests.get(f"{server.url}/simulator/statistics", timeout=5).status_code == 200
+        assert requests.get(f"{server.url}/simulator/faults", timeout=5).json()["script"] == ["reject"]
         assert requests.get(f"{server.url}/info", timeout=5).status_code == 401
         assert post(server.url, "/embed", {"inputs": "a"}, authorization="Bearer k").status_code == 429
 
 
 @pytest.mark.parametrize("faults", [[], {"rejects": 1}, {"reject": -1}, {"script": ["nothing"]}, {"reject": "much"}])
 def test_faults_that_are_none_are_refused(simulator: Simulator, faults: object) -> None:
-    assert post(simulator.url, "/_simulator/faults", faults).status_code == 422
+    assert post(simulator.url, "/simulator/faults", faults).status_code == 422
 
 
 def test_faults_survive_json() -> None:

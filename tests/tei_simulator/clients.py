@@ -48,7 +48,12 @@ class Simulator:
         self.url = url
 
     def set_faults(self, **faults: object) -> None:
-        response = post(self.url, "/_simulator/faults", faults)
+        response = post(self.url, "/simulator/faults", faults)
+        assert response.status_code == 200, response.text
+
+    def change_faults(self, **faults: object) -> None:
+        """Change some faults while everything goes on."""
+        response = requests.patch(f"{self.url}/simulator/faults", json=faults, timeout=20)
         assert response.status_code == 200, response.text
 
     def hold(self) -> None:
@@ -59,10 +64,10 @@ class Simulator:
         self.set_faults(script=faults, **others)
 
     def reset_statistics(self) -> None:
-        assert post(self.url, "/_simulator/stats", None).status_code == 200
+        assert post(self.url, "/simulator/statistics", None).status_code == 200
 
     def statistics(self) -> dict[str, Any]:
-        told: dict[str, Any] = requests.get(f"{self.url}/_simulator/stats", timeout=5).json()
+        told: dict[str, Any] = requests.get(f"{self.url}/simulator/statistics", timeout=5).json()
         return told
 
     def wait_for(self, name: str, value: int, within: float = 10.0) -> None:

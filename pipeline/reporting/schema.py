@@ -1,0 +1,440 @@
+"""The form of report.json: the typed value, and the JSON schema that is generated from it.
+
+`python -m pipeline.reporting.schema > pipeline/reporting/report.schema.json` writes the schema that is shipped; a test
+compares the two. A class says in its docstring what each field means, and the schema repeats it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import sys
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Union
+
+import orjson
+
+# Fields are added without a new version; a field that goes, or changes its meaning, makes one.
+VERSION: Literal[2] = 2
+
+Verdict = Literal["endpoint", "client", "balanced", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The model, as the endpoint described it.
+
+    Attributes:
+        model_id: its name.
+        sha: its revision; null if the endpoint does not report one.
+        dtype: the number format that it computes in.
+        pooling: how token vectors become one; null if the endpoint does not report it.
+        dimensions: numbers in a vector.
+        server_version: of TEI.
+    """
+
+    model_id: str
+    sha: str | None
+    dtype: str | None
+    pooling: str | None
+    dimensions: int
+    server_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobSettings:
+    """What shapes the vectors, from job.json.
+
+    Attributes:
+        model: the model.
+        inputs: the patterns of the inputs.
+        text_field: the field whose text is embedded.
+        embedding_field: the field that holds the vector.
+        prompt_name: the prompt in front of each text; null for the server's default.
+        normalize: whether vectors have length 1.
+        overlong: what happens to texts of more tokens than the model reads.
+        wire_format: how vectors came over the wire.
+        version: of Tayyar.
+    """
+
+    model: Model
+    inputs: tuple[str, ...]
+    text_field: str
+    embedding_field: str
+    prompt_name: str | None
+    normalize: bool
+    overlong: Literal["truncate", "dead_letter"]
+    wire_format: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """From when to when, pauses between runs included.
+
+    Attributes:
+        started_at: when the first text could be sent, in seconds since the epoch; null before any shard is done.
+        finished_at: when the last receipt was written, likewise.
+    """
+
+    started_at: float | None
+    finished_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over the shards that have their receipt.
+
+    Attributes:
+        sources: input files.
+        sources_complete: input files all of whose shards are done.
+        shards: shards that have their receipt.
+        shards_expected: shards that there will be; null while those of a compressed file cannot be counted.
+        records: lines that are not blank, in the shards done.
+        records_expected: an estimate of all of them, by bytes or from `tayyar plan`; null where nothing is known.
+        embedded: documents that have their vector.
+        sent: documents whose text was sent to the endpoint; null if the receipts do not record it.
+        reused: documents that took the vector of a former output; null likewise.
+        duplicates: documents that took the vector of an equal text in their shard; null likewise.
+        at_limit: texts of as many tokens as the model reads, which were cut unless they fit exactly; a lower bound.
+        dead_letters: records that could not be embedded.
+        dead_letters_by_reason: the same by reason.
+        output_bytes: of embedded documents.
+        seconds: of work, in which at least one shard was under way; pauses between runs do not count.
+        documents_per_second: embedded documents by these seconds.
+        dollars: these seconds at price_per_hour.
+        tokens: as the endpoint counted them, after truncation, special tokens included.
+        requests: that succeeded.
+        retries: requests that were repeated.
+        queue_ms: in the endpoint's queue (x-queue-time), summed over texts.
+        inference_ms: in the endpoint's device (x-inference-time), summed over texts.
+        throttled_ms: waited because the endpoint had asked for it, summed over requests.
+    """
+
+    sources: int
+    sources_complete: int
+    shards: int
+    shards_expected: int | None
+    records: int
+    records_expected: int | None
+    embedded: int
+    sent: int | None
+    reused: int | None
+    duplicates: int | None
+    at_limit: int
+    dead_letters: int
+    dead_letters_by_reason: Mapping[str, int]
+    output_bytes: int
+    seconds: float
+    documents_per_second: float | None
+    dollars: float | None
+    tokens: int
+    requests: int
+    retries: int
+    queue_ms: int
+    inference_ms: int
+    throttled_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """How long successful requests took, in milliseconds.
+
+    Attributes:
+        p50: upper bound of the bucket that holds the median; at most 19 % too high.
+        p95: upper bound of the bucket that holds the 95th percentile, likewise.
+        p99: upper bound of the bucket that holds the 99th percentile, likewise.
+        histogram: requests by the upper bound of their bucket; bounds are a factor of 2^(1/4) apart.
+    """
+
+    p50: int | None
+    p95: int | None
+    p99: int | None
+    histogram: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """The course of the job over its time of work, in buckets of equal length.
+
+    Attributes:
+        bucket_seconds: of work that a value stands for.
+        documents_per_second: documents that got their vector.
+        texts_in_queue: texts that waited in the endpoint's queue, on the mean of the bucket.
+        texts_in_flight: texts sent and not answered, on the mean of the bucket, those in the queue included.
+        pauses_at: seconds of work at which a pause of more than a second was cut out.
+    """
+
+    bucket_seconds: float
+    documents_per_second: tuple[float, ...]
+    texts_in_queue: tuple[float, ...]
+    texts_in_flight: tuple[float, ...]
+    pauses_at: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bottleneck:
+    """What limited the speed.
+
+    Attributes:
+        verdict: endpoint: texts waited for it. client: it was often without work. balanced: between the two.
+            unknown: the endpoint reported no times.
+        why: the same in words, with the numbers and what would help.
+        queue_ms_per_text: mean time in the endpoint's queue.
+        inference_ms_per_text: mean time in the endpoint's device.
+        latency_ms_per_request: the mean, each request at the middle of its bucket.
+        requests_in_server: requests in the endpoint's queue or device, on the mean of the time of work.
+        texts_in_flight: texts sent and not answered, on the mean of the time of work (Little's law).
+    """
+
+    verdict: Verdict
+    why: str
+    queue_ms_per_text: float
+    inference_ms_per_text: float
+    latency_ms_per_request: float | None
+    requests_in_server: float | None
+    texts_in_flight: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One dead letter, for people to look at.
+
+    Attributes:
+        source: the input file.
+        offset: of the line's first byte.
+        stage: where the record failed.
+        detail: why, in words.
+        http_status: of the endpoint's last answer; null if it was never sent.
+        attempts: requests that were made for it.
+        text: the first 300 characters of its text; null where it has none.
+        line: the first 300 characters of its line.
+    """
+
+    source: str
+    offset: int
+    stage: Literal["read", "embed"]
+    detail: str
+    http_status: int | None
+    attempts: int
+    text: str | None
+    line: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterReason:
+    """The dead letters of one reason.
+
+    Attributes:
+        reason: why the records could not be embedded.
+        count: how many there are.
+        examples: the first few.
+    """
+
+    reason: str
+    count: int
+    examples: tuple[Example, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What was expected and what happened.
+
+    Attributes:
+        planned: by `tayyar plan`; null where it expected nothing.
+        actual: so far; null where it is not known.
+    """
+
+    planned: float | None
+    actual: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class PlanComparison:
+    """What `tayyar plan` expected beside what happened so far.
+
+    Attributes:
+        records: lines that are not blank.
+        tokens: after truncation.
+        requests: that succeed.
+        output_bytes: of embedded documents.
+        seconds: of work.
+        dollars: these seconds, both at price_per_hour.
+    """
+
+    records: Comparison
+    tokens: Comparison
+    requests: Comparison
+    output_bytes: Comparison
+    seconds: Comparison
+    dollars: Comparison
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """The last `tayyar verify` of the folder.
+
+    Attributes:
+        at: when it ended, ISO 8601 with its time zone.
+        passed: whether it found nothing wrong.
+        findings: how many things it found.
+        current: whether no shard was finished since.
+    """
+
+    at: str
+    passed: bool
+    findings: int
+    current: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LastRun:
+    """The last `tayyar run` into the folder that reached its end.
+
+    Attributes:
+        command: the call, with secrets left out.
+        endpoints: host and port of each server.
+        started_at: in seconds since the epoch.
+        wall_seconds: from the command to its report.
+        work_seconds: of these, in which at least one shard was under way.
+        documents: that got their vector in this run.
+    """
+
+    command: str
+    endpoints: tuple[str, ...]
+    started_at: float
+    wall_seconds: float
+    work_seconds: float
+    documents: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceReport:
+    """One input file.
+
+    Attributes:
+        path: where it is.
+        name: the stem of its outputs.
+        bytes: as stored.
+        shards: that have their receipt.
+        shards_expected: that there will be; null while those of a compressed file cannot be counted.
+        complete: whether all of them are done.
+        records: lines that are not blank, in the shards done.
+        embedded: documents that have their vector.
+        dead_letters: records that could not be embedded.
+    """
+
+    path: str
+    name: str
+    bytes: int
+    shards: int
+    shards_expected: int | None
+    complete: bool
+    records: int
+    embedded: int
+    dead_letters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a job came to, computed from its plan and its receipts.
+
+    Attributes:
+        version: of this form.
+        made_at: when the report was made, ISO 8601 with its time zone.
+        output: the output folder.
+        complete: whether every shard of every source has its receipt.
+        balanced: whether records = embedded + dead letters in every shard.
+        job: what shapes the vectors.
+        period: from when to when.
+        totals: sums over the shards done.
+        price_per_hour: of the endpoint, in dollars.
+        latency_ms: of successful requests.
+        timeline: the course of the job.
+        bottleneck: what limited its speed.
+        dead_letters: by reason, with examples.
+        plan: beside what happened; null if `tayyar plan` saved nothing.
+        verified: the last `tayyar verify`; null if there was none.
+        last_run: the last run that reached its end; null if none did.
+        sources: every input file.
+    """
+
+    version: Literal[2]
+    made_at: str
+    output: str
+    complete: bool
+    balanced: bool
+    job: JobSettings
+    period: Period
+    totals: Totals
+    price_per_hour: float | None
+    latency_ms: Latency
+    timeline: Timeline
+    bottleneck: Bottleneck
+    dead_letters: tuple[DeadLetterReason, ...]
+    plan: PlanComparison | None
+    verified: Verified | None
+    last_run: LastRun | None
+    sources: tuple[SourceReport, ...]
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of report.json."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Tayyar's report.json",
+        **_object(Report),
+    }
+
+
+def encode(value: object) -> bytes:
+    """Return a report, or its schema, as JSON for people and programs."""
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
+
+
+def _object(kind: type) -> dict[str, Any]:
+    documented = _documented(kind)
+    properties = {
+        name: {**_schema(hint), "description": documented[name]} for name, hint in typing.get_type_hints(kind).items()
+    }
+    return {
+        "description": (inspect.getdoc(kind) or "").partition("\n")[0],
+        "type": "object",
+        "additionalProperties": False,
+        "required": list(properties),
+        "properties": properties,
+    }
+
+
+def _documented(kind: type) -> dict[str, str]:
+    """Return what a class's docstring says of each field, under `Attributes:`."""
+    _, _, attributes = (inspect.getdoc(kind) or "").partition("Attributes:\n")
+    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", attributes, flags=re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}
+
+
+def _schema(hint: Any) -> dict[str, Any]:
+    """Return the schema of a field's type. No number in a report is negative."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        (inner,) = (part for part in parts if part is not type(None))
+        return {"anyOf": [_schema(inner), {"type": "null"}]}
+    if origin is Literal:
+        return {"const": parts[0]} if len(parts) == 1 else {"enum": list(parts)}
+    if origin is tuple:
+        return {"type": "array", "items": _schema(parts[0])}
+    if origin is Mapping:
+        keys = {"propertyNames": {"pattern": "^[0-9]+$"}} if parts[0] is int else {}
+        return {"type": "object", **keys, "additionalProperties": _schema(parts[1])}
+    if dataclasses.is_dataclass(hint):
+        return _object(typing.cast("type", hint))
+    name = {bool: "boolean", str: "string", int: "integer", float: "number"}[hint]
+    return {"type": name} if hint in (bool, str) else {"type": name, "minimum": 0}
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(encode(json_schema()))

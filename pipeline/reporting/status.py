@@ -1,0 +1,243 @@
+"""How far a job is, computed from what its output folder holds: the command `status` only shows it."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.job.ledger import Ledger, ReceiptCache, read_ledger
+from pipeline.job.run_marker import RunMarker, read_marker
+from pipeline.job.sharding import read_plan
+from pipeline.job.spec import JobSpec, require_job
+from pipeline.reporting.numbers import count, duration, milliseconds, percent, rate
+from pipeline.reporting.report import expected_records, request_sums
+from pipeline.reporting.timeline import active_seconds
+from transforms.output.folder import OutputFolder
+from transforms.output.receipts import Receipt
+
+VERSION = 1
+RECENT_SECONDS = 300.0
+# A run that has no success for ten minutes gives up by itself (--give_up_after); a slow shard may take longer.
+STALLED_AFTER_SECONDS = 600.0
+STALLED_AFTER_SHARDS = 3
+_GOES_ON = "the same run command goes on from here"
+
+
+class State(enum.Enum):
+    """What a job is doing."""
+
+    FINISHED = "finished"
+    RUNNING = "running"
+    STALLED = "stalled"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How far a job is; the value that `--json` prints.
+
+    Attributes:
+        version: of this value's form.
+        state: finished, running, stalled or stopped; `why` gives the grounds.
+        model: the model's id.
+        sources: input files; `sources_done` of them are complete.
+        shards: how many there are; None while a compressed file's are not counted. `shards_done` have their receipt.
+        records: lines that are not blank, in the shards done; `records_expected` estimates all of them, by bytes or
+            from `tayyar plan`.
+        dead_letters: by reason.
+        recent_rate: documents a second over the last five minutes; None without a run at work.
+        overall_rate: documents a second of work, in which at least one shard was under way.
+        work_seconds: that time.
+        seconds_left: by records, at the recent rate, or else the overall one; None where nothing is known.
+        tokens: as the endpoint counted them; `requests` and `retries` likewise are sums.
+        throttled_seconds: requests waited so long because the endpoint asked for it, summed over requests.
+        queue_ms: mean time of a text in the endpoint's queue; `inference_ms` likewise in its device.
+    """
+
+    version: int
+    state: State
+    why: str
+    model: str
+    sources: int
+    sources_done: int
+    shards: int | None
+    shards_done: int
+    records: int
+    records_expected: int | None
+    embedded: int
+    dead_letters: dict[str, int]
+    recent_rate: float | None
+    overall_rate: float | None
+    work_seconds: float
+    seconds_left: float | None
+    tokens: int
+    requests: int
+    retries: int
+    throttled_seconds: float
+    queue_ms: float | None
+    inference_ms: float | None
+
+
+def read_status(
+    output: OutputFolder, now: float, planned_records: float | None = None, cache: ReceiptCache | None = None
+) -> Status:
+    """Return how far the job in a folder is.
+
+    Args:
+        output: the folder.
+        now: seconds since the epoch.
+        planned_records: what `plan` expected.
+        cache: of the receipts that an earlier call read.
+
+    Raises:
+        UsageError: if it is not an output folder.
+    """
+    job = require_job(output)
+    plan = read_plan(output, job.shard_bytes)
+    ledger = read_ledger(plan, output, job.digest, output.list(), cache)
+    return status_of(ledger, job, read_marker(output), now, planned_records)
+
+
+def status_of(
+    ledger: Ledger, job: JobSpec, marker: RunMarker | None, now: float, planned_records: float | None = None
+) -> Status:
+    """Return how far a job is.
+
+    Args:
+        ledger: of the job.
+        job: what shapes the vectors.
+        marker: of the run at work; None if there is none.
+        now: seconds since the epoch.
+        planned_records: what `plan` expected.
+    """
+    receipts = list(ledger.receipts())
+    state, why = decide_state(ledger.complete, receipts, marker, now)
+    busy = active_seconds(receipts)
+    overall = ledger.embedded / busy if busy else None
+    recent = _recent_rate(receipts, marker, now) if state in (State.RUNNING, State.STALLED) else None
+    expected = expected_records(ledger, planned_records)
+    per_second = (recent or overall or 0) * (ledger.records / ledger.embedded if ledger.embedded else 1)  # records
+    sums = request_sums(receipts)
+    left = (expected - ledger.records) / per_second if expected is not None and per_second else None
+    return Status(
+        version=VERSION,
+        state=state,
+        why=why,
+        model=job.model.model_id,
+        sources=len(ledger.sources),
+        sources_done=sum(source.complete for source in ledger.sources),
+        shards=ledger.shards_expected,
+        shards_done=len(receipts),
+        records=ledger.records,
+        records_expected=expected,
+        embedded=ledger.embedded,
+        dead_letters=dict(sorted(ledger.reasons().items())),
+        recent_rate=_rounded(recent, 2),
+        overall_rate=_rounded(overall, 2),
+        work_seconds=round(busy, 3),
+        seconds_left=_rounded(left),
+        tokens=sums["tokens"],
+        requests=sums["requests"],
+        retries=sums["retries"],
+        throttled_seconds=round(sums["throttled_ms"] / 1000, 1),
+        queue_ms=_rounded(sums["queue_ms"] / ledger.embedded if ledger.embedded else None),
+        inference_ms=_rounded(sums["inference_ms"] / ledger.embedded if ledger.embedded else None),
+    )
+
+
+def decide_state(complete: bool, receipts: list[Receipt], marker: RunMarker | None, now: float) -> tuple[State, str]:
+    """Return the state of a job and the grounds for it.
+
+    Args:
+        complete: whether every shard has its receipt.
+        receipts: those there are.
+        marker: of the run at work; None if there is none.
+        now: seconds since the epoch.
+    """
+    if complete:
+        return State.FINISHED, "every shard has its receipt"
+    last = max((receipt.finished_at for receipt in receipts), default=0.0)
+    limit = _max_silent_seconds(receipts)
+    if marker is None:
+        # A job that a service started from a template leaves no marker, so a shard finished just now may be its.
+        elsewhere = f" (last shard {duration(now - last)} ago: a template's job may still run)"
+        return State.STOPPED, f"no run is at work; {_GOES_ON}{elsewhere if now - last <= limit else ''}"
+    if marker.is_gone and not (marker.is_remote and now - last <= limit):
+        return State.STOPPED, f"{marker}, is gone; {_GOES_ON}"
+    silent = now - max(last, marker.since_seconds)
+    if _is_stalled(silent, limit, receipts):
+        return State.STALLED, (
+            f"{marker}, has finished no shard for {duration(silent)} (limit {duration(limit)}); see its log and the "
+            "endpoint's"
+        )
+    if marker.is_gone:
+        return State.RUNNING, f"{marker}, is gone, but shards are being finished"
+    if not receipts and silent > limit:
+        return State.RUNNING, f"{marker}, has finished no shard yet; see its log if the endpoint is not that slow"
+    return State.RUNNING, str(marker)
+
+
+def _is_stalled(silent_seconds: float, limit_seconds: float, receipts: list[Receipt]) -> bool:
+    """Whether a run that is at work makes no progress; before its first shard, nobody knows how long one takes."""
+    return bool(receipts) and silent_seconds > limit_seconds
+
+
+def _max_silent_seconds(receipts: list[Receipt]) -> float:
+    """Return how long no shard may be finished before a run counts as stalled: longer where shards take long."""
+    longest = max((receipt.finished_at - receipt.started_at for receipt in receipts), default=0.0)
+    return max(STALLED_AFTER_SECONDS, STALLED_AFTER_SHARDS * longest)
+
+
+def _recent_rate(receipts: list[Receipt], marker: RunMarker | None, now: float) -> float | None:
+    """Return the documents a second of the last minutes of the run that is at work."""
+    if marker is None:
+        return None
+    start = max(now - RECENT_SECONDS, marker.since_seconds)
+    documents = sum(receipt.embedded for receipt in receipts if start < receipt.finished_at <= now)
+    return documents / (now - start) if now > start else None
+
+
+def _rounded(value: float | None, digits: int = 1) -> float | None:
+    return None if value is None else round(value, digits)
+
+
+def lines_of(status: Status) -> Iterator[str]:
+    """Yield the lines that a person reads."""
+    yield f"{status.state.value}: {status.why}"
+    yield (
+        f"records: {status.records:,}{_of_expected(status)}; {status.shards_done:,} of "
+        f"{count(status.shards, 'shard')}, {status.sources_done:,} of {count(status.sources, 'file')}"
+    )
+    yield f"rate: {', '.join(_rates(status))}"
+    if status.dead_letters:
+        reasons = ", ".join(f"{reason} {number:,}" for reason, number in status.dead_letters.items())
+        yield f"dead letters: {sum(status.dead_letters.values()):,} ({reasons})"
+    else:
+        yield "dead letters: none"
+    if status.queue_ms is not None:
+        throttled = f"throttled {duration(status.throttled_seconds)}, " if status.throttled_seconds else ""
+        yield (
+            f"endpoint: a text waits {milliseconds(status.queue_ms)} in its queue and spends "
+            f"{milliseconds(status.inference_ms)} in its device; {throttled}{count(status.requests, 'request')}, "
+            f"{status.retries:,} repeated"
+        )
+
+
+def _of_expected(status: Status) -> str:
+    if status.records_expected is None:
+        return " so far; how many there are is not known yet"
+    about = "" if status.state is State.FINISHED else "about "
+    share = f" ({percent(status.records / status.records_expected)})" if status.records_expected else ""
+    return f" of {about}{status.records_expected:,}{share}"
+
+
+def _rates(status: Status) -> Iterator[str]:
+    if not status.embedded or status.overall_rate is None:
+        yield "not known yet"
+        return
+    if status.recent_rate is not None:
+        yield f"{rate(status.recent_rate)} over the last minutes"
+    yield f"{rate(status.overall_rate)} over {duration(status.work_seconds)} of work"
+    if status.state is not State.FINISHED and status.seconds_left is not None:
+        yield f"{duration(status.seconds_left)} left" + (" at that rate" if status.state is State.STOPPED else "")

@@ -1,0 +1,218 @@
+"""Documents embedded again, and their vectors compared with those that were written."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+import statistics
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline.errors import UsageError
+from pipeline.verification.findings import MAX_OUTPUT_LINE_BYTES, MAX_SHOWN, Findings
+from pipeline.verification.vectors import read_document
+from transforms.elements import Document, Vectors
+from transforms.ndjson.lines import chunks_from, split_lines
+from transforms.ndjson.parse import parse_line
+from transforms.storage import api as storage
+from transforms.tei.client import TeiClient
+from transforms.tei.settings import EndpointSettings
+from transforms.tei.vector_space import VectorSpace, cosine
+
+_NEIGHBOURS = 32  # lines before and behind one with a wrong vector: those of one request are mixed up most easily
+
+
+class Pick(NamedTuple):
+    """A line that may be embedded again.
+
+    Attributes:
+        key: random; of all lines, those with the largest keys are the sample.
+        path: of its file.
+        offset: of its first byte there.
+    """
+
+    key: float
+    path: str
+    offset: int
+
+
+class Sample:
+    """At most so many lines of those offered, any of them as likely as any other; samples can be put together.
+
+    Args:
+        size: how many.
+        seed: of the choice.
+    """
+
+    def __init__(self, size: int, seed: str = "") -> None:
+        self._size = size
+        self._random = random.Random(seed)
+        self._picks: list[Pick] = []  # a heap
+
+    def offer(self, path: str, offset: int) -> None:
+        """Take a line into account."""
+        if self._size:
+            self.add([Pick(self._random.random(), path, offset)])
+
+    def add(self, picks: Iterable[Pick]) -> None:
+        """Take the picks of another sample of this size into account."""
+        for pick in picks:
+            heapq.heappush(self._picks, pick)
+            if len(self._picks) > self._size:
+                heapq.heappop(self._picks)
+
+    @property
+    def picks(self) -> list[Pick]:
+        """The lines chosen, in the order of their places."""
+        return sorted(self._picks, key=lambda pick: (pick.path, pick.offset))
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A document as it was written: where, what, and with which vector."""
+
+    pick: Pick
+    text: str
+    vector: Vectors
+
+
+def require_same_space(folder: VectorSpace, endpoint: VectorSpace) -> None:
+    """Check that an endpoint's vectors are of the folder's space, before any document is embedded again.
+
+    With another model every vector differs, so no document of a sample could show that a shard is wrong.
+
+    Raises:
+        UsageError: with the worst cosine of the probe sentences.
+    """
+    if folder.is_same(endpoint):
+        return
+    if folder.dimensions != endpoint.dimensions:
+        difference = f"its vectors have {endpoint.dimensions} numbers, the folder's {folder.dimensions}"
+    elif folder.normalized != endpoint.normalized:
+        difference = "vectors are normalized on one side only"
+    else:
+        difference = (
+            f"the worst cosine of the probe sentences' vectors, here and in the folder, is "
+            f"{folder.worst_cosine(endpoint):.4f}, less than {min(folder.min_cosine, endpoint.min_cosine)}"
+        )
+    raise UsageError(
+        f"--endpoint serves another model, revision or prompt than the one that made these vectors: {difference}. "
+        "Nothing is known about the vectors by this. Start the server with the job's model, or leave --sample out."
+    )
+
+
+class SpotCheck:
+    """Embeds documents again and compares each vector with the one that was written.
+
+    Args:
+        endpoint: where and how to embed.
+        text_field: what was embedded.
+        embedding_field: where the vectors are.
+        min_cosine: of two vectors that count as the same.
+        same_space: whether `require_same_space` has found that the endpoint's model is the one of these vectors.
+    """
+
+    def __init__(
+        self,
+        endpoint: EndpointSettings,
+        text_field: str,
+        embedding_field: str,
+        min_cosine: float,
+        *,
+        same_space: bool = False,
+    ) -> None:
+        self._endpoint = endpoint
+        self._fields = text_field, embedding_field
+        self._min_cosine = min_cosine
+        self._same_space = same_space
+
+    def run(self, picks: Sequence[Pick], findings: Findings) -> str:
+        """Compare.
+
+        Args:
+            picks: lines that have a text and a vector each, in the order of their places; at least one.
+            findings: gets those whose vectors are not the same.
+
+        Returns:
+            a sentence: what was compared, or what the findings mean.
+
+        Raises:
+            EndpointError: if the endpoint cannot do it, or serves another model.
+        """
+        written = [self._read(pick) for pick in picks]
+        client = TeiClient(self._endpoint)
+        cosines, wrong, mixed_up = list[float](), 0, 0
+        try:
+            again = client.submit([one.text for one in written]).result()
+            for index, one in enumerate(written):
+                rejection = again.rejections.get(index)
+                if rejection is not None:
+                    wrong += 1
+                    findings.add(
+                        f"{one.pick.path}, byte {one.pick.offset}: gets no vector any more: {rejection.detail}"
+                    )
+                    continue
+                cosines.append(cosine(one.vector, again.vectors[index]))
+                if cosines[-1] < self._min_cosine:
+                    wrong += 1
+                    mixed_up += self._explain(one, cosines[-1], client, findings)
+        finally:
+            client.close()
+        if wrong:
+            return self._meaning(wrong, len(written), mixed_up)
+        return (
+            f"embedded again: {len(cosines)} documents; cosines with what was written: "
+            f"{min(cosines):.6f} or more, median {statistics.median(cosines):.6f}"
+        )
+
+    def _read(self, pick: Pick) -> _Written:
+        text, vector = read_document(pick.path, pick.offset, *self._fields)
+        return _Written(pick, text, np.array(vector, dtype=np.float32))
+
+    def _explain(self, one: _Written, found: float, client: TeiClient, findings: Findings) -> bool:
+        """Add a wrong vector to the findings, and return whether it is that of a line nearby."""
+        problem = f"the vector is not that of its text: their cosine is {found:.4f}"
+        if findings.count >= MAX_SHOWN:  # it is only counted
+            findings.add(problem)
+            return False
+        number, neighbours = self._neighbours(one.pick)
+        vectors = client.submit([text for _, text in neighbours]).result().vectors
+        cosines = [cosine(one.vector, vector) for vector in vectors]
+        best = max(range(len(cosines)), key=cosines.__getitem__, default=None)
+        is_neighbours = best is not None and cosines[best] >= self._min_cosine
+        whose = f"; it is that of line {neighbours[best][0]}" if best is not None and is_neighbours else ""
+        findings.add(f"{one.pick.path}, line {number} (byte {one.pick.offset}): {problem}{whose}")
+        return is_neighbours
+
+    def _neighbours(self, pick: Pick) -> tuple[int, list[tuple[int, str]]]:
+        """Return a line's number, from 1, and the texts of the lines before and behind it with theirs."""
+        before: deque[tuple[int, str]] = deque(maxlen=_NEIGHBOURS)
+        with storage.open_for_reading(pick.path) as file:
+            lines = split_lines(chunks_from(file), 0, MAX_OUTPUT_LINE_BYTES)
+            documents = ((parse_line(line, pick.path, *self._fields, MAX_OUTPUT_LINE_BYTES)) for line in lines)
+            texts = ((number, one) for number, one in enumerate(documents, 1) if isinstance(one, Document))
+            for number, document in texts:
+                if document.offset == pick.offset:
+                    behind = [(other, one.text) for other, one in itertools.islice(texts, _NEIGHBOURS)]
+                    return number, [*before, *behind]
+                before.append((number, document.text))
+        raise ValueError(f"{pick.path}, byte {pick.offset}: the line was checked, and is gone since")
+
+    def _meaning(self, wrong: int, count: int, mixed_up: int) -> str:
+        found = f"{wrong} of {count} documents that were embedded again have another vector."
+        if mixed_up:
+            return f"{found} Vectors stand beside texts that are not theirs: what wrote them mixed up their order."
+        if self._same_space:
+            return (
+                f"{found} The endpoint's vectors of the probe sentences are the folder's, so the model is the same: "
+                "these vectors were changed, or are of other texts."
+            )
+        return (
+            f"{found} Either they were changed, or the endpoint does not serve what made them "
+            "(model, revision, prompt, truncation)."
+        )

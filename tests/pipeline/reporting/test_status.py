@@ -1,0 +1,127 @@
+"""How far a job is, by receipts and a run marker that are made up."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+
+import pytest
+
+from pipeline.job.ledger import Ledger, SourceLedger
+from pipeline.job.run_marker import RunMarker
+from pipeline.job.sharding import Plan
+from pipeline.reporting.status import State, Status, decide_state, lines_of, status_of
+from tests.pipeline.job.test_spec import JOB
+from tests.shards import receipt
+from transforms.elements import RequestStatistics, Source
+
+NOW = 1_767_323_045.0 + 3600
+ELSEWHERE = RunMarker("elsewhere", 7, "2026-01-02T03:04:05+00:00")  # an hour before NOW
+GONE = RunMarker(socket.gethostname(), 2**22 + 1, ELSEWHERE.since)  # no machine has a process of so high a number
+REMOTE = replace(GONE, runner="DataflowRunner")
+SOURCE = Source("/in/wiki.ndjson", "wiki", size=1000, version="1.0")
+
+
+def ledger(*finished: float, seconds: float = 10.0, complete: bool = False) -> Ledger:
+    """Shards of 100 bytes and 50 documents, each finished at one of these times and begun `seconds` before."""
+    statistics = RequestStatistics(tokens=500, requests=5, retries=1, queue_ms=200, inference_ms=100, throttled_ms=400)
+    receipts = {
+        index: receipt(
+            index, SOURCE, records=50, embedded=50, started_at=end - seconds, finished_at=end, statistics=statistics
+        )
+        for index, end in enumerate(finished)
+    }
+    return Ledger(Plan((SOURCE,), 100), (SourceLedger(SOURCE, receipts, complete),))
+
+
+def at(now: float, by: RunMarker | None, *finished: float, seconds: float = 10.0, complete: bool = False) -> Status:
+    return status_of(ledger(*finished, seconds=seconds, complete=complete), JOB, by, now)
+
+
+@pytest.mark.parametrize(
+    ("by", "finished", "seconds", "complete", "state", "words"),
+    [
+        (None, [NOW], 10, True, State.FINISHED, "every shard"),
+        (ELSEWHERE, [NOW], 10, True, State.FINISHED, "every shard"),
+        (None, [NOW], 10, False, State.STOPPED, "the same run command goes on"),
+        (GONE, [NOW], 10, False, State.STOPPED, "is gone"),
+        (ELSEWHERE, [NOW - 599], 10, False, State.RUNNING, "elsewhere"),
+        (ELSEWHERE, [NOW - 601], 10, False, State.STALLED, "no shard for 10 min 01 s"),
+        (ELSEWHERE, [NOW - 601], 250, False, State.RUNNING, "elsewhere"),
+        (ELSEWHERE, [NOW - 751], 250, False, State.STALLED, "limit 12 min 30 s"),
+        (None, [NOW - 5], 10, False, State.STOPPED, "last shard 5 s ago"),
+        (REMOTE, [NOW - 599], 10, False, State.RUNNING, "is gone, but shards are being finished"),
+        (REMOTE, [NOW - 601], 10, False, State.STOPPED, "is gone; the same run command goes on"),
+        (ELSEWHERE, [], 10, False, State.RUNNING, "has finished no shard yet"),
+    ],
+)
+def test_how_the_state_is_judged(
+    by: RunMarker | None, finished: list[float], seconds: float, complete: bool, state: State, words: str
+) -> None:
+    found, why = decide_state(complete, list(ledger(*finished, seconds=seconds).receipts()), by, NOW)
+    assert found is state
+    assert words in why
+
+
+def test_a_run_that_has_just_begun_in_an_old_folder_is_running() -> None:
+    yesterday = NOW - 86_400
+    assert at(ELSEWHERE.since_seconds + 5, ELSEWHERE, yesterday).state is State.RUNNING
+
+
+def test_what_a_status_says() -> None:
+    found = at(NOW, ELSEWHERE, NOW - 400, NOW - 200, NOW - 195, NOW)
+    assert (found.sources, found.sources_done, found.shards, found.shards_done) == (1, 0, 10, 4)
+    assert (found.records, found.records_expected, found.embedded) == (200, 500, 200)
+    assert found.recent_rate == pytest.approx(150 / 300)
+    assert found.overall_rate == pytest.approx(200 / 35, abs=0.01)
+    assert found.seconds_left == pytest.approx(300 / 0.5)
+    assert (found.tokens, found.requests, found.retries, found.throttled_seconds) == (2000, 20, 4, 1.6)
+    assert (found.queue_ms, found.inference_ms) == (4.0, 2.0)
+
+
+def test_the_time_left_counts_dead_letters_as_done() -> None:
+    half = receipt(0, SOURCE, records=50, embedded=25, dead_letters=25, started_at=NOW - 10, finished_at=NOW)
+    found = status_of(Ledger(Plan((SOURCE,), 100), (SourceLedger(SOURCE, {0: half}, False),)), JOB, None, NOW)
+    assert (found.overall_rate, found.records_expected) == (2.5, 500)
+    assert found.seconds_left == pytest.approx(450 / 5)
+
+
+def test_requests_and_repeated_ones_are_counts_of_their_own() -> None:
+    assert any("20 requests, 4 repeated" in line for line in lines_of(at(NOW, None, NOW, NOW, NOW, NOW)))
+
+
+def test_the_recent_rate_counts_from_the_beginning_of_this_run() -> None:
+    began = ELSEWHERE.since_seconds
+    found = at(began + 20, ELSEWHERE, began - 100, began + 10, began + 20)
+    assert found.recent_rate == pytest.approx(100 / 20)
+
+
+def test_nothing_is_divided_by_nothing() -> None:
+    found = at(NOW, None)
+    assert (found.recent_rate, found.overall_rate, found.seconds_left, found.queue_ms) == (None, None, None, None)
+    assert "rate: not known yet" in lines_of(found)
+    assert "rate: not known yet" in lines_of(at(NOW, ELSEWHERE))
+
+
+def test_of_a_compressed_file_the_number_of_shards_is_not_known_before_its_end() -> None:
+    packed = Source("/in/wiki.ndjson.gz", "wiki", size=1000, version="1.0")
+    one = {0: receipt(0, packed)}
+    assert Ledger(Plan((packed,), 100), (SourceLedger(packed, one, False),)).shards_expected is None
+    assert Ledger(Plan((packed,), 100), (SourceLedger(packed, one, True),)).shards_expected == 1
+
+
+def test_before_the_first_shard_the_estimate_of_the_plan_counts() -> None:
+    unknown, planned = status_of(ledger(), JOB, None, NOW), status_of(ledger(), JOB, None, NOW, 500)
+    assert (unknown.records_expected, planned.records_expected) == (None, 500)
+    assert "records: 0 of about 500 (0%); 0 of 10 shards, 0 of 1 file" in lines_of(planned)
+    assert "records: 0 so far; how many there are is not known yet; 0 of 10 shards, 0 of 1 file" in lines_of(unknown)
+
+
+@pytest.mark.parametrize("by", [None, GONE])
+def test_a_stopped_job_says_so_in_a_line(by: RunMarker | None) -> None:
+    _, why = decide_state(False, list(ledger(NOW - 5).receipts()), by, NOW)
+    assert len(why.split()) <= 25
+
+
+def test_the_rate_names_the_time_that_it_is_of() -> None:
+    assert "rate: 5 documents/s over 10 s of work" in lines_of(at(NOW, None, NOW, complete=True))
