@@ -114,6 +114,7 @@ setup(
         "transforms",
         "transforms.ndjson",
         "transforms.output",
+        "transforms.reuse",
         "transforms.storage",
         "transforms.tei",
     ],

@@ -12,10 +12,11 @@ import numpy as np
 
 from transforms.elements import DeadLetter, Document, EmbeddedShard, Reason, RequestStatistics, Shard, Source, Stage
 from transforms.output.folder import OutputFolder
-from transforms.output.receipts import Receipt, encode_receipt
+from transforms.output.receipts import Provenance, Receipt, encode_receipt
 from transforms.storage.api import WrittenFile
 
-JOB = "0123456789abcdef"
+MADE = Provenance("0123456789abcdef", "fedcba9876543210", "tayyar/hash", "1.9.3", "content", "embedding", "truncate")
+JOB = MADE.digest
 SOURCE = Source("/in/wiki.ndjson", "wiki", size=250, version="1700000000.123456")
 
 
@@ -56,6 +57,9 @@ def receipt(index: int = 0, of: Source = SOURCE, /, **fields: Any) -> Receipt:
         source_version=of.version,
         records=3,
         embedded=3,
+        sent=3,
+        reused=0,
+        duplicates=0,
         dead_letters=0,
         reasons={},
         started_at=1000.0 + index,
@@ -63,9 +67,10 @@ def receipt(index: int = 0, of: Source = SOURCE, /, **fields: Any) -> Receipt:
         output=WrittenFile(f"data/{name}.ndjson", 10, "AAAAAA=="),
         dead_letter_output=None,
         statistics=RequestStatistics(tokens=30, requests=2, latency_ms=Counter({16: 1, 23: 1})),
-        model="tayyar/hash",
-        job=JOB,
+        provenance=MADE,
     )
+    if "embedded" in fields:
+        fields = {"sent": fields["embedded"], **fields}
     return dataclasses.replace(plain, **fields)
 
 
@@ -75,4 +80,6 @@ def put(output: OutputFolder, *receipts: Receipt) -> None:
         for written in (one.output, one.dead_letter_output):
             if written is not None:
                 output.write(written.path, [b"x" * written.bytes])
+        if one.embedded:
+            output.write(output.keys(one.shard), [bytes(8 * one.embedded)])
         output.write(output.receipt(one.shard), [encode_receipt(one)])

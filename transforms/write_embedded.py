@@ -13,6 +13,7 @@ from transforms.elements import EmbeddedShard
 from transforms.ndjson.splice import embedded_lines, json_key
 from transforms.output.folder import OutputFolder
 from transforms.output.receipts import Provenance, Receipt, encode_receipt
+from transforms.reuse.keys import encode_keys
 from transforms.storage.api import Crc32c, WrittenFile
 from transforms.write_dead_letters import encode_dead_letters
 
@@ -20,7 +21,7 @@ _BLOCK_BYTES = 1 << 18  # as much as is still in the cache when it is written
 
 
 def write_shard(shard: EmbeddedShard, output: OutputFolder, provenance: Provenance) -> Receipt:
-    """Write a shard's embedded documents, if it has any, and its receipt.
+    """Write a shard's embedded documents, if it has any, and its keys and its receipt.
 
     Args:
         shard: with its vectors.
@@ -32,6 +33,7 @@ def write_shard(shard: EmbeddedShard, output: OutputFolder, provenance: Provenan
     if shard.documents:
         lines = embedded_lines(shard.documents, shard.vectors, json_key(provenance.embedding_field))
         written = output.write(output.embedded(name), _in_blocks(lines))
+        output.write(output.keys(name), [encode_keys(document.text for document in shard.documents)])
     receipt = _receipt_of(shard, written, _dead_letter_file(shard, output), provenance)
     output.write(output.receipt(name), [encode_receipt(receipt)])
     return receipt

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import NoReturn
 
 from tqdm import tqdm
@@ -20,7 +21,8 @@ from pipeline.job import run_marker
 from pipeline.job.ledger import Ledger, read_ledger
 from pipeline.job.shard_replacement import finish_replacements, replace_shard
 from pipeline.job.sharding import read_plan
-from pipeline.job.spec import JobSpec, require_job
+from pipeline.job.preparation import is_shard
+from pipeline.job.spec import JobSpec, ServedModel, join, require_job
 from pipeline.reporting.examples import read_dead_letters
 from pipeline.runners.endpoint import reached
 from pipeline.verification.shards import lines_of_output
@@ -33,9 +35,12 @@ from transforms.ndjson.splice import embedded_lines, json_key
 from transforms.output.folder import OutputFolder
 from transforms.output.receipts import Receipt
 from transforms.read_shards import MAX_LINE_BYTES, SourceChanged, lines_of
+from transforms.reuse.keys import KEY_BYTES, key_of
 from transforms.storage import api as storage
 from transforms.tei.client import TeiClient
+from transforms.tei.handshake import EndpointProfile
 from transforms.tei.settings import EndpointSettings
+from transforms.tei.vector_space import VectorSpace
 from transforms.write_dead_letters import encode_dead_letters
 
 _THREADS_FOR_BUCKETS = 4  # one waits while another one's lines are parsed
@@ -77,13 +82,14 @@ def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> Exit
     with run_marker.registered(output) as others:
         if others:
             raise UsageError(
-                f"{others[0]} is at work in {output.root}, and a redrive beside it could undo what it does. Wait for "
-                f"its end; if it was killed, delete {output.path(others[0].name)}."
+                f"{others[0]} is writing to {output.root}, and a redrive beside it could undo its work. "
+                f"{others[0].remedy(output)}"
             )
-        kept = finish_replacements(output)
+        plan = read_plan(output, job.shard_bytes)
+        finished = finish_replacements(output, lambda shard: is_shard(plan, shard))
         run_marker.remove_leftovers(output)
-        if kept:
-            say(f"{kept} shards that an interrupted redrive had begun are finished")
+        if finished:
+            say(f"{finished} shards that an interrupted redrive had begun are finished")
         try:
             tally = _send_again(_read(output, job), reasons, output, job, options.endpoint, options.model)
         except (DamagedSource, SourceChanged) as error:
@@ -126,15 +132,15 @@ def _send_again(
     if not wanted:
         return tally
     settings = dataclasses.replace(
-        endpoint, prompt_name=job.prompt_name, normalize=job.normalize, overlong=job.overlong, identity=job.model
+        endpoint, prompt_name=job.prompt_name, normalize=job.normalize, overlong=job.overlong, dimensions=job.dimensions
     )
     counting = threading.Lock()
     paths = [output.root, *(source.source.path for source in ledger.sources)]
     threads_count = 1 if all(map(storage.is_local, paths)) else _THREADS_FOR_BUCKETS
     with (
         ThreadPoolExecutor(threads_count) as threads,  # outermost: they end when the client is closed
-        reached(settings, None, model=model) as (usable, _),
-        _Client(usable) as client,
+        reached(settings, None, model=model) as (usable, profile),
+        _Client(dataclasses.replace(usable, space=_space_of(job, profile, output))) as client,
         tqdm(total=wanted, unit=" dead letters", disable=None) as bar,
     ):
 
@@ -154,6 +160,16 @@ def _send_again(
             for future in futures:
                 future.cancel()
     return tally
+
+
+def _space_of(job: JobSpec, profile: EndpointProfile, output: OutputFolder) -> VectorSpace:
+    """Return the job's vector space, if the endpoint's vectors are of it.
+
+    Raises:
+        UsageError: if they are not.
+    """
+    served = ServedModel.of(profile.identity, job.prompt_name, datetime.now(timezone.utc))
+    return join(job, dataclasses.replace(job, space=profile.space, history=(served,)), output.root).space
 
 
 def _work(ledger: Ledger, reasons: set[str]) -> Iterator[tuple[Shard, Mapping[int, Receipt]]]:
@@ -184,6 +200,7 @@ class _Redrive:
         self._output = output
         self._job = job
         self._client = client
+        self._new_keys = bytearray()
 
     def run(self, lines: Iterable[Line], reasons: set[str]) -> _Tally:
         """Send those of the reasons, and replace the shard's files if any of them succeeds.
@@ -200,13 +217,15 @@ class _Redrive:
         left = [again.get(letter.offset, letter) for letter in letters if letter.offset not in embedded]
         if embedded:
             vectors = embedded_lines(result.documents, result.vectors, json_key(self._job.embedding_field))
+            texts = {document.offset: document.text for document in result.documents}
             new = dict(zip((document.offset for document in result.documents), vectors, strict=True))
             gone = {letter.offset for letter in left}
             replace_shard(
                 self._output,
                 self._new_receipt(result, left),
-                self._merged(lines, new, gone),
+                self._merged(lines, new, gone, texts),
                 b"".join(encode_dead_letters(left)),
+                lambda: bytes(self._new_keys),
             )
         return _Tally(len(chosen), len(embedded), Counter(letter.reason.value for letter in again.values()))
 
@@ -243,28 +262,42 @@ class _Redrive:
         return dataclasses.replace(
             self._receipt,
             embedded=self._receipt.embedded + len(result.documents),
+            sent=self._receipt.sent + len(result.documents),
             dead_letters=len(left),
             reasons=Counter(letter.reason.value for letter in left),
             statistics=add_statistics(self._receipt.statistics, result.statistics),
         )
 
-    def _merged(self, lines: Iterable[Line], new: Mapping[int, bytes], gone: set[int]) -> Iterator[bytes]:
-        """Yield the shard's output lines with the new ones in their places.
+    def _merged(
+        self, lines: Iterable[Line], new: Mapping[int, bytes], gone: set[int], texts: Mapping[int, str]
+    ) -> Iterator[bytes]:
+        """Yield the shard's output lines with the new ones in their places; gather their keys on the way.
 
         Raises:
             NotProven: if the output is not what the receipt says.
         """
-        old = self._old_lines()
+        old, old_keys = self._old_lines(), self._old_keys()
+        self._new_keys.clear()
         for line in lines:
             if line.offset in new:
+                self._new_keys += key_of(texts[line.offset])
                 yield new[line.offset]
             elif line.offset not in gone and not is_blank(line):
                 found = next(old, None)
                 if found is None:
                     raise self._mismatch(self._output.embedded(self._shard.name))
+                self._new_keys += next(old_keys)
                 yield found.content + b"\n"
         if next(old, None) is not None:
             raise self._mismatch(self._output.embedded(self._shard.name))
+
+    def _old_keys(self) -> Iterator[bytes]:
+        """Yield the keys of the old output's documents; zeros, which match no text, where the file is damaged."""
+        data = self._output.read(self._output.keys(self._shard.name)) or b""
+        if len(data) != KEY_BYTES * self._receipt.embedded:
+            data = bytes(KEY_BYTES * self._receipt.embedded)
+        for start in range(0, len(data), KEY_BYTES):
+            yield data[start : start + KEY_BYTES]
 
     def _old_lines(self) -> Iterator[Line]:
         def refuse(_: str) -> NoReturn:

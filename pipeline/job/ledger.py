@@ -215,6 +215,12 @@ def _ledger_of(
     return SourceLedger(source, valid, last is not None and all(index in valid for index in range(last + 1)))
 
 
+def shard_of(name: str) -> str | None:
+    """Return the name of the shard that a file's name is formed of; None for any other file."""
+    match = _SHARD_FILE.fullmatch(name)
+    return None if match is None else f"{match['name']}-{match['index']}"
+
+
 def stale_files(ledger: Ledger, output: OutputFolder, files: Iterable[str]) -> list[str]:
     """Return the files of this job's shards that no valid receipt stands for; what is not this job's is no matter.
 

@@ -40,7 +40,9 @@ class _Intent(NamedTuple):
     keys: bytes
 
 
-def replace_shard(output: OutputFolder, new: Receipt, blocks: Iterable[bytes], letters: bytes, keys: bytes) -> None:
+def replace_shard(
+    output: OutputFolder, new: Receipt, blocks: Iterable[bytes], letters: bytes, keys: Callable[[], bytes]
+) -> None:
     """Replace a shard's output, its dead letters, its keys and its receipt.
 
     Args:
@@ -48,7 +50,7 @@ def replace_shard(output: OutputFolder, new: Receipt, blocks: Iterable[bytes], l
         new: the receipt that the shard gets, but for its files' sizes and checksums.
         blocks: the new output; an exception in it leaves everything as it was.
         letters: the new dead-letter file; empty for none.
-        keys: the new key file; empty for none.
+        keys: returns the new key file, once the blocks have been read.
     """
     staged = output.write(_staged(new.shard), blocks)
     receipt = dataclasses.replace(
@@ -59,10 +61,10 @@ def replace_shard(output: OutputFolder, new: Receipt, blocks: Iterable[bytes], l
     intent = {
         "receipt": encode_receipt(receipt).decode(),
         "dead_letters": letters.decode(),
-        "keys": base64.b64encode(keys).decode(),
+        "keys": base64.b64encode(key_file := keys()).decode(),
     }
     output.write(_intent(new.shard), [orjson.dumps(intent)])
-    _carry_out(output, _Intent(receipt, letters, keys))
+    _carry_out(output, _Intent(receipt, letters, key_file))
 
 
 def finish_replacements(output: OutputFolder, is_shard: Callable[[str], bool]) -> int:

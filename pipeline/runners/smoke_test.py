@@ -52,7 +52,7 @@ def rehearse(root: str, endpoint: EndpointSettings, beam: Sequence[str], embed_a
 
     Args:
         root: the output folder; the documents and what becomes of them are put into a temporary place below it.
-        endpoint: reached from here already; its `identity` is known.
+        endpoint: reached from here already; its `space` may be known.
         beam: arguments for Beam.
         embed_and_prove: runs and verifies the job; gets the input, the output folder, the endpoint and a shard's bytes.
 
@@ -66,7 +66,7 @@ def rehearse(root: str, endpoint: EndpointSettings, beam: Sequence[str], embed_a
     runner = beam_options(beam).view_as(StandardOptions).runner
     name = f"rehearsal-{socket.gethostname()}-{os.getpid()}"
     parent = OutputFolder(root, name)
-    place = OutputFolder(parent.path(f"{parent.temporary}/{name}"), name)
+    place = OutputFolder(f"{root}/{parent.temporary}/{name}", name)
     started = time.monotonic()
     try:
         place.write("in/documents.ndjson", _DOCUMENTS)
@@ -77,7 +77,7 @@ def rehearse(root: str, endpoint: EndpointSettings, beam: Sequence[str], embed_a
             f"{runner} did not embed ten documents: {error}\n{_remedy(error, endpoint, root)}", _code(error)
         ) from error
     finally:
-        _remove(parent, f"{parent.temporary}/{name}")
+        _remove(place)
         parent.tidy()
     return f"{runner} embedded ten documents and wrote them in {time.monotonic() - started:.0f} s"
 

@@ -218,7 +218,6 @@ class Exchange:
     def _take_in(
         self, assignment: Assignment, task: Task, profile: EndpointProfile, reply: Reply, rows: Rows, place: int
     ) -> None:
-        values, good = np.delete(rows.values, place, axis=0), np.delete(rows.good, place)
         task.job.count_exchange(
             reply,
             len(task.indices),
@@ -227,10 +226,11 @@ class Exchange:
             requests_in_flight=assignment.requests,
         )
         self._timer.record_success()
-        if good.all():
+        if rows.good.all():
             self._scheduler.settle(assignment, Outcome.ANSWERED, reply=reply)
-            task.job.store(task.indices, values)
+            task.job.store(task.indices, rows.values, canary=place)
         else:
+            values, good = np.delete(rows.values, place, axis=0), np.delete(rows.good, place)
             self._keep_good(assignment, task, reply, values, good)
 
     def _keep_good(

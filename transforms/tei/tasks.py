@@ -79,10 +79,20 @@ class Job:
         """Texts that have their vector or their rejection."""
         return self._count - self._left
 
-    def store(self, indices: Sequence[int], rows: Vectors) -> None:
-        """Take the vectors of some texts, each text's once."""
+    def store(self, indices: Sequence[int], rows: Vectors, canary: int | None = None) -> None:
+        """Take the vectors of some texts, each text's once.
+
+        Args:
+            indices: of the texts.
+            rows: float32[len(indices), dimensions], or one more with the canary's.
+            canary: the place of the canary's row, which is left out; None for no such row.
+        """
         # Outside the lock: no two tasks hold the same text.
-        self._vectors[indices] = rows
+        if canary is None:
+            self._vectors[indices] = rows
+        else:  # in two pieces: a copy without the row would cost more
+            self._vectors[indices[:canary]] = rows[:canary]
+            self._vectors[indices[canary:]] = rows[canary + 1 :]
         self._settle(len(indices))
 
     def reject(self, index: int, rejection: Rejection) -> None:

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 import certifi
 import pycurl
@@ -151,9 +150,12 @@ class HttpTransport:
         lines.clear()
         chunks.clear()
         try:
-            handle.setopt(pycurl.URL, url)
-            handle.setopt(pycurl.PROXY, _proxy_of(url, self._local))
-            handle.setopt(pycurl.HTTPHEADER, [*self._headers, *self._credentials.headers])
+            headers = self._credentials.headers
+            if self._local.set_for != (url, headers):  # a worker's next request mostly goes where its last one went
+                handle.setopt(pycurl.URL, url)
+                handle.setopt(pycurl.PROXY, _proxy_of(url))
+                handle.setopt(pycurl.HTTPHEADER, [*self._headers, *headers])
+                self._local.set_for = url, headers
             handle.setopt(pycurl.TIMEOUT_MS, max(1, round(timeout * 1000)))
             handle.setopt(pycurl.MAXFILESIZE_LARGE, max_reply_bytes)
             if body is None:
@@ -166,15 +168,15 @@ class HttpTransport:
         except pycurl.error as error:
             # `from None`: what libcurl says may repeat what was sent.
             raise self._failure(url, *error.args) from None
-        headers = _headers_of(lines)
+        received = _headers_of(lines)
         content = b"".join(chunks)
         status = handle.getinfo(pycurl.RESPONSE_CODE)
         if status != 200:  # an error may show what was sent
-            headers = {name: self._credentials.redact(value) for name, value in headers.items()}
+            received = {name: self._credentials.redact(value) for name, value in received.items()}
             content = self._credentials.redact(content.decode("utf-8", "replace")).encode()
-        elif headers.get("content-encoding", "identity").lower() != "identity":
-            raise NoReply(f"a reply in the encoding {headers['content-encoding']!r}, which was not asked for")
-        return Reply(status, headers, content, handle.getinfo(pycurl.TOTAL_TIME))
+        elif received.get("content-encoding", "identity").lower() != "identity":
+            raise NoReply(f"a reply in the encoding {received['content-encoding']!r}, which was not asked for")
+        return Reply(status, received, content, handle.getinfo(pycurl.TOTAL_TIME))
 
     def _handle(self) -> tuple[Any, list[bytes], list[bytes]]:
         """Return this thread's handle, and the lists into which it puts header lines and pieces of the body."""
@@ -198,6 +200,7 @@ class HttpTransport:
         handle.setopt(pycurl.WRITEFUNCTION, chunks.append)
         handle.setopt(pycurl.SOCKOPTFUNCTION, self._opened)
         handle.setopt(pycurl.CLOSESOCKETFUNCTION, self._close_socket)
+        self._local.set_for = None
         self._local.handle = handle, lines, chunks
         return self._local.handle  # type: ignore[no-any-return] # what a thread keeps has no declared type
 
@@ -241,11 +244,11 @@ class HttpTransport:
 def _headers_of(lines: Sequence[bytes]) -> dict[str, str]:
     """Return the last response's headers; earlier ones announced it (100 Continue, a proxy's CONNECT)."""
     headers: dict[str, str] = {}
-    for line in lines:
-        name, colon, value = line.partition(b":")
+    for line in b"".join(lines).decode("latin-1").split("\r\n"):
+        name, colon, value = line.partition(":")
         if colon:
-            headers[name.decode("latin-1").lower()] = value.decode("latin-1").strip()
-        elif line.startswith(b"HTTP/"):
+            headers[name.lower()] = value.strip()
+        elif line.startswith("HTTP/"):
             headers.clear()
     return headers
 
@@ -260,12 +263,8 @@ def _certificates() -> str:
     return certifi.where()
 
 
-def _proxy_of(url: str, cache: threading.local) -> str:
+def _proxy_of(url: str) -> str:
     """Return the environment's proxy for a URL; empty for none, which keeps libcurl from choosing by itself."""
     if is_loopback(url):  # a proxy elsewhere does not reach this machine's own addresses
         return ""
-    origin = urlsplit(url)[:2]
-    known: dict[tuple[str, ...], str] = cache.__dict__.setdefault("proxies", {})
-    if origin not in known:
-        known[origin] = select_proxy(url, get_environ_proxies(url)) or ""
-    return known[origin]
+    return select_proxy(url, get_environ_proxies(url)) or ""

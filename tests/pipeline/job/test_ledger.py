@@ -10,10 +10,10 @@ from pipeline.errors import NotProven
 from pipeline.job.ledger import Ledger, ReceiptCache, read_ledger, read_receipts, stale_files
 from pipeline.job.sharding import Plan
 from pipeline.runners.progress import Progress
-from tests.shards import JOB, SOURCE, folder, put, receipt
+from tests.shards import JOB, MADE, SOURCE, folder, put, receipt
 from transforms.elements import Source
 from transforms.output.folder import OutputFolder
-from transforms.output.receipts import Receipt
+from transforms.output.receipts import Receipt, encode_receipt
 from transforms.storage.api import WrittenFile
 
 # SOURCE has three shards of 100 bytes; of a compressed source only its last receipt says how many it has.
@@ -91,12 +91,19 @@ def test_a_shard_of_which_anything_is_wrong_is_left_to_do(tmp_path: Path, name: 
         ledger.require_balance()
     # what the shard left behind is stale, and nothing else is
     left = {"data/wiki-00001.ndjson", "dead_letters/wiki-00001.ndjson", "_job/receipts/wiki-00001.json"}
+    left |= {"_job/keys/wiki-00001.u64"}
     assert set(stale_files(ledger, output, output.list())) == left & set(output.list())
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"job": "another"}, {"source_version": "1"}, {"source_size": 251}, {"source": "/in/b.ndjson"}, {"start": 99}],
+    [
+        {"provenance": dataclasses.replace(MADE, space="another")},
+        {"provenance": dataclasses.replace(MADE, settings="another")},
+        {"source_version": "1"},
+        {"source_size": 251},
+        {"start": 99},
+    ],
 )
 def test_a_receipt_of_something_else_does_not_count(tmp_path: Path, change: dict[str, object]) -> None:
     output = folder(tmp_path)
@@ -112,7 +119,11 @@ def test_a_shard_beyond_the_end_of_a_source_does_not_count(tmp_path: Path) -> No
     ledger = ledger_of(output)
     assert ledger.embedded == 15
     stale = stale_files(ledger, output, output.list())
-    assert set(stale) == {"_job/receipts/wiki-00003.json", "data/wiki-00003.ndjson"}
+    assert set(stale) == {
+        "_job/receipts/wiki-00003.json",
+        "_job/keys/wiki-00003.u64",
+        "data/wiki-00003.ndjson",
+    }
 
 
 @pytest.mark.parametrize(("missing", "complete"), [(0, False), (1, False), (None, True)])
@@ -142,6 +153,31 @@ def test_two_names_of_one_path_stay_apart(tmp_path: Path) -> None:
     put(output, receipt(0), receipt(0, other), receipt(1, other), receipt(2, other, last=True))
     ledger = ledger_of(output, Plan((other, SOURCE), 100))
     assert [source.complete for source in ledger.sources] == [True, False]
+
+
+def test_a_corpus_that_has_moved_is_known_by_its_names(tmp_path: Path) -> None:
+    output = folder(tmp_path)
+    full(output)
+    moved = [dataclasses.replace(one, path=one.path.replace("/in/", "/moved/")) for one in PLAN.sources]
+    assert ledger_of(output, Plan(tuple(moved), 100)).complete
+
+
+def test_what_was_embedded_of_a_gone_source_is_vouched_for_and_never_stale(tmp_path: Path) -> None:
+    output = folder(tmp_path)
+    full(output)
+    ledger = ledger_of(output, Plan((SOURCE,), 100))
+    assert ledger.gone == (PACKED.path,)
+    assert [one.shard for one in ledger.gone_receipts] == ["deep/packed-00000", "deep/packed-00001"]
+    assert ledger.embedded == 9
+    assert ledger.vouched_files(output) == set(output.list())
+    assert stale_files(ledger, output, output.list()) == []
+
+
+def test_a_receipt_under_another_shards_name_vouches_for_nothing(tmp_path: Path) -> None:
+    output = folder(tmp_path)
+    put(output, receipt(0))
+    output.write(output.receipt("wiki-00001"), [encode_receipt(receipt(0))])
+    assert [one.shard for one in read_receipts(output, list(output.list(output.receipts)))] == ["wiki-00000"]
 
 
 def test_files_of_others_are_never_stale(tmp_path: Path) -> None:
