@@ -19,9 +19,9 @@ from pipeline.commands.report import publish
 from pipeline.errors import ExitCode, NotProven, PipelineFailed, UsageError
 from pipeline.job import run_marker
 from pipeline.job.ledger import Ledger, read_ledger
+from pipeline.job.preparation import is_shard
 from pipeline.job.shard_replacement import finish_replacements, replace_shard
 from pipeline.job.sharding import read_plan
-from pipeline.job.preparation import is_shard
 from pipeline.job.spec import JobSpec, ServedModel, join, require_job
 from pipeline.reporting.examples import read_dead_letters
 from pipeline.runners.endpoint import reached

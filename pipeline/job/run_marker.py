@@ -100,8 +100,8 @@ class Writer:
             return f"Wait for its end, or stop it; if it was killed, delete {path}."
         return (
             f"Its launcher has ended, but its workers may live on; the last file here was written "
-            f"{self.silent_seconds / 60:.0f} min ago. Cancel the job in {self.marker.runner}, then delete {path}; after "
-            f"{REMOTE_SILENCE_SECONDS / 60:.0f} min of silence it counts as ended."
+            f"{self.silent_seconds / 60:.0f} min ago. Cancel the job in {self.marker.runner}, then delete {path}; "
+            f"after {REMOTE_SILENCE_SECONDS / 60:.0f} min of silence it counts as ended."
         )
 
     def __str__(self) -> str:

@@ -77,7 +77,7 @@ def rehearse(root: str, endpoint: EndpointSettings, beam: Sequence[str], embed_a
             f"{runner} did not embed ten documents: {error}\n{_remedy(error, endpoint, root)}", _code(error)
         ) from error
     finally:
-        _remove(place)
+        _remove(parent, f"{parent.temporary}/{name}")
         parent.tidy()
     return f"{runner} embedded ten documents and wrote them in {time.monotonic() - started:.0f} s"
 

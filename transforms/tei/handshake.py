@@ -128,7 +128,8 @@ class EndpointProfile:
     @property
     def canary(self) -> Vectors:
         """The canary's vector, float32[dimensions]."""
-        return self.space.vectors[0]
+        vector: Vectors = self.space.vectors[0]
+        return vector
 
 
 class Handshake:
@@ -220,7 +221,8 @@ class Handshake:
     def embed_canary(self, url: str, wire: Wire) -> Vectors:
         """Return the canary's vector, float32[dimensions], sent alone; raise as `meet`."""
         vectors, _ = self._embed(url, wire, [CANARY_TEXT])
-        return vectors[0]
+        vector: Vectors = vectors[0]
+        return vector
 
     def _embed_all(self, url: str, wire: Wire, texts: Sequence[str], batch_limit: int) -> Vectors:
         """Return vectors of texts sent together, as far as the server takes them in one request."""
