@@ -76,6 +76,7 @@ def worst_cosine(url: str, texts: list[str], vectors: npt.NDArray[np.float32]) -
     return float((rows * vectors).sum(axis=1).min())
 
 
+@pytest.mark.slow
 def test_every_vector_is_that_of_a_real_tei(minilm: Path, reference: tuple[list[str], Any]) -> None:
     assert len(reference[0]) == 52
     with EmbeddedTei(["--model", str(minilm)]) as server:
@@ -86,6 +87,7 @@ def test_every_vector_is_that_of_a_real_tei(minilm: Path, reference: tuple[list[
     assert info["model_type"] == {"embedding": {"pooling": "mean"}}
 
 
+@pytest.mark.slow
 def test_the_optimized_graphs_are_near_a_real_tei(minilm: Path, reference: tuple[list[str], Any]) -> None:
     optimize(minilm)
     for name, cosine, dtype in ((FUSED, 0.9999, "float32"), (INT8, 0.99, "int8")):
