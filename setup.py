@@ -53,6 +53,9 @@ EXTRAS["dev"] = [
     *EXTRAS["local"],
     *EXTRAS["aws"],
     "build>=1.2",
+    "datasets>=3.0",  # loads the output, as DuckDB and Polars do
+    "duckdb>=1.1",
+    "polars>=1.0",
     "cryptography>=42",  # makes the certificates of the tests that speak TLS
     "huggingface-hub>=1.0",  # its client and openai's speak to the embedded TEI in the tests
     "hypothesis>=6.100",

@@ -83,12 +83,14 @@ class Source:
         name: its path below the pattern's fixed prefix, without its extensions; the stem of its outputs.
         size: bytes as stored (compressed, where it is).
         version: the file's version, as the storage numbers it: see `FileStat`.
+        compressed: whether its first bytes are those of a compressed file, which cannot be split.
     """
 
     path: str
     name: str
     size: int
     version: str
+    compressed: bool = False
 
     def is_unchanged(self, size: int, version: str) -> bool:
         """Whether a file of this size and version is the one that the plan saw: this decides it everywhere."""
@@ -150,15 +152,12 @@ class DocumentShard:
     """A shard as read: its documents in input order, and the records that reading had to set aside.
 
     `records` counts the lines that are not blank, whatever became of them: the ledger is balanced against it.
-    `failure` says that the source cannot be read beyond this point; the shard is the work item then, and holds nothing.
-    It travels behind the shards before it, so that they are finished before it ends the run.
     """
 
     shard: Shard
     documents: tuple[Document, ...] = ()
     dead_letters: tuple[DeadLetter, ...] = ()
     records: int = 0
-    failure: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

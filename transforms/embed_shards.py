@@ -15,7 +15,6 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms import coders  # noqa: F401 # registers how the elements are encoded
 from transforms.elements import DeadLetter, DocumentShard, EmbeddedShard, ShardDeadLetters, Stage
-from transforms.ndjson.decompress import DamagedSource
 from transforms.tei import sharing
 from transforms.tei.client import PendingEmbeddings, TeiClient
 from transforms.tei.settings import EndpointSettings
@@ -145,10 +144,6 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
         self._documents_waiting = self._memory_waiting = 0
 
     def process(self, shard: DocumentShard) -> Iterator[beam.pvalue.TaggedOutput]:
-        if shard.failure is not None:
-            while self._waiting:
-                yield from self._finish_oldest()
-            raise DamagedSource(shard.failure)
         if self._client is None:
             raise RuntimeError("setup() comes before process()")
         self._documents_in.inc(len(shard.documents))

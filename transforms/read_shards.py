@@ -6,17 +6,25 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import apache_beam as beam
+import orjson
 
 from transforms import coders  # noqa: F401 # coders registers how the elements are encoded
 from transforms.elements import DeadLetter, Document, DocumentShard, Shard, Source
 from transforms.ndjson.decompress import DamagedSource, decompressed_chunks
 from transforms.ndjson.lines import Line, lines_beginning_in, split_lines
-from transforms.ndjson.parse import is_blank, parse_line
-from transforms.output.folder import OutputFolder
+from transforms.ndjson.parse import TextField, is_blank, parse_line
+from transforms.output.folder import JOB, OutputFolder
 from transforms.output.receipts import is_done
 from transforms.storage import api as storage
 
 MAX_LINE_BYTES = 16 << 20
+# Python's objects take some 500 bytes a record beside its line: a shard of tiny lines would take many times its size.
+MAX_SHARD_RECORDS = 400_000
+DAMAGED = f"{JOB}/damaged"
+
+
+class ShardTooDense(Exception):
+    """A shard has more records than fit into memory."""
 
 
 class SourceChanged(Exception):
@@ -36,6 +44,7 @@ def cut_stream(lines: Iterable[Line], source: Source, shard_bytes: int) -> Itera
             index, held = index + 1, []
         if not is_blank(line):  # millions of them would be in one shard
             held.append(line)
+            _require_few(len(held), source, index)
         behind = line.offset + line.length
     while behind > (index + 1) * shard_bytes:
         yield Shard(source, index, index * shard_bytes, (index + 1) * shard_bytes), held
@@ -43,8 +52,20 @@ def cut_stream(lines: Iterable[Line], source: Source, shard_bytes: int) -> Itera
     yield Shard(source, index, index * shard_bytes, (index + 1) * shard_bytes, last=True), held
 
 
-def parse_shard(shard: Shard, lines: Iterable[Line], text_field: str, embedding_field: str) -> DocumentShard:
-    """Parse the lines of one shard."""
+def _require_few(records: int, source: Source, index: int) -> None:
+    if records > MAX_SHARD_RECORDS:
+        raise ShardTooDense(
+            f"{source.path} has more than {MAX_SHARD_RECORDS} records in its shard {index}, which would take too much "
+            "memory. If such short lines are meant, run with a smaller --shard_bytes."
+        )
+
+
+def parse_shard(shard: Shard, lines: Iterable[Line], text_field: TextField, embedding_field: str) -> DocumentShard:
+    """Parse the lines of one shard.
+
+    Raises:
+        ShardTooDense: if there are more than `MAX_SHARD_RECORDS` of them.
+    """
     documents: list[Document] = []
     dead_letters: list[DeadLetter] = []
     records = 0
@@ -57,6 +78,8 @@ def parse_shard(shard: Shard, lines: Iterable[Line], text_field: str, embedding_
             documents.append(record)
         else:
             dead_letters.append(record)
+        if records > MAX_SHARD_RECORDS:
+            _require_few(records, shard.source, shard.index)
     return DocumentShard(shard, tuple(documents), tuple(dead_letters), records)
 
 
@@ -100,7 +123,7 @@ class ReadShards(beam.PTransform):  # type: ignore[misc] # Beam ships no types
         job: the digest that a valid receipt bears.
     """
 
-    text_field: str
+    text_field: TextField
     embedding_field: str
     shard_bytes: int
     output: OutputFolder
@@ -114,7 +137,7 @@ class ReadShards(beam.PTransform):  # type: ignore[misc] # Beam ships no types
 
 @dataclass
 class _ReadShard(beam.DoFn):  # type: ignore[misc]
-    text_field: str
+    text_field: TextField
     embedding_field: str
     shard_bytes: int
     output: OutputFolder
@@ -123,9 +146,44 @@ class _ReadShard(beam.DoFn):  # type: ignore[misc]
     def process(self, work: Shard) -> Iterator[DocumentShard]:
         if work.end is not None and is_done(self.output, work, self.job):
             return
+        whole = 0
         try:
             for shard, lines in lines_of(work, self.shard_bytes):
                 if work.end is not None or not is_done(self.output, shard, self.job):
                     yield parse_shard(shard, lines, self.text_field, self.embedding_field)
-        except DamagedSource as damage:
-            yield DocumentShard(work, failure=str(damage))
+                whole += 1
+        except (DamagedSource, ShardTooDense) as damage:
+            # Not raised: a runner would try it again and then end the run, with all other sources unfinished.
+            record_damage(self.output, work, str(damage), whole * self.shard_bytes if work.end is None else None)
+
+
+def record_damage(output: OutputFolder, work: Shard, error: str, kept_bytes: int | None) -> None:
+    """Leave word for the command that a work item cannot be read to its end.
+
+    Args:
+        output: the folder.
+        work: the item.
+        error: why it cannot be read.
+        kept_bytes: how many (decompressed) bytes of a compressed source make whole shards, which are kept.
+    """
+    kept = "" if kept_bytes is None else f" The records in its first {kept_bytes} decompressed bytes are kept."
+    name = f"{DAMAGED}/{work.source.name}" + ("" if work.end is None else f"-{work.index:05d}")
+    output.write(f"{name}.json", [orjson.dumps({"source": work.source.path, "error": f"{error}{kept}"})])
+
+
+def read_damage(output: OutputFolder, files: Iterable[str]) -> list[str]:
+    """Return what `record_damage` wrote into the folder, a sentence or two each, in the order of the names.
+
+    Args:
+        output: the folder.
+        files: the names in it.
+    """
+    found = []
+    for name in sorted(name for name in files if name.startswith(f"{DAMAGED}/")):
+        try:
+            value = orjson.loads(output.read(name) or b"")
+        except orjson.JSONDecodeError:
+            value = None
+        error = value.get("error") if isinstance(value, dict) else None
+        found.append(error if isinstance(error, str) else f"{output.path(name)} cannot be read")
+    return found

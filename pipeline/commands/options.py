@@ -43,7 +43,7 @@ class RunOptions:
     inputs: tuple[str, ...]
     output: str
     endpoint: EndpointSettings
-    text_field: str
+    text_field: str | tuple[str, ...]
     embedding_field: str
     expected_dimensions: int | None
     shard_bytes: int
@@ -51,6 +51,7 @@ class RunOptions:
     price_per_hour: float | None
     overwrite: bool
     beam: tuple[str, ...]
+    exclude: tuple[str, ...] = ()
     model: str | None = None
 
 
@@ -93,11 +94,13 @@ class PlanOptions:
     inputs: tuple[str, ...]
     output: str | None
     endpoint: EndpointSettings
-    text_field: str
+    text_field: str | tuple[str, ...]
     embedding_field: str
     expected_dimensions: int | None
     shard_bytes: int
     price_per_hour: float | None
+    exclude: tuple[str, ...] = ()
+    verbose: bool = False
     model: str | None = None
 
 
@@ -243,11 +246,21 @@ def _add_input(data: argparse._ActionsContainer) -> None:
         metavar="PATTERN",
         help="NDJSON files, also compressed (.gz, .bz2, .zst): path, folder, or pattern with *, ?, **; repeatable",
     )
+    data.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="leave out files or folders of this name or path below --input, with *, ?, **; repeatable",
+    )
 
 
 def _add_reading(data: argparse._ActionsContainer) -> None:
     data.add_argument(
-        "--text_field", default="content", help="the text, dotted for a nested field (default: %(default)s)"
+        "--text_field",
+        action="append",
+        metavar="NAME",
+        help="the text, dotted for a nested field; repeatable: several are joined by newlines (default: content)",
     )
     data.add_argument(
         "--embedding_field", default="embedding", help="the field that gets the vector (default: %(default)s)"
@@ -345,7 +358,15 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--output", metavar="FOLDER", help="the output folder to try")
     add_endpoint(parser)
     # So that a command line of `run` can be tried as it is.
-    for name in ("input", "text_field", "embedding_field", "shard_bytes", "max_dead_letter_ratio", "price_per_hour"):
+    for name in (
+        "input",
+        "exclude",
+        "text_field",
+        "embedding_field",
+        "shard_bytes",
+        "max_dead_letter_ratio",
+        "price_per_hour",
+    ):
         parser.add_argument(f"--{name}", action="append", help=argparse.SUPPRESS)
     parser.add_argument("--overwrite", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument_group(
@@ -367,6 +388,7 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     _add_input(data)
     data.add_argument("--output", metavar="FOLDER", help="save the estimate there, for the run's report")
     _add_reading(data)
+    data.add_argument("--verbose", action="store_true", help="list every file that is left out, and why")
     add_endpoint(parser)
     add_price(parser)
 
@@ -466,12 +488,13 @@ def run_options(arguments: argparse.Namespace, beam: Sequence[str]) -> RunOption
     Raises:
         UsageError: naming the option, its value and the remedy.
     """
-    _check_fields(arguments.text_field, arguments.embedding_field)
+    text_field = _text_field(arguments.text_field)
+    _check_fields(text_field, arguments.embedding_field)
     return RunOptions(
         inputs=tuple(absolute(pattern) for pattern in arguments.input),
         output=output_folder(arguments.output),
         endpoint=endpoint_settings(arguments),
-        text_field=arguments.text_field,
+        text_field=text_field,
         embedding_field=arguments.embedding_field,
         expected_dimensions=arguments.expected_dimensions,
         shard_bytes=arguments.shard_bytes,
@@ -479,6 +502,7 @@ def run_options(arguments: argparse.Namespace, beam: Sequence[str]) -> RunOption
         price_per_hour=arguments.price_per_hour,
         overwrite=arguments.overwrite,
         beam=tuple(beam),
+        exclude=tuple(arguments.exclude),
         model=model_folder(arguments),
     )
 
@@ -496,16 +520,19 @@ def check_options(arguments: argparse.Namespace, beam: Sequence[str]) -> CheckOp
 
 def plan_options(arguments: argparse.Namespace) -> PlanOptions:
     """Check what `plan` was given and return it as one value; raises as `run_options`."""
-    _check_fields(arguments.text_field, arguments.embedding_field)
+    text_field = _text_field(arguments.text_field)
+    _check_fields(text_field, arguments.embedding_field)
     return PlanOptions(
         inputs=tuple(absolute(pattern) for pattern in arguments.input),
         output=None if arguments.output is None else output_folder(arguments.output),
         endpoint=endpoint_settings(arguments),
-        text_field=arguments.text_field,
+        text_field=text_field,
         embedding_field=arguments.embedding_field,
         expected_dimensions=arguments.expected_dimensions,
         shard_bytes=arguments.shard_bytes,
         price_per_hour=arguments.price_per_hour,
+        exclude=tuple(arguments.exclude),
+        verbose=arguments.verbose,
         model=model_folder(arguments),
     )
 
@@ -610,20 +637,29 @@ def output_folder(path: str) -> str:
     return absolute(path, "--output").rstrip("/")
 
 
-def _check_fields(text_field: str, embedding_field: str) -> None:
-    if not text_field or not all(text_field.split(".")):
-        raise UsageError(
-            f"--text_field {text_field!r} has an empty part. Write it as content, or as meta.body for a nested field."
-        )
+def _text_field(given: Sequence[str] | None) -> str | tuple[str, ...]:
+    """Return one name, or several as a tuple."""
+    names = tuple(given or ("content",))
+    return names[0] if len(names) == 1 else names
+
+
+def _check_fields(text_field: str | tuple[str, ...], embedding_field: str) -> None:
+    names = (text_field,) if isinstance(text_field, str) else text_field
+    for name in names:
+        if not name or not all(name.split(".")):
+            raise UsageError(
+                f"--text_field {name!r} has an empty part. Write it as content, or as meta.body for a nested field."
+            )
     if not embedding_field or re.search(r'["\\/\x00-\x1f]', embedding_field):
         raise UsageError(
             f"--embedding_field {embedding_field!r} is empty or holds a quotation mark, a slash, a backslash or a "
             "control character. Use a plain name."
         )
-    if embedding_field == text_field.split(".")[0]:
-        raise UsageError(
-            f"--embedding_field {embedding_field} would overwrite the text, which is in --text_field {text_field}."
-        )
+    for name in names:
+        if embedding_field in (name, name.split(".")[0]):
+            raise UsageError(
+                f"--embedding_field {embedding_field} would overwrite the text, which is in --text_field {name}."
+            )
 
 
 def _base_url(url: str) -> str:

@@ -34,7 +34,7 @@ from transforms.ndjson.parse import is_blank, parse_line
 from transforms.ndjson.splice import embedded_lines, json_key
 from transforms.output.folder import OutputFolder
 from transforms.output.receipts import Receipt
-from transforms.read_shards import MAX_LINE_BYTES, SourceChanged, lines_of
+from transforms.read_shards import MAX_LINE_BYTES, ShardTooDense, SourceChanged, lines_of
 from transforms.reuse.keys import KEY_BYTES, key_of
 from transforms.storage import api as storage
 from transforms.tei.client import TeiClient
@@ -92,7 +92,7 @@ def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> Exit
             say(f"{finished} shards that an interrupted redrive had begun are finished")
         try:
             tally = _send_again(_read(output, job), reasons, output, job, options.endpoint, options.model)
-        except (DamagedSource, SourceChanged) as error:
+        except (DamagedSource, ShardTooDense, SourceChanged) as error:
             raise PipelineFailed(str(error)) from error
         after = _read(output, job)
         publish(after, job, output, None, say)  # the report may be of before an interruption

@@ -19,7 +19,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from pipeline import graph
 from pipeline.commands.options import RunOptions
 from pipeline.commands.report import publish
-from pipeline.errors import ExitCode
+from pipeline.errors import ExitCode, PipelineFailed
 from pipeline.job import run_marker
 from pipeline.job.ledger import Ledger, ReceiptCache, read_ledger, stale_files
 from pipeline.job.preflight import require_usable
@@ -27,6 +27,8 @@ from pipeline.job.preparation import join_folder, prepare
 from pipeline.job.sharding import Plan, make_plan
 from pipeline.job.spec import JobSpec, ServedModel
 from pipeline.planning import estimate
+from pipeline.reporting.examples import examples_of
+from pipeline.reporting.explain import explain_dead_letters
 from pipeline.reporting.numbers import count, size
 from pipeline.reporting.report import run_of, summary
 from pipeline.runners.endpoint import reached
@@ -35,6 +37,7 @@ from pipeline.runners.progress import Progress
 from pipeline.runners.runner import beam_options, require_reach, run_pipeline, template_of
 from transforms.elements import Shard
 from transforms.output.folder import OutputFolder
+from transforms.read_shards import DAMAGED, read_damage
 from transforms.tei.handshake import EndpointProfile
 from transforms.tei.settings import EndpointSettings
 
@@ -57,7 +60,7 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
     """
     started = time.time()
     pipeline_options = _pipeline_options(options)
-    plan = make_plan(options.inputs, options.output, options.shard_bytes)
+    plan = make_plan(options.inputs, options.output, options.shard_bytes, options.text_field, options.exclude)
     output, cache = OutputFolder(options.output, _run_name()), ReceiptCache()
     require_usable(output)
     shared = dataclasses.replace(options.endpoint, processes=count_processes(pipeline_options))
@@ -88,6 +91,10 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
         report = publish(ledger, job, output, options.price_per_hour, say, done)
     for line in summary(report, done):
         say(line)
+    if ledger.dead_letters:
+        examples = examples_of(ledger.receipts(), output, job.text_field, each=1)
+        for line in explain_dead_letters(ledger.reasons(), examples):
+            say(line)
     return _judge(ledger, options, output, say)
 
 
@@ -133,6 +140,7 @@ def _job_of(options: RunOptions, endpoint: EndpointSettings, profile: EndpointPr
         embedding_field=options.embedding_field,
         shard_bytes=options.shard_bytes,
         inputs=options.inputs,
+        exclude=options.exclude,
         version=metadata.version("tayyar"),
         wire_format=profile.wire.format.value,
     )
@@ -175,14 +183,18 @@ def _embed(
 ) -> Ledger:
     """Run the pipeline over what is left, clean up, and return the ledger after it."""
     files = output.list()
+    output.delete(name for name in files if name.startswith(f"{DAMAGED}/"))  # of a former run
     work = before.work_left()
     if work:
         seen = {name for name in files if name.startswith(output.receipts + "/")}
-        with Progress(output, seen, _stored_bytes(work), cache=cache):
+        compressed = {shard.source.path for shard in work if shard.source.compressed}
+        with Progress(output, seen, _stored_bytes(work), cache=cache, compressed=compressed):
             run_pipeline(options, lambda pipeline: graph.build(pipeline, work, settings), say)
     files = output.list()
     ledger = read_ledger(before.plan, output, settings.provenance.digest, files, cache)
     output.delete(stale_files(ledger, output, files))
+    if damaged := read_damage(output, files):
+        raise PipelineFailed("\n".join([*damaged, "Everything else is done. Replace the files and run again."]))
     return ledger
 
 

@@ -13,7 +13,6 @@ from tqdm import tqdm
 from pipeline.errors import NotProven
 from pipeline.job.sharding import Plan
 from transforms.elements import Shard, Source
-from transforms.ndjson.decompress import is_compressed
 from transforms.output.folder import DATA, DEAD_LETTERS, JOB, OutputFolder
 from transforms.output.receipts import Receipt, decode_receipt
 from transforms.storage.api import FileStat
@@ -171,7 +170,9 @@ def read_ledger(
         files: a listing of the whole folder.
         cache: of the receipts that an earlier call read.
     """
-    receipts = {name: file for name, file in files.items() if name.startswith(output.receipts + "/")}
+    receipts = {
+        name: file for name, file in files.items() if name.startswith(output.receipts + "/") and not file.is_link
+    }
     # By the sources' names, not their paths: a corpus may have moved together with its outputs.
     by_source: dict[str, list[Receipt]] = defaultdict(list)
     for receipt in (cache or ReceiptCache()).read(output, receipts):
@@ -201,7 +202,7 @@ def read_receipts(output: OutputFolder, names: Collection[str]) -> Iterator[Rece
 def _ledger_of(
     plan: Plan, source: Source, receipts: Iterable[Receipt], job: str, files: Mapping[str, FileStat]
 ) -> SourceLedger:
-    if not is_compressed(source.path):
+    if not source.compressed:
         shards = {shard.index: shard for shard in plan.shards_of(source)}
     else:
         # How many shards it has is known when the one that ends it has its receipt.

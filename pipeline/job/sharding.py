@@ -2,39 +2,51 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 
 import orjson
 
 from pipeline.errors import UsageError
+from pipeline.job.input_selection import (
+    FORMATS,
+    Candidate,
+    LeftOut,
+    candidates,
+    describe,
+    excluded_by,
+    hidden,
+    require_records,
+    require_text,
+    without_links,
+)
 from pipeline.job.preflight import opening
 from transforms.elements import Shard, Source
-from transforms.ndjson.decompress import COMPRESSIONS, is_compressed
-from transforms.output.folder import OutputFolder
+from transforms.ndjson.decompress import COMPRESSIONS
+from transforms.ndjson.parse import TextField
+from transforms.output.folder import OutputFolder, check_name
 from transforms.output.json_fields import build
 from transforms.storage import api as storage
 
-FORMATS = (".ndjson", ".jsonl", ".json")
-ENDINGS = tuple(format_ + compression for format_ in FORMATS for compression in ("", *COMPRESSIONS))
-_SOURCE_FIELDS = [field.name for field in fields(Source)]
-_LONGEST_NAME = 255  # bytes, of one part of a path on the usual file systems
+_SOURCE_FIELDS = [one.name for one in fields(Source)]
+_MAX_NAME_BYTES = 800  # object stores allow 1024 for all, with the output folder and the endings
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The sources of a job, by name, and how many bytes make a shard."""
+    """The sources of a job, by name, and how many bytes make a shard; and what the patterns match besides."""
 
     sources: tuple[Source, ...]
     shard_bytes: int
+    left_out: tuple[LeftOut, ...] = field(default=(), compare=False)
 
     def shards_of(self, source: Source) -> list[Shard]:
         """Return a source's work items: its shards, or for an unsplittable one itself as a whole."""
-        if is_compressed(source.path):
+        if source.compressed:
             return [Shard(source, 0, 0, None)]
         count = self.shard_count(source) or 1
         return [
@@ -50,42 +62,84 @@ class Plan:
 
     def shard_count(self, source: Source) -> int | None:
         """Return how many shards a source has, at least one; None where only reading it can tell."""
-        return None if is_compressed(source.path) else max(1, -(-source.size // self.shard_bytes))
+        return None if source.compressed else max(1, -(-source.size // self.shard_bytes))
 
 
 @opening()
-def make_plan(patterns: Sequence[str], output_root: str | None, shard_bytes: int) -> Plan:
-    """Match the patterns and name what they match; a file that several match is named by the first.
+def make_plan(
+    patterns: Sequence[str],
+    output_root: str | None,
+    shard_bytes: int,
+    text_field: TextField | None = None,
+    exclude: Sequence[str] = (),
+) -> Plan:
+    """Match the patterns, look at the files' first bytes, and name those that hold records.
+
+    A file that several patterns match is named by the first.
 
     Args:
         patterns: paths with wildcards (`**` stands for any number of folders), or folders.
         output_root: what lies in it is never an input; None where nothing is written.
         shard_bytes: decompressed bytes a shard.
+        text_field: that some record in the files' beginnings must have; None if that does not matter.
+        exclude: patterns of files to leave out.
 
     Raises:
-        UsageError: if a pattern matches nothing, a file is no NDJSON, or two files' outputs would have the same name.
+        UsageError: if a pattern matches nothing, a file that must hold records does not, or two files' outputs would
+            have the same name.
     """
-    sources: dict[str, Source] = {}
-    planned: set[str] = set()
+    found: dict[str, Candidate] = {}
+    left_out: list[LeftOut] = []
     for pattern in patterns:
-        prefix, files = _match(pattern)
-        outside = [file for file in files if output_root is None or not _is_below(file.path, output_root)]
-        if files and not outside:
+        matched = candidates(pattern)
+        outside = [one for one in matched if output_root is None or not _is_below(one.file.path, output_root)]
+        if matched and not outside:
             raise UsageError(
                 f"--input {pattern} matches only files in --output {output_root}. Choose another --output."
             )
-        files = outside
-        if not files:
-            raise UsageError(
-                f"--input {pattern} matches no file that ends in {', '.join(FORMATS)} (or one of these and "
-                f"{', '.join(COMPRESSIONS)}). Check the path; put quotes around a pattern, so that the shell leaves it "
-                "alone."
-            )
-        for file in files:
-            if file.path not in planned:
-                planned.add(file.path)
-                _add(sources, Source(file.path, stem(file.path[len(prefix) :]), file.size, file.version))
-    return Plan(tuple(sources[name] for name in sorted(sources)), shard_bytes)
+        wanted = []
+        for one in outside:
+            reason = hidden(one) or ("excluded" if excluded_by(exclude, one) else None)
+            if reason is None:
+                wanted.append(one)
+            else:
+                left_out.append(LeftOut(one.file.path, reason))
+        if not wanted:
+            raise UsageError(_nothing_matches(pattern, len(outside)))
+        for one in wanted:
+            _require_readable(one.file.path)
+            found.setdefault(one.file.path, one)
+    distinct, links = without_links(list(found.values()))
+    taken, others = require_records(distinct)
+    left_out = sorted([*left_out, *links, *others], key=lambda one: one.path)
+    if not taken:
+        raise UsageError(_nothing_matches(patterns[0], len(distinct)))
+    if text_field is not None:
+        require_text((kind for _, kind in taken), text_field)
+    sources: dict[str, Source] = {}
+    for one, kind in taken:
+        file = one.file
+        _add(sources, Source(file.path, stem(one.name), file.size, file.version, kind.compressed), output_root)
+    _require_distinct_cases(sources, output_root)
+    if left_out:
+        _logger.warning("%s", describe(left_out))
+    return Plan(tuple(sources[name] for name in sorted(sources)), shard_bytes, tuple(left_out))
+
+
+def _nothing_matches(pattern: str, passed_over: int) -> str:
+    also = f" that holds records; {passed_over} others were passed over" if passed_over else ""
+    return (
+        f"--input {pattern} matches no file{also}. Check the path; put quotes around a pattern, so that the shell "
+        "leaves it alone."
+    )
+
+
+def _require_readable(path: str) -> None:
+    """Refuse a file whose name cannot be written down, or which is none to read to an end."""
+    if not _is_utf8(path):
+        raise UsageError(f"--input {path!a} has a name that is not UTF-8. Rename the file.")
+    if storage.is_local(path) and not os.path.isfile(path):
+        raise UsageError(f"--input {path} is no regular file but a pipe, a socket or a device. Leave it out.")
 
 
 def _is_below(path: str, folder: str) -> bool:
@@ -95,21 +149,48 @@ def _is_below(path: str, folder: str) -> bool:
     return path.startswith(f"{folder}/")
 
 
-def _add(sources: dict[str, Source], source: Source) -> None:
-    """Add a source under its name, unless another one has it."""
-    if not _is_utf8(source.path):
-        raise UsageError(f"--input {source.path!a} has a name that is not UTF-8. Rename the file.")
-    if storage.is_local(source.path) and not os.path.isfile(source.path):
-        raise UsageError(f"--input {source.path} is no regular file but a pipe, a socket or a device. Leave it out.")
-    last = source.name.rpartition("/")[2]
-    if not last or len(f"{last}-00000.ndjson".encode()) > _LONGEST_NAME:
-        raise UsageError(f"{source.path} has a name that is too short or too long to name its outputs by. Rename it.")
+def _add(sources: dict[str, Source], source: Source, output_root: str | None) -> None:
+    """Add a source under its name, unless that cannot be a name or another one has it."""
+    try:
+        check_source_name(source.name, on_disk=output_root is not None and storage.is_local(output_root))
+    except ValueError as error:
+        raise UsageError(
+            f"{source.path} cannot name its outputs: its name {error}. Rename it, or leave it out with --exclude."
+        ) from error
     other = sources.setdefault(source.name, source)
     if other.path != source.path:
         raise UsageError(
             f"{other.path} and {source.path} would both be written to data/{source.name}-00000.ndjson. "
             "Rename one of them, or embed them into two output folders."
         )
+
+
+def check_source_name(name: str, *, on_disk: bool) -> None:
+    """Check that the outputs of a source of this name, which may come from a stranger's bucket, can have theirs.
+
+    Args:
+        name: the source's.
+        on_disk: whether the outputs go to a local disk.
+
+    Raises:
+        ValueError: with the reason, which completes the sentence "its name …".
+    """
+    check_name(name, on_disk=on_disk)
+    check_name(f"{name}-00000.ndjson", on_disk=on_disk)
+    if len(name.encode()) > _MAX_NAME_BYTES:
+        raise ValueError(f"has {len(name.encode())} bytes, where an output's may have {_MAX_NAME_BYTES}")
+
+
+def _require_distinct_cases(sources: Mapping[str, Source], output_root: str | None) -> None:
+    """Refuse two names that one disk would take for the same."""
+    folded: dict[str, Source] = {}
+    for source in sources.values():
+        other = folded.setdefault(unicodedata.normalize("NFC", source.name).casefold(), source)
+        if other is not source and output_root is not None and storage.ignores_case(output_root):
+            raise UsageError(
+                f"{other.path} and {source.path} differ only in upper and lower case, and the disk of --output "
+                f"{output_root} takes their outputs for the same file. Rename one of them, or choose another --output."
+            )
 
 
 def _is_utf8(name: str) -> bool:
@@ -121,40 +202,14 @@ def _is_utf8(name: str) -> bool:
     return True
 
 
-def _match(pattern: str) -> tuple[str, list[storage.FileStat]]:
-    """Return the pattern's fixed prefix and the files that it matches."""
-    exact = storage.stat(pattern)
-    if pattern.endswith("/") or (exact is not None and storage.is_local(pattern) and os.path.isdir(pattern)):
-        folder = pattern.rstrip("/")
-        return folder + "/", [file for file in storage.list_below(folder) if file.path.endswith(ENDINGS)]
-    if exact is not None:
-        if not pattern.endswith(ENDINGS):
-            raise UsageError(f"--input {pattern} does not end in one of {', '.join(FORMATS)}, compressed or not.")
-        return pattern[: pattern.rfind("/") + 1], [exact]
-    files = storage.match(*_with_and_without_folders(pattern))
-    skipped = [file.path for file in files if not file.path.endswith(ENDINGS)]
-    if skipped:
-        _logger.warning(
-            "%d files that --input %s matches are no NDJSON and are left out, %s first",
-            len(skipped),
-            pattern,
-            skipped[0],
-        )
-    return storage.fixed_prefix(pattern), [file for file in files if file.path.endswith(ENDINGS)]
-
-
-def _with_and_without_folders(pattern: str) -> Iterable[str]:
-    """Yield the patterns that `/**/` stands for: Beam takes it for at least one folder, a shell for none as well."""
-    parts = pattern.split("/**/")
-    for separators in itertools.product(("/**/", "/"), repeat=len(parts) - 1):
-        yield parts[0] + "".join(separator + part for separator, part in zip(separators, parts[1:], strict=True))
-
-
 def stem(name: str) -> str:
-    """Return a file's name without the endings that say how it is stored."""
-    for compression in COMPRESSIONS:
-        name = name.removesuffix(compression)
-    return name[: name.rindex(".")]
+    """Return a file's name without the endings that say how it is stored, in whatever case."""
+    for endings in (COMPRESSIONS, FORMATS):
+        for ending in endings:
+            if name.lower().endswith(ending) and not name.lower().endswith("/" + ending) and len(name) > len(ending):
+                name = name[: -len(ending)]
+                break
+    return name
 
 
 def write_plan(plan: Plan, output: OutputFolder) -> None:

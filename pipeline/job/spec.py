@@ -12,6 +12,7 @@ import orjson
 
 from pipeline.errors import UsageError
 from pipeline.job.preflight import opening
+from transforms.ndjson.parse import TextField
 from transforms.output.folder import OutputFolder
 from transforms.output.json_fields import build, require_text
 from transforms.output.receipts import Provenance
@@ -89,19 +90,21 @@ class JobSpec:
         wire_format: how vectors came over the wire; recorded, shapes nothing.
         version: Tayyar's; recorded, shapes nothing.
         output_format: of the embedded records.
+        exclude: patterns of files that are left out of the inputs; recorded, shapes nothing.
     """
 
     space: VectorSpace
     history: tuple[ServedModel, ...]
     overlong: Overlong
     dimensions: int | None
-    text_field: str | tuple[str, ...]
+    text_field: TextField
     embedding_field: str
     shard_bytes: int
     inputs: tuple[str, ...]
     wire_format: str
     version: str
     output_format: str = NDJSON
+    exclude: tuple[str, ...] = ()
 
     @property
     def served(self) -> ServedModel:
@@ -241,6 +244,7 @@ def decode_job(data: bytes) -> JobSpec:
         values["history"] = tuple(_served(entry) for entry in values["history"])
         values["overlong"] = Overlong(values["overlong"])
         values["inputs"] = tuple(require_text(pattern) for pattern in values["inputs"])
+        values["exclude"] = tuple(require_text(pattern) for pattern in values["exclude"])
         if isinstance(values["text_field"], list):
             values["text_field"] = tuple(require_text(name) for name in values["text_field"])
         job = build(JobSpec, values)

@@ -54,7 +54,9 @@ def plan(options: PlanOptions, say: Callable[[str], None] = print) -> ExitCode:
         UsageError: if the inputs cannot be planned, or there is no document in the sample.
         EndpointError: if the endpoint cannot do the job.
     """
-    found = make_plan(options.inputs, options.output, options.shard_bytes)
+    found = make_plan(options.inputs, options.output, options.shard_bytes, options.text_field, options.exclude)
+    for one in found.left_out if options.verbose else ():
+        say(f"left out: {one.path} ({one.reason})")
     output = None if options.output is None else OutputFolder(options.output, run="plan")
     if output is not None:
         require_usable(output)

@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from pipeline.job.sharding import Plan
 from transforms.elements import DeadLetter, Document, Source
-from transforms.ndjson.decompress import decompressed_chunks, is_compressed
+from transforms.ndjson.decompress import decompressed_chunks
 from transforms.ndjson.lines import Line, lines_beginning_in, split_lines
-from transforms.ndjson.parse import parse_line
+from transforms.ndjson.parse import TextField, parse_line
 from transforms.read_shards import MAX_LINE_BYTES
 from transforms.storage import api as storage
 
@@ -66,7 +66,7 @@ class _Block:
     end: int
 
 
-def take_sample(plan: Plan, text_field: str, embedding_field: str, seed: int = 0) -> Sample:
+def take_sample(plan: Plan, text_field: TextField, embedding_field: str, seed: int = 0) -> Sample:
     """Read some blocks of the sources, chosen at random, and the beginnings of some compressed ones.
 
     The blocks lie on a grid over all bytes and each is as likely as any other, so the lines that begin in them are a
@@ -82,8 +82,8 @@ def take_sample(plan: Plan, text_field: str, embedding_field: str, seed: int = 0
         DamagedSource: if a compressed source cannot be read.
     """
     rng = random.Random(seed)
-    unpacked = [source for source in plan.sources if not is_compressed(source.path)]
-    packed = [source for source in plan.sources if is_compressed(source.path)]
+    unpacked = [source for source in plan.sources if not source.compressed]
+    packed = [source for source in plan.sources if source.compressed]
     records: list[Record] = []
     plain = _Tally(sum(source.size for source in unpacked))
     compressed = _Tally(sum(source.size for source in packed))
@@ -132,6 +132,10 @@ class _InSmallReads:
         """Return at most 4 KiB."""
         return self._file.read(_SMALL_READ if size < 0 else min(size, _SMALL_READ))
 
+    def seek(self, offset: int) -> int:
+        """Go to a byte."""
+        return self._file.seek(offset)
+
     def tell(self) -> int:
         """Return how many bytes were given."""
         return self._file.tell()
@@ -149,7 +153,7 @@ def _beginning(source: Source) -> tuple[list[Line], int]:
     return lines, source.size
 
 
-def _records(lines: Iterable[Line], source: Source, text_field: str, embedding_field: str) -> Iterator[Record]:
+def _records(lines: Iterable[Line], source: Source, text_field: TextField, embedding_field: str) -> Iterator[Record]:
     for line in lines:
         parsed = parse_line(line, source.path, text_field, embedding_field, MAX_LINE_BYTES)
         if parsed is not None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pipeline.reporting.schema import Example
 from transforms.elements import DeadLetter, Document
 from transforms.ndjson.lines import Line, chunks_from, split_lines
-from transforms.ndjson.parse import parse_line
+from transforms.ndjson.parse import TextField, parse_line
 from transforms.output.folder import OutputFolder
 from transforms.output.receipts import Receipt
 from transforms.storage import api as storage
@@ -21,7 +21,7 @@ _MAX_LINE_BYTES = 1 << 27  # of a dead letter: its line, escaped, and the reason
 
 
 def examples_of(
-    receipts: Iterable[Receipt], output: OutputFolder, text_field: str, each: int = EACH
+    receipts: Iterable[Receipt], output: OutputFolder, text_field: TextField, each: int = EACH
 ) -> dict[str, list[Example]]:
     """Return the first dead letters of each reason; of the dead-letter files only those are read that have one of them.
 
@@ -61,7 +61,7 @@ def read_dead_letters(receipt: Receipt, output: OutputFolder) -> Iterator[DeadLe
             yield decode_dead_letter(line.content)
 
 
-def _for_people(letter: DeadLetter, text_field: str) -> Example:
+def _for_people(letter: DeadLetter, text_field: TextField) -> Example:
     line = Line(letter.offset, letter.line, len(letter.line))
     record = parse_line(line, letter.source, text_field, "embedding", _MAX_LINE_BYTES)
     return Example(

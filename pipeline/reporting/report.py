@@ -107,7 +107,7 @@ def _settings(job: JobSpec) -> JobSettings:
     return JobSettings(
         model=Model(model.model_id, model.sha, model.dtype, model.pooling, model.dimensions, model.server_version),
         inputs=job.inputs,
-        text_field=job.text_field,
+        text_fields=(job.text_field,) if isinstance(job.text_field, str) else job.text_field,
         embedding_field=job.embedding_field,
         prompt_name=job.prompt_name,
         normalize=job.normalize,

@@ -52,7 +52,7 @@ class JobSettings:
     Attributes:
         model: the model.
         inputs: the patterns of the inputs.
-        text_field: the field whose text is embedded.
+        text_fields: the fields whose text is embedded, joined by newlines if there are several.
         embedding_field: the field that holds the vector.
         prompt_name: the prompt in front of each text; null for the server's default.
         normalize: whether vectors have length 1.
@@ -63,7 +63,7 @@ class JobSettings:
 
     model: Model
     inputs: tuple[str, ...]
-    text_field: str
+    text_fields: tuple[str, ...]
     embedding_field: str
     prompt_name: str | None
     normalize: bool

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from types import TracebackType
 
 from tqdm import tqdm
 
 from pipeline.job.ledger import ReceiptCache
-from transforms.ndjson.decompress import is_compressed
 from transforms.output.folder import OutputFolder
 from transforms.output.receipts import Receipt
 from transforms.storage.base import StorageError
@@ -29,6 +28,7 @@ class Progress:
         bytes_left: stored bytes of the shards to come, from which the number of documents to come is estimated.
         visible: whether to show it; None for only where a person watches.
         cache: gets the receipts, for whoever reads them next.
+        compressed: paths of the compressed sources.
     """
 
     def __init__(
@@ -38,11 +38,13 @@ class Progress:
         bytes_left: int,
         visible: bool | None = None,
         cache: ReceiptCache | None = None,
+        compressed: Collection[str] = (),
     ) -> None:
         self._output = output
         self._cache = cache or ReceiptCache()
         self._seen = set(seen)
         self._bytes_left = bytes_left
+        self._compressed = compressed
         self._receipts: list[Receipt] = []
         self._bar = tqdm(unit=" documents", disable=None if visible is None else not visible, smoothing=0.1)
         self._finished = threading.Event()
@@ -81,13 +83,13 @@ class Progress:
         self._seen |= new.keys()
         self._receipts += receipts
         documents = sum(receipt.records for receipt in self._receipts)
-        expected = records_expected(self._receipts, self._bytes_left)
+        expected = records_expected(self._receipts, self._bytes_left, self._compressed)
         if expected is not None:
             self._bar.total = max(expected, documents)
         self._bar.update(documents - self._bar.n)
 
 
-def records_expected(receipts: Iterable[Receipt], size: int) -> int | None:
+def records_expected(receipts: Iterable[Receipt], size: int, compressed: Collection[str]) -> int | None:
     """Return how many records so many stored bytes hold, by the shards that are finished; None where none tells.
 
     A shard of a compressed source is a range of decompressed bytes, and how many stored bytes that takes is known only
@@ -95,13 +97,13 @@ def records_expected(receipts: Iterable[Receipt], size: int) -> int | None:
     """
     receipts = list(receipts)
     ended = {receipt.source for receipt in receipts if receipt.last}
-    counted = [receipt for receipt in receipts if not is_compressed(receipt.source) or receipt.source in ended]
-    done = sum(stored_bytes(receipt) for receipt in counted)
+    counted = [receipt for receipt in receipts if receipt.source not in compressed or receipt.source in ended]
+    done = sum(_stored_bytes(receipt, receipt.source in compressed) for receipt in counted)
     return round(sum(receipt.records for receipt in counted) * max(1.0, size / done)) if done else None
 
 
-def stored_bytes(receipt: Receipt) -> int:
+def _stored_bytes(receipt: Receipt, compressed: bool) -> int:
     """Return how many stored bytes a shard stands for; of a compressed source, the last shard for all."""
-    if is_compressed(receipt.source) or receipt.end is None:
+    if compressed or receipt.end is None:
         return receipt.source_size if receipt.last else 0
     return min(receipt.end, receipt.source_size) - receipt.start

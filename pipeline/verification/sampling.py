@@ -18,7 +18,7 @@ from pipeline.verification.findings import MAX_OUTPUT_LINE_BYTES, MAX_SHOWN, Fin
 from pipeline.verification.vectors import read_document
 from transforms.elements import Document, Vectors
 from transforms.ndjson.lines import chunks_from, split_lines
-from transforms.ndjson.parse import parse_line
+from transforms.ndjson.parse import TextField, parse_line
 from transforms.storage import api as storage
 from transforms.tei.client import TeiClient
 from transforms.tei.settings import EndpointSettings
@@ -120,7 +120,7 @@ class SpotCheck:
     def __init__(
         self,
         endpoint: EndpointSettings,
-        text_field: str,
+        text_field: TextField,
         embedding_field: str,
         min_cosine: float,
         *,

@@ -27,11 +27,11 @@ from pipeline.verification.vectors import (
 from transforms.elements import DeadLetter, Document, Shard, Stage
 from transforms.ndjson.decompress import DamagedSource
 from transforms.ndjson.lines import Line, chunks_from, split_lines
-from transforms.ndjson.parse import parse_line
+from transforms.ndjson.parse import TextField, parse_line
 from transforms.ndjson.splice import json_key, split_document
 from transforms.output.folder import OutputFolder
 from transforms.output.receipts import Receipt
-from transforms.read_shards import MAX_LINE_BYTES, SourceChanged, lines_of
+from transforms.read_shards import MAX_LINE_BYTES, ShardTooDense, SourceChanged, lines_of
 from transforms.storage import api as storage
 from transforms.storage.api import Crc32c, WrittenFile
 from transforms.write_dead_letters import decode_dead_letter
@@ -52,7 +52,7 @@ class Expected:
         model: the model's id, as receipts have it.
     """
 
-    text_field: str
+    text_field: TextField
     embedding_field: str
     shard_bytes: int
     dimensions: int
@@ -126,7 +126,7 @@ def check_shards(item: ShardWork) -> Outcome:
                 outcome.findings.add(f"{item.output.embedded(shard.name)}: {problem}")
             else:
                 shared.add(rows)
-    except (DamagedSource, SourceChanged) as error:
+    except (DamagedSource, ShardTooDense, SourceChanged) as error:
         outcome.broken = str(error)
     outcome.picks, outcome.rows = sample.picks, shared.rows
     return outcome

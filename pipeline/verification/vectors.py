@@ -15,7 +15,7 @@ import orjson
 from pipeline.verification.findings import MAX_OUTPUT_LINE_BYTES, WrongLine
 from transforms.elements import Document, Vectors
 from transforms.ndjson.lines import lines_beginning_in
-from transforms.ndjson.parse import parse_line
+from transforms.ndjson.parse import TextField, parse_line
 from transforms.storage import api as storage
 
 # How far a norm may be from 1: what rounding each number of a vector to its type can do, and some more for the sum.
@@ -110,7 +110,7 @@ class SharedVectors:
     """
 
     def __init__(
-        self, path_of: Callable[[int, int], str], text_field: str, embedding_field: str, max_rows: int = _MAX_ROWS
+        self, path_of: Callable[[int, int], str], text_field: TextField, embedding_field: str, max_rows: int = _MAX_ROWS
     ) -> None:
         self._path_of = path_of
         self._fields = text_field, embedding_field
@@ -182,7 +182,7 @@ def _folded(text: str) -> str:
     return "".join(filter(str.isalnum, unicodedata.normalize("NFKD", text).casefold()))
 
 
-def read_document(path: str, offset: int, text_field: str, embedding_field: str) -> tuple[str, list[float]]:
+def read_document(path: str, offset: int, text_field: TextField, embedding_field: str) -> tuple[str, list[float]]:
     """Return the text and the vector of the output line that begins at a byte of a file.
 
     Raises:

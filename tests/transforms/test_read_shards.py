@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import io
 import json
@@ -15,13 +16,22 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.matchers import each_by, local_pipeline
-from tests.shards import JOB, folder, put, receipt
+from tests.shards import JOB, MADE, folder, put, receipt
 from tests.strategies import sources
 from transforms.elements import DocumentShard, Reason, Shard, Source
 from transforms.ndjson.decompress import DamagedSource
 from transforms.ndjson.lines import Line, lines_beginning_in, split_lines
 from transforms.ndjson.parse import is_blank
-from transforms.read_shards import ReadShards, SourceChanged, cut_stream, lines_of, parse_shard
+from transforms.read_shards import (
+    DAMAGED,
+    MAX_SHARD_RECORDS,
+    ReadShards,
+    SourceChanged,
+    cut_stream,
+    lines_of,
+    parse_shard,
+    read_damage,
+)
 
 UNLIMITED = 1 << 30
 ANY = Source("/in/x.ndjson.gz", "x", 0, "0.0")
@@ -84,7 +94,7 @@ def test_a_shard_is_its_documents_its_dead_letters_and_their_count() -> None:
         (20, Reason.MISSING_TEXT),
         (50, Reason.INVALID_JSON),
     ]
-    assert (shard.records, shard.failure) == (4, None)
+    assert shard.records == 4
 
 
 @pytest.mark.parametrize("change", ["longer", "touched", "gone"])
@@ -136,8 +146,7 @@ def read(
 
 
 def _save(shard: DocumentShard, rows: str) -> None:
-    name = f"{shard.shard.name}{'-failure' if shard.failure else ''}"
-    Path(rows, name).write_bytes(beam.coders.PickleCoder().encode(shard))
+    Path(rows, shard.shard.name).write_bytes(beam.coders.PickleCoder().encode(shard))
 
 
 def texts(shards: dict[str, DocumentShard]) -> list[str]:
@@ -188,16 +197,15 @@ def test_shards_that_got_their_receipt_since_the_plan_are_left_out(tmp_path: Pat
     source = write(path, gzip.compress(DATA) if ending else DATA)
     shards = [Shard(source, 0, 0, None)] if ending else byte_ranges(source, len(DATA), 100)
     output = folder(tmp_path / "out")
-    put(output, receipt(1, source), receipt(2, source, job="another"))
+    put(output, receipt(1, source), receipt(2, source, provenance=dataclasses.replace(MADE, settings="another")))
     names = list(read(shards, tmp_path / "out", shard_bytes=100))
     assert names == ["x-00000", "x-00002", "x-00003"]
 
 
-def test_a_damaged_source_gives_its_whole_shards_and_then_its_failure(tmp_path: Path) -> None:
+def test_a_damaged_source_gives_its_whole_shards_and_leaves_word(tmp_path: Path) -> None:
     data = b"".join(b'{"content":"%s"}\n' % os.urandom(500).hex().encode() for _ in range(300))
     source = write(tmp_path / "x.ndjson.gz", gzip.compress(data)[:-20_000])
     read_shards = read([Shard(source, 0, 0, None)], tmp_path / "out", shard_bytes=30_000)
-    failed = read_shards.pop("x-00000-failure")
     whole = list(read_shards.values())
     assert len(whole) > 3
     assert [shard.shard.index for shard in whole] == list(range(len(whole)))
@@ -205,9 +213,28 @@ def test_a_damaged_source_gives_its_whole_shards_and_then_its_failure(tmp_path: 
     found = [document.text for shard in whole for document in shard.documents]
     assert found == expected[: len(found)]
     assert not any(shard.shard.last for shard in whole)
-    assert failed.failure is not None
-    assert source.path in failed.failure
-    assert (failed.documents, failed.dead_letters, failed.records) == ((), (), 0)
+    output = folder(tmp_path / "out")
+    (damage,) = read_damage(output, output.list())
+    assert f"{source.path} is truncated or corrupt" in damage
+    assert f"in its first {30_000 * len(whole)} decompressed bytes are kept" in damage
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_a_shard_of_more_records_than_fit_in_memory_ends_its_source_in_words(tmp_path: Path, ending: str) -> None:
+    data = b"{}\n" * (MAX_SHARD_RECORDS + 1)
+    source = write(tmp_path / f"x.ndjson{ending}", gzip.compress(data) if ending else data)
+    assert read([Shard(source, 0, 0, None if ending else len(data))], tmp_path / "out", shard_bytes=16 << 20) == {}
+    output = folder(tmp_path / "out")
+    (damage,) = read_damage(output, output.list())
+    assert f"more than {MAX_SHARD_RECORDS} records in its shard 0" in damage
+    assert "--shard_bytes" in damage
+
+
+def test_word_of_a_damage_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    output = folder(tmp_path)
+    for name, data in {"a": b"{", "b": b"[]", "c": b'{"error": 5}'}.items():
+        output.write(f"{DAMAGED}/{name}.json", [data])
+    assert read_damage(output, output.list()) == [f"{output.path(f'{DAMAGED}/{n}.json')} cannot be read" for n in "abc"]
 
 
 def test_the_text_may_be_in_a_nested_field(tmp_path: Path) -> None:

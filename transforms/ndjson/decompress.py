@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import functools
 import gzip
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, Protocol
@@ -14,16 +15,26 @@ from backports import zstd
 from transforms.ndjson.lines import CHUNK_BYTES
 
 COMPRESSIONS = (".gz", ".bz2", ".zst")
+# The size of a zstd file's window is the writer's choice (`zstd --long=31` makes the largest). Memory is only touched
+# as far as the data fill it, so that a header that claims much costs little.
+MAX_WINDOW_LOG = 31
+MAGIC_BYTES = 18  # as much of a file as tells its codec, and a zstd frame's window
 _INPUT_BYTES = 1 << 16
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")  # a zstd frame that holds no data, such as pzstd writes first
 
 
 class DamagedSource(Exception):
     """A compressed source cannot be read to its end."""
 
 
-def is_compressed(path: str) -> bool:
-    """Whether the name says that the source is compressed, and so cannot be split."""
-    return path.endswith(COMPRESSIONS)
+def codec_of(head: bytes) -> str | None:
+    """Return the codec that a file's first bytes show: gzip, bzip2 or zstd; None for none of these."""
+    if head.startswith(b"\x1f\x8b"):
+        return "gzip"
+    if head.startswith(b"BZh") and head[3:4] in b"123456789" and head[4:10] in (b"1AY&SY", b"\x17rE8P\x90"):
+        return "bzip2"
+    return "zstd" if head.startswith(_ZSTD_MAGIC) or _SKIPPABLE.match(head) else None
 
 
 def decompressed_chunks(file: BinaryIO, path: str, stored_bytes: int) -> Iterator[bytes]:
@@ -31,7 +42,7 @@ def decompressed_chunks(file: BinaryIO, path: str, stored_bytes: int) -> Iterato
 
     Args:
         file: the compressed bytes; several members or frames one behind the other are one stream.
-        path: the source's name, whose ending names the codec.
+        path: the source's name, for messages; the codec is known by the first bytes.
         stored_bytes: the compressed size; an empty file is a truncated one.
 
     Raises:
@@ -41,9 +52,16 @@ def decompressed_chunks(file: BinaryIO, path: str, stored_bytes: int) -> Iterato
     try:
         if stored_bytes == 0:
             raise EOFError("the file is empty")
-        for chunk in _decoded(file, path):
+        head = file.read(MAGIC_BYTES)
+        file.seek(0)
+        for chunk in _decoded(file, codec_of(head)):
             offset += len(chunk)
             yield chunk
+    except MemoryError as error:
+        raise DamagedSource(
+            f"{path} cannot be decompressed in the memory that is left: its window alone takes "
+            f"{window_bytes(head) >> 20} MiB. Give each worker more memory, or compress the file without --long."
+        ) from error
     except (EOFError, OSError, ValueError, zlib.error, zstd.ZstdError) as error:
         raise DamagedSource(
             f"{path} is truncated or corrupt: {str(error) or type(error).__name__}; {offset} decompressed bytes could "
@@ -51,11 +69,32 @@ def decompressed_chunks(file: BinaryIO, path: str, stored_bytes: int) -> Iterato
         ) from error
 
 
-def _decoded(file: BinaryIO, path: str) -> Iterator[bytes]:
-    if path.endswith(".gz"):
+def window_bytes(head: bytes) -> int:
+    """Return how much memory the window of a zstd frame takes that begins so; 0 where it does not show."""
+    if not head.startswith(_ZSTD_MAGIC) or len(head) < MAGIC_BYTES:
+        return 0
+    descriptor = head[4]
+    if not descriptor & 0x20:
+        exponent, mantissa = divmod(head[5], 8)
+        return (1 << (10 + exponent)) * (8 + mantissa) // 8
+    # A single segment: the window is the content, whose size follows the id of a dictionary.
+    start = 5 + (0, 1, 2, 4)[descriptor & 3]
+    size = (1, 2, 4, 8)[descriptor >> 6]
+    return int.from_bytes(head[start : start + size], "little") + (256 if size == 2 else 0)
+
+
+def _decoded(file: BinaryIO, codec: str | None) -> Iterator[bytes]:
+    if codec is None:
+        raise ValueError("it does not begin as a gzip, bzip2 or zstd file does")
+    if codec == "gzip":
         # read1 gives what is at hand: a larger read would drop, together with the damage, the good bytes before it.
         return iter(functools.partial(gzip.GzipFile(fileobj=file).read1, CHUNK_BYTES), b"")
-    return _streams(file, bz2.BZ2Decompressor if path.endswith(".bz2") else zstd.ZstdDecompressor)
+    return _streams(file, bz2.BZ2Decompressor if codec == "bzip2" else start_zstd)
+
+
+def start_zstd() -> zstd.ZstdDecompressor:
+    """Return a decompressor of one frame, of any window."""
+    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: MAX_WINDOW_LOG})
 
 
 class _Decompressor(Protocol):
@@ -81,7 +120,14 @@ def _streams(file: BinaryIO, start: Callable[[], _Decompressor]) -> Iterator[byt
         while not decompressor.eof:
             if decompressor.needs_input and not data and not (data := file.read(_INPUT_BYTES)):
                 raise EOFError("it ends in the middle of a stream")
-            if chunk := decompressor.decompress(data, CHUNK_BYTES):
+            try:
+                chunk = decompressor.decompress(data, CHUNK_BYTES)
+            except zstd.ZstdError as error:
+                # libzstd has no other way to report it than its message.
+                if "not enough memory" in str(error):
+                    raise MemoryError(str(error)) from error
+                raise
+            if chunk:
                 yield chunk
             data = b""
         data = decompressor.unused_data or file.read(_INPUT_BYTES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NoReturn
+from typing import Any
 
 import orjson
 
@@ -13,6 +13,8 @@ from transforms.ndjson.lines import Line
 BOM = b"\xef\xbb\xbf"
 # A dead letter of an endless line keeps its beginning only: the source and the offset say where the whole is.
 LONG_LINE_KEPT_BYTES = 1 << 16
+
+TextField = str | tuple[str, ...]
 
 
 class Unusable(Exception):
@@ -25,14 +27,15 @@ class Unusable(Exception):
 
 
 def parse_line(
-    line: Line, source: str, text_field: str, embedding_field: str, max_line_bytes: int
+    line: Line, source: str, text_field: TextField, embedding_field: str, max_line_bytes: int
 ) -> Document | DeadLetter | None:
     """Return the document or the dead letter of one line; None for a blank line, which is no record.
 
     Args:
-        line: as cut; a byte order mark at the beginning of the source is no part of its JSON.
+        line: as cut; a byte order mark at its beginning, as concatenated files have, is no part of its JSON.
         source: the source's path, for a dead letter.
-        text_field: the field to embed; `meta.body` is the field `body` of the object in the field `meta`.
+        text_field: the field to embed; `meta.body` is the field of that name, or else the field `body` of the object
+            in the field `meta`. Of several fields, those that are not blank are joined by newlines, in this order.
         embedding_field: the field that gets the vector.
         max_line_bytes: a longer line is a dead letter.
     """
@@ -43,7 +46,7 @@ def parse_line(
                 f"the line has {line.length} bytes, more than {max_line_bytes}; only its beginning is kept here",
             )
         record = _parse_object(_json_of(line))
-        return Document(line.offset, line.content, _text_of(record, text_field), embedding_field in record)
+        return Document(line.offset, line.content, text_of(record, text_field), embedding_field in record)
     except Unusable as unusable:
         if is_blank(line):
             return None
@@ -52,13 +55,13 @@ def parse_line(
 
 
 def is_blank(line: Line) -> bool:
-    """Whether a line is no record: nothing but white space, or a byte order mark alone."""
+    """Return whether a line is no record: nothing but white space, or a byte order mark alone."""
     return line.length == len(line.content) and not _json_of(line).strip()
 
 
 def _json_of(line: Line) -> bytes:
-    """Return a line without the byte order mark that a source may begin with."""
-    return line.content[len(BOM) :] if line.offset == 0 and line.content.startswith(BOM) else line.content
+    """Return a line without the byte order mark that it may begin with."""
+    return line.content.removeprefix(BOM)
 
 
 def _parse_object(content: bytes) -> dict[str, Any]:
@@ -72,31 +75,57 @@ def _parse_object(content: bytes) -> dict[str, Any]:
 
 
 def _parse_leniently(content: bytes, error: orjson.JSONDecodeError) -> Any:
-    """Parse what orjson refuses although the grammar of JSON allows it, such as a lone surrogate or a huge number."""
+    """Parse what orjson refuses: lone surrogates and huge numbers, which JSON allows, and NaN, which Python writes."""
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as invalid:
         raise Unusable(Reason.INVALID_UTF8, f"byte {invalid.start} of the line: {invalid.reason}") from error
     try:
-        return json.loads(text, parse_constant=_refuse_constant, parse_int=float)
+        return json.loads(text, parse_int=float)
     except (ValueError, RecursionError):
         raise Unusable(Reason.INVALID_JSON, str(error)) from error
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+def text_of(record: dict[str, Any], text_field: TextField) -> str:
+    """Return the text to embed.
+
+    Raises:
+        Unusable: if there is none, saying why.
+    """
+    if isinstance(text_field, str):
+        return _text_in(record, text_field)
+    texts, problem = [], None
+    for field in text_field:
+        try:
+            texts.append(_text_in(record, field))
+        except Unusable as unusable:
+            # A field that is blank explains an empty text better than one that is not there.
+            if problem is None or unusable.reason is Reason.EMPTY_TEXT:
+                problem = unusable
+    if problem is not None and not texts:
+        raise problem
+    return "\n".join(texts)
 
 
-def _text_of(record: dict[str, Any], text_field: str) -> str:
-    value: Any = record
-    for name in text_field.split("."):
-        if not isinstance(value, dict) or name not in value:
-            raise Unusable(Reason.MISSING_TEXT, f"there is no field {text_field!r}")
-        value = value[name]
+def _text_in(record: dict[str, Any], field: str) -> str:
+    # A key that holds a dot itself is meant before the path that it spells.
+    value = record[field] if field in record else _at_path(record, field)
+    if type(value) is list and value and all(type(part) is str for part in value):
+        value = "\n".join(part for part in value if part.strip())
     if not isinstance(value, str):
-        raise Unusable(Reason.MISSING_TEXT, f"the field {text_field!r} holds {_kind(value)}, not a text")
-    if not value.strip():
-        raise Unusable(Reason.EMPTY_TEXT, f"the field {text_field!r} is {'blank' if value else 'empty'}")
+        raise Unusable(Reason.MISSING_TEXT, f"the field {field!r} holds {_kind(value)}, not a text")
+    if not value or value.isspace():
+        raise Unusable(Reason.EMPTY_TEXT, f"the field {field!r} is {'blank' if value else 'empty'}")
+    return value
+
+
+def _at_path(record: dict[str, Any], path: str) -> Any:
+    value: Any = record
+    for name in path.split("."):
+        if not isinstance(value, dict) or name not in value:
+            hint = ". For several fields, repeat --text_field" if "," in path else ""
+            raise Unusable(Reason.MISSING_TEXT, f"there is no field {path!r}{hint}")
+        value = value[name]
     return value
 
 

@@ -84,10 +84,11 @@ def _only_value_of(line: bytes, key: bytes) -> tuple[int, int] | None:
 def _last_value_of(line: bytes, key: bytes) -> tuple[int, int] | None:
     """Return where the value of the object's last field of this name begins and ends."""
     depth, behind_key = 0, None
+    name, max_bytes = json.loads(key), 6 * len(key)  # of a name all of whose characters are escaped
     for token in _TOKEN.finditer(line):
         first = line[token.start()]
         if first == _QUOTE:
-            if depth == 1 and token[1] is not None and _is_key(token[0][: -len(token[1])], key):
+            if depth == 1 and token[1] is not None and _is_key(token[0][: -len(token[1])], key, name, max_bytes):
                 behind_key = token.end()
         else:
             depth += 1 if first in b"{[" else -1
@@ -97,9 +98,13 @@ def _last_value_of(line: bytes, key: bytes) -> tuple[int, int] | None:
     return start, _value_end(line, start)
 
 
-def _is_key(token: bytes, key: bytes) -> bool:
-    # Not orjson: it refuses the escape of a lone surrogate, which a name may hold.
-    return token == key or (b"\\" in token and bool(json.loads(token) == json.loads(key)))
+def _is_key(token: bytes, key: bytes, name: str, max_bytes: int) -> bool:
+    if b"\\" not in token or len(token) > max_bytes:
+        return token == key
+    try:
+        return bool(orjson.loads(token) == name)
+    except orjson.JSONDecodeError:  # the escape of a lone surrogate, which a name may hold
+        return bool(json.loads(token) == name)
 
 
 def _value_end(line: bytes, start: int) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from transforms.elements import Reason, RequestStatistics, Shard
+from transforms.ndjson.parse import TextField
 from transforms.output.folder import OutputFolder, check_name
 from transforms.output.json_fields import build, require_text
 from transforms.storage.api import FileStat, WrittenFile
@@ -39,7 +40,7 @@ class Provenance:
     settings: str
     model: str
     server_version: str
-    text_field: str | tuple[str, ...]
+    text_field: TextField
     embedding_field: str
     overlong: str
 

@@ -51,6 +51,9 @@ def list_below(prefix: str, depth: int | None = None, *, follow_links: bool = Tr
         level = 0 if parent == top else os.path.relpath(parent, top).count("/") + 1
         if depth is not None and level >= depth:
             folders.clear()
+        for link in (os.path.join(parent, name) for name in folders if follow_links):
+            if os.path.islink(link) and f"{os.path.realpath(parent)}/".startswith(f"{os.path.realpath(link)}/"):
+                raise StorageError(f"{link} is a link to a folder that it lies in. Remove it, or leave it out.")
         for name in names:
             path = os.path.join(parent, name).removeprefix("./")
             try:
@@ -67,7 +70,8 @@ def read(path: str, max_bytes: int) -> bytes | None:
     """Return a small file's bytes; None if there is none."""
     try:
         with open_for_reading(path) as file:
-            data = file.read(max_bytes + 1)
+            # As long as the file is, and not max_bytes: Python would allocate those at once.
+            data = file.read(min(os.fstat(file.fileno()).st_size, max_bytes) + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None
     if len(data) > max_bytes:

@@ -6,10 +6,13 @@ import enum
 import ipaddress
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from transforms.tei.credentials import LITERAL, check_reference
-from transforms.tei.vector_space import VectorSpace
+
+if TYPE_CHECKING:  # numpy takes a moment, which --help need not wait for
+    from transforms.tei.vector_space import VectorSpace
 
 
 class Overlong(enum.Enum):

@@ -135,4 +135,4 @@ def test_an_estimate_that_was_saved_is_used_before_the_first_shard(broken: Path)
 
 
 def test_a_folder_that_is_none_of_ours_is_refused(tmp_path: Path) -> None:
-    assert "is no output folder" in tayyar_here("status", "--output", tmp_path, code=2).stderr
+    assert "is not an output folder" in tayyar_here("status", "--output", tmp_path, code=2).stderr

@@ -17,7 +17,7 @@ from transforms.output.receipts import Receipt, encode_receipt
 from transforms.storage.api import WrittenFile
 
 # SOURCE has three shards of 100 bytes; of a compressed source only its last receipt says how many it has.
-PACKED = Source("/in/deep/packed.ndjson.gz", "deep/packed", 70, "5.5")
+PACKED = Source("/in/deep/packed.ndjson.gz", "deep/packed", 70, "5.5", compressed=True)
 PLAN = Plan((PACKED, SOURCE), 100)
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from pipeline.commands.options import absolute
 from pipeline.errors import UsageError
-from pipeline.job.sharding import ENDINGS, Plan, make_plan, read_plan, write_plan
+from pipeline.job.input_selection import ENDINGS
+from pipeline.job.sharding import Plan, check_source_name, make_plan, read_plan, write_plan
 from tests.shards import folder
 from transforms.elements import Source
 
@@ -20,7 +21,7 @@ OUT = "/somewhere/else"
 def tree(root: Path, *names: str) -> Path:
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(b"{}\n" * 4)
+        (root / name).write_bytes(b"{}\n" * 4 if name != "z/notes.txt" else b"notes")
     return root
 
 
@@ -115,15 +116,16 @@ def test_a_pattern_that_matches_nothing_is_refused_by_name(tmp_path: Path, patte
     assert f"--input {tmp_path}/{pattern} " in str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["a.txt", "ndjson", "a.ndjson.xz", "a.ndjsons"])
-def test_a_file_that_is_no_ndjson_is_refused_by_name_and_left_out_of_a_pattern(
-    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+def test_what_holds_no_records_is_refused_by_its_own_name_and_left_out_of_a_folder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tree(tmp_path, name, "b.ndjson")
-    with pytest.raises(UsageError, match=f"{name} does not end in one of"):
-        names(tmp_path, name)
+    tree(tmp_path, "b.ndjson")
+    (tmp_path / "notes.txt").write_bytes(b"notes")
+    with pytest.raises(UsageError, match=r"notes\.txt looks like text or binary data"):
+        names(tmp_path, "notes.txt")
     assert names(tmp_path, "*") == {"b": "b.ndjson"}
-    assert f"1 files that --input {tmp_path}/* matches are no NDJSON" in caplog.text
+    assert "left out 1 files: 1 (text or binary data, not JSON)" in caplog.text
+    assert f"{tmp_path}/notes.txt" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["a*b", "a[1]b", "a?b", "a b", "a#%41", "\u0643\u062a"])
@@ -145,9 +147,11 @@ def test_what_is_no_regular_file_is_refused_by_name(tmp_path: Path) -> None:
         names(tmp_path, "*")
 
 
-def test_a_backslash_is_a_character_of_a_name(tmp_path: Path) -> None:
+def test_a_backslash_on_its_way_to_a_local_disk_is_refused(tmp_path: Path) -> None:
     tree(tmp_path, "x\\y.ndjson", "z.ndjson")
-    assert names(tmp_path, "*.ndjson") == {"x\\y": "x\\y.ndjson", "z": "z.ndjson"}
+    with pytest.raises(UsageError, match="its name has a backslash"):
+        names(tmp_path, "*.ndjson")
+    assert names(tmp_path, "*.ndjson", output="gs://bucket/out") == {"x\\y": "x\\y.ndjson", "z": "z.ndjson"}
 
 
 def test_the_output_is_never_an_input(tmp_path: Path) -> None:
@@ -178,7 +182,7 @@ def test_shards_cover_a_file_without_gap_or_overlap(size: int, shard_bytes: int)
 
 
 def test_a_compressed_source_is_one_work_item() -> None:
-    source = Source("/in/a.ndjson.gz", "a", 500, "0.0")
+    source = Source("/in/a.ndjson.gz", "a", 500, "0.0", compressed=True)
     (shard,) = Plan((source,), 10).shards_of(source)
     assert (shard.start, shard.end, shard.last) == (0, None, False)
     assert Plan((source,), 10).shard_count(source) is None
@@ -204,3 +208,39 @@ def test_a_damaged_plan_is_named(tmp_path: Path, data: bytes) -> None:
     output.write(output.plan, [data])
     with pytest.raises(UsageError, match=r"_job/plan\.ndjson cannot be read"):
         read_plan(output, 10)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "a//b",
+        "/a",
+        "a/",
+        "./a",
+        "a/./b",
+        "../a",
+        "a/..",
+        "a/../../_job/receipts/z",
+        "a\\b",
+        "a\x00b",
+        "a" * 243,
+        "/".join(["a" * 100] * 9),
+        "ك" * 125,
+    ],
+)
+def test_a_name_that_leads_out_of_the_output_or_is_none_is_a_problem(name: str) -> None:
+    with pytest.raises(ValueError, match=r"^(has|begins|is) "):
+        check_source_name(name, on_disk=True)
+
+
+@pytest.mark.parametrize("name", ["a", "a/b", "...", "a..b/c", "a b", "a" * 242, "\u0643"])
+def test_any_other_name_is_none(name: str) -> None:
+    check_source_name(name, on_disk=True)
+    check_source_name("a\\b", on_disk=False)
+
+
+@pytest.mark.parametrize("case", ["a.ndjson A.ndjson", "x/a.json X/A.json", "stra\u00dfe.json STRASSE.json"])
+def test_names_that_differ_in_case_only_are_two_on_a_disk_that_keeps_them_apart(tmp_path: Path, case: str) -> None:
+    files = case.split()
+    assert len(names(tree(tmp_path / "in", *files), "**", output=f"{tmp_path}/out")) == 2

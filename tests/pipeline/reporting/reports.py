@@ -57,8 +57,8 @@ def nasty_report(estimate: Mapping[str, Any] | None = ESTIMATE) -> Report:
         "overlong_text": [example(text=ARABIC, detail=ARABIC), example(text=SCRIPT, detail=SCRIPT, source=SCRIPT)],
         "invalid_json": [example(line=SCRIPT, stage="read", http_status=None, attempts=0)],
     }
-    model = dataclasses.replace(JOB.model, model_id=SCRIPT)
-    job = dataclasses.replace(JOB, model=model, text_field=SCRIPT, prompt_name=SCRIPT)
+    served = dataclasses.replace(JOB.served, model_id=SCRIPT, prompt_name=SCRIPT)
+    job = dataclasses.replace(JOB, history=(served,), text_field=SCRIPT)
     return make_report(
         Ledger(Plan(tuple(sources), 100), tuple(ledgers)),
         job,

@@ -19,7 +19,7 @@ NOW = 1_767_323_045.0 + 3600
 ELSEWHERE = RunMarker("elsewhere", 7, "2026-01-02T03:04:05+00:00")  # an hour before NOW
 GONE = RunMarker(socket.gethostname(), 2**22 + 1, ELSEWHERE.since)  # no machine has a process of so high a number
 REMOTE = replace(GONE, runner="DataflowRunner")
-SOURCE = Source("/in/wiki.ndjson", "wiki", size=1000, version="1.0")
+SOURCE = Source("/in/wiki.ndjson", "wiki", size=1000, version="1.0", compressed=True)
 
 
 def ledger(*finished: float, seconds: float = 10.0, complete: bool = False) -> Ledger:
@@ -104,7 +104,7 @@ def test_nothing_is_divided_by_nothing() -> None:
 
 
 def test_of_a_compressed_file_the_number_of_shards_is_not_known_before_its_end() -> None:
-    packed = Source("/in/wiki.ndjson.gz", "wiki", size=1000, version="1.0")
+    packed = Source("/in/wiki.ndjson.gz", "wiki", size=1000, version="1.0", compressed=True)
     one = {0: receipt(0, packed)}
     assert Ledger(Plan((packed,), 100), (SourceLedger(packed, one, False),)).shards_expected is None
     assert Ledger(Plan((packed,), 100), (SourceLedger(packed, one, True),)).shards_expected == 1
