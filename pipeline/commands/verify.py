@@ -75,7 +75,10 @@ def verify(options: VerifyOptions, say: Callable[[str], None] = print) -> ExitCo
             overlong=job.overlong,
             dimensions=job.dimensions,
         )
-        with reached(settings, None) as (endpoint, profile):  # before the folder is read, which may take minutes
+        with reached(settings, None, model=options.model) as (
+            endpoint,
+            profile,
+        ):  # before the folder is read, which may take minutes
             require_same_space(job.space, profile.space)
             usable = dataclasses.replace(endpoint, space=job.space)
             checked = _check_folder(ledger, output, files, job, options)
