@@ -40,6 +40,7 @@ from transforms.output.folder import OutputFolder
 from transforms.read_shards import DAMAGED, read_damage
 from transforms.tei.handshake import EndpointProfile
 from transforms.tei.settings import EndpointSettings
+from transforms.tei.sharing import settled_texts
 
 
 def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
@@ -188,7 +189,9 @@ def _embed(
     if work:
         seen = {name for name in files if name.startswith(output.receipts + "/")}
         compressed = {shard.source.path for shard in work if shard.source.compressed}
-        with Progress(output, seen, _stored_bytes(work), cache=cache, compressed=compressed):
+        # Texts settled in this process count at once; what other processes do shows in their receipts.
+        settled = settled_texts if settings.endpoint.processes == 1 else None
+        with Progress(output, seen, _stored_bytes(work), cache=cache, compressed=compressed, settled=settled):
             run_pipeline(options, lambda pipeline: graph.build(pipeline, work, settings), say)
     files = output.list()
     ledger = read_ledger(before.plan, output, settings.provenance.digest, files, cache)
