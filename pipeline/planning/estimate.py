@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 import orjson
+from transforms.tei.info import ServerInfo
 
 from pipeline.commands.options import PlanOptions
 from pipeline.errors import ExitCode, UsageError
@@ -27,7 +28,6 @@ from transforms.ndjson.splice import embedded_lines, json_key
 from transforms.output.folder import JOB, OutputFolder
 from transforms.tei.client import TeiClient, connect
 from transforms.tei.errors import EndpointUnreachable
-from transforms.tei.info import ServerInfo
 from transforms.tei.settings import EndpointSettings, Overlong
 from transforms.tei.tokenize import CannotTokenize, count_tokens
 

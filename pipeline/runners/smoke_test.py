@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 
 from apache_beam.options.pipeline_options import StandardOptions
+from transforms.tei.addresses import is_loopback
 
 from pipeline.commands.options import RunOptions, VerifyOptions
 from pipeline.commands.run import run
@@ -20,7 +21,6 @@ from pipeline.runners.runner import beam_options
 from transforms.output.folder import OutputFolder
 from transforms.storage import api as storage
 from transforms.storage.base import StorageError
-from transforms.tei.addresses import is_loopback
 from transforms.tei.errors import EndpointError, EndpointUnreachable
 from transforms.tei.settings import EndpointSettings
 

@@ -219,7 +219,8 @@ class Exchange:
     def _take_in(
         self, assignment: Assignment, task: Task, profile: EndpointProfile, reply: Reply, rows: Rows, place: int
     ) -> None:
-        values, good = np.delete(rows.values, place, axis=0), np.delete(rows.good, place)
+        # `np.delete` does the same in four times the time.
+        values, good = (np.concatenate((all_[:place], all_[place + 1 :])) for all_ in (rows.values, rows.good))
         self._count(assignment, task, profile, reply, len(task.indices), canary_tokens=profile.canary_tokens)
         self._timer.record_success()
         if good.all():
