@@ -417,7 +417,7 @@ def test_ten_findings_are_shown_and_all_are_counted(out: Path) -> None:
 
 
 def test_a_folder_that_holds_no_job_is_refused(tmp_path: Path, out: Path) -> None:
-    with pytest.raises(UsageError, match=f"{tmp_path} is no output folder"):
+    with pytest.raises(UsageError, match=f"{tmp_path} is not an output folder"):
         verify(VerifyOptions(str(tmp_path)))
     (out / "_job" / "plan.ndjson").unlink()
     with pytest.raises(UsageError, match=r"no _job/plan\.ndjson"):
@@ -444,7 +444,7 @@ def test_the_proof_takes_bounded_memory(tmp_path: Path, hash_tei: str) -> None:
     arguments = ["run", "--input", f"{tmp_path}/in.ndjson", "--output", f"{tmp_path}/out", "--endpoint", hash_tei]
     parsed, rest = make_parser().parse_known_args(arguments)
     run(run_options(parsed, rest), say=lambda _: None)
-    assert (tmp_path / "out" / "in-00000.ndjson").stat().st_size > 12 << 20
+    assert (tmp_path / "out" / "data" / "in-00000.ndjson").stat().st_size > 12 << 20
     tracemalloc.start()
     try:
         verify(VerifyOptions(f"{tmp_path}/out"), lambda _: None)
@@ -521,7 +521,7 @@ def test_nothing_is_proven_if_all_sources_are_gone(finished: Path, out: Path) ->
 
 
 def test_an_unfinished_job_is_one_finding(out: Path) -> None:
-    shards = sorted(out.glob("plain-*.ndjson"))
+    shards = sorted((out / "data").glob("plain-*.ndjson"))
     for path in shards[1:]:
         path.unlink()
         receipt_of(out, path.name).unlink()
@@ -570,9 +570,7 @@ def test_a_receipt_names_its_own_files(out: Path, tmp_path: Path) -> None:
     data = (out / "data/plain-00000.ndjson").read_bytes()
     (out / "data/plain-00001.ndjson").write_bytes(data)
     edit_json(receipt_of(out, "plain-00000"), lambda fields: fields["output"].update(path="data/plain-00001.ndjson"))
-    assert "_job/receipts/plain-00000.json: names plain-00001.ndjson, but should name plain-00000.ndjson" in findings(
-        out
-    )
+    assert "_job/receipts/plain-00000.json: no valid receipt vouches for this file" in findings(out)
 
 
 @pytest.mark.parametrize("name", ["records", "embedded", "dead_letters", "shards", "output_bytes", "tokens"])
