@@ -12,7 +12,6 @@ from dataclasses import asdict
 from typing import Any
 
 import orjson
-from transforms.tei.info import ServerInfo
 
 from pipeline.commands.options import PlanOptions
 from pipeline.errors import ExitCode, UsageError

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 
 from apache_beam.options.pipeline_options import StandardOptions
-from transforms.tei.addresses import is_loopback
 
 from pipeline.errors import ExitCode, NotProven, PipelineFailed
 from pipeline.runners.runner import beam_options
