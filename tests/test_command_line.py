@@ -147,4 +147,4 @@ def test_a_terminal_of_few_characters_ends_no_command(
 
 @pytest.mark.parametrize("port", ["99999", "-1"])
 def test_a_port_that_is_none_is_wrong_usage(port: str) -> None:
-    assert f"{port} is no port" in tayyar("serve", "--port", port, code=2).stderr
+    assert f"{port} is not a port" in tayyar("serve", "--port", port, code=2).stderr

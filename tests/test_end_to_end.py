@@ -8,8 +8,14 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
+import socket
+import subprocess
+import sys
 import time
+from dataclasses import asdict
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +31,7 @@ from tests.shards import folder
 from tests.storages import LocalStorage
 from tests.tei_simulator.process import TeiSimulator
 
+HANDSHAKE_TEXTS = 60  # at most, to know the endpoint
 _VECTOR_FIELD = re.compile(rb',?"embedding":(?P<space> ?)(?P<vector>\[[^\]]*\])')
 
 
@@ -119,6 +126,7 @@ def test_twelve_thousand_documents_survive_three_kills(tmp_path: Path, tei: str)
     assert output_files(tmp_path / "killed") == output_files(tmp_path / "undisturbed")
     assert sorted(path.name for path in (tmp_path / "killed/_job").iterdir()) == [
         "job.json",
+        "keys",
         "plan.ndjson",
         "receipts",
         "report.html",
@@ -136,7 +144,7 @@ def test_a_finished_job_sends_nothing_again(corpus: Path, tmp_path: Path, tei: s
     first = output_files(tmp_path / "out")
     before = texts_embedded(tei)
     run(corpus, tmp_path / "out", tei)
-    assert texts_embedded(tei) - before <= 8  # what it takes to know the endpoint
+    assert texts_embedded(tei) - before <= HANDSHAKE_TEXTS
     assert output_files(tmp_path / "out") == first
 
 
@@ -163,7 +171,7 @@ def test_changed_inputs_are_redone_and_their_stale_files_removed(corpus: Path, t
     write_ndjson(corpus / "new.ndjson", documents(10, seed=78))
     before = texts_embedded(tei)
     run(corpus, tmp_path / "out", tei, "--shard_bytes", 10_000)
-    assert 20 <= texts_embedded(tei) - before <= 40
+    assert 20 <= texts_embedded(tei) - before <= 40 + HANDSHAKE_TEXTS
     assert_embedded(corpus / "wiki_00.ndjson", tmp_path / "out", "wiki_00", tei)
     tayyar_here("verify", "--output", tmp_path / "out")
 
@@ -172,27 +180,112 @@ def test_what_was_embedded_of_a_removed_input_stays_and_verify_says_so(corpus: P
     run(corpus, tmp_path / "out", tei)
     before = output_files(tmp_path / "out")
     (corpus / "wiki_00.ndjson").unlink()
-    assert f"1 inputs of former runs are there no more, {corpus}/wiki_00.ndjson" in run(corpus, tmp_path / "out", tei)
+    assert f"1 inputs of former runs no longer exist, {corpus}/wiki_00.ndjson" in run(corpus, tmp_path / "out", tei)
     assert output_files(tmp_path / "out") == before
     said = tayyar_here("verify", "--output", tmp_path / "out", code=5).stderr
     assert f"{corpus}/wiki_00.ndjson: is no input any more" in said
 
 
-def test_another_job_is_refused_by_name_and_let_in_with_overwrite(corpus: Path, tmp_path: Path, tei: str) -> None:
+def test_other_vectors_are_refused_before_anything_is_sent_and_let_in_with_overwrite(
+    corpus: Path, tmp_path: Path, tei: str
+) -> None:
     run(corpus, tmp_path / "out", tei)
-    before = output_files(tmp_path / "out")
-    for option, value, named in [
-        ("--shard_bytes", "5000", "shard_bytes was 16777216 and is 5000"),
-        ("--prompt_name", "query", "prompt_name was None and is 'query'"),
-        ("--overlong", "dead_letter", "overlong was 'truncate' and is 'dead_letter'"),
-        ("--text_field", "id", "text_field was 'content' and is 'id'"),
-    ]:
-        assert named in run(corpus, tmp_path / "out", tei, option, value, code=2)
-    assert "inputs was" in run(corpus / "a", tmp_path / "out", tei, code=2)
-    assert output_files(tmp_path / "out") == before
-    run(corpus, tmp_path / "out", tei, "--text_field", "id", "--overwrite")
-    assert output_files(tmp_path / "out") != before
+    before = output_files(tmp_path / "out"), (tmp_path / "out/_job/job.json").read_bytes()
+    sent = texts_embedded(tei)
+    refusal = run(corpus, tmp_path / "out", tei, "--prompt_name", "query", code=2)
+    for words in ("holds the vectors of another model", "prompt 'query'", "the default prompt", "at worst"):
+        assert words in refusal
+    assert texts_embedded(tei) - sent <= HANDSHAKE_TEXTS
+    assert (output_files(tmp_path / "out"), (tmp_path / "out/_job/job.json").read_bytes()) == before
+    run(corpus, tmp_path / "out", tei, "--prompt_name", "query", "--overwrite")
+    assert output_files(tmp_path / "out") != before[0]
     tayyar_here("verify", "--output", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--shard_bytes", "5000"), ("--overlong", "dead_letter"), ("--text_field", "id"), ("--embedding_field", "vector")],
+)
+def test_other_settings_are_let_in_and_give_what_a_run_from_nothing_gives(
+    corpus: Path, tmp_path: Path, tei: str, option: str, value: str
+) -> None:
+    run(corpus, tmp_path / "out", tei)
+    run(corpus, tmp_path / "out", tei, option, value, code=None)
+    run(corpus, tmp_path / "nothing", tei, option, value, code=None)
+    assert output_files(tmp_path / "out") == output_files(tmp_path / "nothing")
+    assert output_files(tmp_path / "out")
+
+
+def test_the_same_model_under_another_name_goes_on_and_the_history_grows(corpus: Path, tmp_path: Path) -> None:
+    with TeiSimulator() as server:
+        run(corpus, tmp_path / "out", server.url)
+    (corpus / "more.ndjson").write_text('{"content": "more"}\n')
+    with TeiSimulator(["--info_fields", '{"model_id": "/repository"}']) as server:
+        report = run(corpus, tmp_path / "out", server.url)
+    assert "the endpoint has other names than before (tayyar/hash" in report
+    history = json.loads((tmp_path / "out/_job/job.json").read_bytes())["history"]
+    assert [entry["model_id"] for entry in history] == ["tayyar/hash", "/repository"]
+    receipts = {path.stem: json.loads(path.read_bytes()) for path in (tmp_path / "out/_job/receipts").glob("*.json")}
+    assert receipts["more-00000"]["model"] == "/repository"
+    assert receipts["wiki_00-00000"]["model"] == "tayyar/hash"
+    assert receipts["more-00000"]["space"] == receipts["wiki_00-00000"]["space"]
+    tayyar_here("verify", "--output", tmp_path / "out")
+
+
+def test_an_output_without_a_receipt_does_not_survive_an_overwrite_nor_its_source(
+    corpus: Path, tmp_path: Path, tei: str
+) -> None:
+    out = tmp_path / "out"
+    run(corpus, out, tei, "--shard_bytes", 10_000)
+    (out / "_job/receipts/wiki_00-00001.json").unlink()
+    other = tmp_path / "other/new.ndjson"
+    write_ndjson(other, documents(10, seed=3))
+    shutil.copytree(out, tmp_path / "resumed")
+    run(other.parent, out, tei, "--prompt_name", "query", "--overwrite")
+    assert [*output_files(out)] == ["data/new-00000.ndjson"]
+    run(other.parent, tmp_path / "resumed", tei)
+    assert "data/wiki_00-00001.ndjson" not in output_files(tmp_path / "resumed")
+    assert "data/wiki_00-00000.ndjson" in output_files(tmp_path / "resumed")
+
+
+def test_overwrite_touches_no_file_that_this_folder_has_not_written(corpus: Path, tmp_path: Path, tei: str) -> None:
+    out = tmp_path / "out"
+    (out / "data").mkdir(parents=True)
+    (out / "data/wiki_00-00000.ndjson").write_text("theirs")
+    assert "data/wiki_00-00000.ndjson is in the way" in run(corpus, out, tei, "--overwrite", code=2)
+    (out / "data/wiki_00-00000.ndjson").unlink()
+    run(corpus, out, tei)
+    before = output_files(out)
+    (out / "data/new-00000.ndjson").write_text("theirs")
+    write_ndjson(corpus / "new.ndjson", documents(10, seed=3))
+    assert "data/new-00000.ndjson is in the way" in run(corpus, out, tei, "--overwrite", code=2)
+    assert output_files(out) == before | {"data/new-00000.ndjson": b"theirs"}
+
+
+def test_a_remote_job_whose_launcher_died_is_left_alone(corpus: Path, tmp_path: Path, tei: str) -> None:
+    out = tmp_path / "out"
+    run(corpus, out, tei)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    marker = run_marker.RunMarker(
+        socket.gethostname(), ended.pid, datetime.now(timezone.utc).isoformat(), "DataflowRunner"
+    )
+    half = out / "_job/tmp/remote-1-2-3"
+    for path, content in ((out / marker.name, json.dumps(asdict(marker))), (half, "half")):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content)
+    before = output_files(out)
+    refusal = run(corpus, out, tei, "--overwrite", code=2)
+    assert "workers may live on" in refusal
+    assert str(out / marker.name) in refusal
+    refusal = tayyar_here("redrive", "--output", out, "--endpoint", tei, code=2).stderr
+    assert "Cancel the job in DataflowRunner" in refusal
+    run(corpus, out, tei)
+    assert half.exists()
+    assert output_files(out) == before
+    (out / marker.name).unlink()
+    run(corpus, out, tei)
+    assert not half.exists()
 
 
 def test_worker_processes_write_the_same_files(corpus: Path, tmp_path: Path, tei: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.commands.options import make_parser
+from pipeline.commands.options import make_parser, options_of
 from run_scripts.flex_template.launch import to_arguments
 from run_scripts.flex_template.make_metadata import metadata
 from tests.commands import ROOT
@@ -63,11 +63,7 @@ def launch(template: Path, *parameters: str) -> subprocess.CompletedProcess[str]
 
 def test_the_parameters_are_the_options_of_run() -> None:
     assert metadata() == METADATA, "python -m run_scripts.flex_template.make_metadata"
-    shown = make_parser()._subparsers
-    assert shown is not None
-    (commands,) = shown._group_actions
-    assert isinstance(commands.choices, dict)
-    options = {action.dest for action in commands.choices["run"]._actions} - {"help"}
+    options = {action.dest for action in options_of(make_parser(), "run")}
     assert {parameter["name"] for parameter in PARAMETERS} == options | {"sdk_container_image"}
     assert len(options) > 15
 
@@ -109,6 +105,9 @@ def test_names_are_there_once() -> None:
         ("output", "gs://b", "gs:///out"),
         ("endpoint", "http://10.0.0.5:8080 https://x.endpoints.huggingface.cloud", "10.0.0.5:8080"),
         ("token", "gsm:projects/p/secrets/n/versions/latest", "hf_secret"),
+        ("header", "x-api-key: env:KEY", "x-api-key: hf_secret"),
+        ("header", "X-HF-Bill-To:literal:my org x-api-key: file:/run/key", "literal:my org"),
+        ("dimensions", "256", "all"),
         ("shard_bytes", "1000", "16MB"),
         ("request_timeout", "5.5", "soon"),
     ],
@@ -152,6 +151,15 @@ def test_the_launcher_says_what_is_wrong(template: Path) -> None:
     [
         (["--input=gs://b/a b/*.ndjson gs://b/c"], ["--input=gs://b/a b/*.ndjson", "--input=gs://b/c"]),
         (["--endpoint=http://a:1  http://b:2"], ["--endpoint=http://a:1", "--endpoint=http://b:2"]),
+        (["--header=x-api-key: env:KEY"], ["--header=x-api-key: env:KEY"]),
+        (
+            ["--header=x-api-key: env:KEY X-HF-Bill-To:literal:my org  Cookie: gsm:projects/p/secrets/s/versions/1"],
+            [
+                "--header=x-api-key: env:KEY",
+                "--header=X-HF-Bill-To:literal:my org",
+                "--header=Cookie: gsm:projects/p/secrets/s/versions/1",
+            ],
+        ),
         (["--overwrite=true", "--no_normalize=False"], ["--overwrite"]),
         (["--token=", "--prompt_name= "], []),
         (["--text_field=a=b", "--streaming"], ["--text_field=a=b", "--streaming"]),

@@ -49,11 +49,15 @@ def check(options: CheckOptions, say: Callable[[str], None] = print) -> ExitCode
                 "Give the --output of the run, or leave out the runner's options."
             )
     if not options.endpoint.urls:
-        say("without --endpoint: checking Tayyar's own small model, which is started here")
+        model = options.model or "Tayyar's own small model"
+        say(f"without --endpoint: checking {model}, which is started here")
     # A person waits for the answer, so an endpoint that is not there is reported within seconds.
     impatient = dataclasses.replace(options.endpoint, give_up_after=min(options.endpoint.give_up_after, _PATIENCE))
     with reached(
-        impatient if options.endpoint.urls else options.endpoint, options.expected_dimensions, every_url=True
+        impatient if options.endpoint.urls else options.endpoint,
+        options.expected_dimensions,
+        model=options.model,
+        every_url=True,
     ) as (endpoint, profile):
         for line in _findings(endpoint, profile):
             say(line)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.errors import UsageError
+from transforms.tei.credentials import parse_header
 from transforms.tei.settings import EndpointSettings, Overlong
 
 _MIB = 1 << 20
@@ -23,7 +24,7 @@ _NO_ENDPOINT = EndpointSettings(urls=())
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What `run` is told.
+    """The options of `run`.
 
     Attributes:
         inputs: patterns of NDJSON files, absolute where they are local.
@@ -34,9 +35,12 @@ class RunOptions:
         expected_dimensions: numbers a vector must have; None for whatever the model gives.
         shard_bytes: (decompressed) bytes of a file that make a shard.
         max_dead_letter_ratio: dead letters a record from which the run counts as failed.
-        price_per_hour: of the endpoint, in dollars; None if nobody asks.
+        price_per_hour: of the endpoint, in dollars; None for no bill.
         overwrite: start over in a folder that holds another job.
+        reuse: further output folders whose vectors are used again.
+        prune: remove what was embedded of inputs that no longer exist.
         beam: the arguments left for Beam.
+        model: the ONNX export that the embedded TEI serves; None for its built-in model.
     """
 
     inputs: tuple[str, ...]
@@ -51,28 +55,33 @@ class RunOptions:
     overwrite: bool
     beam: tuple[str, ...]
     exclude: tuple[str, ...] = ()
+    model: str | None = None
+    reuse: tuple[str, ...] = ()
+    prune: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class CheckOptions:
-    """What `check` is told.
+    """The options of `check`.
 
     Attributes:
         endpoint: where and how to embed; without a URL for the embedded TEI.
         expected_dimensions: numbers a vector must have; None for whatever the model gives.
         output: the output folder to try; None for none.
         beam: the arguments left for Beam; with any, documents go through the runner.
+        model: the ONNX export that the embedded TEI serves; None for its built-in model.
     """
 
     endpoint: EndpointSettings
     expected_dimensions: int | None
     output: str | None
     beam: tuple[str, ...]
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ReportOptions:
-    """What `report` is told.
+    """The options of `report`.
 
     Attributes:
         output: the output folder.
@@ -85,7 +94,7 @@ class ReportOptions:
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
-    """What `plan` is told; each value as in `RunOptions`, but `output` is None where nothing is to be saved."""
+    """The options of `plan`; each value as in `RunOptions`, but `output` is None where nothing is to be saved."""
 
     inputs: tuple[str, ...]
     output: str | None
@@ -97,26 +106,29 @@ class PlanOptions:
     price_per_hour: float | None
     exclude: tuple[str, ...] = ()
     verbose: bool = False
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RedriveOptions:
-    """What `redrive` is told.
+    """The options of `redrive`.
 
     Attributes:
         output: the output folder.
         endpoint: where to embed; how is the job's.
         reasons: of the dead letters to send again; none for all.
+        model: the ONNX export that the embedded TEI serves; None for its built-in model.
     """
 
     output: str
     endpoint: EndpointSettings
     reasons: tuple[str, ...]
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StatusOptions:
-    """What `status` is told.
+    """The options of `status`.
 
     Attributes:
         output: the output folder.
@@ -131,7 +143,7 @@ class StatusOptions:
 
 @dataclass(frozen=True, slots=True)
 class VerifyOptions:
-    """What `verify` is told.
+    """The options of `verify`.
 
     Attributes:
         output: the folder to verify.
@@ -141,6 +153,7 @@ class VerifyOptions:
         min_cosine: of two vectors that count as the same.
         endpoint: where to embed them.
         max_dead_letter_ratio: dead letters a record from which the job counts as failed.
+        model: the ONNX export that the embedded TEI serves; None for its built-in model.
     """
 
     output: str
@@ -150,6 +163,7 @@ class VerifyOptions:
     min_cosine: float = _MIN_COSINE
     endpoint: EndpointSettings = _NO_ENDPOINT
     max_dead_letter_ratio: float = MAX_DEAD_LETTER_RATIO
+    model: str | None = None
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -172,10 +186,15 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def options_of(parser: argparse.ArgumentParser, command: str) -> list[argparse.Action]:
+    """Return the options of a command, in the order of its help."""
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return [action for action in commands.choices[command]._actions if action.dest != "help"]
+
+
 def closest_option(parser: argparse.ArgumentParser, command: str, name: str) -> str | None:
     """Return the option of a command that an unknown name was probably meant to be; None for nothing close."""
-    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    names = [option for action in commands.choices[command]._actions for option in action.option_strings if option[2:]]
+    names = [name for action in options_of(parser, command) for name in action.option_strings if name[2:]]
     close = difflib.get_close_matches(name.replace("-", "_").replace("__", "--", 1), names, n=1, cutoff=_CLOSE)
     return close[0] if close else None
 
@@ -226,6 +245,16 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     _add_input(data)
     add_output(data)
     _add_reading(data)
+    data.add_argument(
+        "--reuse",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="another output folder whose vectors are used again where texts are the same; repeatable",
+    )
+    data.add_argument(
+        "--prune", action="store_true", help="remove what was embedded of inputs that the patterns no longer match"
+    )
     data.add_argument("--overwrite", action="store_true", help="delete the output folder's former job and start over")
 
 
@@ -278,7 +307,7 @@ def add_price(parser: argparse._ActionsContainer) -> None:
 
 
 def add_connection(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add the options that say where to embed, and return their group."""
+    """Add the options of the connection to an endpoint, and return their group."""
     endpoint = parser.add_argument_group("endpoint")
     endpoint.add_argument(
         "--endpoint",
@@ -288,9 +317,22 @@ def add_connection(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         help="base URL of a TEI server; repeatable for several of one model; without it, an embedded TEI is started",
     )
     endpoint.add_argument(
+        "--model",
+        metavar="FOLDER",
+        help="the embedded TEI's model: the folder of an ONNX export, or one of its .onnx files (default: a small one)",
+    )
+    endpoint.add_argument(
         "--token",
         metavar="REFERENCE",
         help="where the bearer token is: env:NAME, file:PATH or gsm:projects/…/secrets/…/versions/…",
+    )
+    endpoint.add_argument(
+        "--header",
+        action="append",
+        default=[],
+        metavar="'NAME: REFERENCE'",
+        help="another header, its value by a reference like --token's, or literal:VALUE for what is plainly no secret; "
+        "repeatable",
     )
     endpoint.add_argument(
         "--max_in_flight",
@@ -316,8 +358,14 @@ def add_connection(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 
 
 def add_endpoint(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say where and how to embed."""
+    """Add the options of where and how to embed."""
     endpoint = add_connection(parser)
+    endpoint.add_argument(
+        "--dimensions",
+        type=_number(int, 1),
+        metavar="N",
+        help="numbers of each vector to keep, where the model is trained for it (default: all)",
+    )
     endpoint.add_argument(
         "--expected_dimensions",
         type=_number(int, 1),
@@ -359,7 +407,7 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "Beam",
         "With a runner's options (--runner … and what it needs), ten documents go through it into a temporary place "
         "below the output folder: packages, the way from workers to the endpoint, the token, and the right to write. "
-        "All options of run are taken; those about the data say nothing here.",
+        "All options of run are taken; those about the data have no effect here.",
     )
 
 
@@ -367,7 +415,7 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser = _command(
         commands,
         "plan",
-        "tell what a run would take, from a sample and some seconds of the endpoint's time",
+        "estimate what a run would take, from a sample and some seconds of the endpoint's time",
         "tayyar plan --input 'wiki/*.ndjson' --endpoint http://127.0.0.1:8080 --price_per_hour 1.30",
     )
     data = parser.add_argument_group("data")
@@ -383,7 +431,7 @@ def _add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser = _command(
         commands,
         "status",
-        "tell how far a job is, from its output folder alone, on any machine that can read it",
+        "show how far a job is, from its output folder alone, on any machine that can read it",
         "tayyar status --output embedded --watch",
     )
     add_output(parser)
@@ -456,11 +504,11 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
     again.add_argument("--seed", type=int, default=0, metavar="N", help="of the choice (default: %(default)s)")
 
 
-def _number(kind: Callable[[str], float], least: float, most: float = float("inf")) -> Callable[[str], float]:
+def _number(kind: Callable[[str], float], minimum: float, maximum: float = float("inf")) -> Callable[[str], float]:
     def parse(text: str) -> float:
         value = kind(text)
-        if not least <= value <= most or math.isinf(value):
-            bounds = f"at least {least}" if most == float("inf") else f"from {least} to {most}"
+        if not minimum <= value <= maximum or math.isinf(value):
+            bounds = f"at least {minimum}" if maximum == float("inf") else f"from {minimum} to {maximum}"
             raise argparse.ArgumentTypeError(f"{text} is not {bounds}")
         return value
 
@@ -469,7 +517,7 @@ def _number(kind: Callable[[str], float], least: float, most: float = float("inf
 
 
 def run_options(arguments: argparse.Namespace, beam: Sequence[str]) -> RunOptions:
-    """Check what `run` was given and return it as one value.
+    """Check the options of `run` and return them as one value.
 
     Raises:
         UsageError: naming the option, its value and the remedy.
@@ -487,18 +535,22 @@ def run_options(arguments: argparse.Namespace, beam: Sequence[str]) -> RunOption
         max_dead_letter_ratio=arguments.max_dead_letter_ratio,
         price_per_hour=arguments.price_per_hour,
         overwrite=arguments.overwrite,
+        reuse=tuple(absolute(folder).rstrip("/") for folder in arguments.reuse),
+        prune=arguments.prune,
         beam=tuple(beam),
         exclude=tuple(arguments.exclude),
+        model=model_folder(arguments),
     )
 
 
 def check_options(arguments: argparse.Namespace, beam: Sequence[str]) -> CheckOptions:
-    """Check what `check` was given and return it as one value; raises as `run_options`."""
+    """Check the options of `check` and return them as one value; raise as `run_options`."""
     return CheckOptions(
         endpoint=endpoint_settings(arguments),
         expected_dimensions=arguments.expected_dimensions,
         output=None if arguments.output is None else output_folder(arguments.output),
         beam=tuple(beam),
+        model=model_folder(arguments),
     )
 
 
@@ -517,26 +569,32 @@ def plan_options(arguments: argparse.Namespace) -> PlanOptions:
         price_per_hour=arguments.price_per_hour,
         exclude=tuple(arguments.exclude),
         verbose=arguments.verbose,
+        model=model_folder(arguments),
     )
 
 
 def redrive_options(arguments: argparse.Namespace) -> RedriveOptions:
     """Check what `redrive` was given and return it as one value; raises as `run_options`."""
-    return RedriveOptions(output_folder(arguments.output), connection_settings(arguments), tuple(arguments.reason))
+    return RedriveOptions(
+        output=output_folder(arguments.output),
+        endpoint=connection_settings(arguments),
+        reasons=tuple(arguments.reason),
+        model=model_folder(arguments),
+    )
 
 
 def report_options(arguments: argparse.Namespace) -> ReportOptions:
-    """Return what `report` was given as one value; raises as `run_options`."""
+    """Return the options of `report` as one value; raise as `run_options`."""
     return ReportOptions(output_folder(arguments.output), arguments.price_per_hour)
 
 
 def status_options(arguments: argparse.Namespace) -> StatusOptions:
-    """Return what `status` was given as one value; raises as `run_options`."""
+    """Return the options of `status` as one value; raise as `run_options`."""
     return StatusOptions(output_folder(arguments.output), arguments.watch, arguments.json)
 
 
 def verify_options(arguments: argparse.Namespace) -> VerifyOptions:
-    """Check what `verify` was given and return it as one value; raises as `run_options`."""
+    """Check the options of `verify` and return them as one value; raise as `run_options`."""
     if arguments.endpoint and not arguments.sample:
         raise UsageError("--endpoint embeds documents again: say how many with --sample N.")
     return VerifyOptions(
@@ -547,31 +605,70 @@ def verify_options(arguments: argparse.Namespace) -> VerifyOptions:
         min_cosine=arguments.min_cosine,
         endpoint=connection_settings(arguments),
         max_dead_letter_ratio=arguments.max_dead_letter_ratio,
+        model=model_folder(arguments),
     )
 
 
 def connection_settings(arguments: argparse.Namespace) -> EndpointSettings:
-    """Check the options that say where to embed and return them as one value."""
+    """Check the options of the connection and return them as one value."""
     try:
         return EndpointSettings(
             urls=tuple(_base_url(url) for url in arguments.endpoint),
             token=arguments.token,
+            headers=_headers(arguments.header, arguments.token),
             max_in_flight=arguments.max_in_flight,
             request_timeout=arguments.request_timeout,
             give_up_after=arguments.give_up_after,
         )
     except ValueError as error:
-        raise UsageError(f"{error}. See --endpoint and --token in tayyar run --help.") from None
+        # `from None`: what caused it may hold the secret that the message leaves out.
+        raise UsageError(f"{error}. See --endpoint, --token and --header in tayyar run --help.") from None
+
+
+def _headers(given: Sequence[str], token: str | None) -> tuple[tuple[str, str], ...]:
+    """Return names and references of the headers; raise ValueError, which repeats no value."""
+    headers = tuple(map(parse_header, given))
+    names = {"authorization"} if token is not None else set[str]()
+    for name, _ in headers:
+        if name.lower() in names:
+            other = " by --token" if token is not None and name.lower() == "authorization" else ""
+            raise ValueError(f"the header {name} is already set{other}; give it once")
+        names.add(name.lower())
+    return headers
 
 
 def endpoint_settings(arguments: argparse.Namespace) -> EndpointSettings:
     """Check the endpoint's options and return them as one value."""
+    if arguments.dimensions is not None and arguments.expected_dimensions not in (None, arguments.dimensions):
+        raise UsageError(
+            f"--expected_dimensions {arguments.expected_dimensions} contradicts --dimensions {arguments.dimensions}, "
+            "which is the size that vectors will have. Give one of the two."
+        )
     return replace(
         connection_settings(arguments),
         prompt_name=arguments.prompt_name,
+        dimensions=arguments.dimensions,
         normalize=not arguments.no_normalize,
         overlong=Overlong(arguments.overlong),
     )
+
+
+def model_folder(arguments: argparse.Namespace) -> str | None:
+    """Return the embedded TEI's model, absolute; None for its built-in one."""
+    if arguments.model is None:
+        return None
+    if arguments.endpoint:
+        raise UsageError(
+            f"--model {arguments.model} is for the embedded TEI, but --endpoint names a server, which has its own "
+            "model. Give one of the two."
+        )
+    path = absolute(arguments.model, "--model")
+    if not os.path.exists(path):
+        raise UsageError(
+            f"--model {arguments.model} does not exist. Give the folder of an ONNX export, or leave --model out for "
+            "the built-in model."
+        )
+    return path
 
 
 def absolute(path: str, option: str = "--input") -> str:

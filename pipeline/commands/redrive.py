@@ -91,7 +91,7 @@ def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> Exit
         if finished:
             say(f"{finished} shards that an interrupted redrive had begun are finished")
         try:
-            tally = _send_again(_read(output, job), reasons, output, job, options.endpoint)
+            tally = _send_again(_read(output, job), reasons, output, job, options.endpoint, options.model)
         except (DamagedSource, ShardTooDense, SourceChanged) as error:
             raise PipelineFailed(str(error)) from error
         after = _read(output, job)
@@ -122,7 +122,7 @@ def _read(output: OutputFolder, job: JobSpec) -> Ledger:
 
 
 def _send_again(
-    ledger: Ledger, reasons: set[str], output: OutputFolder, job: JobSpec, endpoint: EndpointSettings
+    ledger: Ledger, reasons: set[str], output: OutputFolder, job: JobSpec, endpoint: EndpointSettings, model: str | None
 ) -> _Tally:
     """Go through the shards that have such dead letters; several at once where a bucket is read or written."""
     tally = _Tally()
@@ -139,7 +139,7 @@ def _send_again(
     threads_count = 1 if all(map(storage.is_local, paths)) else _THREADS_FOR_BUCKETS
     with (
         ThreadPoolExecutor(threads_count) as threads,  # outermost: they end when the client is closed
-        reached(settings, None) as (usable, profile),
+        reached(settings, None, model=model) as (usable, profile),
         _Client(dataclasses.replace(usable, space=_space_of(job, profile, output))) as client,
         tqdm(total=wanted, unit=" dead letters", disable=None) as bar,
     ):

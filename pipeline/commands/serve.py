@@ -1,4 +1,4 @@
-"""The command `serve`: a small multilingual model by TEI's protocol, to try Tayyar and to develop against."""
+"""The command `serve`: a small multilingual model, or one of the user's own, by TEI's protocol."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ def serve(arguments: Sequence[str]) -> int:
         raise UsageError(f"the embedded TEI is not installed ({error}): pip install 'tayyar[local]'") from error
     parser = argparse.ArgumentParser(
         prog="tayyar serve",
-        description="Serve a small multilingual model by TEI's protocol, to try Tayyar and to develop against.",
-        epilog="example:\n  tayyar serve --port 8080",
+        description="Serve a model by TEI's protocol on this machine's cores: a small multilingual one that comes with "
+        "Tayyar, or your own from the folder of an ONNX export.",
+        epilog="examples:\n  tayyar serve --port 8080\n  tayyar serve --port 8080 --model exported --optimize",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import orjson
 from tqdm import tqdm
@@ -14,7 +14,8 @@ from pipeline.errors import ExitCode, NotProven, UsageError
 from pipeline.job.ledger import Ledger, SourceLedger, read_ledger
 from pipeline.job.sharding import make_plan, read_plan
 from pipeline.job.spec import JobSpec, require_job
-from pipeline.reporting.report import request_sums
+from pipeline.reporting.schema import Totals
+from pipeline.reporting.timeline import sum_statistics
 from pipeline.runners.endpoint import reached
 from pipeline.verification.findings import Findings
 from pipeline.verification.parallel import processes_for, run_parallel
@@ -75,7 +76,10 @@ def verify(options: VerifyOptions, say: Callable[[str], None] = print) -> ExitCo
             overlong=job.overlong,
             dimensions=job.dimensions,
         )
-        with reached(settings, None) as (endpoint, profile):  # before the folder is read, which may take minutes
+        with reached(settings, None, model=options.model) as (
+            endpoint,
+            profile,
+        ):  # before the folder is read, which may take minutes
             require_same_space(job.space, profile.space)
             usable = dataclasses.replace(endpoint, space=job.space)
             checked = _check_folder(ledger, output, files, job, options)
@@ -251,8 +255,9 @@ def _check_report(ledger: Ledger, output: OutputFolder, findings: Findings) -> N
         "dead_letters": ledger.dead_letters,
         "dead_letters_by_reason": dict(ledger.reasons()),
         "output_bytes": sum(receipt.output.bytes for receipt in receipts if receipt.output),
-        **request_sums(receipts),
     }
+    sums = sum_statistics(receipts)
+    expected |= {each.name: getattr(sums, each.name) for each in fields(Totals) if hasattr(sums, each.name)}
     try:
         totals = orjson.loads(data)["totals"]
         wrong = [name for name, value in expected.items() if totals[name] != value]

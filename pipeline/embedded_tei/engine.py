@@ -168,10 +168,13 @@ class Engine:
         model = self.device.model
         if request.dimensions is not None and request.dimensions > model.dimensions:
             raise refusals.invalid("`dimensions` should be smaller than the maximum embedding dimension.")
-        if request.dimensions is not None and request.dimensions < model.dimensions:
-            cut = np.ascontiguousarray(vectors[:, : request.dimensions])
-            return wire.normalized(cut) if request.normalize else cut * np.float32(model.raw_norm)
-        return vectors if request.normalize else vectors * np.float32(model.raw_norm)
+        is_cut = request.dimensions is not None and request.dimensions < model.dimensions
+        if is_cut:
+            vectors = np.ascontiguousarray(vectors[:, : request.dimensions])
+        if not request.normalize:
+            return vectors if model.raw_norm is None else vectors * np.float32(model.raw_norm)
+        has_unit_norm = model.raw_norm is not None and not is_cut
+        return vectors if has_unit_norm else wire.normalized(vectors)
 
     async def tokenize(self, request: TokenizeRequest) -> list[list[Token]]:
         """Return all tokens of every input, without truncation."""

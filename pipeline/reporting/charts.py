@@ -12,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from pipeline.reporting.numbers import number
 from transforms.elements import BUCKETS_PER_DOUBLING
@@ -31,6 +31,7 @@ _STYLE: dict[Any, Any] = {
     "grid.color": _GRID,
     "text.color": _MUTED,
 }
+_STRIP = 0.2  # of a chart's height: the device's share busy
 _UNITS = (("days", 86_400.0), ("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
 _STEPS = (1, 2, 5, 10)
 _LABEL_WIDTH = 0.12  # of the axis, which a quantile's name takes
@@ -53,20 +54,43 @@ def rate_chart(per_second: Sequence[float], pauses_at: Sequence[float], total: f
         return _svg(figure)
 
 
-def in_flight_chart(
-    in_flight: Sequence[float], in_queue: Sequence[float], pauses_at: Sequence[float], total: float
+def endpoint_chart(
+    in_flight: Sequence[float],
+    in_queue: Sequence[float],
+    busy: Sequence[float | None],
+    pauses_at: Sequence[float],
+    total: float,
 ) -> str:
-    """Draw the texts in flight over the time of work, and filled those that waited in the endpoint's queue.
+    """Draw what the endpoint had to do over the time of work.
+
+    Above are the texts in flight, and filled those of them that waited in its queue; in a strip below, the share of
+    the time in which its device was busy, unless none is known.
 
     Args:
         in_flight: one value a bucket.
         in_queue: likewise.
+        busy: likewise, from 0 to 1; None where it is not known.
         pauses_at: seconds of work.
         total: seconds of work, which the buckets divide.
     """
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": "in flight"}):
-        figure, axes = _axes()
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": "endpoint"}):
+        if all(share is None for share in busy):
+            figure, axes = _axes()
+        else:
+            figure = Figure(_SIZE, layout="constrained")
+            axes, strip = figure.subplots(2, 1, height_ratios=(1 - _STRIP, _STRIP))
+            _set_up(axes)
+            _set_up(strip)
+            edges = _time_axis(strip, len(busy), pauses_at, total)
+            shares = [math.nan if share is None else 100 * share for share in busy]
+            strip.stairs(shares, edges, fill=True, color=_ACCENT, alpha=0.55, linewidth=0)
+            strip.set_ylim(0, 100)
+            strip.yaxis.set_major_locator(FixedLocator([100]))
+            strip.yaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:.0f}%"))
         edges = _time_axis(axes, len(in_flight), pauses_at, total)
+        if len(figure.axes) > 1:
+            axes.set_xlabel("")
+            axes.xaxis.set_major_formatter(NullFormatter())
         axes.stairs(in_queue, edges, fill=True, color=_MARK, alpha=0.35, linewidth=0)
         axes.stairs(in_flight, edges, color=_ACCENT, linewidth=1.6, baseline=None)
         axes.set_ylim(bottom=0)
@@ -125,13 +149,17 @@ def _mark_quantiles(axes: Axes, quantiles: Mapping[str, int], octaves: float) ->
 def _axes() -> tuple[Figure, Axes]:
     figure = Figure(_SIZE, layout="constrained")
     axes = figure.add_subplot()
+    _set_up(axes)
+    return figure, axes
+
+
+def _set_up(axes: Axes) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.grid(axis="y", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(length=0)
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True, steps=_STEPS))
     axes.yaxis.set_major_formatter(FuncFormatter(_label))
-    return figure, axes
 
 
 def _time_axis(axes: Axes, buckets: int, pauses_at: Sequence[float], total: float) -> list[float]:
@@ -156,7 +184,8 @@ def _svg(figure: Figure) -> str:
     """Return a figure as an element for a page: as wide as its place, with the page's colours and font."""
     file = io.StringIO()
     figure.patch.set_visible(False)
-    figure.axes[0].patch.set_visible(False)
+    for axes in figure.axes:
+        axes.patch.set_visible(False)
     metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
     FigureCanvasSVG(figure).print_svg(file, metadata=metadata)  # type: ignore[no-untyped-call]
     svg = file.getvalue()

@@ -10,7 +10,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup, escape
 
-from pipeline.reporting.charts import in_flight_chart, latency_chart, rate_chart
+from pipeline.reporting.charts import endpoint_chart, latency_chart, rate_chart
 from pipeline.reporting.numbers import (
     count,
     dollars,
@@ -39,7 +39,7 @@ def render(report: Report) -> str:
     formats = (count, dollars, duration, milliseconds, number, percent, progress, rate, size, timestamp)
     environment.filters |= {function.__name__: function for function in formats}
     environment.filters |= {"breakable": _breakable, "moment": _moment}
-    charts = {"rate": None, "in_flight": None, "latency": None, **dict(_charts(report))}
+    charts = {"rate": None, "endpoint": None, "latency": None, **dict(_charts(report))}
     # What is not complete comes first: that is what one looks for in a long list.
     files = sorted(report.sources, key=lambda source: source.complete)
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
@@ -54,7 +54,8 @@ def _charts(report: Report) -> Iterator[tuple[str, Markup]]:
     if len(course.documents_per_second) >= _MIN_BUCKETS:
         yield "rate", Markup(rate_chart(course.documents_per_second, *time))
         if any(course.texts_in_flight):
-            yield "in_flight", Markup(in_flight_chart(course.texts_in_flight, course.texts_in_queue, *time))
+            texts = (course.texts_in_flight, course.texts_in_queue)
+            yield "endpoint", Markup(endpoint_chart(*texts, course.device_busy, *time))
     quantiles = {"p50": latency.p50, "p95": latency.p95, "p99": latency.p99}
     known = {name: bound for name, bound in quantiles.items() if bound is not None}
     if len(latency.histogram) > 1:

@@ -28,10 +28,22 @@ _TOTALS = {
 _MILLISECONDS = {
     "queue_ms": ("tayyar_queue_seconds", "Time in the endpoint's queue, summed over texts."),
     "inference_ms": ("tayyar_inference_seconds", "Time in the endpoint's device, summed over texts."),
+    "flight_ms": ("tayyar_round_trip_seconds", "Time from sending to the reply, summed over texts."),
+    "busy_ms": (
+        "tayyar_device_busy_seconds",
+        "Time in which the endpoint's device was at work, as far as replies show.",
+    ),
+    "slot_ms": ("tayyar_device_seconds", "Time of which tayyar_device_busy_seconds is the part at work."),
     "throttled_ms": (
         "tayyar_throttled_seconds",
         "Time waited because the endpoint asked for it, summed over requests.",
     ),
+}
+
+_MEANS = {
+    "texts_in_flight": ("tayyar_texts_in_flight", "Texts sent and not answered, on the mean of the time of work."),
+    "texts_in_queue": ("tayyar_texts_in_queue", "Texts in the endpoint's queue, on the mean of the time of work."),
+    "device_busy": ("tayyar_device_busy_ratio", "Share of the time in which the endpoint's device was at work."),
 }
 
 
@@ -55,14 +67,19 @@ class _ReportCollector(Collector):
         report, totals, model = self._report, self._report.totals, self._report.job.model
         yield GaugeMetricFamily("tayyar_complete", "Whether every shard is done.", int(report.complete))
         yield GaugeMetricFamily("tayyar_balanced", "Whether records = embedded + dead letters.", int(report.balanced))
-        info = GaugeMetricFamily("tayyar_job_info", "What the vectors are.", labels=("model", "sha", "dimensions"))
-        info.add_metric((model.model_id, model.sha or "", str(model.dimensions)), 1)
+        info = GaugeMetricFamily(
+            "tayyar_job_info", "What the vectors are.", labels=("model", "sha", "dimensions", "space")
+        )
+        info.add_metric((model.model_id, model.sha or "", str(model.dimensions), report.job.space), 1)
         yield info
         for field, (name, about) in _TOTALS.items():
             if getattr(totals, field) is not None:
                 yield GaugeMetricFamily(name, about, getattr(totals, field))
         for field, (name, about) in _MILLISECONDS.items():
             yield GaugeMetricFamily(name, about, getattr(totals, field) / 1000)
+        for field, (name, about) in _MEANS.items():
+            if getattr(report.bottleneck, field) is not None:
+                yield GaugeMetricFamily(name, about, getattr(report.bottleneck, field))
         dead_letters = GaugeMetricFamily(
             "tayyar_dead_letters", "Records that could not be embedded.", labels=("reason",)
         )

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,6 +25,7 @@ from pipeline.reporting.schema import (
     LastRun,
     Latency,
     Model,
+    ModelNames,
     Period,
     PlanComparison,
     Report,
@@ -32,21 +34,16 @@ from pipeline.reporting.schema import (
     Verified,
     encode,
 )
-from pipeline.reporting.timeline import active_seconds, bottleneck, timeline
+from pipeline.reporting.timeline import active_seconds, bottleneck, sum_statistics, timeline
+from transforms.elements import RequestStatistics
 from transforms.output.folder import JOB, OutputFolder
 from transforms.output.json_fields import build
 from transforms.output.receipts import Receipt
 
 VERIFIED = f"{JOB}/verified.json"  # written by `verify`
 PLANNED = ("records", "tokens", "requests", "output_bytes", "seconds", "dollars")
-_SUMMED = ("tokens", "requests", "retries", "queue_ms", "inference_ms", "throttled_ms", "at_limit")
 _MAX_FILES = 30  # lines of the summary
 _SECRET = re.compile(r"--\w*(secret|password|token|key|credential)\w*", re.IGNORECASE)
-
-
-def request_sums(receipts: Sequence[Receipt]) -> dict[str, int]:
-    """Return what all requests took, by the names of the statistics."""
-    return {name: sum(getattr(receipt.statistics, name) for receipt in receipts) for name in _SUMMED}
 
 
 def make_report(
@@ -73,8 +70,8 @@ def make_report(
         last_run: the last run that reached its end; None if none did.
     """
     receipts = list(ledger.receipts())
-    latency = _latency(receipts)
-    totals = _totals(ledger, receipts, price_per_hour, estimate)
+    sums = sum_statistics(receipts)
+    totals = _totals(ledger, receipts, sums, price_per_hour, estimate)
     return Report(
         version=VERSION,
         made_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -88,9 +85,9 @@ def make_report(
         ),
         totals=totals,
         price_per_hour=price_per_hour,
-        latency_ms=_quantiles(latency),
+        latency_ms=_quantiles(sums.latency_ms),
         timeline=timeline(receipts),
-        bottleneck=bottleneck(totals.embedded, totals.queue_ms, totals.inference_ms, latency, totals.seconds),
+        bottleneck=bottleneck(sums, totals.sent, totals.seconds),
         dead_letters=tuple(
             DeadLetterReason(reason, number, tuple((examples or {}).get(reason, ())))
             for reason, number in totals.dead_letters_by_reason.items()
@@ -106,6 +103,13 @@ def _settings(job: JobSpec) -> JobSettings:
     model = job.model
     return JobSettings(
         model=Model(model.model_id, model.sha, model.dtype, model.pooling, model.dimensions, model.server_version),
+        history=tuple(
+            ModelNames(
+                served.model_id, served.revision, served.dtype, served.server_version, served.prompt_name, served.since
+            )
+            for served in job.history
+        ),
+        space=job.space.digest,
         inputs=job.inputs,
         text_fields=(job.text_field,) if isinstance(job.text_field, str) else job.text_field,
         embedding_field=job.embedding_field,
@@ -117,16 +121,10 @@ def _settings(job: JobSpec) -> JobSettings:
     )
 
 
-def _latency(receipts: Iterable[Receipt]) -> Counter[int]:
-    latency: Counter[int] = Counter()
-    for receipt in receipts:
-        latency.update(receipt.statistics.latency_ms)
-    return latency
-
-
 def _totals(
     ledger: Ledger,
     receipts: Sequence[Receipt],
+    sums: RequestStatistics,
     price_per_hour: float | None,
     estimate: Mapping[str, Any] | None,
 ) -> Totals:
@@ -139,24 +137,17 @@ def _totals(
         records=ledger.records,
         records_expected=expected_records(ledger, (estimate or {}).get("records")),
         embedded=ledger.embedded,
-        sent=_sum_if_recorded(receipts, "sent"),
-        reused=_sum_if_recorded(receipts, "reused"),
-        duplicates=_sum_if_recorded(receipts, "duplicates"),
+        sent=sum(receipt.sent for receipt in receipts),
+        reused=sum(receipt.reused for receipt in receipts),
+        duplicates=sum(receipt.duplicates for receipt in receipts),
         dead_letters=ledger.dead_letters,
         dead_letters_by_reason=dict(sorted(ledger.reasons().items())),
         output_bytes=sum(receipt.output.bytes for receipt in receipts if receipt.output is not None),
         seconds=round(seconds, 3),
         documents_per_second=round(ledger.embedded / seconds, 2) if seconds else None,
         dollars=None if price_per_hour is None else round(price_per_hour * seconds / 3600, 6),
-        **request_sums(receipts),
+        **{field.name: getattr(sums, field.name) for field in fields(sums) if field.name != "latency_ms"},
     )
-
-
-def _sum_if_recorded(receipts: Sequence[Receipt], name: str) -> int | None:
-    """Return a sum over receipts; None where one of them does not record it."""
-    values = [getattr(receipt, name, None) for receipt in receipts]
-    known = [value for value in values if value is not None]
-    return sum(known) if known and len(known) == len(values) else None
 
 
 def expected_records(ledger: Ledger, planned: float | None) -> int | None:

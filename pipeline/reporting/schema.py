@@ -1,7 +1,7 @@
 """The form of report.json: the typed value, and the JSON schema that is generated from it.
 
 `python -m pipeline.reporting.schema > pipeline/reporting/report.schema.json` writes the schema that is shipped; a test
-compares the two. A class says in its docstring what each field means, and the schema repeats it.
+compares the two. The docstring of a class describes each field, and the schema repeats it.
 """
 
 from __future__ import annotations
@@ -46,11 +46,34 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelNames:
+    """The names that a server gave the model.
+
+    Attributes:
+        model_id: the model's name or path.
+        sha: its revision; null if the endpoint did not report one.
+        dtype: the number format that it computed in.
+        server_version: of TEI.
+        prompt_name: the prompt in front of each text; null for the server's default.
+        since: when a run first found them, ISO 8601 with its time zone.
+    """
+
+    model_id: str
+    sha: str | None
+    dtype: str
+    server_version: str
+    prompt_name: str | None
+    since: str
+
+
+@dataclass(frozen=True, slots=True)
 class JobSettings:
     """What shapes the vectors, from job.json.
 
     Attributes:
-        model: the model.
+        model: the model, by the names of the last run.
+        history: all names that it went by, oldest first; their vectors are of one space.
+        space: digest of the vector space, which every receipt carries.
         inputs: the patterns of the inputs.
         text_fields: the fields whose text is embedded, joined by newlines if there are several.
         embedding_field: the field that holds the vector.
@@ -62,6 +85,8 @@ class JobSettings:
     """
 
     model: Model
+    history: tuple[ModelNames, ...]
+    space: str
     inputs: tuple[str, ...]
     text_fields: tuple[str, ...]
     embedding_field: str
@@ -97,9 +122,9 @@ class Totals:
         records: lines that are not blank, in the shards done.
         records_expected: an estimate of all of them, by bytes or from `tayyar plan`; null where nothing is known.
         embedded: documents that have their vector.
-        sent: documents whose text was sent to the endpoint; null if the receipts do not record it.
-        reused: documents that took the vector of a former output; null likewise.
-        duplicates: documents that took the vector of an equal text in their shard; null likewise.
+        sent: documents whose text the endpoint embedded.
+        reused: documents that took the vector of a former output.
+        duplicates: documents that took the vector of an equal text in their shard.
         at_limit: texts of as many tokens as the model reads, which were cut unless they fit exactly; a lower bound.
         dead_letters: records that could not be embedded.
         dead_letters_by_reason: the same by reason.
@@ -112,6 +137,9 @@ class Totals:
         retries: requests that were repeated.
         queue_ms: in the endpoint's queue (x-queue-time), summed over texts.
         inference_ms: in the endpoint's device (x-inference-time), summed over texts.
+        flight_ms: from sending to the reply, summed over texts.
+        busy_ms: in which the device was at work, as far as replies show; of slot_ms, the share of the time.
+        slot_ms: round trips of requests, each divided by those in flight with it, summed over requests.
         throttled_ms: waited because the endpoint had asked for it, summed over requests.
     """
 
@@ -122,9 +150,9 @@ class Totals:
     records: int
     records_expected: int | None
     embedded: int
-    sent: int | None
-    reused: int | None
-    duplicates: int | None
+    sent: int
+    reused: int
+    duplicates: int
     at_limit: int
     dead_letters: int
     dead_letters_by_reason: Mapping[str, int]
@@ -137,6 +165,9 @@ class Totals:
     retries: int
     queue_ms: int
     inference_ms: int
+    flight_ms: int
+    busy_ms: int
+    slot_ms: int
     throttled_ms: int
 
 
@@ -166,6 +197,8 @@ class Timeline:
         documents_per_second: documents that got their vector.
         texts_in_queue: texts that waited in the endpoint's queue, on the mean of the bucket.
         texts_in_flight: texts sent and not answered, on the mean of the bucket, those in the queue included.
+        device_busy: the share of the bucket in which the endpoint's device was at work, from 0 to 1; null where no
+            reply shows it.
         pauses_at: seconds of work at which a pause of more than a second was cut out.
     """
 
@@ -173,6 +206,7 @@ class Timeline:
     documents_per_second: tuple[float, ...]
     texts_in_queue: tuple[float, ...]
     texts_in_flight: tuple[float, ...]
+    device_busy: tuple[float | None, ...]
     pauses_at: tuple[float, ...]
 
 
@@ -181,23 +215,26 @@ class Bottleneck:
     """What limited the speed.
 
     Attributes:
-        verdict: endpoint: texts waited for it. client: it was often without work. balanced: between the two.
-            unknown: the endpoint reported no times.
+        verdict: endpoint: its device was busy nearly all the time. client: it was often without work, because of what
+            feeds it or of the network between. balanced: neither clearly. unknown: the endpoint reported no times.
         why: the same in words, with the numbers and what would help.
-        queue_ms_per_text: mean time in the endpoint's queue.
-        inference_ms_per_text: mean time in the endpoint's device.
-        latency_ms_per_request: the mean, each request at the middle of its bucket.
-        requests_in_server: requests in the endpoint's queue or device, on the mean of the time of work.
+        device_busy: the share of the time in which the endpoint's device was at work, as far as replies show, from 0
+            to 1; null where the endpoint reports no times.
+        queue_ms_per_text: mean time in the endpoint's queue; null likewise.
+        inference_ms_per_text: mean time in the endpoint's device; null likewise.
+        round_trip_ms_per_text: mean time from sending a text to its answer; null if none was sent.
         texts_in_flight: texts sent and not answered, on the mean of the time of work (Little's law).
+        texts_in_queue: of these in the endpoint's queue; null where the endpoint reports no times.
     """
 
     verdict: Verdict
     why: str
-    queue_ms_per_text: float
-    inference_ms_per_text: float
-    latency_ms_per_request: float | None
-    requests_in_server: float | None
+    device_busy: float | None
+    queue_ms_per_text: float | None
+    inference_ms_per_text: float | None
+    round_trip_ms_per_text: float | None
     texts_in_flight: float | None
+    texts_in_queue: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,7 +448,7 @@ def _object(kind: type) -> dict[str, Any]:
 
 
 def _documented(kind: type) -> dict[str, str]:
-    """Return what a class's docstring says of each field, under `Attributes:`."""
+    """Return a class's fields with their descriptions in its docstring, under `Attributes:`."""
     _, _, attributes = (inspect.getdoc(kind) or "").partition("Attributes:\n")
     entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", attributes, flags=re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in entries}
@@ -421,8 +458,7 @@ def _schema(hint: Any) -> dict[str, Any]:
     """Return the schema of a field's type. No number in a report is negative."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
-        (inner,) = (part for part in parts if part is not type(None))
-        return {"anyOf": [_schema(inner), {"type": "null"}]}
+        return {"anyOf": [{"type": "null"} if part is type(None) else _schema(part) for part in parts]}
     if origin is Literal:
         return {"const": parts[0]} if len(parts) == 1 else {"enum": list(parts)}
     if origin is tuple:

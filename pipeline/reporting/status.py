@@ -10,9 +10,9 @@ from pipeline.job.ledger import Ledger, ReceiptCache, read_ledger
 from pipeline.job.run_marker import RunMarker, read_marker
 from pipeline.job.sharding import read_plan
 from pipeline.job.spec import JobSpec, require_job
-from pipeline.reporting.numbers import count, duration, milliseconds, percent, rate
-from pipeline.reporting.report import expected_records, request_sums
-from pipeline.reporting.timeline import active_seconds
+from pipeline.reporting.numbers import count, duration, number, percent, rate
+from pipeline.reporting.report import expected_records
+from pipeline.reporting.timeline import active_seconds, bottleneck, sum_statistics
 from transforms.output.folder import OutputFolder
 from transforms.output.receipts import Receipt
 
@@ -52,7 +52,11 @@ class Status:
         seconds_left: by records, at the recent rate, or else the overall one; None where nothing is known.
         tokens: as the endpoint counted them; `requests` and `retries` likewise are sums.
         throttled_seconds: requests waited so long because the endpoint asked for it, summed over requests.
-        queue_ms: mean time of a text in the endpoint's queue; `inference_ms` likewise in its device.
+        queue_ms: mean time of a text in the endpoint's queue; `inference_ms` likewise in its device. None where the
+            endpoint reports no times.
+        texts_in_flight: texts sent and not answered, on the mean of the time of work; `texts_in_queue` of these wait
+            in the endpoint's queue.
+        device_busy: the share of the time in which the endpoint's device was at work, as far as replies show.
     """
 
     version: int
@@ -77,6 +81,9 @@ class Status:
     throttled_seconds: float
     queue_ms: float | None
     inference_ms: float | None
+    texts_in_flight: float | None
+    texts_in_queue: float | None
+    device_busy: float | None
 
 
 def read_status(
@@ -118,7 +125,8 @@ def status_of(
     recent = _recent_rate(receipts, marker, now) if state in (State.RUNNING, State.STALLED) else None
     expected = expected_records(ledger, planned_records)
     per_second = (recent or overall or 0) * (ledger.records / ledger.embedded if ledger.embedded else 1)  # records
-    sums = request_sums(receipts)
+    sums = sum_statistics(receipts)
+    limit = bottleneck(sums, sum(receipt.sent for receipt in receipts), busy)
     left = (expected - ledger.records) / per_second if expected is not None and per_second else None
     return Status(
         version=VERSION,
@@ -137,12 +145,15 @@ def status_of(
         overall_rate=_rounded(overall, 2),
         work_seconds=round(busy, 3),
         seconds_left=_rounded(left),
-        tokens=sums["tokens"],
-        requests=sums["requests"],
-        retries=sums["retries"],
-        throttled_seconds=round(sums["throttled_ms"] / 1000, 1),
-        queue_ms=_rounded(sums["queue_ms"] / ledger.embedded if ledger.embedded else None),
-        inference_ms=_rounded(sums["inference_ms"] / ledger.embedded if ledger.embedded else None),
+        tokens=sums.tokens,
+        requests=sums.requests,
+        retries=sums.retries,
+        throttled_seconds=round(sums.throttled_ms / 1000, 1),
+        queue_ms=_rounded(limit.queue_ms_per_text),
+        inference_ms=_rounded(limit.inference_ms_per_text),
+        texts_in_flight=limit.texts_in_flight,
+        texts_in_queue=limit.texts_in_queue,
+        device_busy=limit.device_busy,
     )
 
 
@@ -215,13 +226,21 @@ def lines_of(status: Status) -> Iterator[str]:
         yield f"dead letters: {sum(status.dead_letters.values()):,} ({reasons})"
     else:
         yield "dead letters: none"
-    if status.queue_ms is not None:
-        throttled = f"throttled {duration(status.throttled_seconds)}, " if status.throttled_seconds else ""
-        yield (
-            f"endpoint: a text waits {milliseconds(status.queue_ms)} in its queue and spends "
-            f"{milliseconds(status.inference_ms)} in its device; {throttled}{count(status.requests, 'request')}, "
-            f"{status.retries:,} repeated"
-        )
+    if status.requests:
+        requests = f"{count(status.requests, 'request')}, {status.retries:,} repeated"
+        yield f"endpoint: {', '.join(_endpoint(status))}; {requests}"
+
+
+def _endpoint(status: Status) -> Iterator[str]:
+    if status.texts_in_flight is not None:
+        yield f"{number(status.texts_in_flight)} texts in flight"
+    if status.texts_in_queue is None or status.device_busy is None:
+        yield "times in its queue and its device not reported"
+    else:
+        yield f"{number(status.texts_in_queue)} waiting in its queue"
+        yield f"device busy {percent(status.device_busy)}"
+    if status.throttled_seconds:
+        yield f"throttled {duration(status.throttled_seconds)}"
 
 
 def _of_expected(status: Status) -> str:

@@ -5,25 +5,24 @@ from __future__ import annotations
 import itertools
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.reporting.numbers import milliseconds
+from pipeline.reporting.numbers import milliseconds, percent
 from pipeline.reporting.schema import Bottleneck, Timeline, Verdict
-from transforms.elements import BUCKETS_PER_DOUBLING
+from transforms.elements import RequestStatistics
 from transforms.output.receipts import Receipt
 
 _MAX_BUCKETS = 100
 _RECEIPTS_A_BUCKET = 2  # at least: of receipts that come in pairs, every other bucket would be empty otherwise
 _MIN_PAUSE = 1.0  # seconds
-# A text that arrives while the device computes waits for half of a batch on the mean; with more than that in the queue,
-# the next batch was ready whenever one was done. A text that arrives at an idle device hardly waits.
-_WAITING = 0.5
-_NOT_WAITING = 0.1
-_IDLE_REQUESTS = 0.5  # fewer requests in the server on the mean: it had none at all at least half of the time
+_BUSY = 0.9  # share of the time: what is left of a device with it is lost between batches, not by what feeds it
+_MOSTLY_IDLE = 0.5
+# A text that arrives at a device at work waits for half of a batch on the mean, one that finds it free hardly at all.
+_NOT_WAITING = 0.1  # of the time in the device
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +63,24 @@ def timeline(receipts: Sequence[Receipt]) -> Timeline:
     Where there are few receipts, there are few buckets: a finer course is not known.
     """
     stretches = stretches_of(receipts)
-    times, documents, queue, in_flight = _sums_over_time(receipts, stretches)
+    times, documents, queue, flight, busy, slot = _sums_over_time(receipts, stretches)
     total = float(times[-1])
     buckets = min(_MAX_BUCKETS, -(-len(receipts) // _RECEIPTS_A_BUCKET)) if total else 0
     edges = np.linspace(0.0, total, buckets + 1)
 
+    def within(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return np.diff(np.interp(edges, times, sums))
+
     def means(sums: npt.NDArray[np.float64]) -> tuple[float, ...]:
-        return tuple((np.diff(np.interp(edges, times, sums)) / np.diff(edges)).round(2).tolist())
+        return tuple((within(sums) / np.diff(edges)).round(2).tolist())
 
     return Timeline(
         bucket_seconds=round(total / buckets, 6) if buckets else 0.0,
         documents_per_second=means(documents),
         # By Little's law: the seconds that all texts spent somewhere, a second, are the texts there on the mean.
         texts_in_queue=means(queue),
-        texts_in_flight=means(np.maximum(queue, in_flight)),
+        texts_in_flight=means(flight),
+        device_busy=tuple(_share(*sums) for sums in zip(within(busy).tolist(), within(slot).tolist(), strict=True)),
         pauses_at=tuple(
             round(later.before, 3)
             for earlier, later in itertools.pairwise(stretches)
@@ -86,83 +89,97 @@ def timeline(receipts: Sequence[Receipt]) -> Timeline:
     )
 
 
-def _sums_over_time(receipts: Sequence[Receipt], stretches: Sequence[Stretch]) -> npt.NDArray[np.float64]:
-    """Return four rows: the seconds of work at which receipts were written, and sums up to then.
+def _share(busy_ms: float, slot_ms: float) -> float | None:
+    """Return the device's share busy, from 0 to 1; None of a time in which nothing is known of it."""
+    return round(min(1.0, busy_ms / slot_ms), 4) if busy_ms > 0 and slot_ms > 0 else None
 
-    The sums are of documents, of seconds that texts spent in the endpoint's queue, and of seconds from sending a text
-    to its answer.
+
+def _sums_over_time(receipts: Sequence[Receipt], stretches: Sequence[Stretch]) -> npt.NDArray[np.float64]:
+    """Return six rows: the seconds of work at which receipts were written, and sums up to then.
+
+    The sums are of documents, of seconds that texts spent in the endpoint's queue, and from sending to their answer,
+    and of the two whose quotient is the device's share busy.
     """
     starts = [stretch.start for stretch in stretches]
-    rows = [(0.0, 0.0, 0.0, 0.0)]
+    rows = [(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)]
     for receipt in sorted(receipts, key=lambda receipt: receipt.finished_at):
         stretch = stretches[bisect_right(starts, receipt.finished_at) - 1]
-        statistics = receipt.statistics
+        took = receipt.statistics
+        _, documents, queue, flight, busy, slot = rows[-1]
         rows.append(
             (
                 stretch.before + receipt.finished_at - stretch.start,
-                rows[-1][1] + receipt.embedded,
-                rows[-1][2] + statistics.queue_ms / 1000,
-                rows[-1][3] + receipt.embedded * (mean_latency_ms(statistics.latency_ms) or 0.0) / 1000,
+                documents + receipt.embedded,
+                queue + took.queue_ms / 1000,
+                flight + took.flight_ms / 1000,
+                busy + took.busy_ms,
+                slot + took.slot_ms,
             )
         )
     return np.array(rows).T
 
 
-def mean_latency_ms(latency: Mapping[int, int]) -> float | None:
-    """Return the mean of a histogram, each request at the middle of its bucket; None of an empty one."""
-    requests = sum(latency.values())
-    middle = 2 ** (-0.5 / BUCKETS_PER_DOUBLING)
-    return sum(bound * middle * count for bound, count in latency.items()) / requests if requests else None
+def sum_statistics(receipts: Iterable[Receipt]) -> RequestStatistics:
+    """Return what all requests took."""
+    sums = RequestStatistics()
+    for receipt in receipts:
+        for field in fields(RequestStatistics):
+            value = getattr(receipt.statistics, field.name)
+            if isinstance(value, Counter):
+                sums.latency_ms.update(value)
+            else:
+                setattr(sums, field.name, getattr(sums, field.name) + value)
+    return sums
 
 
-def bottleneck(embedded: int, queue_ms: int, inference_ms: int, latency: Counter[int], seconds: float) -> Bottleneck:
+def bottleneck(sums: RequestStatistics, sent: int, seconds: float) -> Bottleneck:
     """Decide whether the endpoint limited the speed, or what feeds it.
 
     Args:
-        embedded: texts.
-        queue_ms: in the endpoint's queue, summed over texts.
-        inference_ms: in its device, likewise.
-        latency: requests by the upper bound of their latency's bucket, in milliseconds.
+        sums: over all requests.
+        sent: texts that the endpoint embedded.
         seconds: of work.
     """
-    mean = mean_latency_ms(latency)
-    queue, inference = (round(value / embedded, 2) if embedded else 0.0 for value in (queue_ms, inference_ms))
-    in_server = sum(latency.values()) * (queue + inference) / 1000 / seconds if seconds else None
-    verdict, why = _verdict(queue, inference, in_server)
+    has_times = bool(sent and sums.queue_ms + sums.inference_ms)
+    busy = _share(sums.busy_ms, sums.slot_ms) if has_times else None
+    queue, inference, way = (
+        round(value / sent, 2) if sent else 0.0 for value in (sums.queue_ms, sums.inference_ms, sums.flight_ms)
+    )
+    verdict, why = _verdict(busy, queue, inference, way)
     return Bottleneck(
         verdict=verdict,
         why=why,
-        queue_ms_per_text=queue,
-        inference_ms_per_text=inference,
-        latency_ms_per_request=None if mean is None else round(mean, 1),
-        requests_in_server=None if in_server is None else round(in_server, 2),
-        texts_in_flight=None if mean is None or not seconds else round(embedded * mean / 1000 / seconds, 1),
+        device_busy=busy,
+        queue_ms_per_text=queue if has_times else None,
+        inference_ms_per_text=inference if has_times else None,
+        round_trip_ms_per_text=way if sent else None,
+        texts_in_flight=round(sums.flight_ms / 1000 / seconds, 2) if seconds else None,
+        texts_in_queue=round(sums.queue_ms / 1000 / seconds, 2) if seconds and has_times else None,
     )
 
 
-def _verdict(queue: float, inference: float, in_server: float | None) -> tuple[Verdict, str]:
-    """Return what limited the speed, by milliseconds a text and the mean number of requests in the server."""
-    if in_server is None or not queue + inference:
+def _verdict(busy: float | None, queue: float, inference: float, way: float) -> tuple[Verdict, str]:
+    """Return what limited the speed, by the device's share busy and milliseconds a text."""
+    if busy is None:
         return "unknown", (
             "The endpoint reported no time in its queue or its device, or none that reaches a millisecond, so what "
             "limited the speed is not known."
         )
     seen = (
-        f"a text waited {milliseconds(queue)} in the endpoint's queue and spent {milliseconds(inference)} in its device"
+        f"its device was busy for {percent(busy)} of the time; of the {milliseconds(way)} from sending a text to its "
+        f"vector, {milliseconds(queue)} passed in its queue and {milliseconds(inference)} in its device"
     )
-    if in_server < _IDLE_REQUESTS:
-        return "client", (
-            f"What feeds the endpoint: {seen}, but at least half of the time it had no request at all. More worker "
-            "processes, or workers nearer to the endpoint, shorten the job; a faster device does not."
-        )
-    if queue >= _WAITING * inference:
+    if busy >= _BUSY:
         return "endpoint", (
-            f"The endpoint: {seen}, so the next batch was ready whenever one was done. A faster device or another "
-            "--endpoint shortens the job; more workers do not."
+            f"The endpoint: {seen}. A faster device or one more endpoint shortens the job; more workers do not."
         )
-    if queue <= _NOT_WAITING * inference:
+    if busy < _MOSTLY_IDLE or queue <= _NOT_WAITING * inference:
+        if queue + inference < way / 2:
+            return "client", (
+                f"What lies between: {seen}. Most of that time passed on the way there and back, so workers nearer to "
+                "the endpoint shorten the job; a faster device helps little."
+            )
         return "client", (
-            f"What feeds the endpoint: {seen}, so most texts found the device free. More worker processes, a larger "
-            "--max_in_flight, or workers nearer to the endpoint shorten the job; a faster device helps little."
+            f"What feeds the endpoint: {seen}. More worker processes shorten the job; a faster device helps little."
         )
-    return "balanced", f"Neither side clearly: {seen}, so the device was busy most of the time, but not always."
+    return "balanced", f"Neither side clearly: {seen}."

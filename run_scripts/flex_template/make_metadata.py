@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.commands.options import make_parser
+from pipeline.commands.options import make_parser, options_of
 
 PATH = Path(__file__).with_name("metadata.json")
 _PLACE = r"^gs://[^/\s].*"  # workers have no library for s3://
@@ -19,12 +19,15 @@ _REGEXES = {
     "output": _PLACE,
     "endpoint": r"^https?://\S+(\s+https?://\S+)*$",
     "token": "^(env:|file:|gsm:projects/).+",
+    "header": r"^[^\s:]+:\s*(env:|file:|gsm:projects/|literal:).+",
 }
 _HELP = {
     "input": "NDJSON files, also compressed (.gz, .bz2, .zst): gs:// path, folder, or pattern with *, ?, **; "
     "several with blanks between them",
     "endpoint": "base URL of a TEI server that launcher and workers reach; several with blanks between them",
     "token": "where the bearer token is: gsm:projects/…/secrets/…/versions/…; never the token itself",
+    "header": "further headers, as NAME: REFERENCE with a reference like the token's, or literal:VALUE for what is "
+    "plainly no secret; several with blanks between them",
 }
 _REQUIRED = ("input", "output", "endpoint")  # without an endpoint, a server would be started beside the launcher
 
@@ -41,13 +44,8 @@ def metadata() -> dict[str, Any]:
     return {
         "name": "Tayyar",
         "description": "Embeds the documents of NDJSON files through a Text Embeddings Inference endpoint.",
-        "parameters": [*(_parameter(action) for action in _options_of_run()), image],
+        "parameters": [*(_parameter(action) for action in options_of(make_parser(), "run")), image],
     }
-
-
-def _options_of_run() -> list[argparse.Action]:
-    (commands,) = (action for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction))
-    return [action for action in commands.choices["run"]._actions if action.dest != "help"]
 
 
 def _parameter(action: argparse.Action) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 from pathlib import Path
@@ -15,6 +16,7 @@ from pipeline.job.sharding import Plan, make_plan
 from pipeline.runners.endpoint import probed
 from tests.documents import documents
 from tests.matchers import each_by, equal_in_any_order, local_pipeline
+from tests.shards import MADE
 from transforms.elements import Document, Shard
 from transforms.ndjson.lines import Line
 from transforms.ndjson.parse import parse_line
@@ -61,8 +63,8 @@ def plainly(data: bytes, url: str) -> tuple[bytes, list[int]]:
 
 
 def settings(url: str, output: OutputFolder, shard_bytes: int, max_in_flight: int | None = None) -> graph.Settings:
-    endpoint, _ = probed(EndpointSettings((url,), max_in_flight=max_in_flight), 384)
-    return graph.Settings(endpoint, output, "job", "model", "content", "embedding", shard_bytes, 1.0)
+    endpoint, profile = probed(EndpointSettings((url,), max_in_flight=max_in_flight), 384)
+    return graph.Settings(dataclasses.replace(endpoint, space=profile.space), output, MADE, shard_bytes, 1.0)
 
 
 def shards_of(plan: Plan) -> list[Shard]:
@@ -109,7 +111,7 @@ def test_the_graph_does_what_a_plain_loop_does(
         assert_that(counts, equal_in_any_order([Totals(0, 169, 160, 9)]))
     names = sorted(output.list())
     for name, (lines, offsets) in expected.items():
-        parts = [path for path in names if path.startswith(f"{name}-")]
+        parts = [path for path in names if path.startswith(f"data/{name}-")]
         found = b"".join(output.read(path) or b"" for path in parts)
         assert [comparable(line) for line in found.splitlines()] == [comparable(line) for line in lines.splitlines()]
         letters = [
@@ -146,6 +148,7 @@ def test_a_retried_bundle_gives_only_the_shards_without_receipt(
     assert {name for name in before if before[name] != after[name]} == {
         *(output.receipt(name) for name in undone),
         *(output.embedded(name) for name in undone),
+        *(output.keys(name) for name in undone),
     }
 
 

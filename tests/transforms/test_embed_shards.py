@@ -14,7 +14,7 @@ import requests
 from apache_beam.testing.util import assert_that, is_empty
 
 from tests.matchers import each_by, local_pipeline
-from tests.shards import documents, folder, letter
+from tests.shards import MADE, documents, folder, letter
 from tests.tei_simulator.process import TeiSimulator
 from transforms.elements import (
     DocumentShard,
@@ -32,8 +32,9 @@ from transforms.ndjson.lines import split_lines
 from transforms.read_shards import parse_shard
 from transforms.tei.client import TeiClient
 from transforms.tei.errors import EndpointError, EndpointUnreachable, ModelChanged
-from transforms.tei.settings import EndpointSettings, ModelIdentity, Overlong
+from transforms.tei.settings import EndpointSettings, Overlong
 from transforms.tei.tasks import Embeddings, Rejection
+from transforms.tei.vector_space import VectorSpace
 from transforms.write_embedded import WriteEmbedded
 
 SOURCE = Source("/in/wiki.ndjson", "wiki", 1000, "1.5")
@@ -97,16 +98,16 @@ def test_a_shard_may_lose_every_document() -> None:
 
 
 @pytest.fixture(scope="module")
-def identity(hash_tei: str) -> ModelIdentity:
+def space(hash_tei: str) -> VectorSpace:
     client = TeiClient(EndpointSettings((hash_tei,)))
     try:
-        return client.probe()
+        return client.probe().space
     finally:
         client.close()
 
 
-def settings(url: str, identity: ModelIdentity | None, **options: object) -> EndpointSettings:
-    return EndpointSettings((url,), identity=identity, **options)  # type: ignore[arg-type] # a test's own options
+def settings(url: str, space: VectorSpace | None, **options: object) -> EndpointSettings:
+    return EndpointSettings((url,), space=space, **options)  # type: ignore[arg-type] # a test's own options
 
 
 def vectors_of(url: str, texts: Sequence[str]) -> Vectors:
@@ -118,7 +119,7 @@ def vectors_of(url: str, texts: Sequence[str]) -> Vectors:
 TEXTS = [[f"shard {shard}, text {n} " + "w " * (n * 7 % 40) for n in range(45)] for shard in range(3)]
 
 
-def test_every_document_gets_the_vector_of_its_own_text(hash_tei: str, identity: ModelIdentity) -> None:
+def test_every_document_gets_the_vector_of_its_own_text(hash_tei: str, space: VectorSpace) -> None:
     shards = [shard_of(texts, index, broken=index) for index, texts in enumerate(TEXTS)]
 
     def check(embedded: EmbeddedShard) -> None:
@@ -135,16 +136,14 @@ def test_every_document_gets_the_vector_of_its_own_text(hash_tei: str, identity:
         assert [one.reason for one in dead.dead_letters] == [Reason.INVALID_JSON] * dead.shard.index
 
     with local_pipeline() as pipeline:
-        outputs = pipeline | beam.Create(shards) | EmbedShards(settings(hash_tei, identity, max_in_flight=32))
+        outputs = pipeline | beam.Create(shards) | EmbedShards(settings(hash_tei, space, max_in_flight=32))
         assert_that(outputs.documents, each_by(lambda one: one.shard.index, dict.fromkeys(range(3), check)))
         # a shard without dead letters has no element on this side
         dead_checks = dict.fromkeys([1, 2], check_dead)
         assert_that(outputs.dead_letters, each_by(lambda one: one.shard.index, dead_checks), label="dead letters")
 
 
-def test_a_text_that_is_too_long_becomes_a_dead_letter_if_that_is_wanted(
-    hash_tei: str, identity: ModelIdentity
-) -> None:
+def test_a_text_that_is_too_long_becomes_a_dead_letter_if_that_is_wanted(hash_tei: str, space: VectorSpace) -> None:
     texts = ["short", "long " * 600, "short again"]
 
     def check(embedded: EmbeddedShard) -> None:
@@ -153,12 +152,12 @@ def test_a_text_that_is_too_long_becomes_a_dead_letter_if_that_is_wanted(
         assert [one.reason for one in embedded.dead_letters] == [Reason.OVERLONG_TEXT]
 
     with local_pipeline() as pipeline:
-        endpoint = settings(hash_tei, identity, overlong=Overlong.DEAD_LETTER)
+        endpoint = settings(hash_tei, space, overlong=Overlong.DEAD_LETTER)
         outputs = pipeline | beam.Create([shard_of(texts)]) | EmbedShards(endpoint)
         assert_that(outputs.documents, each_by(lambda one: one.shard.index, {0: check}))
 
 
-def test_a_text_that_no_utf8_can_hold_is_embedded_all_the_same(hash_tei: str, identity: ModelIdentity) -> None:
+def test_a_text_that_no_utf8_can_hold_is_embedded_all_the_same(hash_tei: str, space: VectorSpace) -> None:
     shard = parse_shard(
         Shard(SOURCE, 0, 0, 9), split_lines([b'{"content":"a\\ud800"}'], 0, 1 << 20), "content", "embedding"
     )
@@ -167,17 +166,17 @@ def test_a_text_that_no_utf8_can_hold_is_embedded_all_the_same(hash_tei: str, id
         assert embedded.vectors.tobytes() == vectors_of(hash_tei, ["a?"]).tobytes()
 
     with local_pipeline() as pipeline:
-        outputs = pipeline | beam.Create([shard]) | EmbedShards(settings(hash_tei, identity))
+        outputs = pipeline | beam.Create([shard]) | EmbedShards(settings(hash_tei, space))
         assert_that(outputs.documents, each_by(lambda one: one.shard.index, {0: check}))
         assert_that(outputs.dead_letters, is_empty(), label="no dead letters")
 
 
-def test_an_empty_shard_goes_through(hash_tei: str, identity: ModelIdentity) -> None:
+def test_an_empty_shard_goes_through(hash_tei: str, space: VectorSpace) -> None:
     def check(embedded: EmbeddedShard) -> None:
         assert (embedded.documents, embedded.records, len(embedded.vectors)) == ((), 0, 0)
 
     with local_pipeline() as pipeline:
-        outputs = pipeline | beam.Create([shard_of([])]) | EmbedShards(settings(hash_tei, identity))
+        outputs = pipeline | beam.Create([shard_of([])]) | EmbedShards(settings(hash_tei, space))
         assert_that(outputs.documents, each_by(lambda one: one.shard.index, {0: check}))
 
 
@@ -190,12 +189,12 @@ def test_a_run_stops_early_only_without_hope(ratio: float, limit: float) -> None
 
 @pytest.mark.parametrize(("broken", "hopeless"), [(100, False), (101, True)])
 def test_a_run_without_hope_ends_behind_the_shard_that_shows_it(
-    hash_tei: str, identity: ModelIdentity, tmp_path: Path, broken: int, hopeless: bool
+    hash_tei: str, space: VectorSpace, tmp_path: Path, broken: int, hopeless: bool
 ) -> None:
     shards = [shard_of(["text"] * (1000 - broken), broken=broken), shard_of(["text"], 1)]
     pipeline = local_pipeline()
-    embedded = pipeline | beam.Create(shards, reshuffle=False) | EmbedShards(settings(hash_tei, identity), 0.01)
-    _ = embedded.documents | WriteEmbedded(folder(tmp_path), "embedding", "m", "j")
+    embedded = pipeline | beam.Create(shards, reshuffle=False) | EmbedShards(settings(hash_tei, space), 0.01)
+    _ = embedded.documents | WriteEmbedded(folder(tmp_path), MADE)
     if hopeless:
         with pytest.raises(TooManyDeadLetters, match=r"101 of the first 1000 records .* 101 of them are"):
             pipeline.run()
@@ -204,53 +203,53 @@ def test_a_run_without_hope_ends_behind_the_shard_that_shows_it(
     assert len(folder(tmp_path).list("_job/receipts")) == (1 if hopeless else 2)
 
 
-def test_an_endpoint_that_serves_another_model_ends_the_run(hash_tei: str, identity: ModelIdentity) -> None:
-    other = ModelIdentity("another/model", None, identity.dtype, identity.pooling, 384, "")
+def test_an_endpoint_that_serves_another_model_ends_the_run(hash_tei: str, space: VectorSpace) -> None:
+    other = VectorSpace.of(-space.vectors)
     pipeline = local_pipeline()
     _ = pipeline | beam.Create([shard_of(TEXTS[0])]) | EmbedShards(settings(hash_tei, other))
-    with pytest.raises(ModelChanged, match="another/model"):
+    with pytest.raises(ModelChanged, match="Another model"):
         pipeline.run()
 
 
-def test_an_endpoint_that_is_not_there_ends_the_run(identity: ModelIdentity) -> None:
+def test_an_endpoint_that_is_not_there_ends_the_run(space: VectorSpace) -> None:
     pipeline = local_pipeline()
-    endpoint = settings("http://127.0.0.1:9", identity, give_up_after=0.2)
+    endpoint = settings("http://127.0.0.1:9", space, give_up_after=0.2)
     _ = pipeline | beam.Create([shard_of(TEXTS[0])]) | EmbedShards(endpoint)
     with pytest.raises(EndpointUnreachable):
         pipeline.run()
 
 
-def test_after_a_pipeline_no_client_is_left(hash_tei: str, identity: ModelIdentity) -> None:
+def test_after_a_pipeline_no_client_is_left(hash_tei: str, space: VectorSpace) -> None:
     from transforms.tei import sharing
 
-    endpoint = settings(hash_tei, identity, max_in_flight=7)
+    endpoint = settings(hash_tei, space, max_in_flight=7)
     with local_pipeline() as pipeline:
         _ = pipeline | beam.Create([shard_of(TEXTS[0])]) | EmbedShards(endpoint)
     client = sharing.acquire(endpoint)
     try:
         assert client.max_in_flight == 0  # a new one, which has not met the endpoint
     finally:
-        sharing.release(endpoint)
+        sharing.release(client)
     with pytest.raises(EndpointError):
         client.submit(["too late"])
 
 
-def test_counters_tell_what_went_in_and_out_and_how_long_the_endpoint_made_it_wait(identity: ModelIdentity) -> None:
+def test_counters_tell_what_went_in_and_out_and_how_long_the_endpoint_made_it_wait(space: VectorSpace) -> None:
     faults = json.dumps({"script": ["ok"] * 8 + ["throttle"] * 4, "retry_after": 2})
     with TeiSimulator(["--faults", faults]) as server:
         pipeline = local_pipeline()
         shards = [shard_of([f"{index}, text {n}" for n in range(300)], index, broken=index) for index in range(2)]
-        _ = pipeline | beam.Create(shards) | EmbedShards(settings(server.url, identity))
+        _ = pipeline | beam.Create(shards) | EmbedShards(settings(server.url, space))
         counters = {c.key.metric.name: c.result for c in pipeline.run().metrics().query()["counters"]}
     assert counters["documents_in"] == counters["documents_out"] == 600
     assert counters["dead_letters_out"] == 1
     assert counters["cumulativeThrottlingSeconds"] > 0
 
 
-def test_threads_of_a_runner_share_one_client_and_one_budget(identity: ModelIdentity) -> None:
+def test_threads_of_a_runner_share_one_client_and_one_budget(space: VectorSpace) -> None:
     budget, threads = 40, 4
     with TeiSimulator(["--faults", '{"batch_seconds": 0.02}']) as server:
-        endpoint = settings(server.url, identity, max_in_flight=budget)
+        endpoint = settings(server.url, space, max_in_flight=budget)
         together = threading.Barrier(threads)
 
         def embed(number: int) -> list[EmbeddedShard]:

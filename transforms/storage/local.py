@@ -70,7 +70,7 @@ def read(path: str, max_bytes: int) -> bytes | None:
     """Return a small file's bytes; None if there is none."""
     try:
         with open_for_reading(path) as file:
-            # Not max_bytes at once: that many bytes would be allocated, though a receipt has one kilobyte.
+            # As long as the file is, and not max_bytes: Python would allocate those at once.
             data = file.read(min(os.fstat(file.fileno()).st_size, max_bytes) + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -139,6 +139,13 @@ def _create(path: str) -> BinaryIO:
 
 def _make_parent(path: str) -> None:
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+
+
+def move(path: str, target: str) -> None:
+    """Rename a file; a missing one is no error."""
+    _make_parent(target)
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(path, target)
 
 
 def delete(paths: Iterable[str]) -> None:

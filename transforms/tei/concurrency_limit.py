@@ -130,7 +130,8 @@ class ConcurrencyLimit:
         wanted = in_flight - waiting + self._queue_target
         if waiting < NO_QUEUE * self._queue_target:
             wanted = max(wanted, 2.0 * in_flight)
-        if in_flight < self._wanted - 2 * self.request_texts:
+        # The limit may have doubled since the request was sent; still less was sent for want of texts.
+        if in_flight < self._wanted / 2 - 2 * self.request_texts:
             wanted = min(wanted, self._wanted)  # there was less to send than was allowed: that shows no room for more
         self._wanted += GAIN * weight * (wanted - self._wanted)
         self._wanted = min(self._wanted, float(self.permits))

@@ -16,7 +16,7 @@ FAILURES_TO_OPEN = 2  # in a row; one alone is a hiccup and stops nobody
 FIRST_REST = 0.25  # seconds
 MAX_REST = 5.0
 FIRST_PAUSE = 0.05
-MAX_PAUSE = 5.0
+MAX_PAUSE = 1.0
 FIRST_NOTICE = 2.0  # seconds without a success before the log says so; the next ones after twice as many each
 
 logger = logging.getLogger(__name__)

@@ -128,7 +128,8 @@ class Exchange:
             self._send_one_by_one(assignment, profile)
         else:
             texts = self._texts(task, profile)
-            place = self._rng.randint(0, len(texts))
+            # Never the first: a cache that looks at the first text alone would return other texts' rows behind it.
+            place = self._rng.randint(1, len(texts))
             body = self._body(assignment, profile.wire, texts, place)
             if body is not None:
                 self._send(assignment, profile, body, place)
@@ -218,13 +219,7 @@ class Exchange:
     def _take_in(
         self, assignment: Assignment, task: Task, profile: EndpointProfile, reply: Reply, rows: Rows, place: int
     ) -> None:
-        task.job.count_exchange(
-            reply,
-            len(task.indices),
-            canary_tokens=profile.canary_tokens,
-            max_tokens=profile.info.max_input_length,
-            requests_in_flight=assignment.requests,
-        )
+        self._count(assignment, task, profile, reply, len(task.indices), canary_tokens=profile.canary_tokens)
         self._timer.record_success()
         if rows.good.all():
             self._scheduler.settle(assignment, Outcome.ANSWERED, reply=reply)
@@ -232,6 +227,24 @@ class Exchange:
         else:
             values, good = np.delete(rows.values, place, axis=0), np.delete(rows.good, place)
             self._keep_good(assignment, task, reply, values, good)
+
+    def _count(
+        self,
+        assignment: Assignment,
+        task: Task,
+        profile: EndpointProfile,
+        reply: Reply,
+        texts: int,
+        *,
+        canary_tokens: int,
+    ) -> None:
+        task.job.count_exchange(
+            reply,
+            texts,
+            canary_tokens=canary_tokens,
+            max_tokens=profile.info.max_input_length,
+            requests_in_flight=assignment.requests,
+        )
 
     def _keep_good(
         self, assignment: Assignment, task: Task, reply: Reply, values: Vectors, good: npt.NDArray[np.bool_]
@@ -251,65 +264,61 @@ class Exchange:
 
     def _send_one_by_one(self, assignment: Assignment, profile: EndpointProfile) -> None:
         """Send a group of texts in requests of one text each, the canary before and after them."""
-        task, endpoint, wire = assignment.task, assignment.endpoint, profile.wire
-        group = task.only(task.indices[:GROUP_TEXTS], task.blames)
-        rest = task.indices[GROUP_TEXTS:]
-        if len(rest):
-            self._scheduler.put([task.only(rest, task.blames)])
-        vectors: list[Vectors] = []
-        failed: tuple[Task, Failure] | None = None
-        last: Reply | None = None
+        group, wire = assignment.task, profile.wire
+        if len(group.indices) > GROUP_TEXTS:
+            self._scheduler.put([group.only(group.indices[GROUP_TEXTS:], group.blames)])
+            group = group.only(group.indices[:GROUP_TEXTS], group.blames)
         if not self._passes_alone(assignment, group, profile):
             return
+        url, max_bytes = f"{assignment.endpoint.url}{wire.path}", max_reply_bytes(1, self._space.dimensions)
+        vectors: list[Vectors] = []
+        replies: list[Reply] = []
+        failed: Failure | Reply | None = None
+        task = group
         for index in group.indices:
-            alone = replace(group, indices=[index], attempts=group.attempts + 1)
-            text = task.job.texts[index][: profile.info.max_characters]
-            body = wire.encode([text])
-            alone = replace(alone, body_bytes=len(body))
+            body = wire.encode([group.job.texts[index][: profile.info.max_characters]])
+            task = replace(group, indices=[index], attempts=group.attempts + 1, body_bytes=len(body))
             try:
-                reply = self._transport.post(
-                    f"{endpoint.url}{wire.path}", body, assignment.timeout, max_reply_bytes(1, self._space.dimensions)
-                )
+                reply = self._transport.post(url, body, assignment.timeout, max_bytes)
                 if reply.status != 200:
-                    failed = alone, classify(reply.status, reply.headers, reply.body)
+                    failed = reply
                     break
                 rows = wire.decode(reply.body, 1, self._space.dimensions)
             except NoReply as error:
-                failed = alone, no_reply(str(error), timed_out=error.timed_out)
+                failed = no_reply(str(error), timed_out=error.timed_out)
                 break
             except (UnreadableReply, OtherDimensions, WrongCount) as error:
-                failed = alone, doubtful_reply(str(error))
+                failed = doubtful_reply(str(error))
                 break
             if not rows.good[0]:
-                failed = replace(alone, invalid_vector=True), doubtful_reply("a vector with nulls or of zeros")
+                task = replace(task, invalid_vector=True)
+                failed = doubtful_reply("a vector with nulls or of zeros")
                 break
             vectors.append(rows.values[0])
-            last = reply
-        if vectors and not self._passes_alone(assignment, group, profile):
-            return
+            replies.append(reply)
         done = len(vectors)
-        if vectors and last is not None:
+        if done:
+            # Only now are the vectors known to be of the right model.
+            if not self._passes_alone(assignment, group, profile):
+                return
             self._timer.record_success()
-            task.job.count_exchange(
-                last,
-                done,
-                canary_tokens=0,
-                max_tokens=profile.info.max_input_length,
-                requests_in_flight=assignment.requests,
-            )
-            task.job.store(group.indices[:done], np.stack(vectors))
+            for reply in replies:
+                self._count(assignment, group, profile, reply, 1, canary_tokens=0)
+            group.job.store(group.indices[:done], np.stack(vectors))
         if failed is None:
-            self._scheduler.settle(assignment, Outcome.ANSWERED, reply=last)
+            self._scheduler.settle(assignment, Outcome.ANSWERED, reply=replies[-1])
             return
-        others = group.indices[done + 1 :]
-        if len(others):
+        if others := group.indices[done + 1 :]:
             self._scheduler.put([group.only(others, group.blames)])
-        self._fail(assignment, *failed)
+        if isinstance(failed, Reply):
+            self._refused(assignment, task, profile, failed)
+        else:
+            self._fail(assignment, task, failed)
 
     def _passes_alone(self, assignment: Assignment, task: Task, profile: EndpointProfile) -> bool:
         """Return whether the canary, sent alone, is right; where it is not, the assignment has been settled."""
         try:
-            vector = self._handshake.embed_canary(assignment.endpoint.url, profile.wire)
+            vector = self._embed_canary(assignment, profile)
         except Unavailable as error:
             self._fail(assignment, task, _not_the_texts(error.failure))
             return False
@@ -337,33 +346,36 @@ class Exchange:
             ModelChanged, PairingBroken: what the endpoint returns cannot be trusted.
         """
         endpoint = assignment.endpoint
-        right = 0
         with self._canary_lock:
             seen_at = self._wrong_canary_at.get(endpoint.url)
             if seen_at is not None and assignment.started >= seen_at:
                 raise PairingBroken(self._two_models(endpoint, found))
             if seen_at is None:
+                right = []
                 for delay in CANARY_DELAYS:
                     self._wait(delay)
                     try:
-                        vector = self._handshake.embed_canary(endpoint.url, profile.wire)
+                        vector = self._embed_canary(assignment, profile)
                     except Unavailable as error:
                         self._fail(assignment, task, _not_the_texts(error.failure))
                         return
-                    if self._is_canary(vector):
-                        right += 1
-                    elif right:
-                        raise PairingBroken(self._two_models(endpoint, found))
-                if right == 0:
+                    right.append(self._is_canary(vector))
+                if not any(right):
                     raise ModelChanged(
                         f"{endpoint.url} serves another model than this job's vectors were made with, whatever its "
                         f"name: the canary came back with another vector again and again ({found}). Vectors of its "
-                        "replies were not used."
+                        "replies were not used. Look at what was deployed or restarted there."
                     )
-                self._wrong_canary_at[endpoint.url] = time.monotonic()
+                if not all(right):
+                    raise PairingBroken(self._two_models(endpoint, found))
+                self._wrong_canary_at[endpoint.url] = self._scheduler.clock()
                 logger.warning("%s returned a wrong canary once (%s); that reply was not used", endpoint.url, found)
         task.job.count_retries()
         self._scheduler.settle(assignment, Outcome.OBJECTED, [task])
+
+    def _embed_canary(self, assignment: Assignment, profile: EndpointProfile) -> Vectors:
+        # A slow endpoint has a queue, ours, that the canary waits in as well.
+        return self._handshake.embed_canary(assignment.endpoint.url, profile.wire, assignment.timeout)
 
     def _two_models(self, endpoint: Endpoint, found: str) -> str:
         return (
@@ -412,7 +424,7 @@ class Exchange:
         if task.waits >= STUCK_AFTER and was_sent and profile is not None and not failure.timed_out:
             # A filter in front of the endpoint, or a crash, may be one text's doing.
             try:
-                vector = self._handshake.embed_canary(assignment.endpoint.url, profile.wire)
+                vector = self._embed_canary(assignment, profile)
             except Unavailable:
                 pass  # the endpoint's, then
             else:

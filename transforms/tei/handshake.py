@@ -191,15 +191,21 @@ class Handshake:
         for attempt in itertools.count(1):
             alone = [self._embed(url, wire, [text]) for text in texts]
             vectors: Vectors = np.concatenate([vectors for vectors, _ in alone])
-            together = vectors if batch_limit < 2 else self._embed_all(url, wire, texts, batch_limit)
-            worst = min(cosine(one, other) for one, other in zip(vectors, together, strict=True))
+            try:
+                together = vectors if batch_limit < 2 else self._embed_all(url, wire, texts, batch_limit)
+                worst = min(cosine(one, other) for one, other in zip(vectors, together, strict=True))
+                found = f"cosine {worst:.3f}"
+            except Unavailable as error:
+                if not isinstance(error.__cause__, WrongCount):
+                    raise
+                worst, found = -1.0, str(error)  # a cache's reply to another request, perhaps
             if worst >= MIN_TOLERANCE:
                 break
             if attempt == AGREEMENT_TRIES:
                 raise PairingBroken(
-                    f"{url} gives a probe sentence one vector alone and another one in a batch (cosine {worst:.3f}). "
-                    "Either two models answer there (replicas, a rolling update, a balancer), or what stands in front "
-                    "of it mixes up its replies (a cache, a batching proxy)."
+                    f"{url} gives a probe sentence one vector alone and another one in a batch ({found}). "
+                    "Either two models answer there (look at its replicas, a rolling update, a balancer in front of "
+                    "two versions), or what stands in front of it mixes up its replies (a cache, a batching proxy)."
                 )
             self._pause(attempt)
         tolerance = MIN_COSINE if worst >= SAME else max(MIN_TOLERANCE, min(MIN_COSINE, 1 - STRICTEST * (1 - worst)))
@@ -218,9 +224,15 @@ class Handshake:
             reason,
         )
 
-    def embed_canary(self, url: str, wire: Wire) -> Vectors:
-        """Return the canary's vector, float32[dimensions], sent alone; raise as `meet`."""
-        vectors, _ = self._embed(url, wire, [CANARY_TEXT])
+    def embed_canary(self, url: str, wire: Wire, timeout: float | None = None) -> Vectors:
+        """Return the canary's vector, float32[dimensions], sent alone; raise as `meet`.
+
+        Args:
+            url: of the endpoint.
+            wire: the format.
+            timeout: seconds; None for the settings' own.
+        """
+        vectors, _ = self._embed(url, wire, [CANARY_TEXT], timeout)
         vector: Vectors = vectors[0]
         return vector
 
@@ -235,8 +247,8 @@ class Handshake:
             return self._embed_all(url, wire, texts, (min(batch_limit, len(texts)) + 1) // 2)
         return vectors
 
-    def _embed(self, url: str, wire: Wire, texts: Sequence[str]) -> tuple[Vectors, Reply]:
-        reply = self._answer(f"{url}{wire.path}", wire.encode(texts))
+    def _embed(self, url: str, wire: Wire, texts: Sequence[str], timeout: float | None = None) -> tuple[Vectors, Reply]:
+        reply = self._answer(f"{url}{wire.path}", wire.encode(texts), timeout)
         try:
             rows = wire.decode(reply.body, len(texts), None)
         except (UnreadableReply, WrongCount) as error:
@@ -278,11 +290,11 @@ class Handshake:
             return base64, "it gives the same vectors in a third of the bytes"
         raise AssertionError("the attempts never end the loop")
 
-    def _answer(self, target: str, body: bytes) -> Reply:
+    def _answer(self, target: str, body: bytes, timeout: float | None) -> Reply:
         """Return one request's reply; a refusal under load is tried again by itself, not with all that went before."""
         for attempt in itertools.count():
             try:
-                reply = self._transport.post(target, body)
+                reply = self._transport.post(target, body, timeout)
             except NoReply as error:
                 raise Unavailable(no_reply(str(error), timed_out=error.timed_out)) from error
             if reply.status == 200:

@@ -83,7 +83,7 @@ class Scheduler:
         self.endpoints = tuple(endpoints)
         self._rng = rng
         self._work = work
-        self._clock = clock
+        self.clock = clock
         self._max_in_flight = max_in_flight
         self._changed = threading.Condition()
         self._ready: list[_Entry] = []
@@ -104,13 +104,13 @@ class Scheduler:
         """Queue tasks, to be handed out after so many seconds."""
         with self._changed:
             self._put(tasks, delay)
-            self._wake_another(self._clock())
+            self._wake_another(self.clock())
 
     def take(self) -> Assignment | None:
         """Wait for a task that can be sent now; return None when there is no more to do."""
         with self._changed:
             while not self._stopped:
-                now = self._clock()
+                now = self.clock()
                 assignment = self._next(now)
                 if assignment is not None:
                     self._wake_another(now)
@@ -123,7 +123,7 @@ class Scheduler:
     def take_now(self) -> Assignment | None:
         """Return a task that can be sent now, without waiting for one; None where there is none."""
         with self._changed:
-            return None if self._stopped else self._next(self._clock())
+            return None if self._stopped else self._next(self.clock())
 
     def settle(
         self,
@@ -140,9 +140,9 @@ class Scheduler:
         The caller takes the next task itself: no other thread is woken for it.
         """
         task, endpoint = assignment.task, assignment.endpoint
-        breaker, limit = endpoint.breaker, endpoint.limit
         with self._changed:
-            now = self._clock()
+            breaker, limit = endpoint.breaker, endpoint.limit
+            now = self.clock()
             # Before the task is queued: its job may be done as soon as another thread has it.
             task.job.count_throttled(breaker.throttled_seconds(now))
             if outcome is Outcome.ANSWERED:
@@ -176,18 +176,13 @@ class Scheduler:
         """Let an endpoint work with what a handshake found."""
         with self._changed:
             endpoint.adopt(profile)
-            endpoint.breaker.record_success(self._clock())
-            self._wake_another(self._clock())
+            endpoint.breaker.record_success(self.clock())
+            self._wake_another(self.clock())
 
     def limit_batch(self, endpoint: Endpoint, texts: int) -> None:
         """Lower what a request to the endpoint may hold."""
         with self._changed:
             endpoint.batch_limit = max(1, min(endpoint.batch_limit, texts))
-
-    def forget(self, endpoint: Endpoint) -> None:
-        """Have a handshake come before the endpoint's next request."""
-        with self._changed:
-            endpoint.profile = None
 
     def stop(self) -> None:
         """Stop the workers after the request that each is at, and hand out no more."""
@@ -209,7 +204,7 @@ class Scheduler:
         if self._stopped:
             return
         if delay > 0:
-            due = self._clock() + delay
+            due = self.clock() + delay
             for task in tasks:
                 heapq.heappush(self._later, _Entry((due, next(self._count)), task))
         else:

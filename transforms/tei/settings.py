@@ -6,10 +6,13 @@ import enum
 import ipaddress
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from transforms.tei.credentials import LITERAL, check_reference
-from transforms.tei.vector_space import VectorSpace
+
+if TYPE_CHECKING:  # the command line reads its options before anything imports numpy
+    from transforms.tei.vector_space import VectorSpace
 
 
 class Overlong(enum.Enum):

@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -94,6 +95,7 @@ class HttpTransport:
         self._local = threading.local()
         self._sockets: set[int] = set()
         self._sockets_lock = threading.Lock()
+        self._helper: ThreadPoolExecutor | None = None
         self._closed = False
 
     def __repr__(self) -> str:
@@ -134,11 +136,21 @@ class HttpTransport:
         """
         with self._sockets_lock:
             self._closed = True
+            if self._helper is not None:
+                self._helper.shutdown(wait=False)
             for descriptor in self._sockets:
                 with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as shared:
                     shared.shutdown(socket.SHUT_RDWR)
 
     def _exchange(self, url: str, body: bytes | None, timeout: float, max_reply_bytes: int) -> Reply:
+        if threading.current_thread() is threading.main_thread():
+            # libcurl does not return for a signal. So the main thread waits for another one: that Ctrl-C interrupts.
+            with self._sockets_lock:
+                if self._closed:
+                    raise NoReply("the client was closed")
+                if self._helper is None:
+                    self._helper = ThreadPoolExecutor(1, "tei-main")
+            return self._helper.submit(self._exchange, url, body, timeout, max_reply_bytes).result()
         version = self._credentials.version
         reply = self._perform(url, body, timeout, max_reply_bytes)
         if reply.status == 401 and self._credentials.reload(version):

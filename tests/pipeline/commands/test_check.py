@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import signal
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,37 @@ def test_a_token_is_called_accepted_only_where_it_was_asked_for(tmp_path: Path, 
     said = tayyar_here(*arguments(hash_tei, tmp_path / "out")).stdout
     assert f"{hash_tei} answers, TEI 1.9.3; it asks for no token, yours was not needed\n" in said
     assert "accepted" not in said
+
+
+def test_https_to_a_server_without_tls_is_refused_at_once(hash_tei: str) -> None:
+    url = hash_tei.replace("http://", "https://")
+    begin = time.monotonic()
+    refusal = tayyar_here("check", "--endpoint", url, code=3).stderr
+    assert time.monotonic() - begin < 5  # it takes a tenth of a second, plus what a loaded machine adds
+    assert f"{url}/" in refusal
+    assert "does not speak TLS: does its address begin with http:// instead of https://?" in refusal
+    assert "waiting for" not in refusal
+
+
+def test_an_endpoint_that_is_not_there_ends_the_check_in_seconds() -> None:
+    absent = {f"http://127.0.0.1:{free_port()}": "Could not connect", "http://tei.invalid": "Could not resolve host"}
+    begin = time.monotonic()
+    with ExitStack() as stack:  # at the same time: each takes ten seconds
+        checks = {url: stack.enter_context(started("check", "--endpoint", url)) for url in absent}
+        for url, reason in absent.items():
+            refusal, _ = checks[url].communicate(timeout=60)
+            assert checks[url].returncode == 3, refusal
+            assert f"no request to {url} has succeeded for 10 s" in refusal
+            assert reason in refusal
+    assert time.monotonic() - begin < 30  # ten seconds, and the start of two processes
+
+
+def test_a_header_authenticates_and_some_dimensions_are_kept(tei: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_HEADER", f"Bearer {SECRET}")
+    options = ["--header", "Authorization: env:TEST_HEADER", "--dimensions", 64]
+    report = tayyar_here("check", "--endpoint", tei, *options)
+    assert ", 64 dimensions\n" in report.stdout
+    assert SECRET not in report.stdout + report.stderr
 
 
 def test_a_pool_of_workers_with_all_they_need_passes(tmp_path: Path, tei: str) -> None:

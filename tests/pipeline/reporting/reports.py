@@ -35,6 +35,7 @@ def nasty_report(estimate: Mapping[str, Any] | None = ESTIMATE) -> Report:
     for start, source in enumerate(sources):
         statistics = RequestStatistics(
             tokens=900, requests=60, retries=2, queue_ms=9000, inference_ms=3000, throttled_ms=1500,
+            flight_ms=13_000, busy_ms=2950, slot_ms=3000,
             latency_ms=Counter({16: 5, 64: 40, 91: 12, 256: 3}),
         )  # fmt: skip
         shards = {
@@ -57,8 +58,8 @@ def nasty_report(estimate: Mapping[str, Any] | None = ESTIMATE) -> Report:
         "overlong_text": [example(text=ARABIC, detail=ARABIC), example(text=SCRIPT, detail=SCRIPT, source=SCRIPT)],
         "invalid_json": [example(line=SCRIPT, stage="read", http_status=None, attempts=0)],
     }
-    model = dataclasses.replace(JOB.model, model_id=SCRIPT)
-    job = dataclasses.replace(JOB, model=model, text_field=SCRIPT, prompt_name=SCRIPT)
+    served = dataclasses.replace(JOB.served, model_id=SCRIPT, prompt_name=SCRIPT, since="2026-01-03T03:04:05+00:00")
+    job = dataclasses.replace(JOB, history=(JOB.served, served), text_field=SCRIPT)
     return make_report(
         Ledger(Plan(tuple(sources), 100), tuple(ledgers)),
         job,
@@ -74,7 +75,11 @@ def nasty_report(estimate: Mapping[str, Any] | None = ESTIMATE) -> Report:
 def unfinished_report(**fields: Any) -> Report:
     """A report of 15 of 19 shards: the first of two files lacks four."""
     sources = (Source("/in/a.ndjson", "a", 1500, "1.0"), Source("/in/b.ndjson", "b", 400, "1.0"))
-    first = {index: receipt(index, sources[0]) for index in range(11)}
-    second = {index: receipt(index, sources[1], last=index == 3) for index in range(4)}
+    took = RequestStatistics(
+        tokens=30, requests=2, queue_ms=20, inference_ms=10, flight_ms=40, busy_ms=700, slot_ms=1000,
+        latency_ms=Counter({16: 1, 23: 1}),
+    )  # fmt: skip
+    first = {index: receipt(index, sources[0], statistics=took) for index in range(11)}
+    second = {index: receipt(index, sources[1], last=index == 3, statistics=took) for index in range(4)}
     ledgers = (SourceLedger(sources[0], first, False), SourceLedger(sources[1], second, True))
     return make_report(Ledger(Plan(sources, 100), ledgers), JOB, "/out", None, **fields)

@@ -17,12 +17,14 @@ from selenium.webdriver.remote.webdriver import WebDriver
 
 from pipeline.job.ledger import Ledger
 from pipeline.job.sharding import Plan
-from pipeline.reporting.charts import latency_chart, rate_chart
+from pipeline.reporting.charts import endpoint_chart, latency_chart, rate_chart
 from pipeline.reporting.page import render
 from pipeline.reporting.report import make_report
 from pipeline.reporting.schema import Verified
+from pipeline.reporting.timeline import bottleneck
 from tests.pipeline.job.test_spec import JOB
 from tests.pipeline.reporting.reports import ARABIC, ESTIMATE, SCRIPT, nasty_report, unfinished_report
+from transforms.elements import RequestStatistics
 
 _CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 _DRIVER = shutil.which("chromedriver")
@@ -75,14 +77,56 @@ def test_the_page_needs_nothing_else() -> None:
     assert "@import" not in style
 
 
-def test_the_page_says_what_the_report_says() -> None:
+def test_the_page_shows_what_the_report_holds() -> None:
     page = render(nasty_report())
-    for words in ("228 documents embedded", "at $1.30 an hour", "The endpoint: a text waited", "about 64 ms (p50)"):
+    for words in (
+        "228 documents embedded",
+        "at $1.30 an hour",
+        "The endpoint: its device was busy for 98% of the time",
+        "about 64 ms (p50)",
+    ):
         assert words in page
     assert "overlong_text: 8" in page
     assert "Plan and what happened" in page
     assert "Verified</span> on 2026-01-02 03:04 UTC" in page
     assert "2 min 00 s from start to end" in page
+    assert "device busy 98% of the time" in page
+    assert "<dt>Texts in flight</dt><dd>3.71 on the mean, 2.57 of them in the queue</dd>" in page
+
+
+def test_the_page_shows_the_space_and_former_names_of_the_model() -> None:
+    page, report = render(nasty_report()), nasty_report()
+    assert f"<dt>Vector space</dt><dd>{report.job.space}</dd>" in page
+    assert "2026-01-02 00:00 UTC: intfloat/<wbr>multilingual-e5-small, revision abc, float32, TEI" in page
+    assert "Names so far" not in render(unfinished_report())
+
+
+def test_several_text_fields_are_all_named() -> None:
+    job = dataclasses.replace(JOB, text_field=("title", "body"))
+    page = render(make_report(Ledger(Plan((), 100), ()), job, "/out", None))
+    assert "<dd>text from title, body, vector in embedding</dd>" in page
+
+
+def test_an_endpoint_without_times_has_no_figures_of_its_device() -> None:
+    report = nasty_report()
+    silent = dataclasses.replace(
+        report,
+        bottleneck=bottleneck(RequestStatistics(flight_ms=52_000, slot_ms=12_000), 228, 14.0),
+        timeline=dataclasses.replace(report.timeline, device_busy=(None, None)),
+    )
+    page = render(silent)
+    assert "is not known" in page
+    assert "device busy" not in page.lower()
+    assert "<dt>Texts in flight</dt><dd>3.71 on the mean</dd>" in page
+    assert page.count("<svg") == 3
+    assert "100%" not in labels_of(page)
+
+
+def test_the_chart_of_the_endpoint_has_a_strip_for_its_device() -> None:
+    svg = endpoint_chart([64.0, 60.0, 62.0], [31.0, 30.0, 29.0], [0.98, None, 0.5], [], 9.0)
+    assert {"20", "40", "60", "100%", "seconds of work"} <= set(labels_of(svg))
+    assert labels_of(svg).count("seconds of work") == 1
+    assert "nan" not in svg.lower()
 
 
 def test_the_page_of_an_unfinished_job_says_what_is_missing() -> None:

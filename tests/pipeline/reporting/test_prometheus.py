@@ -21,13 +21,17 @@ def parsed(report: Report) -> dict[tuple[str, str], float]:
     }
 
 
-def test_prometheus_reads_what_the_report_says() -> None:
+def test_prometheus_reads_what_the_report_holds() -> None:
     report = nasty_report()
     found = parsed(report)
     assert found["tayyar_documents_embedded", ""] == report.totals.embedded == 228
     assert found["tayyar_dead_letters", "overlong_text"] == 8
     assert found["tayyar_dead_letters", "invalid_json"] == 4
     assert found["tayyar_queue_seconds", ""] == 36.0
+    assert found["tayyar_device_busy_seconds", ""] / found["tayyar_device_seconds", ""] == pytest.approx(2950 / 3000)
+    assert found["tayyar_texts_in_flight", ""] == report.bottleneck.texts_in_flight
+    assert found["tayyar_texts_in_queue", ""] == report.bottleneck.texts_in_queue
+    assert found["tayyar_device_busy_ratio", ""] == report.bottleneck.device_busy
     assert found["tayyar_dollars", ""] == report.totals.dollars
     assert found["tayyar_complete", ""] == 1
     assert found["tayyar_job_info", SCRIPT] == 1
@@ -49,9 +53,10 @@ def test_what_is_not_known_is_left_out() -> None:
     report = dataclasses.replace(
         report,
         totals=dataclasses.replace(report.totals, dollars=None),
+        bottleneck=dataclasses.replace(report.bottleneck, device_busy=None),
         job=dataclasses.replace(report.job, model=model),
     )
     families = {family.name: family for family in text_string_to_metric_families(exposition(report).decode())}
     assert "tayyar_dollars" not in families
-    assert "tayyar_documents_reused" not in families
+    assert "tayyar_device_busy_ratio" not in families
     assert families["tayyar_job_info"].samples[0].labels["sha"] == 'a"b\\c\nd'

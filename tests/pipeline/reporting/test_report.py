@@ -38,8 +38,9 @@ SECOND = Source("/in/more/wiki_07.ndjson.gz", "more/wiki_07", 50, "2.0", compres
 def statistics(**latency: int) -> RequestStatistics:
     counts = Counter({int(bound[1:]): count for bound, count in latency.items()})
     return RequestStatistics(
-        tokens=100, requests=10, retries=1, queue_ms=7, inference_ms=5, throttled_ms=3, at_limit=2, latency_ms=counts
-    )
+        tokens=100, requests=10, retries=1, queue_ms=7, inference_ms=5, throttled_ms=3, at_limit=2, flight_ms=50,
+        busy_ms=20, slot_ms=30, latency_ms=counts,
+    )  # fmt: skip
 
 
 def ledger() -> Ledger:
@@ -85,9 +86,9 @@ def test_the_report_adds_up() -> None:
         "records": 243_078,
         "records_expected": 303_835,  # of the compressed file as many a byte as of the other
         "embedded": 243_075,
-        "sent": None,
-        "reused": None,
-        "duplicates": None,
+        "sent": 243_075,
+        "reused": 0,
+        "duplicates": 0,
         "at_limit": 6,
         "dead_letters": 3,
         "dead_letters_by_reason": {"empty_text": 2, "missing_text": 1},
@@ -100,11 +101,33 @@ def test_the_report_adds_up() -> None:
         "retries": 3,
         "queue_ms": 21,
         "inference_ms": 15,
+        "flight_ms": 150,
+        "busy_ms": 60,
+        "slot_ms": 90,
         "throttled_ms": 9,
     }
     assert report.latency_ms == Latency(10, 20, 20, {10: 60, 20: 39, 500: 1})
     assert (report.complete, report.balanced, report.price_per_hour) == (False, True, 1800.0)
     assert report.sources[1] == SourceReport(SECOND.path, "more/wiki_07", 50, 1, None, False, 10, 7, 3)
+
+
+def test_vectors_that_were_reused_say_nothing_of_the_endpoint() -> None:
+    one = receipt(0, FIRST, embedded=100, sent=10, reused=80, duplicates=10, records=100, statistics=statistics())
+    report = make_report(Ledger(Plan((FIRST,), 100), (SourceLedger(FIRST, {0: one}, True),)), JOB, "/out", None)
+    assert (report.totals.sent, report.totals.reused, report.totals.duplicates) == (10, 80, 10)
+    found = report.bottleneck
+    assert (found.queue_ms_per_text, found.inference_ms_per_text, found.round_trip_ms_per_text) == (0.7, 0.5, 5.0)
+
+
+def test_a_report_names_the_space_and_all_names_of_its_model() -> None:
+    former = dataclasses.replace(JOB.served, model_id="/repository", revision=None, since="2025-12-01T00:00:00+00:00")
+    job = dataclasses.replace(JOB, history=(former, JOB.served))
+    found = make_report(ledger(), job, "/out", None).job
+    assert found.space == JOB.space.digest == JOB.provenance.space
+    assert [(names.model_id, names.sha, names.since) for names in found.history] == [
+        ("/repository", None, "2025-12-01T00:00:00+00:00"),
+        (JOB.served.model_id, "abc", JOB.served.since),
+    ]
 
 
 def test_a_report_of_nothing_divides_by_nothing() -> None:

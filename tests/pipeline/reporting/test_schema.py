@@ -40,7 +40,12 @@ def test_every_field_is_described() -> None:
 
 
 @pytest.mark.parametrize(
-    "report", [nasty_report(), unfinished_report(), make_report(Ledger(Plan((), 100), ()), JOB, "/out", None)]
+    "report",
+    [
+        nasty_report(),
+        unfinished_report(),
+        make_report(Ledger(Plan((), 100), ()), dataclasses.replace(JOB, text_field=("title", "body")), "/out", None),
+    ],
 )
 def test_reports_keep_to_the_schema(report: Report) -> None:
     value = json.loads(encode(report))

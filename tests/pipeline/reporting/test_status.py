@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,10 @@ SOURCE = Source("/in/wiki.ndjson", "wiki", size=1000, version="1.0", compressed=
 
 def ledger(*finished: float, seconds: float = 10.0, complete: bool = False) -> Ledger:
     """Shards of 100 bytes and 50 documents, each finished at one of these times and begun `seconds` before."""
-    statistics = RequestStatistics(tokens=500, requests=5, retries=1, queue_ms=200, inference_ms=100, throttled_ms=400)
+    statistics = RequestStatistics(
+        tokens=500, requests=5, retries=1, queue_ms=200, inference_ms=100, throttled_ms=400, flight_ms=350_000,
+        busy_ms=984, slot_ms=1000,
+    )  # fmt: skip
     receipts = {
         index: receipt(
             index, SOURCE, records=50, embedded=50, started_at=end - seconds, finished_at=end, statistics=statistics
@@ -68,7 +72,7 @@ def test_a_run_that_has_just_begun_in_an_old_folder_is_running() -> None:
     assert at(ELSEWHERE.since_seconds + 5, ELSEWHERE, yesterday).state is State.RUNNING
 
 
-def test_what_a_status_says() -> None:
+def test_what_a_status_holds() -> None:
     found = at(NOW, ELSEWHERE, NOW - 400, NOW - 200, NOW - 195, NOW)
     assert (found.sources, found.sources_done, found.shards, found.shards_done) == (1, 0, 10, 4)
     assert (found.records, found.records_expected, found.embedded) == (200, 500, 200)
@@ -77,6 +81,7 @@ def test_what_a_status_says() -> None:
     assert found.seconds_left == pytest.approx(300 / 0.5)
     assert (found.tokens, found.requests, found.retries, found.throttled_seconds) == (2000, 20, 4, 1.6)
     assert (found.queue_ms, found.inference_ms) == (4.0, 2.0)
+    assert (found.texts_in_flight, found.texts_in_queue, found.device_busy) == (40.0, 0.02, 0.984)
 
 
 def test_the_time_left_counts_dead_letters_as_done() -> None:
@@ -84,6 +89,31 @@ def test_the_time_left_counts_dead_letters_as_done() -> None:
     found = status_of(Ledger(Plan((SOURCE,), 100), (SourceLedger(SOURCE, {0: half}, False),)), JOB, None, NOW)
     assert (found.overall_rate, found.records_expected) == (2.5, 500)
     assert found.seconds_left == pytest.approx(450 / 5)
+
+
+def of_one_shard(**statistics: Any) -> list[str]:
+    one = receipt(0, SOURCE, started_at=NOW - 10, finished_at=NOW, statistics=RequestStatistics(**statistics))
+    return list(
+        lines_of(status_of(Ledger(Plan((SOURCE,), 100), (SourceLedger(SOURCE, {0: one}, True),)), JOB, None, NOW))
+    )
+
+
+def test_the_endpoint_is_shown_by_what_it_had_to_do() -> None:
+    lines = of_one_shard(requests=20, queue_ms=310_000, inference_ms=9_000, flight_ms=640_000, busy_ms=98, slot_ms=100)
+    assert lines[-1] == (
+        "endpoint: 64 texts in flight, 31 waiting in its queue, device busy 98%; 20 requests, 0 repeated"
+    )
+
+
+def test_an_endpoint_that_reports_no_times_is_not_called_idle() -> None:
+    lines = of_one_shard(requests=20, retries=1, flight_ms=640_000, slot_ms=10_000)
+    assert lines[-1] == (
+        "endpoint: 64 texts in flight, times in its queue and its device not reported; 20 requests, 1 repeated"
+    )
+
+
+def test_where_nothing_was_sent_there_is_no_line_of_the_endpoint() -> None:
+    assert not any(line.startswith("endpoint") for line in of_one_shard())
 
 
 def test_requests_and_repeated_ones_are_counts_of_their_own() -> None:

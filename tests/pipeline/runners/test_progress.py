@@ -14,24 +14,83 @@ from transforms.storage.base import FileStat, StorageError
 PACKED = Source("/in/packed.ndjson.gz", "packed", 40, "1.0", compressed=True)
 
 
+def shown(capsys: pytest.CaptureFixture[str]) -> str:
+    """What the bar showed last."""
+    return capsys.readouterr().err.split("\r")[-1].strip()
+
+
 def test_the_bar_counts_the_receipts_that_appear(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = folder(tmp_path)
     put(output, receipt(0))
     seen = set(output.list(output.receipts))
     with Progress(output, seen, bytes_left=150, visible=True):
-        put(output, receipt(1, records=2000), receipt(2, records=500))
-    last = capsys.readouterr().err.split("\r")[-1]
-    assert "100%" in last
-    assert "2500/2500" in last
-    assert "documents/s" in last
+        put(output, receipt(1, records=2000, embedded=2000), receipt(2, records=500, embedded=500))
+    last = shown(capsys)
+    assert last.startswith("100%|")
+    # The receipts are of the seconds 1001 to 1003.
+    assert last.endswith("| 2,500 of 2,500 documents, 1,250 documents/s")
+
+
+class Run:
+    """A run in this process, at a time that is set."""
+
+    def __init__(self, path: Path, bytes_left: int = 200) -> None:
+        self.now = 1000.0
+        self.texts = 70  # of a former run of the process
+        self.output = folder(path)
+        self.progress = Progress(
+            self.output, set(), bytes_left, visible=True, settled=lambda: self.texts, clock=lambda: self.now
+        )
+
+    def look(self, now: float, texts: int) -> None:
+        self.now, self.texts = now, 70 + texts
+        self.progress.look()
+
+
+def test_documents_count_as_soon_as_they_have_their_vectors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run(tmp_path)
+    run.look(1010, 0)
+    assert shown(capsys) == "0 documents"
+    run.look(1011, 0)
+    run.look(1012, 40)
+    assert shown(capsys) == "40 documents, 40 documents/s"
+    # A shard of fifty texts of which one was refused, with thirty more that were not sent, is finished.
+    put(
+        run.output,
+        receipt(
+            0, records=80, embedded=69, sent=49, reused=15, duplicates=5, dead_letters=11,
+            reasons={"rejected_by_endpoint": 1, "missing_text": 10}, started_at=1010.0, finished_at=1013.0,
+        ),
+    )  # fmt: skip
+    run.look(1020, 70)
+    last = shown(capsys)
+    assert last.startswith("62%|")
+    # It makes 80 records of half of the bytes; twenty texts of the other half are settled.
+    assert last.endswith("| 100 of about 160 documents, 8.9 documents/s, 6 s left")
+    run.progress._bar.close()
+
+
+def test_texts_that_were_sent_twice_are_counted_once_in_the_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(tmp_path)
+    with run.progress:
+        run.look(1010, 60)
+        put(run.output, receipt(0, records=50, embedded=50), receipt(1, records=50, embedded=50))
+        run.look(1020, 160)
+        assert "100 of 100 documents" in shown(capsys)
+    assert "100 of 100 documents" in shown(capsys)
 
 
 def test_a_run_that_fails_keeps_what_the_bar_showed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    progress = Progress(folder(tmp_path), set(), 250, visible=True)
-    put(folder(tmp_path), receipt(0))
+    progress = Progress(folder(tmp_path), set(), 250, visible=True, clock=lambda: 1001.0)
     progress.__enter__()
+    put(folder(tmp_path), receipt(0))
+    progress.look()
     progress.__exit__(RuntimeError, RuntimeError("the endpoint is gone"), None)
-    assert "100%" not in capsys.readouterr().err
+    last = shown(capsys)
+    assert last.startswith("38%|")
+    assert "3 of about 8 documents, 3 documents/s" in last
 
 
 class OutOfReach(OutputFolder):
@@ -71,4 +130,4 @@ def test_shards_of_a_compressed_source_count_when_it_ends(tmp_path: Path, capsys
     output = folder(tmp_path)
     with Progress(output, set(), PACKED.size + SOURCE.size, visible=True, compressed={PACKED.path}):
         put(output, receipt(0, PACKED, end=100), receipt(1, PACKED, end=200, last=True), receipt(0))
-    assert "9/9" in capsys.readouterr().err.split("\r")[-1]
+    assert "9 of 9 documents" in shown(capsys)

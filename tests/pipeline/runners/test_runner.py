@@ -101,7 +101,7 @@ def reach(**different: Any) -> tuple[tuple[str, ...], str, tuple[str, ...]]:
 
 
 def test_options_that_beams_validator_refuses_are_wrong_usage() -> None:
-    options = beam_options(["--runner=DataflowRunner", "--job_name=Not a name", "--project=p", "--region=r"])
+    options = beam_options(["--environment_type=PROCESS"])
     with pytest.raises(UsageError, match="Beam refuses these options: "):
         run_pipeline(options, lambda _: None, print)
 

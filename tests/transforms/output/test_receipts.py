@@ -10,47 +10,69 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.shards import JOB, SOURCE, folder, put, receipt
+from tests.shards import JOB, MADE, SOURCE, folder, put, receipt
 from transforms.elements import Reason, RequestStatistics, Shard
-from transforms.output.receipts import Receipt, decode_receipt, encode_receipt, is_done
+from transforms.output.receipts import Provenance, Receipt, decode_receipt, encode_receipt, is_done
 from transforms.storage.api import FileStat, WrittenFile
 
 NAMES = st.text(min_size=1)
 COUNTS = st.integers(0, 1 << 50)
 SECONDS = st.floats(0, 4e9)
-SHARDS = st.from_regex(r"[^/\\\0]{1,20}-[0-9]{5}", fullmatch=True)
-FILES = st.none() | st.builds(WrittenFile, SHARDS, COUNTS, NAMES)
-RECEIPTS = st.builds(
-    Receipt,
-    shard=SHARDS,
-    source=NAMES,
-    index=COUNTS,
-    start=COUNTS,
-    end=st.none() | COUNTS,
-    last=st.booleans(),
-    source_size=COUNTS,
-    source_version=st.text(),
-    records=COUNTS,
-    embedded=COUNTS,
-    dead_letters=COUNTS,
-    reasons=st.dictionaries(st.sampled_from([reason.value for reason in Reason]), COUNTS),
-    started_at=SECONDS,
-    finished_at=SECONDS,
-    output=FILES,
-    dead_letter_output=FILES,
-    statistics=st.builds(
-        RequestStatistics,
-        latency_ms=st.dictionaries(st.integers(1, 1 << 40), st.integers(1, 1 << 40)).map(Counter),
-        **{field.name: COUNTS for field in dataclasses.fields(RequestStatistics) if field.name != "latency_ms"},
-    ),
-    model=NAMES,
-    job=NAMES,
-)
+
+
+@st.composite
+def receipts(draw: st.DrawFn) -> Receipt:
+    index = draw(st.integers(0, 10**6))
+    name = draw(st.from_regex(r"[^/\\\0]{1,20}", fullmatch=True).filter(lambda name: name not in (".", "..")))
+    shard = f"{name}-{index:05d}"
+    output = draw(st.none() | st.builds(WrittenFile, st.just(f"data/{shard}.ndjson"), COUNTS, NAMES))
+    letters = draw(st.none() | st.builds(WrittenFile, st.just(f"dead_letters/{shard}.ndjson"), COUNTS, NAMES))
+    return draw(
+        st.builds(
+            Receipt,
+            shard=st.just(shard),
+            source=NAMES,
+            index=st.just(index),
+            start=COUNTS,
+            end=st.none() | COUNTS,
+            last=st.booleans(),
+            source_size=COUNTS,
+            source_version=st.text(),
+            records=COUNTS,
+            embedded=COUNTS,
+            sent=COUNTS,
+            reused=COUNTS,
+            duplicates=COUNTS,
+            dead_letters=COUNTS,
+            reasons=st.dictionaries(st.sampled_from([reason.value for reason in Reason]), COUNTS),
+            started_at=SECONDS,
+            finished_at=SECONDS,
+            output=st.just(output),
+            dead_letter_output=st.just(letters),
+            statistics=st.builds(
+                RequestStatistics,
+                latency_ms=st.dictionaries(st.integers(1, 1 << 40), st.integers(1, 1 << 40)).map(Counter),
+                **{field.name: COUNTS for field in dataclasses.fields(RequestStatistics) if field.name != "latency_ms"},
+            ),
+            provenance=st.builds(
+                Provenance,
+                space=st.text(max_size=20),
+                settings=st.text(max_size=20),
+                model=NAMES,
+                server_version=NAMES,
+                text_field=NAMES | st.lists(NAMES, min_size=1).map(tuple),
+                embedding_field=NAMES,
+                overlong=st.sampled_from(["truncate", "dead_letter"]),
+            ),
+        )
+    )
+
+
 SHARD = Shard(SOURCE, 1, 100, 200)
 DEAD = WrittenFile("dead_letters/wiki-00001.ndjson", 5, "AAAAAA==")
 
 
-@given(RECEIPTS)
+@given(receipts())
 def test_a_receipt_is_read_as_it_was_written(one: Receipt) -> None:
     assert decode_receipt(encode_receipt(one)) == one
 
@@ -80,7 +102,35 @@ def _without(name: str) -> bytes:
         *map(_without, ["shard", "output", "tokens", "latency_ms"]),
         encode_receipt(receipt()).replace(b'"crc32c"', b'"md5"'),
         encode_receipt(receipt()).replace(b'"16"', b'"x"'),
-        encode_receipt(receipt()).replace(b'"job"', b'"jib"'),
+        encode_receipt(receipt()).replace(b'"space"', b'"spice"'),
+        *(
+            json.dumps(json.loads(encode_receipt(receipt())) | change).encode()
+            for change in (
+                {"shard": "../../wiki-00000"},
+                {"shard": "wiki-00001"},
+                {"shard": "wiki"},
+                {"index": -1},
+                {"index": 10**12},
+                {"embedded": -3},
+                {"embedded": 3.0},
+                {"sent": True},
+                {"records": 1 << 54},
+                {"end": -1},
+                {"tokens": 1 << 60},
+                {"latency_ms": {"-1": 1}},
+                {"latency_ms": {"1": None}},
+                {"reasons": {"nonsense": 1}},
+                {"reasons": {"empty_text": "1"}},
+                {"started_at": -1},
+                {"finished_at": 1e300},
+                {"output": {"path": "_job/job.json", "bytes": 10, "crc32c": "AAAAAA=="}},
+                {"output": {"path": "data/other-00000.ndjson", "bytes": 10, "crc32c": "AAAAAA=="}},
+                {"output": {"path": "data/wiki-00000.ndjson", "bytes": -10, "crc32c": "AAAAAA=="}},
+                {"dead_letter_output": {"path": "data/wiki-00000.ndjson", "bytes": 1, "crc32c": "AAAAAA=="}},
+                {"text_field": [1]},
+                {"settings": "x" * 1000},
+            )
+        ),
     ],
 )
 def test_what_is_no_receipt_is_refused(data: bytes) -> None:
@@ -94,6 +144,8 @@ def test_what_is_no_receipt_is_refused(data: bytes) -> None:
         ({}, True),
         ({"records": 4}, False),
         ({"embedded": 4}, False),
+        ({"sent": 2}, False),
+        ({"sent": 1, "reused": 1, "duplicates": 1}, True),
         ({"records": 4, "dead_letters": 1}, False),
         ({"records": 4, "reasons": {"empty_text": 1}}, False),
         ({"records": 6, "dead_letters": 3, "reasons": {"empty_text": 1, "invalid_json": 2}}, True),
@@ -107,11 +159,11 @@ def test_a_receipt_balances_if_nothing_is_lost(fields: dict[str, Any], balances:
     "change",
     [
         {"shard": "wiki-00002"},
-        {"source": "/in/other.ndjson"},
         {"source_size": 251},
         {"source_version": SOURCE.version + "1"},
         {"start": 101},
-        {"job": "fedcba9876543210"},
+        {"provenance": dataclasses.replace(MADE, space="another")},
+        {"provenance": dataclasses.replace(MADE, settings="another")},
     ],
 )
 def test_a_receipt_is_of_one_shard_one_state_of_its_source_and_one_job(change: dict[str, Any]) -> None:

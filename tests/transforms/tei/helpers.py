@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 
 from transforms.tei.client import TeiClient
+from transforms.tei.formats import embed_json
+from transforms.tei.handshake import EndpointProfile, ServerInfo
 from transforms.tei.settings import EndpointSettings, ModelIdentity
 from transforms.tei.tasks import Embeddings
+from transforms.tei.vector_space import PROBE_TEXTS, VectorSpace
 
 from .server import DIMENSIONS, Asked, Says, Script, ScriptedTei, vector_of
 
@@ -60,3 +63,32 @@ def when(condition: Callable[[Asked], bool], says: Says, times: int = 10**9) -> 
 def bodies(tei: ScriptedTei) -> list[dict[str, Any]]:
     """Return the requests for vectors of documents."""
     return [asked.json for asked in tei.asked if asked.documents]
+
+
+class Clock:
+    """A clock that stands until it is set."""
+
+    def __init__(self, now: float = 100.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def profile(url: str = "http://tei", seconds_per_text: float = 0.0, **info: Any) -> EndpointProfile:
+    """Return what a handshake with a scripted server would have found."""
+    limits = {"max_concurrent_requests": 512, "max_client_batch_size": 32, **info}
+    server = ServerInfo(
+        model_id="hash",
+        model_sha=None,
+        model_dtype="float32",
+        pooling="mean",
+        model_type="embedding",
+        max_input_length=512,
+        max_batch_tokens=None,
+        auto_truncate=True,
+        version="1.9.3",
+        **limits,
+    )
+    space = VectorSpace.of(np.stack([vector_of(text) for text in PROBE_TEXTS]))
+    return EndpointProfile(url, server, space, 9, seconds_per_text, embed_json(EndpointSettings((url,))), "a test's")

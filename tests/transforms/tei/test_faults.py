@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
 
 import numpy as np
-import orjson
 import pytest
-import requests
 
+from tests.tei_simulator.clients import Simulator
 from tests.tei_simulator.hash_model import expected_vectors
 from tests.tei_simulator.process import TeiSimulator
-from transforms.elements import Reason, Vectors
+from transforms.elements import Reason
 from transforms.tei.client import TeiClient
-from transforms.tei.errors import ModelChanged, PairingBroken
 from transforms.tei.settings import EndpointSettings
 from transforms.tei.tasks import Embeddings
 
@@ -34,7 +31,6 @@ FAULTS: dict[str, dict[str, Any]] = {
     "end_early": {"end_early": 0.2},
     "hang": {"hang": 0.05},
     "short_reply": {"short_reply": 0.1},
-    "wrong_dimensions": {"wrong_dimensions": 0.1},
     "drip": {"drip": 0.05},
     "null_rows": {"null_rows": 0.02},
     "null_marker": {"null_marker": "NULLS"},
@@ -50,25 +46,14 @@ MARKERS = {
 PAIRS = [random.Random(seed).sample(sorted(FAULTS), 2) for seed in range(12)]
 
 
-class Simulator:
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-    def set(self, **faults: Any) -> None:
-        reply = requests.post(f"{self.url}/simulator/faults", data=orjson.dumps(faults), timeout=10)
-        assert reply.status_code == 200, reply.text
-        requests.post(f"{self.url}/simulator/statistics", timeout=10)
-
-    def statistics(self) -> dict[str, Any]:
-        told: dict[str, Any] = requests.get(f"{self.url}/simulator/statistics", timeout=10).json()
-        return told
-
-    def vectors(self, texts: list[str]) -> Vectors:
-        return expected_vectors(texts)
-
-
 def simulated(*arguments: str) -> TeiSimulator:
-    return TeiSimulator(["--max_client_batch_size", "16", *arguments])
+    return TeiSimulator(["--max_client_batch_size", "17", *arguments])
+
+
+def reset(simulator: Simulator, **faults: object) -> None:
+    """Replace the faults and start the counts again."""
+    simulator.set_faults(**faults)
+    simulator.reset_statistics()
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +65,7 @@ def simulator() -> Iterator[Simulator]:
 @pytest.fixture
 def client(simulator: Simulator) -> Iterator[TeiClient]:
     settings = EndpointSettings(urls=(simulator.url,), request_timeout=0.5, give_up_after=20)
-    client = TeiClient(settings, pace=0.02, rng=random.Random(1), canary_every=5)
+    client = TeiClient(settings, pace=0.02, rng=random.Random(1))
     yield client
     client.close()
 
@@ -95,7 +80,7 @@ def corpus(names: list[str], seed: int) -> list[str]:
     return texts
 
 
-def check(simulator: Simulator, texts: list[str], names: list[str], embeddings: Embeddings) -> None:
+def check(texts: list[str], names: list[str], embeddings: Embeddings) -> None:
     bad = {
         index: {MARKERS[name][1] for name in names if name in MARKERS and MARKERS[name][0] in text}
         for index, text in enumerate(texts)
@@ -103,24 +88,24 @@ def check(simulator: Simulator, texts: list[str], names: list[str], embeddings: 
     assert {index for index, reasons in bad.items() if reasons} == set(embeddings.rejections)
     assert all(rejection.reason in bad[index] for index, rejection in embeddings.rejections.items())
     good = [index for index, reasons in bad.items() if not reasons]
-    expected = simulator.vectors([texts[index] for index in good])
+    expected = expected_vectors([texts[index] for index in good])
     np.testing.assert_array_equal(embeddings.vectors[good], expected)
     assert not embeddings.vectors[sorted(embeddings.rejections)].any()
 
 
 def run(simulator: Simulator, client: TeiClient, names: list[str], seed: int) -> Embeddings:
-    simulator.set()
+    reset(simulator)
     client.probe()
     faults: dict[str, Any] = {"seed": seed}
     for name in names:
         faults |= FAULTS[name]
-    simulator.set(**faults)
+    reset(simulator, **faults)
     texts = corpus(names, seed)
     try:
         embeddings = client.submit(texts).result()
     finally:
-        simulator.set()
-    check(simulator, texts, names, embeddings)
+        reset(simulator)
+    check(texts, names, embeddings)
     return embeddings
 
 
@@ -138,48 +123,15 @@ def test_two_faults_cost_no_text_that_is_good(
 
 
 def test_a_healthy_endpoint_is_asked_once_for_each_text(simulator: Simulator, client: TeiClient) -> None:
-    simulator.set()
+    reset(simulator)
     client.probe()
-    simulator.set()
+    reset(simulator)
     texts = corpus([], 1)
     embeddings = client.submit(texts).result()
-    check(simulator, texts, [], embeddings)
+    check(texts, [], embeddings)
     assert embeddings.statistics.retries == 0
-    canaries = simulator.statistics()["texts"] - TEXTS
-    assert canaries == math.ceil(embeddings.statistics.requests / 5)
-
-
-def test_another_model_in_mid_run_stops_it(simulator: Simulator, client: TeiClient) -> None:
-    simulator.set()
-    client.submit(corpus([], 1)).result()
-    simulator.set(model_seed=1, script=["crash"], crash_seconds=0.1)
-    try:
-        with pytest.raises(ModelChanged, match="sha"):
-            client.submit(corpus([], 2)).result()
-    finally:
-        simulator.set()
-
-
-def test_another_model_is_noticed_without_any_failure(simulator: Simulator, client: TeiClient) -> None:
-    simulator.set()
-    client.submit(corpus([], 1)).result()
-    simulator.set(model_seed=1)
-    try:
-        with pytest.raises(ModelChanged, match="sha"):
-            client.submit(corpus([], 2)).result()
-    finally:
-        simulator.set()
-
-
-def test_rows_in_each_others_places_stop_the_run(simulator: Simulator, client: TeiClient) -> None:
-    simulator.set()
-    client.probe()
-    simulator.set(permuted=1.0)
-    try:
-        with pytest.raises(PairingBroken, match="cannot be trusted"):
-            client.submit(corpus([], 3)).result()
-    finally:
-        simulator.set()
+    assert embeddings.statistics.requests == TEXTS / 16
+    assert simulator.statistics()["texts"] == TEXTS + embeddings.statistics.requests  # a canary each
 
 
 def submit_all(client: TeiClient, shards: list[list[str]]) -> list[Callable[[], Embeddings]]:
@@ -187,17 +139,17 @@ def submit_all(client: TeiClient, shards: list[list[str]]) -> list[Callable[[], 
 
 
 def test_several_shards_at_once_keep_their_own(simulator: Simulator, client: TeiClient) -> None:
-    simulator.set()
+    reset(simulator)
     client.probe()
-    simulator.set(reset=0.05, null_rows=0.01, reject=0.1)
+    reset(simulator, reset=0.05, null_rows=0.01, reject=0.1)
     shards = [corpus([], seed)[: 1 + seed * 37] for seed in range(8)]
     try:
         results = [result() for result in submit_all(client, shards)]
     finally:
-        simulator.set()
+        reset(simulator)
     for shard, embeddings in zip(shards, results, strict=True):
         assert not embeddings.rejections
-        np.testing.assert_array_equal(embeddings.vectors, simulator.vectors(shard))
+        np.testing.assert_array_equal(embeddings.vectors, expected_vectors(shard))
 
 
 def test_the_older_generation_says_413_and_lets_batches_wait() -> None:
@@ -213,11 +165,11 @@ def test_several_clients_of_one_small_server_get_all_their_texts() -> None:
     with simulated("--max_concurrent_requests", "48") as tei:
         small = Simulator(tei.url)
         crowd = [TeiClient(EndpointSettings(urls=(tei.url,)), pace=0.05) for _ in range(4)]
-        small.set(batch_seconds=0.005)
+        small.set_faults(batch_seconds=0.005)
         shards = [corpus([], seed) for seed in range(4)]
         pending = [client.submit(shard) for client, shard in zip(crowd, shards, strict=True)]
         results = [each.result() for each in pending]
         for client, shard, embeddings in zip(crowd, shards, results, strict=True):
             client.close()
-            check(small, shard, [], embeddings)
+            check(shard, [], embeddings)
         assert small.statistics()["rejected"] > 0

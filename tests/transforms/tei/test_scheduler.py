@@ -1,76 +1,51 @@
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import random
 import threading
-import time
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from transforms.tei.endpoint import Backoff
-from transforms.tei.handshake import ServerInfo
-from transforms.tei.scheduler import Assignment, Endpoint, Outcome, Scheduler
+from transforms.tei.endpoint import Backoff, Endpoint
+from transforms.tei.scheduler import Assignment, Outcome, Scheduler
 from transforms.tei.tasks import Job, Task
+from transforms.tei.transport import Reply
 
-INFO = ServerInfo(
-    model_id="hash",
-    model_sha=None,
-    model_dtype="float32",
-    pooling="mean",
-    model_type="embedding",
-    max_concurrent_requests=64,
-    max_input_length=512,
-    max_batch_tokens=None,
-    max_client_batch_size=32,
-    auto_truncate=True,
-    version="1.9.3",
-)
+from .helpers import Clock, profile
+
+PERMITS, BATCH = 64, 32
+REPLY = Reply(200, {"x-queue-time": "20", "x-inference-time": "10"}, b"", 0.1)
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+def endpoint(url: str = "http://tei", batch: int = BATCH, permits: int = PERMITS) -> Endpoint:
+    one = Endpoint(url, Backoff(random.Random(0)))
+    one.adopt(profile(url, max_concurrent_requests=permits, max_client_batch_size=batch))
+    return one
 
 
-def endpoint(url: str = "http://tei") -> Endpoint:
-    return Endpoint(url, INFO, None, Backoff(random.Random(0)))
-
-
-@pytest.mark.parametrize(
-    ("max_in_flight", "processes", "first", "ceiling"),
-    [
-        (None, 1, 512, 512),
-        (None, 4, 128, 512),
-        (None, 100, 32, 512),  # never less than a batch
-        (200, 4, 128, 200),
-        (100, 4, 100, 100),
-        (8, 100, 8, 8),
-    ],
-)
-def test_a_process_starts_with_its_share(max_in_flight: int | None, processes: int, first: int, ceiling: int) -> None:
-    info = dataclasses.replace(INFO, max_concurrent_requests=512)
-    budget = Endpoint("http://tei", info, max_in_flight, Backoff(random.Random(0)), processes).budget
-    assert (budget.limit, budget.ceiling) == (first, ceiling)
-
-
-def scheduler(*endpoints: Endpoint) -> tuple[Scheduler, Clock]:
+def scheduler(*endpoints: Endpoint, max_in_flight: int | None = None) -> tuple[Scheduler, Clock]:
     clock = Clock()
-    return Scheduler(endpoints or (endpoint(),), random.Random(0), clock), clock
+    return Scheduler(endpoints or (endpoint(),), random.Random(0), None, clock, max_in_flight), clock
 
 
-def task(job: int = 0, place: int = 0, texts: int = 32, canary: bool = False) -> Task:
-    return Task(Job(job, ["text"] * texts, 4), range(texts), place, canary)
+def task(job: int = 0, sequence: int = 0, texts: int = BATCH - 1) -> Task:
+    return Task(Job(job, ["text"] * texts, 4), range(texts), sequence)
 
 
 def take(of: Scheduler) -> Assignment:
-    assignment = of.take()
+    assignment = of.take_now()
     assert assignment is not None
     return assignment
+
+
+def fail(ours: Scheduler, one: Endpoint, clock: Clock, times: int = 2) -> None:
+    """Let so many requests to an endpoint fail, one after the other."""
+    for _ in range(times):
+        clock.now += 1
+        one.breaker.record_failure(clock.now, clock.now)
 
 
 def test_the_earliest_shard_and_its_first_task_go_first() -> None:
@@ -82,7 +57,7 @@ def test_the_earliest_shard_and_its_first_task_go_first() -> None:
 
 def test_what_is_done_again_goes_before_what_came_later() -> None:
     ours, _ = scheduler()
-    ours.put([task(0, 0), task(0, 1), task(0, 2)])
+    ours.put([task(0, sequence, 4) for sequence in range(3)])
     first = take(ours)
     ours.settle(first, Outcome.OBJECTED, first.task.halves())
     assert [take(ours).task.sequence for _ in range(3)] == [0, 0, 1]
@@ -93,49 +68,69 @@ def test_what_is_to_wait_waits() -> None:
     ours.put([task(0, 0, 1)], delay=5)
     ours.put([task(1, 0, 1)])
     assert take(ours).task.job.number == 1
+    assert ours.take_now() is None
     clock.now += 5
     assert take(ours).task.job.number == 0
 
 
-def test_a_batch_is_cut_to_what_may_be_in_flight() -> None:
+def test_a_task_is_cut_to_what_a_request_may_hold_and_evenly() -> None:
     one = endpoint()
     ours, _ = scheduler(one)
-    for second in range(20):
-        one.budget.refused(second, second + 0.5)
-    assert one.budget.limit == 1
-    ours.put([task(texts=4, canary=True)])
-    sizes = []
-    for _ in range(4):
-        assignment = take(ours)
-        sizes.append(assignment.task.size)
-        assert one.budget.in_flight == 1
-        ours.settle(assignment, Outcome.OBJECTED)
-    assert sizes == [1, 1, 1, 1]
+    ours.limit_batch(one, 20)
+    ours.put([task(texts=32)])
+    assert [len(take(ours).task.indices) for _ in range(2)] == [16, 16]  # and a canary each: not 19 and 13
 
 
-def test_a_known_sentence_counts_as_a_text() -> None:
+def test_the_canary_counts_as_a_text_in_flight() -> None:
     one = endpoint()
     ours, _ = scheduler(one)
-    ours.put([task(texts=31, canary=True)])
+    ours.put([task(texts=31)])
     assignment = take(ours)
-    assert one.budget.in_flight == 32
-    ours.settle(assignment, Outcome.ANSWERED)
-    assert one.budget.in_flight == 0
+    assert (assignment.texts, one.limit.in_flight, one.requests) == (32, 32, 1)
+    ours.settle(assignment, Outcome.ANSWERED, reply=REPLY)
+    assert (one.limit.in_flight, one.requests) == (0, 0)
 
 
-@pytest.mark.parametrize("ending", list(Outcome))
-def test_room_is_given_back_however_a_request_ends(ending: Outcome) -> None:
-    one = endpoint()
+def test_where_texts_go_one_by_one_a_task_stays_whole_and_one_text_is_in_flight() -> None:
+    one = endpoint(batch=1)
+    ours, _ = scheduler(one)
+    ours.put([task(texts=100)])
+    assignment = take(ours)
+    assert (len(assignment.task.indices), assignment.texts) == (100, 1)
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+@pytest.mark.parametrize("known", [True, False])
+def test_room_is_given_back_however_a_request_ends(outcome: Outcome, known: bool) -> None:
+    one = endpoint() if known else Endpoint("http://tei", Backoff(random.Random(0)))
     ours, _ = scheduler(one)
     ours.put([task()])
-    ours.settle(take(ours), ending)
-    assert one.budget.in_flight == 0
+    ours.settle(take(ours), outcome)
+    assert (one.limit.in_flight, one.requests) == (0, 0)
+
+
+def test_a_task_without_room_is_not_handed_out() -> None:
+    ours, _ = scheduler(endpoint(permits=32))
+    ours.put([task(0, sequence) for sequence in range(2)])
+    first = take(ours)
+    assert ours.take_now() is None
+    ours.settle(first, Outcome.ANSWERED, reply=REPLY)
+    assert take(ours).task.sequence == 1
+
+
+def test_what_may_be_in_flight_on_all_endpoints_together_is_kept() -> None:
+    ones = [endpoint(f"http://{number}") for number in range(3)]
+    ours, _ = scheduler(*ones, max_in_flight=40)
+    ours.put([task(0, sequence, 7) for sequence in range(20)])
+    under_way = [each for each in (ours.take_now() for _ in range(20)) if each is not None]
+    assert sum(one.limit.in_flight for one in ones) == 40 == 8 * len(under_way)
+    assert ours.limit == 40
 
 
 def test_the_less_loaded_endpoint_is_chosen() -> None:
     one, two = endpoint("http://one"), endpoint("http://two")
     ours, _ = scheduler(one, two)
-    ours.put([task(0, place) for place in range(4)])
+    ours.put([task(0, sequence) for sequence in range(4)])
     chosen = [take(ours).endpoint.url for _ in range(4)]
     assert sorted(chosen) == ["http://one"] * 2 + ["http://two"] * 2
     assert chosen[0] != chosen[1]
@@ -144,131 +139,140 @@ def test_the_less_loaded_endpoint_is_chosen() -> None:
 def test_an_endpoint_that_fails_again_rests_while_others_work() -> None:
     one, two = endpoint("http://one"), endpoint("http://two")
     ours, clock = scheduler(one, two)
-    for _ in range(2):
-        clock.now += 1
-        one.health.failed(clock.now, clock.now)
-    ours.put([task(0, place, 1) for place in range(10)])
+    fail(ours, one, clock)
+    ours.put([task(0, sequence, 1) for sequence in range(10)])
     assert {take(ours).endpoint.url for _ in range(10)} == {"http://two"}
 
 
-def test_a_failure_ends_what_was_known_of_the_model() -> None:
+def test_an_endpoint_that_was_away_needs_a_handshake_before_anything_else() -> None:
     one = endpoint()
-    ours, _ = scheduler(one)
-    ours.verified(one, INFO, ours.generation(one))
-    assert one.verified
-    ours.put([task(), task()])
-    first, second = take(ours), take(ours)
-    ours.settle(first, Outcome.FAILED)
-    generation = ours.generation(one)
-    ours.settle(second, Outcome.FAILED)
-    ours.verified(one, INFO, generation)
-    assert not one.verified  # it has failed again since that check began
+    ours, clock = scheduler(one)
+    ours.put([task(0, sequence, 1) for sequence in range(5)])
+    for _ in range(2):
+        clock.now += 1
+        assignment = take(ours)
+        ours.settle(assignment, Outcome.FAILED, [assignment.task])
+    assert ours.take_now() is None  # it rests
+    clock.now = one.breaker.quiet_until
+    handshake = take(ours)
+    assert handshake.profile is None
+    assert ours.take_now() is None  # one at a time
+    ours.adopt(one, profile())
+    ours.settle(handshake, Outcome.UNSENT, [handshake.task])
+    assert take(ours).profile is not None
 
 
-@pytest.mark.parametrize("ending", [Outcome.REFUSED, Outcome.FAILED])
-def test_the_silence_that_a_server_wants_is_kept_and_counted(ending: Outcome) -> None:
+def test_timeouts_while_others_succeed_do_not_take_an_endpoint_away() -> None:
+    one = endpoint()
+    ours, clock = scheduler(one)
+    ours.put([task(0, sequence, 1) for sequence in range(12)])
+    for _ in range(5):
+        slow, fast = take(ours), take(ours)
+        clock.now += 30
+        ours.settle(fast, Outcome.ANSWERED, reply=REPLY)
+        clock.now += 30
+        ours.settle(slow, Outcome.TIMED_OUT)
+    assert one.profile is not None
+
+
+@pytest.mark.parametrize("outcome", [Outcome.REFUSED, Outcome.FAILED])
+def test_the_silence_that_a_server_wants_is_kept_and_counted(outcome: Outcome) -> None:
     ours, clock = scheduler()
     one = task(0, 0, 1)
     ours.put([one])
-    assignment = take(ours)
-    ours.settle(assignment, ending, [one], retry_after=7)
-    clock.now += 7
-    ours.settle(take(ours), Outcome.ANSWERED)
+    ours.settle(take(ours), outcome, [one], retry_after=7)
+    clock.now += 6.9
+    assert ours.take_now() is None
+    clock.now += 0.1
+    ours.settle(take(ours), Outcome.ANSWERED, reply=REPLY)
     one.job.store([0], np.ones((1, 4), np.float32))
     assert one.job.result().statistics.throttled_ms == 7000
 
 
-def test_a_task_without_room_is_not_handed_out() -> None:
-    looks, third_look = itertools.count(1), threading.Event()
-
-    def clock() -> float:
-        if next(looks) == 3:
-            third_look.set()
-        return 0.0
-
-    ours = Scheduler([endpoint()], random.Random(0), clock)
-    ours.put([task(0, place) for place in range(3)])
-    seen: list[Assignment | None] = []
-    thread = threading.Thread(target=lambda: seen.extend(ours.take() for _ in range(3)))
-    thread.start()
-    assert third_look.wait(5)
-    ours.stop()
-    thread.join(5)
-    assert [each is None for each in seen] == [False, False, True]
+# --- worker threads ---------------------------------------------------------------------------------------------------
 
 
-def test_a_task_that_is_too_large_is_cut_evenly() -> None:
-    one = endpoint()
-    ours, _ = scheduler(one)
-    ours.limit_batch(one, 20)
-    ours.put([task(texts=32)])
-    assert [take(ours).task.size for _ in range(2)] == [16, 16]
+class Workers:
+    """A scheduler whose workers report what they took and wait to be told how it ends."""
+
+    def __init__(self, *endpoints: Endpoint) -> None:
+        self.taken: list[Assignment] = []
+        self.changed = threading.Condition()
+        self.ends: dict[int, tuple[Outcome, Sequence[Task], dict[str, float]]] = {}
+        self.ours = Scheduler(endpoints, random.Random(0), self.work)
+
+    def work(self, assignment: Assignment) -> None:
+        with self.changed:
+            self.taken.append(assignment)
+            self.changed.notify_all()
+            assert self.changed.wait_for(lambda: id(assignment) in self.ends, 10)
+            outcome, again, options = self.ends.pop(id(assignment))
+        self.ours.settle(assignment, outcome, again, **options)  # type: ignore[arg-type]
+
+    def wait_for(self, number: int) -> Assignment:
+        """Return the assignment that was taken as so-manyth, from 1 on."""
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self.taken) >= number, 10)
+            return self.taken[number - 1]
+
+    def end(self, assignment: Assignment, outcome: Outcome, again: Sequence[Task] = (), **options: float) -> None:
+        with self.changed:
+            self.ends[id(assignment)] = outcome, again, options
+            self.changed.notify_all()
 
 
-class Takers:
-    """A scheduler of two endpoints, all of whose room is taken, and a thread that waits to take."""
+def test_a_worker_is_there_for_each_request_that_may_go_out_and_no_more() -> None:
+    workers = Workers(endpoint())
+    workers.ours.put([task(0, sequence) for sequence in range(10)])
+    for number in (1, 2):
+        workers.wait_for(number)
+    assert len(workers.taken) == 2  # two requests are all that is permitted
+    for number in range(1, 11):
+        workers.end(workers.wait_for(number), Outcome.ANSWERED)
+    assert len({assignment.task.sequence for assignment in workers.taken}) == 10
+    workers.ours.stop()
+    assert workers.ours.join(5)
 
-    def __init__(self) -> None:
-        self._stopped_at: float | None = time.monotonic()
-        looked = threading.Event()
 
-        def clock() -> float:
-            if threading.current_thread() is self.thread:
-                looked.set()
-            return self._stopped_at or time.monotonic()
-
-        self.seen: list[Assignment | None] = []
-        self.thread = threading.Thread(target=lambda: self.seen.append(self.ours.take()), daemon=True)
-        self.well, self.ill = endpoint("http://well"), endpoint("http://ill")
-        self.ours = Scheduler([self.well, self.ill], random.Random(0), clock)
-        self.ours.put([task(0, place) for place in range(6)])
-        self.under_way = [take(self.ours) for _ in range(4)]
-        self.thread.start()
-        assert looked.wait(5)
-
-    def one_at(self, where: Endpoint) -> Assignment:
-        return next(each for each in self.under_way if each.endpoint is where)
-
-    def see_what_the_thread_takes(self) -> Assignment | None:
-        """Let the time go on, and wait for the thread; this one takes nothing more, as if it were busy."""
-        self._stopped_at = None
-        self.thread.join(5)
-        self.ours.stop()
-        return self.seen[0] if self.seen else None
+def test_no_number_of_endpoints_runs_out_of_workers() -> None:
+    ones = [endpoint(f"http://{number}") for number in range(100)]
+    workers = Workers(*ones)
+    workers.ours.put([task(0, sequence) for sequence in range(400)])
+    under_way = [workers.wait_for(number) for number in range(1, 201)]
+    assert {each.endpoint.url for each in under_way} == {one.url for one in ones}
+    for each in under_way:
+        workers.end(each, Outcome.UNSENT)
+    workers.ours.stop()
 
 
 def test_somebody_waits_for_the_end_of_a_silence_while_the_others_are_busy() -> None:
-    takers = Takers()
-    for assignment in takers.under_way:
-        if assignment.endpoint is takers.ill:
-            takers.ours.settle(assignment, Outcome.FAILED, retry_after=0.2)
-    takers.ours.settle(takers.one_at(takers.well), Outcome.ANSWERED)
-    assert take(takers.ours).endpoint is takers.well
-    taken = takers.see_what_the_thread_takes()
-    assert taken is not None
-    assert taken.endpoint is takers.ill
+    well, ill = endpoint("http://well", permits=32), endpoint("http://ill", permits=32)
+    workers = Workers(well, ill)
+    workers.ours.put([task(0, sequence) for sequence in range(6)])
+    first = {workers.wait_for(number).endpoint.url: workers.taken[number - 1] for number in (1, 2)}
+    workers.end(first["http://ill"], Outcome.FAILED, retry_after=0.2)
+    workers.end(first["http://well"], Outcome.ANSWERED)
+    third = workers.wait_for(3)
+    assert third.endpoint is well  # and its worker is busy from now on
+    assert workers.wait_for(4).endpoint is ill
+    for each in workers.taken[2:]:
+        workers.end(each, Outcome.UNSENT)
+    workers.ours.stop()
 
 
 def test_somebody_waits_for_what_is_to_be_sent_later_while_the_others_are_busy() -> None:
-    takers = Takers()
-    for _ in range(2):  # what is ready goes to this thread
-        takers.ours.settle(takers.under_way.pop(), Outcome.ANSWERED)
-        take(takers.ours)
-    takers.ours.settle(takers.under_way.pop(), Outcome.OBJECTED, [now := task(0, 8)])
-    takers.ours.settle(takers.under_way.pop(), Outcome.UNSENT, [later := task(0, 9)], delay=0.2)
-    assert take(takers.ours).task is now
-    taken = takers.see_what_the_thread_takes()
-    assert taken is not None
-    assert taken.task is later
+    workers = Workers(endpoint())
+    workers.ours.put([task(0, 0), task(0, 1)])
+    first, second = workers.wait_for(1), workers.wait_for(2)
+    later = task(0, 9)
+    workers.end(second, Outcome.UNSENT, [later], delay=0.2)
+    assert workers.wait_for(3).task is later
+    for each in (first, workers.taken[2]):
+        workers.end(each, Outcome.UNSENT)
+    workers.ours.stop()
 
 
-def test_a_server_that_permits_more_gives_each_process_more() -> None:
-    one = Endpoint("http://tei", INFO, None, Backoff(random.Random(0)), processes=2)
-    one.adopt(dataclasses.replace(INFO, max_concurrent_requests=512))
-    assert (one.budget.ceiling, one.budget.share) == (512, 256)
-
-
-def test_threads_that_wait_are_sent_home() -> None:
+def test_stopping_ends_the_workers_that_wait_and_hands_out_no_more() -> None:
     ours, _ = scheduler()
     seen: list[Assignment | None] = []
     thread = threading.Thread(target=lambda: seen.append(ours.take()))
@@ -278,16 +282,52 @@ def test_threads_that_wait_are_sent_home() -> None:
     assert seen == [None]
     ours.put([task()])
     assert ours.take() is None
+    assert ours.take_now() is None
 
 
-@pytest.mark.parametrize("canary", [False, True])
-@pytest.mark.parametrize("size", range(1, 12))
-def test_dividing_and_halving_lose_no_text(size: int, canary: bool) -> None:
-    whole = task(texts=9, canary=canary)
-    parts = whole.divided(size)
-    assert [index for part in parts for index in part.indices] == list(range(9))
-    assert all(part.size <= size for part in parts)
-    assert sum(part.canary for part in parts) == (canary and size > 1)
-    halves = whole.halves()
-    assert [index for part in halves for index in part.indices] == list(range(9))
-    assert not any(part.canary for part in halves)
+@given(
+    st.lists(st.tuples(st.integers(1, 70), st.integers(0, 3)), min_size=1, max_size=8),
+    st.randoms(use_true_random=False),
+)
+def test_every_text_is_sent_until_it_is_answered_and_room_never_leaks(
+    shards: list[tuple[int, int]], rng: random.Random
+) -> None:
+    """Whatever happens to requests, no text is lost or done twice, and nothing stays counted as in flight."""
+    ones = [endpoint("http://one", permits=40), Endpoint("http://two", Backoff(random.Random(0)))]
+    clock = Clock()
+    ours = Scheduler(ones, rng, None, clock)
+    jobs = [Job(number, ["text"] * texts, 1) for number, (texts, _) in enumerate(shards)]
+    for job, (_, delay) in zip(jobs, shards, strict=True):
+        ours.put([Task(job, range(len(job.texts)), 0)], delay)
+    under_way: list[Assignment] = []
+    for _ in range(20_000):
+        assignment = ours.take_now()
+        if assignment is not None:
+            under_way.append(assignment)
+        if under_way and (assignment is None or rng.random() < 0.5):
+            settle_somehow(ours, under_way.pop(rng.randrange(len(under_way))), rng)
+        elif assignment is None:
+            if all(job.done for job in jobs):
+                break
+            clock.now += 1
+        assert all(one.limit.in_flight >= 0 and one.requests >= 0 for one in ones)
+        assert ones[0].limit.in_flight <= 40
+    assert not under_way
+    assert all(job.settled == texts for job, (texts, _) in zip(jobs, shards, strict=True))
+    assert all((one.limit.in_flight, one.requests) == (0, 0) for one in ones)
+
+
+def settle_somehow(ours: Scheduler, assignment: Assignment, rng: random.Random) -> None:
+    task, outcome = assignment.task, rng.choice([Outcome.ANSWERED, Outcome.ANSWERED, *Outcome])
+    if assignment.profile is None:
+        if outcome is Outcome.ANSWERED:
+            ours.adopt(assignment.endpoint, profile())
+            outcome = Outcome.UNSENT
+        ours.settle(assignment, outcome, [task])
+    elif outcome is Outcome.ANSWERED:
+        ours.settle(assignment, outcome, reply=REPLY)
+        task.job.store(task.indices, np.ones((len(task.indices), 1), np.float32))
+    elif outcome is Outcome.OBJECTED and not task.alone:
+        ours.settle(assignment, outcome, task.halves())
+    else:
+        ours.settle(assignment, outcome, [task], delay=rng.choice([0, 0.5]), retry_after=rng.choice([None, 2]))

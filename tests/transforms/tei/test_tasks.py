@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from transforms.elements import Reason
+from transforms.tei.errors import EndpointUnreachable
+from transforms.tei.tasks import Job, Rejection, Task, cut
+from transforms.tei.transport import Reply
+
+TEXTS = st.lists(st.text(max_size=30), max_size=60)
+REJECTION = Rejection(Reason.OVERLONG_TEXT, "too long", 422, 3)
+
+
+@given(TEXTS, st.integers(1, 9), st.integers(1, 60))
+def test_every_text_is_in_one_request_within_the_limits(texts: list[str], most: int, characters: int) -> None:
+    requests = list(cut(texts, most, characters))
+    assert sorted(index for request in requests for index in request) == list(range(len(texts)))
+    for request in requests:
+        assert 1 <= len(request) <= most
+        assert sum(len(texts[index]) for index in request) <= characters or len(request) == 1
+
+
+@given(TEXTS, st.integers(1, 9))
+def test_the_longest_texts_go_first_and_together(texts: list[str], most: int) -> None:
+    lengths = [len(texts[index]) for request in cut(texts, most, 10**9) for index in request]
+    assert lengths == sorted(lengths, reverse=True)
+
+
+@given(TEXTS, st.integers(1, 9), st.data())
+def test_only_what_is_kept_is_cut(texts: list[str], most: int, data: st.DataObject) -> None:
+    kept = data.draw(st.lists(st.sampled_from(range(len(texts))), unique=True)) if texts else []
+    assert sorted(index for request in cut(texts, most, 10**9, kept) for index in request) == sorted(kept)
+
+
+@pytest.mark.parametrize("count", range(2, 12))
+def test_halving_loses_no_text(count: int) -> None:
+    whole = Task(Job(0, ["text"] * count, 4), range(count), 7, waits=3, blames=2)
+    halves = whole.halves(1)
+    assert [index for half in halves for index in half.indices] == list(range(count))
+    assert [(half.sequence, half.waits, half.blames) for half in halves] == [(7, 0, 1)] * 2
+
+
+def test_a_single_text_is_alone() -> None:
+    job = Job(0, ["text"] * 2, 4)
+    assert Task(job, [1], 0).alone
+    assert not Task(job, [0, 1], 0).alone
+
+
+def test_a_job_is_done_when_every_text_has_its_vector_or_its_rejection() -> None:
+    job = Job(0, ["a", "b", "c"], 2)
+    job.store([2, 0], np.array([[1, 2], [3, 4]], np.float32))
+    assert (job.done, job.settled) == (False, 2)
+    vectors, rejected = job.vectors_so_far()
+    np.testing.assert_array_equal(vectors, [[3, 4], [0, 0], [1, 2]])
+    assert not rejected
+    job.reject(1, REJECTION)
+    assert (job.done, job.settled) == (True, 3)
+    assert job.vectors_so_far()[1] == {1}
+    embeddings = job.result()
+    assert embeddings.rejections == {1: REJECTION}
+    np.testing.assert_array_equal(embeddings.vectors, [[3, 4], [0, 0], [1, 2]])
+
+
+def test_a_job_without_texts_is_done_at_once() -> None:
+    assert Job(0, [], 4).result().vectors.shape == (0, 4)
+
+
+def test_a_failure_ends_a_job_once_and_not_one_that_is_done() -> None:
+    job, done = Job(0, ["a"], 2), Job(1, ["a"], 2)
+    done.store([0], np.ones((1, 2), np.float32))
+    for each in (job, done):
+        each.fail(EndpointUnreachable("gone"))
+        each.fail(ValueError("later"))
+    assert done.result().vectors.any()
+    failures = []
+    for _ in range(2):
+        with pytest.raises(EndpointUnreachable, match="gone") as raised:
+            job.result()
+        failures.append(raised.value)
+    assert failures[0] is not failures[1]  # a traceback belongs to one raise
+
+
+def test_whoever_waits_for_a_job_gets_its_failure() -> None:
+    job = Job(0, ["a"], 2)
+    seen: list[BaseException] = []
+
+    def wait() -> None:
+        with pytest.raises(EndpointUnreachable) as raised:
+            job.result()
+        seen.append(raised.value)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    job.fail(EndpointUnreachable("gone"))
+    thread.join(5)
+    assert len(seen) == 1
+
+
+def reply_of(queue: str, inference: str, tokens: str, seconds: float) -> Reply:
+    headers = {"x-queue-time": queue, "x-inference-time": inference, "x-compute-tokens": tokens}
+    return Reply(200, headers, b"", seconds)
+
+
+def count(job: Job, reply: Reply, texts: int, requests: int = 1, max_tokens: int = 512) -> None:
+    job.count_exchange(reply, texts, canary_tokens=9, max_tokens=max_tokens, requests_in_flight=requests)
+
+
+def test_a_requests_statistics_are_its_texts_without_the_canary() -> None:
+    job = Job(0, ["text"] * 31, 4)
+    count(job, reply_of("30", "10", "319", 0.05), 31, requests=2)
+    job.count_retries(3)
+    job.count_throttled(1.5)
+    job.store(range(31), np.ones((31, 4), np.float32))
+    sums = job.result().statistics
+    assert (sums.requests, sums.tokens, sums.retries, sums.throttled_ms) == (1, 310, 3, 1500)
+    assert (sums.queue_ms, sums.inference_ms, sums.flight_ms) == (31 * 30, 31 * 10, 31 * 50)
+    # Of 50 ms with two requests in flight, 25 are this one's; 40 ms of queue and device fill them.
+    assert (sums.slot_ms, sums.busy_ms) == (25, 25)
+    assert sum(sums.latency_ms.values()) == 1
+
+
+def test_a_device_that_is_idle_between_requests_shows() -> None:
+    job = Job(0, ["text"] * 31, 4)
+    count(job, reply_of("0", "10", "319", 0.05), 31)
+    job.store(range(31), np.ones((31, 4), np.float32))
+    sums = job.result().statistics
+    assert (sums.slot_ms, sums.busy_ms) == (50, 10)
+
+
+def test_texts_as_long_as_the_model_reads_are_counted_where_all_of_a_request_are() -> None:
+    job = Job(0, ["text"] * 20, 4)
+    count(job, reply_of("0", "1", "89", 0.1), 10, max_tokens=8)
+    count(job, reply_of("0", "1", "88", 0.1), 10, max_tokens=8)
+    job.store(range(20), np.ones((20, 4), np.float32))
+    assert job.result().statistics.at_limit == 10
