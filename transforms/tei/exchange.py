@@ -220,7 +220,8 @@ class Exchange:
         self, assignment: Assignment, task: Task, profile: EndpointProfile, reply: Reply, rows: Rows, place: int
     ) -> None:
         # `np.delete` does the same in four times the time.
-        values, good = (np.concatenate((all_[:place], all_[place + 1 :])) for all_ in (rows.values, rows.good))
+        values = np.concatenate((rows.values[:place], rows.values[place + 1 :]))
+        good = np.concatenate((rows.good[:place], rows.good[place + 1 :]))
         self._count(assignment, task, profile, reply, len(task.indices), canary_tokens=profile.canary_tokens)
         self._timer.record_success()
         if good.all():

@@ -128,7 +128,8 @@ class EndpointProfile:
     @property
     def canary(self) -> Vectors:
         """The canary's vector, float32[dimensions]."""
-        return self.space.vectors[0]
+        canary: Vectors = self.space.vectors[0]
+        return canary
 
 
 class Handshake:
@@ -232,7 +233,8 @@ class Handshake:
             timeout: seconds; None for the settings' own.
         """
         vectors, _ = self._embed(url, wire, [CANARY_TEXT], timeout)
-        return vectors[0]
+        vector: Vectors = vectors[0]
+        return vector
 
     def _embed_all(self, url: str, wire: Wire, texts: Sequence[str], batch_limit: int) -> Vectors:
         """Return vectors of texts sent together, as far as the server takes them in one request."""

@@ -204,9 +204,9 @@ class HttpTransport:
     def _opened(self, descriptor: int, _purpose: int) -> int:
         with self._sockets_lock:
             if self._closed:
-                return pycurl.SOCKOPT_ERROR  # type: ignore[no-any-return] # pycurl ships no types
+                return pycurl.SOCKOPT_ERROR
             self._sockets.add(descriptor)
-        return pycurl.SOCKOPT_OK  # type: ignore[no-any-return]
+        return pycurl.SOCKOPT_OK
 
     def _close_socket(self, descriptor: int) -> int:
         with self._sockets_lock:  # so that `close` never shuts down another file of the same number
