@@ -87,7 +87,12 @@ def test_a_model_that_does_not_embed_is_refused() -> None:
         client.probe()
 
 
-OTHER_NAMES = {"model_id": "/repository", "model_sha": None, "model_dtype": "float16", "version": "1.8.0"}
+OTHER_NAMES: dict[str, Any] = {
+    "model_id": "/repository",
+    "model_sha": None,
+    "model_dtype": "float16",
+    "version": "1.8.0",
+}
 
 
 def space_of(tei: ScriptedTei) -> VectorSpace:
