@@ -8,10 +8,11 @@ from typing import NamedTuple
 import apache_beam as beam
 
 from transforms.elements import Shard
-from transforms.embed_shards import EmbedShards
+from transforms.embed_shards import EmbedShards, PartialSettings
 from transforms.output.folder import OutputFolder
 from transforms.output.receipts import Provenance
 from transforms.read_shards import ReadShards
+from transforms.reuse.index import IndexHandle
 from transforms.sum_receipts import SumReceipts
 from transforms.tei.settings import EndpointSettings
 from transforms.write_dead_letters import WriteDeadLetters
@@ -27,6 +28,7 @@ class Settings(NamedTuple):
         provenance: how shards are made, for their receipts; with the fields to read and to write.
         shard_bytes: decompressed bytes a shard of an unsplittable source.
         max_dead_letter_ratio: dead letters a record that the run may have.
+        former: index of former vectors; None if there are none.
     """
 
     endpoint: EndpointSettings
@@ -34,6 +36,7 @@ class Settings(NamedTuple):
     provenance: Provenance
     shard_bytes: int
     max_dead_letter_ratio: float
+    former: IndexHandle | None = None
 
 
 class Outputs(NamedTuple):
@@ -54,7 +57,12 @@ def build(root: beam.Pipeline, work: Sequence[Shard], settings: Settings) -> Out
     documents = shards | "ReadShards" >> ReadShards(
         made.text_field, made.embedding_field, settings.shard_bytes, output, made.digest
     )
-    embedded = documents | "EmbedShards" >> EmbedShards(settings.endpoint, settings.max_dead_letter_ratio)
+    embedded = documents | "EmbedShards" >> EmbedShards(
+        settings.endpoint,
+        settings.max_dead_letter_ratio,
+        settings.former,
+        PartialSettings(output, made.space, made.overlong),
+    )
     _ = embedded.dead_letters | "WriteDeadLetters" >> WriteDeadLetters(output)
     receipts = embedded.documents | "WriteEmbedded" >> WriteEmbedded(output, made)
     return Outputs(receipts, receipts | "SumReceipts" >> SumReceipts())

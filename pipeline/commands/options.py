@@ -37,6 +37,8 @@ class RunOptions:
         max_dead_letter_ratio: dead letters a record from which the run counts as failed.
         price_per_hour: of the endpoint, in dollars; None for no bill.
         overwrite: start over in a folder that holds another job.
+        reuse: further output folders whose vectors are used again.
+        prune: remove what was embedded of inputs that no longer exist.
         beam: the arguments left for Beam.
         model: the ONNX export that the embedded TEI serves; None for its built-in model.
     """
@@ -54,6 +56,8 @@ class RunOptions:
     beam: tuple[str, ...]
     exclude: tuple[str, ...] = ()
     model: str | None = None
+    reuse: tuple[str, ...] = ()
+    prune: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +245,16 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     _add_input(data)
     add_output(data)
     _add_reading(data)
+    data.add_argument(
+        "--reuse",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="another output folder whose vectors are used again where texts are the same; repeatable",
+    )
+    data.add_argument(
+        "--prune", action="store_true", help="remove what was embedded of inputs that the patterns no longer match"
+    )
     data.add_argument("--overwrite", action="store_true", help="delete the output folder's former job and start over")
 
 
@@ -521,6 +535,8 @@ def run_options(arguments: argparse.Namespace, beam: Sequence[str]) -> RunOption
         max_dead_letter_ratio=arguments.max_dead_letter_ratio,
         price_per_hour=arguments.price_per_hour,
         overwrite=arguments.overwrite,
+        reuse=tuple(absolute(folder).rstrip("/") for folder in arguments.reuse),
+        prune=arguments.prune,
         beam=tuple(beam),
         exclude=tuple(arguments.exclude),
         model=model_folder(arguments),

@@ -21,6 +21,7 @@ from pipeline.commands.options import RunOptions
 from pipeline.commands.report import publish
 from pipeline.errors import ExitCode, PipelineFailed
 from pipeline.job import run_marker
+from pipeline.job.former import count_new, forget_former, require_same_space
 from pipeline.job.ledger import Ledger, ReceiptCache, read_ledger, stale_files
 from pipeline.job.preflight import require_usable
 from pipeline.job.preparation import join_folder, prepare
@@ -38,6 +39,7 @@ from pipeline.runners.runner import beam_options, require_reach, run_pipeline, t
 from transforms.elements import Shard
 from transforms.output.folder import OutputFolder
 from transforms.read_shards import DAMAGED, read_damage
+from transforms.reuse.index import IndexHandle
 from transforms.tei.handshake import EndpointProfile
 from transforms.tei.settings import EndpointSettings
 from transforms.tei.sharing import settled_texts
@@ -79,14 +81,17 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
             others = stack.enter_context(
                 run_marker.registered(output, pipeline_options.view_as(StandardOptions).runner)
             )
-            before = prepare(output, plan, job, others, cache).ledger
-            say(_opening(plan, before, job))
-            settings = _graph_settings(options, endpoint, output, job)
+            reuse = require_same_space(options.reuse, job)
+            before, index = prepare(output, plan, job, others, cache, prune=options.prune, reuse=reuse)
+            say(_opening(plan, before, job, index))
+            settings = _graph_settings(options, endpoint, output, job, index)
             ledger = _embed(before, output, pipeline_options, settings, cache, say)
         if template_of(pipeline_options) and before.work_left():
             say(_after_a_template(template_of(pipeline_options), output))
             return ExitCode.DONE
         ledger.require_balance()
+        if not others:
+            forget_former(output)
         arguments = sys.argv[1:] if sys.argv[1:2] == ["run"] else []  # none where another program calls this
         done = run_of(before, ledger, arguments, endpoint.urls, started, time.time())
         report = publish(ledger, job, output, options.price_per_hour, say, done)
@@ -147,15 +152,24 @@ def _job_of(options: RunOptions, endpoint: EndpointSettings, profile: EndpointPr
     )
 
 
-def _opening(plan: Plan, before: Ledger, job: JobSpec) -> str:
+def _opening(plan: Plan, before: Ledger, job: JobSpec, index: IndexHandle | None) -> str:
     total = sum(source.size for source in plan.sources)
     done = f"; {count(before.embedded, 'document')} done already" if before.embedded else ""
     model = f"{job.model.model_id}, {count(job.model.dimensions, 'dimension')}"
-    return f"{count(len(plan.sources), 'file')}, {size(total)}, {model}{done}"
+    return f"{count(len(plan.sources), 'file')}, {size(total)}, {model}{done}{_new(plan, before, job, index)}"
+
+
+def _new(plan: Plan, before: Ledger, job: JobSpec, index: IndexHandle | None) -> str:
+    """Return how many documents are new, if there are vectors that others may have already."""
+    if index is None:
+        return ""
+    found = count_new(before.work_left(), plan, job, index)
+    about = "" if found.exact else "about "
+    return f"; {about}{count(found.new, 'text')} new among {about}{count(found.documents, 'document')} to do"
 
 
 def _graph_settings(
-    options: RunOptions, endpoint: EndpointSettings, output: OutputFolder, job: JobSpec
+    options: RunOptions, endpoint: EndpointSettings, output: OutputFolder, job: JobSpec, index: IndexHandle | None
 ) -> graph.Settings:
     return graph.Settings(
         endpoint=dataclasses.replace(endpoint, space=job.space),
@@ -163,6 +177,7 @@ def _graph_settings(
         provenance=job.provenance,
         shard_bytes=options.shard_bytes,
         max_dead_letter_ratio=options.max_dead_letter_ratio,
+        former=index,
     )
 
 
@@ -197,7 +212,7 @@ def _embed(
     ledger = read_ledger(before.plan, output, settings.provenance.digest, files, cache)
     output.delete(stale_files(ledger, output, files))
     if damaged := read_damage(output, files):
-        raise PipelineFailed("\n".join([*damaged, "Everything else is done. Replace the files and run again."]))
+        raise PipelineFailed("\n".join([*damaged, "Everything else is done. Mend what is named here and run again."]))
     return ledger
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from pipeline.errors import UsageError
 from pipeline.job import run_marker
+from pipeline.job.former import build_index, forget_indexes, set_aside
 from pipeline.job.ledger import Ledger, ReceiptCache, planned_files, read_ledger, shard_of, stale_files
 from pipeline.job.shard_replacement import finish_replacements
 from pipeline.job.sharding import Plan, read_plan, write_plan
 from pipeline.job.spec import JobSpec, is_first_edition, join, read_job, renamed, write_job
 from transforms.output.folder import JOB, OutputFolder
-from transforms.storage.api import FileStat
+from transforms.reuse.index import IndexHandle
 
 _ANY_SHARD_BYTES = 1 << 24  # where the former plan's are not known; names of shards decide all the same
 _logger = logging.getLogger(__name__)
@@ -24,11 +25,11 @@ class Prepared(NamedTuple):
 
     Attributes:
         ledger: of what is done already.
-        files: a listing of the folder, from before the run.
+        former: index of the vectors that can be used again; None if there are none.
     """
 
     ledger: Ledger
-    files: Mapping[str, FileStat]
+    former: IndexHandle | None
 
 
 def join_folder(
@@ -71,6 +72,9 @@ def prepare(
     job: JobSpec,
     others: Sequence[run_marker.Writer],
     cache: ReceiptCache,
+    *,
+    prune: bool = False,
+    reuse: Sequence[OutputFolder] = (),
 ) -> Prepared:
     """Bring the folder to the state from which the run goes on.
 
@@ -80,6 +84,8 @@ def prepare(
         job: that it has joined the folder with.
         others: commands that may be writing to the folder: then nothing is deleted that they may need.
         cache: gets the receipts.
+        prune: whether to remove what was embedded of sources that no longer exist.
+        reuse: further output folders of the same space, whose vectors are used again.
     """
     former = read_former_plan(output)
     if others:
@@ -94,18 +100,24 @@ def prepare(
         run_marker.remove_leftovers(output)
     files = output.list()
     ledger = read_ledger(plan, output, job.digest, files, cache)
-    if ledger.gone:
+    if ledger.gone and not prune:
         _logger.warning(
-            "%d inputs of former runs no longer exist, %s first; what was embedded of them stays in %s",
+            "%d inputs of former runs no longer exist, %s first; what was embedded of them stays in %s "
+            "(--prune removes it)",
             len(ledger.gone),
             ledger.gone[0],
             output.root,
         )
     if not others:
+        forget_indexes(output, files)
+        set_aside(output, job, ledger, files, cache, prune=prune)
+        files = output.list()
+        ledger = read_ledger(plan, output, job.digest, files, cache)
         _delete_stale(ledger, former, output, files)
     write_job(job, output)
     write_plan(plan, output)
-    return Prepared(ledger, files)
+    index = build_index(output, job, reuse, cache) if ledger.work_left() else None
+    return Prepared(ledger, index)
 
 
 def read_former_plan(output: OutputFolder) -> Plan | None:

@@ -45,7 +45,7 @@ def parse_line(
                 Reason.LINE_TOO_LONG,
                 f"the line has {line.length} bytes, more than {max_line_bytes}; only its beginning is kept here",
             )
-        record = _parse_object(_json_of(line))
+        record = parse_object(_json_of(line))
         return Document(line.offset, line.content, text_of(record, text_field), embedding_field in record)
     except Unusable as unusable:
         if is_blank(line):
@@ -64,7 +64,12 @@ def _json_of(line: Line) -> bytes:
     return line.content.removeprefix(BOM)
 
 
-def _parse_object(content: bytes) -> dict[str, Any]:
+def parse_object(content: bytes) -> dict[str, Any]:
+    """Return the object that a line holds.
+
+    Raises:
+        Unusable: if it holds anything else, saying why.
+    """
     try:
         value = orjson.loads(content)
     except orjson.JSONDecodeError as error:

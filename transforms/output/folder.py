@@ -152,6 +152,13 @@ class OutputFolder:
         size, crc32c = storage.write_whole(path, self._path_to_replace(temporary), chunks)
         return storage.WrittenFile(name, size, crc32c)
 
+    def move(self, name: str, target: str) -> None:
+        """Give a file of this folder another name; a missing file is no error."""
+        path = self._path_to_replace(target)
+        digest = hashlib.sha256(target.encode()).hexdigest()[:16]
+        temporary = f"{self.temporary}/{self.run}-{os.getpid()}-{threading.get_ident()}-{digest}"
+        storage.move(self.path(name), path, self._path_to_replace(temporary))
+
     def tidy(self) -> None:
         """Delete the folder of temporary files if nothing is in it."""
         storage.delete_empty_folder(self.path(self.temporary))

@@ -160,6 +160,21 @@ def write_whole(path: str, temporary: str, chunks: Iterable[bytes]) -> tuple[int
     return _store_of(path).write_whole(path, temporary, chunks)
 
 
+def move(path: str, target: str, temporary: str) -> None:
+    """Give a file another name in the same storage; a missing one is no error.
+
+    An object is copied and then deleted: interrupted between the two, it has both names.
+    """
+    if is_local(path):
+        local.move(path, target)
+        return
+    if stat(path) is None:
+        return
+    with open_for_reading(path) as file:
+        write_whole(target, temporary, iter(lambda: file.read(BUFFER_BYTES), b""))
+    delete([path])
+
+
 def delete(paths: Iterable[str]) -> None:
     """Delete files, all of them local or all in buckets of one kind; missing ones are no error.
 

@@ -141,6 +141,13 @@ def _make_parent(path: str) -> None:
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
 
 
+def move(path: str, target: str) -> None:
+    """Rename a file; a missing one is no error."""
+    _make_parent(target)
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(path, target)
+
+
 def delete(paths: Iterable[str]) -> None:
     """Delete files, and of links the links themselves; missing files are no error."""
     for path in paths:

@@ -16,13 +16,13 @@ import pytest
 from pipeline.commands.options import VerifyOptions, make_parser, run_options, verify_options
 from pipeline.commands.run import run
 from pipeline.commands.verify import verify
-from pipeline.embedded_tei.process import EmbeddedTei
 from pipeline.errors import ExitCode, NotProven, UsageError
 from pipeline.verification.findings import Findings
 from pipeline.verification.sampling import Sample, SpotCheck, require_same_space
 from tests.commands import tayyar_here
 from tests.documents import write_corpus
 from tests.tei_simulator.clients import Simulator
+from tests.tei_simulator.process import TeiSimulator
 from transforms.storage.api import Crc32c
 from transforms.tei.errors import ModelChanged
 from transforms.tei.settings import EndpointSettings
@@ -33,7 +33,7 @@ NAME = "wiki_00-00001.ndjson"
 
 @pytest.fixture(scope="module")
 def simulator() -> Iterator[Simulator]:
-    with EmbeddedTei(["--model", "hash", "--faults", "{}"]) as server:
+    with TeiSimulator(["--faults", "{}"]) as server:
         yield Simulator(server.url)
 
 

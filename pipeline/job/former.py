@@ -1,0 +1,258 @@
+"""Former vectors: outputs that a run replaces, kept until it is complete, and all places that hold vectors for it.
+
+The outputs of shards that will be done again move to `_job/former/`, each under the digest of its receipt:
+
+    X.json       the receipt, written first
+    X.u64        a copy of the keys
+    X.ndjson     the output itself, moved
+
+Only then are the shard's other files deleted. An interruption between two steps leaves the output in one of its two
+places, with receipt and keys beside it, and the next run goes on from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from pipeline.errors import UsageError
+from pipeline.job.ledger import Ledger, ReceiptCache
+from pipeline.job.sharding import Plan
+from pipeline.job.spec import JobSpec, require_job
+from transforms.elements import Shard
+from transforms.ndjson.decompress import DamagedSource
+from transforms.output.folder import JOB, OutputFolder
+from transforms.output.receipts import Receipt, decode_receipt, encode_receipt
+from transforms.read_shards import ShardTooDense, SourceChanged, lines_of, parse_shard
+from transforms.reuse import partial
+from transforms.reuse.index import FOLDER as INDEX_FOLDER
+from transforms.reuse.index import FormerFile, IndexHandle, write_index
+from transforms.reuse.keys import KEY_BYTES
+from transforms.reuse.reuse import count_known, distinct
+from transforms.storage import api as storage
+from transforms.storage.api import FileStat
+from transforms.storage.base import StorageError
+from transforms.tei.settings import Overlong
+
+FOLDER = f"{JOB}/former"
+COUNTED_BYTES = 128 << 20  # of inputs that are read to say how many documents are new; beyond that, it is estimated
+_MAX_KEY_FILE_BYTES = 1 << 34
+_READERS = 32
+_logger = logging.getLogger(__name__)
+
+
+class _Source(NamedTuple):
+    """A file that vectors may come from: its folder, its name there, its receipt, and the name of its keys."""
+
+    output: OutputFolder
+    name: str
+    receipt: Receipt
+    keys: str
+
+
+class New(NamedTuple):
+    """How many of the documents that are left to do have no vector yet; `exact` unless only some were read."""
+
+    new: int
+    documents: int
+    exact: bool
+
+
+def set_aside(
+    output: OutputFolder,
+    job: JobSpec,
+    ledger: Ledger,
+    files: Mapping[str, FileStat],
+    cache: ReceiptCache,
+    *,
+    prune: bool = False,
+) -> None:
+    """Move the outputs that this run will replace to where they last until it is complete.
+
+    Args:
+        output: the folder.
+        job: of the run.
+        ledger: of what stays.
+        files: a listing of the folder.
+        cache: of the receipts.
+        prune: whether outputs of sources that no longer exist go, too.
+    """
+    receipts = cache.read(output, {name: file for name, file in files.items() if _is_in(name, output.receipts)})
+    valid = {receipt.shard for receipt in ledger.receipts()}
+    for receipt in receipts:
+        gone = receipt.shard not in ledger.shards_named
+        if receipt.shard in valid or (gone and not prune):
+            continue
+        if receipt.output is not None and receipt.files_are_there(files) and _space_of(receipt) == job.space.digest:
+            stem = f"{FOLDER}/{hashlib.sha256(encode_receipt(receipt)).hexdigest()[:16]}"
+            keys = output.read(output.keys(receipt.shard), _MAX_KEY_FILE_BYTES)
+            output.write(f"{stem}.json", [encode_receipt(receipt)])
+            if keys is not None:
+                output.write(f"{stem}.u64", [keys])
+            output.move(receipt.output.path, f"{stem}{receipt.output.path[receipt.output.path.rindex('.') :]}")
+        elif receipt.output is not None and gone:
+            output.delete([receipt.output.path])
+        # The receipt goes last: by its name, the others are known.
+        output.delete([output.dead_letters(receipt.shard), output.keys(receipt.shard)])
+        output.delete([output.receipt(receipt.shard)])
+
+
+def build_index(
+    output: OutputFolder, job: JobSpec, others: Sequence[OutputFolder], cache: ReceiptCache
+) -> IndexHandle | None:
+    """Build the index of all vectors that may be used again.
+
+    Args:
+        output: the folder.
+        job: of the run.
+        others: further folders, as `require_same_space` has accepted them.
+        cache: of the receipts.
+
+    Returns:
+        where the index is; None if there are no such vectors.
+    """
+    sources: list[_Source] = []
+    for folder in (output, *others):
+        space = job.space.digest if folder is output else require_job(folder).space.digest
+        files = folder.list()
+        receipts = cache if folder is output else ReceiptCache()
+        sources += _outputs(folder, files, receipts)
+        sources = [source for source in sources if source.output is not folder or _space_of(source.receipt) == space]
+    usable = [source for source in sources if _fits(source.receipt.provenance.overlong, job.overlong)]
+    entries = list(_with_keys(usable))
+    entries += _partial_shards(output, job)
+    return write_index(output, entries, output.run)
+
+
+def require_same_space(folders: Iterable[str], job: JobSpec) -> list[OutputFolder]:
+    """Return the output folders that vectors may come from besides the run's own; nothing is written to them.
+
+    Raises:
+        UsageError: if one is no output folder, or its vectors are of another space.
+    """
+    found = []
+    for path in folders:
+        folder = OutputFolder(path, run="reuse")
+        other = require_job(folder)
+        if not other.space.is_same(job.space):
+            raise UsageError(
+                f"--reuse {path} holds vectors of another space (worst cosine of the same sentences "
+                f"{other.space.worst_cosine(job.space):.4f}): made with {other.served}; this run uses {job.served}. "
+                "Leave it out."
+            )
+        found.append(folder)
+    return found
+
+
+def count_new(
+    work: Sequence[Shard], plan: Plan, job: JobSpec, handle: IndexHandle, max_bytes: int = COUNTED_BYTES
+) -> New:
+    """Read what is left to do, and count the documents whose text has no vector yet.
+
+    Args:
+        work: the work items that are left.
+        plan: of the run.
+        job: of the run.
+        handle: of the index.
+        max_bytes: stored bytes after which the rest is estimated.
+    """
+    index = handle.open()
+    new = documents = read_bytes = 0
+    total = sum(shard.source.size if shard.end is None else shard.end - shard.start for shard in work)
+    for item in work:
+        if read_bytes >= max_bytes:
+            break
+        try:
+            for shard, lines in lines_of(item, plan.shard_bytes):
+                parsed = parse_shard(shard, lines, job.text_field, job.embedding_field)
+                texts = distinct([document.text for document in parsed.documents]).texts
+                documents += len(parsed.documents)
+                new += len(texts) - (count_known(texts, index) if index is not None and texts else 0)
+        except (DamagedSource, ShardTooDense, SourceChanged, StorageError, OSError) as error:  # the run will report it
+            _logger.debug("%s cannot be counted: %s", item.name, error)
+        read_bytes += item.source.size if item.end is None else item.end - item.start
+    if read_bytes >= total:
+        return New(new, documents, exact=True)
+    scale = total / max(1, read_bytes)
+    return New(round(new * scale), round(documents * scale), exact=False)
+
+
+def forget_former(output: OutputFolder) -> None:
+    """Delete the former outputs, the partial shards and the index; only after a run that is complete."""
+    for folder in (FOLDER, partial.FOLDER, INDEX_FOLDER):
+        output.delete(output.list(folder))
+        storage.delete_empty_folder(output.path(folder))
+
+
+def forget_indexes(output: OutputFolder, files: Iterable[str]) -> None:
+    """Delete the indexes of runs that have died."""
+    output.delete([name for name in files if _is_in(name, INDEX_FOLDER)])
+
+
+def _outputs(output: OutputFolder, files: Mapping[str, FileStat], cache: ReceiptCache) -> Iterator[_Source]:
+    """Yield the outputs in their places and those set aside, whose files have the sizes of their receipts."""
+    receipts = {name: file for name, file in files.items() if _is_in(name, output.receipts)}
+    for receipt in cache.read(output, receipts):
+        if receipt.output is not None and receipt.files_are_there(files):
+            yield _Source(output, receipt.output.path, receipt, output.keys(receipt.shard))
+    for name in files:
+        if not (_is_in(name, FOLDER) and name.endswith(".json")):
+            continue
+        try:
+            receipt = decode_receipt(output.read(name) or b"")
+        except (ValueError, StorageError):
+            continue
+        if receipt.output is None:
+            continue
+        stem = name.removesuffix(".json")
+        moved = f"{stem}{receipt.output.path[receipt.output.path.rindex('.') :]}"
+        if moved in files and files[moved].size == receipt.output.bytes and not files[moved].is_link:
+            yield _Source(output, moved, receipt, f"{stem}.u64")
+
+
+def _with_keys(sources: Sequence[_Source]) -> Iterator[tuple[FormerFile, bytes]]:
+    """Yield the files whose keys are there, one for each of their documents."""
+
+    def read(source: _Source) -> bytes | None:
+        try:
+            return source.output.read(source.keys, _MAX_KEY_FILE_BYTES)
+        except (StorageError, OSError):
+            return None
+
+    with ThreadPoolExecutor(_READERS) as readers:
+        each = zip(sources, readers.map(read, sources), strict=True)
+        for source, keys in tqdm(each, "reading keys", len(sources), leave=False, unit="", disable=None, delay=2):
+            written = source.receipt.output
+            if written is not None and keys is not None and len(keys) == KEY_BYTES * source.receipt.embedded:
+                made = source.receipt.provenance
+                path = source.output.path(source.name)
+                yield FormerFile(path, written.bytes, written.crc32c, made.text_field, made.embedding_field), keys
+
+
+def _partial_shards(output: OutputFolder, job: JobSpec) -> Iterator[tuple[FormerFile, bytes]]:
+    """Yield what unfinished shards have put down."""
+    for name, file in output.list(partial.FOLDER).items():
+        try:
+            header, digests, _ = partial.decode_partial(output.read(name, partial.MAX_BYTES) or b"")
+        except (ValueError, StorageError, OSError):
+            continue
+        if header.space == job.space.digest and _fits(header.overlong, job.overlong):
+            yield FormerFile(output.path(name), file.size, header.crc32c, None, ""), partial.keys_of(digests)
+
+
+def _space_of(receipt: Receipt) -> str:
+    return receipt.provenance.space
+
+
+def _fits(made: str, wanted: Overlong) -> bool:
+    """Whether vectors made under one policy can be used under another: those of truncated texts may be among them."""
+    return wanted is Overlong.TRUNCATE or made == wanted.value
+
+
+def _is_in(name: str, folder: str) -> bool:
+    return name.startswith(f"{folder}/")

@@ -1,0 +1,178 @@
+"""The index of former vectors: which text is in which row of which file. Written by the launcher, mapped by workers.
+
+One file, so that it works in every storage: the length of its description (8 bytes), the description in JSON, and three
+arrays, sorted by key: uint64 keys, uint32 places of files in the description, uint32 rows. 16 bytes a document.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from transforms.ndjson.lines import chunks_from
+from transforms.ndjson.parse import TextField
+from transforms.output.folder import JOB, OutputFolder
+from transforms.output.json_fields import build, require_text
+from transforms.reuse.keys import KEY_BYTES
+from transforms.storage import api as storage
+from transforms.storage.base import StorageError
+
+FOLDER = f"{JOB}/reuse"
+Keys = npt.NDArray[np.uint64]
+Places = npt.NDArray[np.uint32]
+_ALIGNMENT = 8
+
+
+@dataclass(frozen=True, slots=True)
+class FormerFile:
+    """A file that holds vectors.
+
+    Attributes:
+        path: where it is.
+        bytes: its size.
+        crc32c: its checksum, big-endian in base64.
+        text_field: the field that was embedded; None for the vectors of an unfinished shard, which have no records.
+        embedding_field: the field that holds the vector.
+    """
+
+    path: str
+    bytes: int
+    crc32c: str
+    text_field: TextField | None
+    embedding_field: str
+
+
+class ReuseIndex:
+    """The index in memory, most of it mapped from a file on disk.
+
+    Attributes:
+        files: those that hold the vectors.
+        keys: uint64[n], sorted.
+        places: uint32[n], the place in `files` of the file that has the key's text.
+        rows: uint32[n], which document of that file it is.
+    """
+
+    def __init__(self, files: Sequence[FormerFile], keys: Keys, places: Places, rows: Places) -> None:
+        self.files = files
+        self.keys = keys
+        self.places = places
+        self.rows = rows
+
+    def __len__(self) -> int:
+        """Return the number of documents."""
+        return len(self.keys)
+
+
+def write_index(output: OutputFolder, entries: Iterable[tuple[FormerFile, bytes]], name: str) -> IndexHandle | None:
+    """Build and write the index.
+
+    Args:
+        output: the folder.
+        entries: files, and for each the keys of its documents in their order.
+        name: of the index, no other run's.
+
+    Returns:
+        where it is; None if there is nothing in it.
+    """
+    files: list[FormerFile] = []
+    keys, places, rows = [], [], []
+    for file, content in entries:
+        found = np.frombuffer(content, dtype="<u8")
+        keys.append(found)
+        places.append(np.full(len(found), len(files), dtype="<u4"))
+        rows.append(np.arange(len(found), dtype="<u4"))
+        files.append(file)
+    if not sum(map(len, keys)):
+        return None
+    every_key = np.concatenate(keys)
+    order = np.argsort(every_key, kind="stable")
+    description = orjson.dumps({"files": [asdict(file) for file in files], "documents": len(order)})
+    description += b" " * (-len(description) % _ALIGNMENT)
+    handle = IndexHandle(output, f"{FOLDER}/{name}.index")
+    output.write(
+        handle.name,
+        [
+            len(description).to_bytes(_ALIGNMENT, "little"),
+            description,
+            every_key[order].tobytes(),
+            np.concatenate(places)[order].tobytes(),
+            np.concatenate(rows)[order].tobytes(),
+        ],
+    )
+    return handle
+
+
+@dataclass(frozen=True, slots=True)
+class IndexHandle:
+    """Where an index is. Picklable; each process opens it once."""
+
+    output: OutputFolder
+    name: str
+
+    def open(self) -> ReuseIndex | None:
+        """Return the index; None if it no longer exists, or is damaged: then nothing is reused."""
+        with _lock:
+            if self not in _opened:
+                _opened[self] = _open(self.output.path(self.name))
+            return _opened[self]
+
+
+_lock = threading.Lock()
+_opened: dict[IndexHandle, ReuseIndex | None] = {}
+
+
+def _open(path: str) -> ReuseIndex | None:
+    try:
+        with _on_disk(path) as local:
+            return _map(local)
+    except (StorageError, OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@contextlib.contextmanager
+def _on_disk(path: str) -> Iterator[str]:
+    """Give the path of a local file; of an object, of a copy that is deleted as soon as it is mapped."""
+    if storage.is_local(path):
+        yield path
+        return
+    with tempfile.NamedTemporaryFile(prefix="tayyar-", delete=False) as copy:
+        try:
+            with storage.open_for_reading(path) as file:
+                for chunk in chunks_from(file):
+                    copy.write(chunk)
+            copy.flush()
+            yield copy.name
+        finally:
+            os.unlink(copy.name)
+
+
+def _map(path: str) -> ReuseIndex:
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(_ALIGNMENT), "little")
+        if not 0 < length <= os.fstat(file.fileno()).st_size:
+            raise ValueError("the description's length is wrong")
+        description = orjson.loads(file.read(length))
+    files = tuple(_file(fields) for fields in description["files"])
+    count, start = int(description["documents"]), _ALIGNMENT + length
+    if os.path.getsize(path) != start + (KEY_BYTES + 4 + 4) * count:
+        raise ValueError("the file's size is wrong")
+    keys = np.memmap(path, "<u8", "r", start, (count,))
+    places = np.memmap(path, "<u4", "r", start + KEY_BYTES * count, (count,))
+    rows = np.memmap(path, "<u4", "r", start + (KEY_BYTES + 4) * count, (count,))
+    if int(places.max(initial=0)) >= len(files):
+        raise ValueError("a file is missing in the description")
+    return ReuseIndex(files, keys, places, rows)
+
+
+def _file(fields: dict[str, object]) -> FormerFile:
+    if isinstance(fields["text_field"], list):
+        fields["text_field"] = tuple(require_text(name) for name in fields["text_field"])
+    return build(FormerFile, fields)

@@ -1,0 +1,206 @@
+"""Partial shards: the vectors of shards that are not finished, put down in the output folder from time to time.
+
+A file is one line of JSON, the SHA-256 of each text as sent (32 bytes: the texts themselves are not kept, so a key of 8
+bytes would not prove that two are equal), and the vectors, float32, little-endian.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from transforms.elements import Vectors
+from transforms.output.folder import JOB, OutputFolder
+from transforms.output.json_fields import build
+from transforms.reuse.keys import KEY_BYTES, text_as_sent
+from transforms.storage.api import Crc32c
+from transforms.storage.base import StorageError
+
+FOLDER = f"{JOB}/partial"
+LOOK_SECONDS = 10.0
+SAVE_SECONDS = 20.0  # with a look before it: what has been computed is put down within 30 s
+DIGEST_BYTES = 32
+MAX_BYTES = 1 << 34
+_MAX_HEADER_BYTES = 4096
+_logger = logging.getLogger(__name__)
+
+
+class Pending(Protocol):
+    """A shard whose texts are with the client."""
+
+    def so_far(self) -> tuple[Vectors, frozenset[int]]:
+        """Return the vectors, of which rows of zeros are not there yet, and the indices that were rejected."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartialHeader:
+    """The first line of a file of partial vectors.
+
+    Attributes:
+        shard: the name of the shard.
+        space: digest of the vector space that the folder recorded.
+        overlong: `truncate` or `dead_letter`.
+        documents: vectors in the file.
+        dimensions: numbers of each.
+        crc32c: of everything behind the first line.
+    """
+
+    shard: str
+    space: str
+    overlong: str
+    documents: int
+    dimensions: int
+    crc32c: str
+
+
+@dataclass(slots=True)
+class _Entry:
+    texts: Sequence[str]
+    pending: Pending
+    since: float
+    seen: npt.NDArray[np.bool_] | None = None
+    saved: int = 0
+
+
+class PartialWriter:
+    """Puts the vectors of unfinished shards down, in a thread of its own.
+
+    Args:
+        output: the folder.
+        space: digest of the folder's vector space.
+        overlong: the policy under which the vectors are made.
+        look_seconds: between two looks at the shards.
+        save_seconds: between two savings of a shard; shards that finish sooner are never written.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        output: OutputFolder,
+        space: str,
+        overlong: str,
+        *,
+        look_seconds: float = LOOK_SECONDS,
+        save_seconds: float = SAVE_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._output = output
+        self._space = space
+        self._overlong = overlong
+        self._look_seconds = look_seconds
+        self._save_seconds = save_seconds
+        self._clock = clock
+        self._entries: dict[str, _Entry] = {}
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="partial shards", daemon=True)
+        self._thread.start()
+
+    def add(self, shard: str, texts: Sequence[str], pending: Pending) -> None:
+        """Watch a shard whose texts have been submitted."""
+        with self._lock:
+            self._entries[shard] = _Entry(texts, pending, self._clock())
+
+    def remove(self, shard: str) -> None:
+        """Watch a shard no longer; its file stays until the run ends, or the next one begins."""
+        with self._lock:
+            self._entries.pop(shard, None)
+
+    def clear(self) -> None:
+        """Watch nothing."""
+        with self._lock:
+            self._entries.clear()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closed.set()
+        self._thread.join()
+
+    def look(self) -> None:
+        """Put down what is new and old enough."""
+        with self._lock:
+            entries = list(self._entries.items())
+        for shard, entry in entries:
+            vectors, _ = entry.pending.so_far()
+            present = np.asarray(vectors.any(axis=1))
+            # A row may be half written now. One that was there at the last look is complete.
+            complete = np.zeros_like(present) if entry.seen is None else present & entry.seen
+            entry.seen = present
+            count = int(complete.sum())
+            if count > entry.saved and self._clock() - entry.since >= self._save_seconds:
+                self._save(shard, entry, vectors, np.flatnonzero(complete))
+                entry.saved, entry.since = count, self._clock()
+
+    def _watch(self) -> None:
+        while not self._closed.wait(self._look_seconds):
+            self.look()
+
+    def _save(self, shard: str, entry: _Entry, vectors: Vectors, rows: npt.NDArray[np.intp]) -> None:
+        name = f"{FOLDER}/{hashlib.sha256(shard.encode()).hexdigest()[:16]}-{self._output.run}"
+        texts = [entry.texts[row] for row in rows]
+        try:
+            self._output.write(name, encode_partial(shard, self._space, self._overlong, texts, vectors[rows]))
+        except (StorageError, OSError) as error:  # it costs nothing but some work, should the run end here
+            _logger.warning("the vectors of %s so far cannot be put down: %s", shard, error)
+
+
+def encode_partial(shard: str, space: str, overlong: str, texts: Sequence[str], vectors: Vectors) -> list[bytes]:
+    """Return the content of a file of partial vectors, in pieces."""
+    digests = b"".join(hashlib.sha256(text_as_sent(text)).digest() for text in texts)
+    numbers = vectors.astype("<f4").tobytes()
+    crc = Crc32c()
+    crc.update(digests)
+    crc.update(numbers)
+    header = PartialHeader(shard, space, overlong, len(texts), vectors.shape[1], crc.base64())
+    return [orjson.dumps(asdict(header), option=orjson.OPT_APPEND_NEWLINE), digests, numbers]
+
+
+def decode_partial(content: bytes) -> tuple[PartialHeader, list[bytes], Vectors]:
+    """Return the header, the digests of the texts, and float32[documents, dimensions].
+
+    Raises:
+        ValueError: if the bytes are anything else, or damaged.
+    """
+    line, newline, payload = content.partition(b"\n")
+    header = decode_header(line + newline)
+    size = header.documents * (DIGEST_BYTES + 4 * header.dimensions)
+    crc = Crc32c()
+    crc.update(payload)
+    if len(payload) != size or crc.base64() != header.crc32c:
+        raise ValueError("the vectors are damaged")
+    end = header.documents * DIGEST_BYTES
+    digests = [payload[start : start + DIGEST_BYTES] for start in range(0, end, DIGEST_BYTES)]
+    vectors = np.frombuffer(payload, "<f4", offset=end).reshape(header.documents, header.dimensions)
+    return header, digests, vectors
+
+
+def decode_header(line: bytes) -> PartialHeader:
+    """Return the header in a file's first line.
+
+    Raises:
+        ValueError: if the line is none.
+    """
+    if len(line) > _MAX_HEADER_BYTES or not line.endswith(b"\n"):
+        raise ValueError("there is no header")
+    try:
+        header = build(PartialHeader, orjson.loads(line))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the header cannot be read: {error}") from error
+    if header.documents < 0 or header.dimensions < 1 or math.prod((header.documents, header.dimensions)) > MAX_BYTES:
+        raise ValueError("the header's numbers are out of bounds")
+    return header
+
+
+def keys_of(digests: Sequence[bytes]) -> bytes:
+    """Return the keys that begin these digests, as a key file has them."""
+    return b"".join(digest[:KEY_BYTES] for digest in digests)

@@ -1,0 +1,156 @@
+"""Former vectors for the texts of a shard. Plain functions; every doubt ends in a text being sent again."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from transforms.elements import Vectors
+from transforms.ndjson.lines import chunks_from, split_lines
+from transforms.ndjson.parse import Unusable, parse_object, text_of
+from transforms.reuse.index import FormerFile, ReuseIndex
+from transforms.reuse.keys import encode_keys, text_as_sent
+from transforms.reuse.partial import MAX_BYTES, decode_partial
+from transforms.storage import api as storage
+from transforms.storage.api import Crc32c
+from transforms.storage.base import StorageError
+
+FILES_ALWAYS_OPENED = 16  # of those that have the most texts of a shard
+MAX_SKIPPED_SHARE = 0.01  # of a shard's texts that are sent, because the files that have them are not worth opening
+_MAX_CANDIDATES = 64  # places of one text that are tried
+_MAX_LINE_BYTES = 1 << 27  # of an output: a record and its vector
+_logger = logging.getLogger(__name__)
+
+
+class Distinct(NamedTuple):
+    """A shard's texts, each once.
+
+    Attributes:
+        texts: in the order in which they first occur.
+        places: for each document the place of its text in `texts`; None if all texts differ.
+    """
+
+    texts: Sequence[str]
+    places: Sequence[int] | None
+
+
+def distinct(texts: Sequence[str]) -> Distinct:
+    """Return each text once."""
+    first: dict[str, int] = {}
+    places = [first.setdefault(text, len(first)) for text in texts]
+    return Distinct(texts, None) if len(first) == len(texts) else Distinct(list(first), places)
+
+
+class Found(NamedTuple):
+    """Former vectors.
+
+    Attributes:
+        vectors: float32[n, dimensions]; rows of zeros where there is none.
+        mask: bool[n]: which texts have one.
+    """
+
+    vectors: Vectors
+    mask: npt.NDArray[np.bool_]
+
+
+def count_known(texts: Sequence[str], index: ReuseIndex) -> int:
+    """Return how many texts have a key in the index; nearly all of them have a vector then."""
+    keys = np.frombuffer(encode_keys(texts), dtype="<u8")
+    places = np.minimum(np.searchsorted(index.keys, keys), len(index.keys) - 1)
+    return int((index.keys[places] == keys).sum())
+
+
+def find_vectors(texts: Sequence[str], index: ReuseIndex, dimensions: int) -> Found:
+    """Look for former vectors of texts that differ from each other.
+
+    Args:
+        texts: of a shard.
+        index: of the former vectors.
+        dimensions: of a vector.
+    """
+    found = Found(np.zeros((len(texts), dimensions), dtype=np.float32), np.zeros(len(texts), dtype=bool))
+    candidates = _candidates(texts, index)
+    skipped = 0
+    # Files with the most texts come first. A text that a damaged file does not give may be in another one.
+    for number, place in enumerate(sorted(candidates, key=lambda place: -len(candidates[place]))):
+        wanted = {row: text for text, row in candidates[place] if not found.mask[text]}
+        if not wanted:
+            continue
+        if number >= FILES_ALWAYS_OPENED and skipped + len(wanted) <= MAX_SKIPPED_SHARE * len(texts):
+            skipped += len(wanted)
+            continue
+        file = index.files[place]
+        try:
+            rows = _read_partial(file, wanted, texts) if file.text_field is None else _read_rows(file, wanted, texts)
+            for text, vector in rows.items():
+                if vector.shape == (dimensions,) and np.isfinite(vector).all() and vector.any():
+                    found.vectors[text] = vector
+                    found.mask[text] = True
+        except (StorageError, OSError, ValueError) as error:
+            _logger.warning("%s gives no vectors (%s): its texts are sent again", file.path, error)
+    return found
+
+
+def _candidates(texts: Sequence[str], index: ReuseIndex) -> Mapping[int, list[tuple[int, int]]]:
+    """Return for each file the texts that it may have, and their rows there."""
+    keys = np.frombuffer(encode_keys(texts), dtype="<u8")
+    begins, ends = np.searchsorted(index.keys, keys, "left"), np.searchsorted(index.keys, keys, "right")
+    candidates: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for text in np.flatnonzero(ends > begins):
+        begin, end = int(begins[text]), int(ends[text])
+        for entry in range(begin, min(end, begin + _MAX_CANDIDATES)):
+            candidates[int(index.places[entry])].append((int(text), int(index.rows[entry])))
+    return candidates
+
+
+def _read_rows(file: FormerFile, wanted: Mapping[int, int], texts: Sequence[str]) -> dict[int, Vectors]:
+    """Return the vectors of an output's rows whose texts are the wanted ones.
+
+    Raises:
+        ValueError: if the file is not the one that its receipt vouches for.
+    """
+    assert file.text_field is not None
+    crc, size, rows = Crc32c(), 0, dict[int, Vectors]()
+
+    def checked() -> Iterator[bytes]:
+        nonlocal size
+        with storage.open_for_reading(file.path) as stream:
+            for chunk in chunks_from(stream):
+                crc.update(chunk)
+                size += len(chunk)
+                yield chunk
+
+    for row, line in enumerate(split_lines(checked(), 0, _MAX_LINE_BYTES)):
+        text = wanted.get(row)
+        if text is None:
+            continue
+        try:
+            record = parse_object(line.content.removeprefix(b"\xef\xbb\xbf"))
+            if text_of(record, file.text_field) == texts[text]:
+                rows[text] = np.array(record[file.embedding_field], dtype=np.float32)
+        except (Unusable, KeyError, TypeError, ValueError, OverflowError):
+            continue  # the checksum decides whether the file is damaged
+    # Only now: a byte that was changed may be in a vector that still looks like one.
+    if (size, crc.base64()) != (file.bytes, file.crc32c):
+        raise ValueError("its checksum is not the one of its receipt")
+    return rows
+
+
+def _read_partial(file: FormerFile, wanted: Mapping[int, int], texts: Sequence[str]) -> dict[int, Vectors]:
+    """Return the wanted vectors of an unfinished shard.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    _, digests, vectors = decode_partial(storage.read_bytes(file.path, MAX_BYTES) or b"")
+    return {
+        text: vectors[row]
+        for row, text in wanted.items()
+        if row < len(digests) and hashlib.sha256(text_as_sent(texts[text])).digest() == digests[row]
+    }
