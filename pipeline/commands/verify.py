@@ -83,7 +83,7 @@ def verify(options: VerifyOptions, say: Callable[[str], None] = print) -> ExitCo
             require_same_space(job.space, profile.space)
             usable = dataclasses.replace(endpoint, space=job.space)
             checked = _check_folder(ledger, output, files, job, options)
-            spot_check = SpotCheck(usable, job.text_field, job.embedding_field, options.min_cosine, same_space=True)
+            spot_check = SpotCheck(usable, job.text_field, job.embedding_field, options.min_cosine)
             picks = checked.sample.picks
             compared = spot_check.run(picks, checked.findings) if picks else None
     return _conclude(checked, compared, ledger, job, options, output, say)
