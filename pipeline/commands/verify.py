@@ -22,7 +22,7 @@ from pipeline.verification.parallel import processes_for, run_parallel
 from pipeline.verification.sampling import Sample, SpotCheck, require_same_space
 from pipeline.verification.shards import Expected, Outcome, ShardWork, check_shards, is_own_file
 from pipeline.verification.vectors import SharedVectors, norm_tolerance
-from transforms.elements import Shard
+from transforms.elements import Shard, Source
 from transforms.output.folder import DEAD_LETTERS, JOB, OutputFolder
 from transforms.output.receipts import Receipt
 from transforms.storage import api as storage
@@ -83,7 +83,7 @@ def verify(options: VerifyOptions, say: Callable[[str], None] = print) -> ExitCo
             require_same_space(job.space, profile.space)
             usable = dataclasses.replace(endpoint, space=job.space)
             checked = _check_folder(ledger, output, files, job, options)
-            spot_check = SpotCheck(usable, job.text_field, job.embedding_field, options.min_cosine, same_space=True)
+            spot_check = SpotCheck(usable, job.text_field, job.embedding_field, options.min_cosine)
             picks = checked.sample.picks
             compared = spot_check.run(picks, checked.findings) if picks else None
     return _conclude(checked, compared, ledger, job, options, output, say)
@@ -107,8 +107,6 @@ def _check_folder(
 
 def _check_complete(ledger: Ledger, findings: Findings) -> None:
     """Add one finding for all shards that are not done."""
-    for path in ledger.gone:
-        findings.add(f"{path}: is no input any more, but receipts and embedded documents of it are here")
     if ledger.complete:
         return
     done, expected = sum(1 for _ in ledger.receipts()), ledger.shards_expected
@@ -176,17 +174,32 @@ def _check_shards(
         shard_bytes=job.shard_bytes,
         dimensions=job.model.dimensions,
         norm_tolerance=norm_tolerance(job.model.dtype) if job.normalize else None,
-        model=job.model.model_id,
+        models=frozenset(served.model_id for served in job.history),
     )
-    gone = [number for number, source in enumerate(ledger.sources) if storage.stat(source.source.path) is None]
+    # Sources that the inputs no longer have are checked as those that no longer exist: in their output alone.
+    sources = [*ledger.sources, *_sources_kept(ledger)]
+    gone = [
+        number
+        for number, source in enumerate(sources)
+        if number >= len(ledger.sources) or storage.stat(source.source.path) is None
+    ]
     items = [
-        ShardWork(work, number, receipts, output, expected, number in gone, options.sample, options.seed)
-        for number, source in enumerate(ledger.sources)
+        ShardWork(
+            work,
+            number,
+            receipts,
+            output,
+            _expected_of(expected, receipts),
+            number in gone,
+            options.sample,
+            options.seed,
+        )
+        for number, source in enumerate(sources)
         for work, receipts in _work_of(ledger, source, number in gone)
         if all(_is_readable(receipt, output) for receipt in receipts.values())
     ]
     shared = SharedVectors(
-        lambda source, shard: output.path(output.embedded(Shard(ledger.sources[source].source, shard, 0, None).name)),
+        lambda source, shard: output.path(output.embedded(Shard(sources[source].source, shard, 0, None).name)),
         job.text_field,
         job.embedding_field,
     )
@@ -208,14 +221,34 @@ def _check_shards(
     if problem := shared.find():
         checked.findings.add(problem)
     if gone:
-        paths = [ledger.sources[number].source.path for number in gone]
-        if len(gone) == len(ledger.sources):
+        paths = [sources[number].source.path for number in gone]
+        if len(gone) == len(sources):
             checked.findings.add(f"{paths[0]}: is gone, as are all sources, so there is nothing to compare with")
-        records = sum(ledger.sources[number].records for number in gone)
+        records = sum(sources[number].records for number in gone)
         checked.not_checked.append(
-            f"{len(gone)} of {len(ledger.sources)} sources, which are gone ({paths[0]}{' first' if gone[1:] else ''}): "
+            f"{len(gone)} of {len(sources)} sources, which are gone ({paths[0]}{' first' if gone[1:] else ''}): "
             f"their {records} records were checked in the output alone"
         )
+
+
+def _sources_kept(ledger: Ledger) -> list[SourceLedger]:
+    """Return the sources that the plan does not have, as their receipts describe them."""
+    by_name: dict[str, dict[int, Receipt]] = {}
+    for receipt in ledger.gone_receipts:
+        by_name.setdefault(receipt.shard.rpartition("-")[0], {})[receipt.index] = receipt
+    return [
+        SourceLedger(Source(one.source, name, one.source_size, one.source_version), receipts, complete=True)
+        for name, receipts in sorted(by_name.items())
+        for one in [next(iter(receipts.values()))]
+    ]
+
+
+def _expected_of(expected: Expected, receipts: Mapping[int, Receipt]) -> Expected:
+    """Return what holds for shards that are made with the settings in their receipts, which may be a former run's."""
+    if not receipts:
+        return expected
+    made = next(iter(receipts.values())).provenance
+    return dataclasses.replace(expected, text_field=made.text_field, embedding_field=made.embedding_field)
 
 
 def _work_of(ledger: Ledger, source: SourceLedger, is_gone: bool) -> Iterator[tuple[Shard, Mapping[int, Receipt]]]:

@@ -49,7 +49,7 @@ class Expected:
         shard_bytes: decompressed bytes that make a shard.
         dimensions: numbers of a vector.
         norm_tolerance: how far a vector's norm may be from 1; None for vectors that are not normalized.
-        model: the model's id, as receipts have it.
+        models: the ids that the model went by, one of which each receipt has.
     """
 
     text_field: TextField
@@ -57,7 +57,7 @@ class Expected:
     shard_bytes: int
     dimensions: int
     norm_tolerance: float | None
-    model: str
+    models: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +222,7 @@ class _ShardCheck:
                     self._note(f"{self._name}, byte {found.offset}: {error}")
         for letter in letters:
             letter_count += 1
-            if letter.source != self._shard.source.path:
+            if letter.source != self._receipt.source:  # the source may have moved since
                 name = self._output.dead_letters(self._shard.name)
                 self._note(f"{name}: the dead letter of byte {letter.offset} names another source, {letter.source}")
         return {"records": found_count + letter_count, "embedded": found_count, "dead_letters": letter_count}
@@ -288,7 +288,7 @@ class _ShardCheck:
         """Compare a dead letter with what the parser makes of its line."""
         name = self._output.dead_letters(self._shard.name)
         place = f"{name}: the dead letter of byte {line.offset} of {self._shard.source.path}"
-        if letter.source != self._shard.source.path:
+        if letter.source != self._receipt.source:  # the source may have moved since
             return f"{place} names another source, {letter.source}"
         if letter.line != parsed.line:
             return f"{place} does not hold that line"
@@ -302,13 +302,16 @@ class _ShardCheck:
     def _compare(self, counts: dict[str, int], *, known_end: bool) -> None:
         """Compare the receipt with what was counted, and with the shard as it was read."""
         receipt, shard = self._receipt, self._shard
-        found: dict[str, object] = {**counts, "index": shard.index, "model": self._expected.model}
+        found: dict[str, object] = {**counts, "index": shard.index}
         if known_end:
             found |= {"end": shard.end, "last": shard.last}
         name = self._output.receipt(shard.name)
         for what, value in found.items():
             if (recorded := getattr(receipt, what)) != value:
                 self._findings.add(f"{name}: {what} is {recorded}, but should be {value}")
+        if receipt.model not in self._expected.models:
+            known = " or ".join(sorted(self._expected.models))
+            self._findings.add(f"{name}: model is {receipt.model}, but should be {known}")
         if dict(receipt.reasons) != self._reasons:
             recorded, expected = _shown(receipt.reasons), _shown(self._reasons)
             self._findings.add(f"{name}: reasons are {recorded}, but should be {expected}")

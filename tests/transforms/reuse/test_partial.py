@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+
+from tests.shards import folder
+from transforms.elements import Vectors
+from transforms.output.folder import OutputFolder
+from transforms.reuse.index import FormerFile, write_index
+from transforms.reuse.partial import (
+    FOLDER,
+    PartialWriter,
+    decode_header,
+    decode_partial,
+    encode_partial,
+    keys_of,
+)
+from transforms.reuse.reuse import find_vectors
+from transforms.storage.api import WrittenFile
+from transforms.storage.base import StorageError
+
+TEXTS = [f"text {number}" for number in range(6)]
+VECTORS = np.arange(1, 13, dtype=np.float32).reshape(6, 2)
+
+
+class Pending:
+    """A shard of which some vectors are there."""
+
+    def __init__(self) -> None:
+        self.vectors = np.zeros((6, 2), dtype=np.float32)
+
+    def so_far(self) -> tuple[Vectors, frozenset[int]]:
+        return self.vectors, frozenset()
+
+    def arrive(self, *rows: int) -> None:
+        self.vectors[list(rows)] = VECTORS[list(rows)]
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def writer(output: OutputFolder, clock: Clock) -> PartialWriter:
+    # Its own thread looks once an hour: the tests look themselves.
+    return PartialWriter(output, "space", "truncate", look_seconds=3600, save_seconds=20, clock=clock)
+
+
+def saved(output: OutputFolder) -> list[str]:
+    """The texts whose vectors were put down."""
+    found = []
+    for name in output.list(FOLDER):
+        header, digests, vectors = decode_partial(output.read(name) or b"")
+        assert (header.shard, header.space, header.overlong) == ("wiki-00000", "space", "truncate")
+        for digest, vector in zip(digests, vectors, strict=True):
+            (text,) = [text for text in TEXTS if keys_of([digest]) == keys_of(decode(text))]
+            assert vector.tolist() == VECTORS[TEXTS.index(text)].tolist()
+            found.append(text)
+    return found
+
+
+def decode(text: str) -> list[bytes]:
+    return decode_partial(b"".join(encode_partial("x", "s", "truncate", [text], VECTORS[:1])))[1]
+
+
+def test_vectors_that_were_there_at_two_looks_are_put_down_when_the_shard_is_old_enough(tmp_path: Path) -> None:
+    output, clock, pending = folder(tmp_path), Clock(), Pending()
+    one = writer(output, clock)
+    try:
+        one.add("wiki-00000", TEXTS, pending)
+        pending.arrive(0, 3)
+        one.look()
+        clock.now += 19
+        one.look()
+        assert saved(output) == []  # a shard that finishes within 20 s is never written
+        pending.arrive(4)
+        clock.now += 1
+        one.look()
+        assert saved(output) == [TEXTS[0], TEXTS[3]]  # row 4 may be half written
+        clock.now += 19
+        one.look()
+        assert saved(output) == [TEXTS[0], TEXTS[3]]
+        clock.now += 1
+        one.look()
+        assert saved(output) == [TEXTS[0], TEXTS[3], TEXTS[4]]
+        assert len(output.list(FOLDER)) == 1
+        one.remove("wiki-00000")
+        pending.arrive(1, 2, 5)
+        clock.now += 100
+        one.look()
+        one.look()
+        assert saved(output) == [TEXTS[0], TEXTS[3], TEXTS[4]]
+    finally:
+        one.close()
+
+
+def test_a_storage_that_fails_costs_nothing_but_the_saving(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Full(OutputFolder):
+        def write(self, name: str, chunks: object) -> WrittenFile:
+            raise StorageError(f"{name} cannot be written, of which there are {chunks}: the disk is full")
+
+    clock, pending = Clock(), Pending()
+    one = writer(Full(str(tmp_path), "run"), clock)
+    try:
+        one.add("wiki-00000", TEXTS, pending)
+        pending.arrive(0)
+        one.look()
+        clock.now += 60
+        one.look()
+    finally:
+        one.close()
+    assert "the vectors of wiki-00000 so far cannot be put down" in caplog.text
+
+
+@pytest.mark.parametrize("at", [0, 5, -40, -1])
+def test_a_damaged_file_is_refused(at: int) -> None:
+    content = bytearray(b"".join(encode_partial("wiki-00000", "space", "truncate", TEXTS, VECTORS)))
+    decode_partial(bytes(content))
+    content[at] ^= 1
+    with pytest.raises(ValueError, match=r"damaged|header"):
+        decode_partial(bytes(content))
+
+
+@pytest.mark.parametrize(
+    "change", [{"documents": -1}, {"dimensions": 0}, {"documents": 1 << 60}, {"documents": "6"}, {"shard": None}]
+)
+def test_absurd_headers_are_refused(change: dict[str, object]) -> None:
+    line = encode_partial("wiki-00000", "space", "truncate", TEXTS, VECTORS)[0]
+    fields = dataclasses.asdict(decode_header(line)) | change
+    with pytest.raises(ValueError, match="header"):
+        decode_header(orjson.dumps(fields) + b"\n")
+
+
+def test_vectors_that_were_put_down_are_found_by_the_whole_digest_of_their_texts(tmp_path: Path) -> None:
+    output = folder(tmp_path)
+    content = b"".join(encode_partial("wiki-00000", "space", "truncate", TEXTS[:3], VECTORS[:3]))
+    written = output.write(f"{FOLDER}/x", [content])
+    _, digests, _ = decode_partial(content)
+    file = FormerFile(output.path(written.path), written.bytes, written.crc32c, None, "")
+    # The keys are in another order than the vectors: the digests decide.
+    handle = write_index(output, [(file, keys_of([digests[1], digests[0], digests[2]]))], "run")
+    assert handle is not None
+    index = handle.open()
+    assert index is not None
+    found = find_vectors(["unknown", *TEXTS], index, 2)
+    assert found.mask.tolist() == [False, False, False, True, False, False, False]
+    assert found.vectors[3].tolist() == VECTORS[2].tolist()
