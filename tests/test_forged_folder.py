@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +133,8 @@ def forged(content: bytes, data: st.DataObject) -> bytes:
 
 
 @pytest.fixture
-def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAYYAR_TEST", "1")
-    yield
 
 
 @pytest.mark.parametrize("command", ["status", "report", "verify", "redrive", "run", "prune", "overwrite"])
