@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -131,12 +130,6 @@ def forged(content: bytes, data: st.DataObject) -> bytes:
     if kind == "cut":
         return content[:at]
     return content[:at] + bytes([data.draw(st.integers(0, 255))]) + content[at + 1 :]
-
-
-@pytest.fixture
-def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TAYYAR_TEST", "1")
-    yield
 
 
 @pytest.mark.parametrize("command", ["status", "report", "verify", "redrive", "run", "prune", "overwrite"])
