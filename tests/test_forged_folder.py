@@ -132,11 +132,6 @@ def forged(content: bytes, data: st.DataObject) -> bytes:
     return content[:at] + bytes([data.draw(st.integers(0, 255))]) + content[at + 1 :]
 
 
-@pytest.fixture
-def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TAYYAR_TEST", "1")
-
-
 @pytest.mark.parametrize("command", ["status", "report", "verify", "redrive", "run", "prune", "overwrite"])
 def test_any_bytes_in_any_file_end_in_a_sentence_and_touch_nothing_outside(
     template: Path, tmp_path_factory: pytest.TempPathFactory, hash_tei: str, command: str

@@ -378,12 +378,9 @@ def test_random_sequences_of_changes_and_settings_give_what_a_run_from_nothing_g
     lines = st.lists(st.sampled_from(pool), min_size=1, max_size=40)
     for _ in range(data.draw(st.integers(2, 4))):
         name = data.draw(st.sampled_from(["a", "b", "c/d"]))
-        if (
-            data.draw(st.booleans())
-            and len([*root.glob("in/**/*.ndjson")]) > 1
-            and (root / f"in/{name}.ndjson").exists()
-        ):
-            (root / f"in/{name}.ndjson").unlink()
+        path = root / f"in/{name}.ndjson"
+        if data.draw(st.booleans()) and path.exists() and len([*root.glob("in/**/*.ndjson")]) > 1:
+            path.unlink()
         else:
             write_ndjson(root / f"in/{name}.ndjson", ({"content": text} for text in data.draw(lines)))
         shard_bytes = data.draw(st.sampled_from([200, 900, 100_000]))

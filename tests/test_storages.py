@@ -37,6 +37,7 @@ from tests.storages import (
 )
 from tests.tei_simulator.clients import Simulator
 from tests.tei_simulator.process import TeiSimulator
+from tests.test_end_to_end import HANDSHAKE_TEXTS
 from transforms.storage import api as storage
 
 
@@ -224,6 +225,21 @@ def test_a_job_is_begun_anew_and_a_changed_input_is_redone(place: Storage, tmp_p
     # Two handshakes, of launcher and worker, are 36 texts; then there are the canaries.
     assert 12 <= texts_embedded(hash_tei) - before <= 12 + 36 + 6
     assert outputs(place) == expected(files, tmp_path, hash_tei)
+    verify(place)
+
+
+def test_former_vectors_are_used_again_where_the_data_lies(place: Storage, hash_tei: str) -> None:
+    lines = [b'{"content": "text %d"}\n' % number for number in range(300)]
+    place.put("in/a.ndjson", b"".join(lines))
+    embed(place, hash_tei)
+    before = texts_embedded(hash_tei)
+    place.put("in/a.ndjson", b"".join([*lines[1:], lines[0], b'{"content": "new"}\n']))
+    assert "1 text new among 301 documents to do" in embed(place, hash_tei)
+    assert texts_embedded(hash_tei) - before <= HANDSHAKE_TEXTS
+    names = place.names()
+    assert not [name for name in names if "/former/" in name or "/reuse/" in name or "/partial/" in name]
+    receipts = [json.loads(storage.read_bytes(f"{place.root}/{name}") or b"") for name in names if "/receipts/" in name]
+    assert (sum(one["sent"] for one in receipts), sum(one["reused"] for one in receipts)) == (1, 300)
     verify(place)
 
 

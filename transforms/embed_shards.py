@@ -79,7 +79,7 @@ class Backlog:
 
 
 # Of the process, as its client is: with a limit for each thread, many threads would hold many times as much.
-_backlog = Backlog()
+backlog = Backlog()
 
 
 def assemble(distinct: Distinct, found: Found | None, sent: Embeddings) -> tuple[Embeddings, int, int]:
@@ -243,7 +243,7 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
             new = [text for text, known in zip(texts.texts, found.mask, strict=True) if not known]
         pending = self._client.submit(new)
         self._waiting.append(_Waiting(shard, texts, found, pending, started_at, _memory_of(shard)))
-        _backlog.add(len(shard.documents), self._waiting[-1].memory)
+        backlog.add(len(shard.documents), self._waiting[-1].memory)
         if self._partial_writer is not None and new:
             self._partial_writer.add(shard.shard.name, new, pending)
         while self._waiting and (self._waiting[0].pending.done() or self._enough_behind_the_oldest()):
@@ -266,7 +266,7 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
     def _forget_all(self) -> None:
         """Forget the shards of a bundle that failed."""
         for waiting in self._waiting:
-            _backlog.add(-len(waiting.shard.documents), -waiting.memory)
+            backlog.add(-len(waiting.shard.documents), -waiting.memory)
         self._waiting.clear()
         if self._partial_writer is not None:
             self._partial_writer.clear()
@@ -278,16 +278,16 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
         threads' shards count.
         """
         oldest = self._waiting[0]
-        documents = _backlog.documents - len(oldest.shard.documents)
+        documents = backlog.documents - len(oldest.shard.documents)
         return (
-            _backlog.memory - oldest.memory >= _ENOUGH_MEMORY
+            backlog.memory - oldest.memory >= _ENOUGH_MEMORY
             or self._client is None
             or documents >= 2 * self._client.max_in_flight
         )
 
     def _finish_oldest(self) -> Iterable[beam.pvalue.TaggedOutput]:
         read, texts, found, pending, started_at, memory = self._waiting.popleft()
-        _backlog.add(-len(read.documents), -memory)
+        backlog.add(-len(read.documents), -memory)
         embeddings, reused, duplicates = assemble(texts, found, pending.result())
         embedded, dead_letters = merge_embeddings(read, embeddings, started_at, reused, duplicates)
         if self._partial_writer is not None:

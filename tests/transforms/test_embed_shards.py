@@ -16,6 +16,7 @@ from apache_beam.testing.util import assert_that, is_empty
 from tests.matchers import each_by, local_pipeline
 from tests.shards import MADE, documents, folder, letter
 from tests.tei_simulator.process import TeiSimulator
+from transforms import embed_shards
 from transforms.elements import (
     DocumentShard,
     EmbeddedShard,
@@ -275,3 +276,51 @@ def test_threads_of_a_runner_share_one_client_and_one_budget(space: VectorSpace)
                 assert np.array_equal(shard.vectors[::20], expected)
     assert budget // 2 < stats["peak_texts_in_flight"] <= budget
     assert stats["rejected"] == 0
+
+
+def test_the_backlog_is_bounded_for_a_process_and_not_for_each_of_its_threads(space: VectorSpace) -> None:
+    threads, shards_each = 6, 8
+    with TeiSimulator(["--faults", '{"batch_seconds": 0.05}']) as server:
+        endpoint = settings(server.url, space, max_in_flight=20)
+        most = 0
+        together, looking = threading.Barrier(threads), threading.Event()
+
+        def look() -> None:
+            nonlocal most
+            while not looking.wait(0.002):
+                most = max(most, embed_shards.backlog.documents)
+
+        def embed(number: int) -> int:
+            do_fn = _EmbedShard(endpoint, max_dead_letter_ratio=1.0)
+            do_fn.setup()
+            try:
+                together.wait(timeout=30)
+                do_fn.start_bundle()
+                shards = [shard_of([f"{number}/{index}/{n}" for n in range(20)], index) for index in range(shards_each)]
+                outputs = [output for shard in shards for output in do_fn.process(shard)]
+                return len(outputs + list(do_fn.finish_bundle()))
+            finally:
+                do_fn.teardown()
+
+        watcher = threading.Thread(target=look)
+        watcher.start()
+        with ThreadPoolExecutor(threads) as pool:
+            assert list(pool.map(embed, range(threads))) == [shards_each] * threads
+        looking.set()
+        watcher.join()
+    assert embed_shards.backlog.documents == embed_shards.backlog.memory == 0
+    # One shard that each thread has in its hands, and what keeps the endpoint busy, once. A limit for each thread
+    # would let 6 * (20 + 40) documents wait.
+    assert most <= threads * 20 + 2 * 20 + 20
+    assert most >= 40
+
+
+def test_a_bundle_that_fails_leaves_nothing_in_the_backlog(space: VectorSpace) -> None:
+    do_fn = _EmbedShard(settings("http://127.0.0.1:9", space, give_up_after=0.2), max_dead_letter_ratio=1.0)
+    do_fn.setup()
+    do_fn.start_bundle()
+    with pytest.raises(EndpointUnreachable):
+        list(do_fn.process(shard_of(TEXTS[0])))
+    do_fn.start_bundle()
+    do_fn.teardown()
+    assert embed_shards.backlog.documents == embed_shards.backlog.memory == 0
