@@ -17,13 +17,13 @@ show() {
 heading "60 documents, Arabic and English, in two files; the model runs on this machine's processor"
 show tayyar run --input run_scripts/sample --output demo_output --overwrite
 
-heading "What came out: under data the embedded documents, under _job what proves them"
+heading "What came out: the embedded documents in data, and in _job what proves them"
 find demo_output -type f | sort
 
 heading "One document with its vector, of which only the ends are shown"
 sed -n -E '1s/\[([^],]*,[^],]*),[^]]*(,[^],]*)\]/[\1, …\2]/p' demo_output/data/flat-00000.ndjson
 
-heading "The proof: inputs and outputs, read again"
+heading "The proof: inputs and outputs are read again and compared"
 show tayyar verify --output demo_output
 
 heading "Three questions: one in Arabic, two across the languages"
@@ -35,6 +35,8 @@ python run_scripts/ask.py demo_output \
 heading "Next"
 cat <<NEXT
 Ask something else:     $venv/bin/python run_scripts/ask.py demo_output "Who was Ibn Battuta and where did he travel?"
-Embed your own files:   run_scripts/direct.sh --input 'YOUR/*.ndjson' --output embedded --endpoint http://HOST:PORT
+Look at the report:     demo_output/_job/report.html
+Start a server:         run_scripts/start_tei.sh
+Embed your own files:   run_scripts/direct.sh --input 'YOUR/*.ndjson' --output embedded --endpoint http://127.0.0.1:8080
 Read on:                README.md
 NEXT

@@ -48,4 +48,4 @@ def mixed_corpus(per_file: int = 150, first_seed: int = 0) -> dict[str, bytes]:
         lines = documents(per_file, seed=first_seed + number)
         data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode() + b"no json\n"
         found[name] = gzip.compress(data, mtime=0) if ".gz" in name else bz2.compress(data) if ".bz2" in name else data
-    return found | {"wiki_03.ndjson": b"", "wiki_04.ndjson": b"no json\n"}
+    return found | {"wiki_03.ndjson": b"", "wiki_04.ndjson": b'{"content": 4}\n'}

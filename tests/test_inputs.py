@@ -125,6 +125,10 @@ def test_verify_matches_the_inputs_as_the_run_did(hash_tei: str, tmp_path: Path)
     tayyar_here(*verify, "--sample", 4, "--endpoint", hash_tei, code=0)
     put(folder, {"later": ndjson()})
     assert f"{folder}/later: not embedded yet" in tayyar_here(*verify, code=5).stderr
+    put(folder, {"later.json": b"[]"})
+    found = tayyar_here(*verify, code=5).stderr
+    assert found.count("the inputs cannot be matched again") == 1
+    assert f"{folder}/later.json looks like a JSON array" in found
 
 
 def test_a_file_and_its_links_are_one_file(hash_tei: str, tmp_path: Path) -> None:

@@ -382,7 +382,7 @@ def test_random_sequences_of_changes_and_settings_give_what_a_run_from_nothing_g
         if data.draw(st.booleans()) and path.exists() and len([*root.glob("in/**/*.ndjson")]) > 1:
             path.unlink()
         else:
-            write_ndjson(path, ({"content": text} for text in data.draw(lines)))
+            write_ndjson(root / f"in/{name}.ndjson", ({"content": text} for text in data.draw(lines)))
         shard_bytes = data.draw(st.sampled_from([200, 900, 100_000]))
         field = data.draw(st.sampled_from(["embedding", "vector"]))
         run(root / "in", root / "out", hash_tei, "--prune", "--shard_bytes", shard_bytes, "--embedding_field", field)

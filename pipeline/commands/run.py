@@ -212,7 +212,7 @@ def _embed(
     ledger = read_ledger(before.plan, output, settings.provenance.digest, files, cache)
     output.delete(stale_files(ledger, output, files))
     if damaged := read_damage(output, files):
-        raise PipelineFailed("\n".join([*damaged, "Everything else is done. Replace the files and run again."]))
+        raise PipelineFailed("\n".join([*damaged, "Everything else is done. Mend what is named here and run again."]))
     return ledger
 
 

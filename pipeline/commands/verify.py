@@ -83,7 +83,7 @@ def verify(options: VerifyOptions, say: Callable[[str], None] = print) -> ExitCo
             require_same_space(job.space, profile.space)
             usable = dataclasses.replace(endpoint, space=job.space)
             checked = _check_folder(ledger, output, files, job, options)
-            spot_check = SpotCheck(usable, job.text_field, job.embedding_field, options.min_cosine, same_space=True)
+            spot_check = SpotCheck(usable, job.text_field, job.embedding_field, options.min_cosine)
             picks = checked.sample.picks
             compared = spot_check.run(picks, checked.findings) if picks else None
     return _conclude(checked, compared, ledger, job, options, output, say)
@@ -122,19 +122,23 @@ def _check_inputs(ledger: Ledger, output: OutputFolder, job: JobSpec, checked: _
     """Match the inputs' patterns again: a source that the plan lacks has no vectors, and nothing else would show it."""
     planned = {source.source.path for source in ledger.sources}
     new = set[str]()
-    for patterns in (job.inputs, *((pattern,) for pattern in job.inputs)):
+    problems = dict[str, None]()
+    # All at once, as the run did, because a file and a link to it may match different patterns; if that is refused,
+    # each alone: a pattern that has lost all its files is no finding.
+    for patterns in dict.fromkeys((job.inputs, *((pattern,) for pattern in job.inputs))):
         try:
             plan = make_plan(patterns, output.root, job.shard_bytes, exclude=job.exclude)
             new.update(source.path for source in plan.sources)
         except UsageError as error:
-            if len(patterns) > 1:
-                continue  # try each alone: one of them may have lost all its files, which is no finding
             prefix = storage.fixed_prefix(patterns[0])
-            if any(path.startswith(prefix) and storage.stat(path) is not None for path in planned):
-                checked.findings.add(f"the inputs cannot be matched again: {error}")
+            is_there = any(path.startswith(prefix) and storage.stat(path) is not None for path in planned)
+            if len(patterns) == 1 and is_there:
+                problems[f"the inputs cannot be matched again: {error}"] = None
         else:
             if patterns == job.inputs:
-                break  # all at once, as the run did: a file and a link to it may match different patterns
+                break
+    for problem in problems:
+        checked.findings.add(problem)
     for path in sorted(new - planned):
         checked.findings.add(f"{path}: not embedded yet; run again")
 

@@ -114,7 +114,6 @@ class SpotCheck:
         text_field: what was embedded.
         embedding_field: where the vectors are.
         min_cosine: of two vectors that count as the same.
-        same_space: whether `require_same_space` has found that the endpoint's model is the one of these vectors.
     """
 
     def __init__(
@@ -123,13 +122,10 @@ class SpotCheck:
         text_field: TextField,
         embedding_field: str,
         min_cosine: float,
-        *,
-        same_space: bool = False,
     ) -> None:
         self._endpoint = endpoint
         self._fields = text_field, embedding_field
         self._min_cosine = min_cosine
-        self._same_space = same_space
 
     def run(self, picks: Sequence[Pick], findings: Findings) -> str:
         """Compare.
@@ -207,12 +203,7 @@ class SpotCheck:
         found = f"{wrong} of {count} documents that were embedded again have another vector."
         if mixed_up:
             return f"{found} Vectors stand beside texts that are not theirs: what wrote them mixed up their order."
-        if self._same_space:
-            return (
-                f"{found} The endpoint's vectors of the probe sentences are the folder's, so the model is the same: "
-                "these vectors were changed, or are of other texts."
-            )
         return (
-            f"{found} Either they were changed, or the endpoint does not serve what made them "
-            "(model, revision, prompt, truncation)."
+            f"{found} The endpoint's vectors of the probe sentences are the folder's, so the model is the same: "
+            "these vectors were changed, or are of other texts."
         )

@@ -18,7 +18,7 @@ from tests.tei_simulator.faults import Faults
 from tests.tei_simulator.hash_model import HashModel
 from tests.tei_simulator.statistics import Statistics
 
-_NOISE = 0.1  # of a unit vector: a cosine of 1 / sqrt(1 + 0.1²) = 0.995
+_NOISE = 0.05  # of a unit vector: two noisy vectors of one text have a cosine of 1 / (1 + 0.05²) = 0.9975
 
 
 class SimulatedDevice(Device):

@@ -15,7 +15,7 @@ from transforms.tei.credentials import Credentials
 from transforms.tei.endpoint import Backoff, Endpoint, GiveUpTimer
 from transforms.tei.error_table import Action
 from transforms.tei.errors import EndpointError, ModelChanged
-from transforms.tei.exchange import BODY_LIMIT, Exchange
+from transforms.tei.exchange import BODY_LIMIT, GROUP_TEXTS, Exchange
 from transforms.tei.formats import WireFormat
 from transforms.tei.handshake import EndpointProfile, Handshake, ServerInfo, Unavailable
 from transforms.tei.scheduler import Assignment, Scheduler
@@ -169,7 +169,9 @@ class TeiClient:
         profile = self._meet()
         job = Job(next(self._numbers), texts, profile.space.dimensions)
         kept = _reject_overlong(job, texts, profile.info) if self._settings.overlong is Overlong.DEAD_LETTER else None
-        max_documents = max(1, profile.info.batch_limit - 1)  # the canary takes one place
+        # The canary takes one place, or goes before and after a group of texts that are sent one by one.
+        batch_limit = min(profile.info.batch_limit, self._settings.max_in_flight or profile.info.batch_limit)
+        max_documents = batch_limit - 1 if batch_limit > 1 else GROUP_TEXTS
         batches = cut(texts, max_documents, BODY_LIMIT, kept)
         tasks = [Task(job, indices, place) for place, indices in enumerate(batches)]
         with self._lock:

@@ -20,7 +20,7 @@ NOW = 1_767_323_045.0 + 3600
 ELSEWHERE = RunMarker("elsewhere", 7, "2026-01-02T03:04:05+00:00")  # an hour before NOW
 GONE = RunMarker(socket.gethostname(), 2**22 + 1, ELSEWHERE.since)  # no machine has a process of so high a number
 REMOTE = replace(GONE, runner="DataflowRunner")
-SOURCE = Source("/in/wiki.ndjson", "wiki", size=1000, version="1.0", compressed=True)
+SOURCE = Source("/in/wiki.ndjson", "wiki", size=1000, version="1.0")
 
 
 def ledger(*finished: float, seconds: float = 10.0, complete: bool = False) -> Ledger:

@@ -34,16 +34,29 @@ def client_of(url: str, **options: Any) -> Iterator[TeiClient]:
 
 
 @pytest.fixture(scope="module", params=[1, 8, 32], ids=["one text", "8 texts", "32 texts"])
-def simulator(request: pytest.FixtureRequest) -> Iterator[Simulator]:
-    """A server that takes so many texts a request."""
+def sized_process(request: pytest.FixtureRequest) -> Iterator[tuple[Simulator, int]]:
     with TeiSimulator(["--max_client_batch_size", str(request.param)]) as tei:
-        yield Simulator(tei.url)
+        yield Simulator(tei.url), request.param
+
+
+@pytest.fixture
+def sized(sized_process: tuple[Simulator, int]) -> Iterator[tuple[Simulator, int]]:
+    """A server without faults, and how many texts it takes in a request."""
+    yield sized_process
+    sized_process[0].set_faults()
 
 
 @pytest.fixture(scope="module")
-def plain() -> Iterator[Simulator]:
+def plain_process() -> Iterator[Simulator]:
     with TeiSimulator() as tei:
         yield Simulator(tei.url)
+
+
+@pytest.fixture
+def plain(plain_process: Simulator) -> Iterator[Simulator]:
+    """A server without faults."""
+    yield plain_process
+    plain_process.set_faults()
 
 
 def shards_of(seed: int) -> list[list[str]]:
@@ -75,19 +88,21 @@ def embed_until_it_ends(
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("faults", [{"mix": 0.3}, {"mix": 0.05}, {"mix": 0.02}, {"swap_at": 900}], ids=str)
 def test_another_model_in_some_replies_ends_the_run_before_any_of_its_vectors_is_kept(
-    simulator: Simulator, faults: dict[str, Any], seed: int
+    sized: tuple[Simulator, int], faults: dict[str, Any], seed: int
 ) -> None:
-    simulator.set_faults(seed=seed)
+    simulator, batch = sized
+    # Where every text is a request of its own, a reply cannot show which of two models it came from; that there are
+    # two shows in the canary's own replies, and ends the run.
+    provable = batch > 1 or "swap_at" in faults
     with client_of(simulator.url) as client:
         client.probe()
         simulator.set_faults(seed=seed, same_name=True, **faults)
-        failure = embed_until_it_ends(client, shards_of(seed))
-    if simulator.statistics()["requests"] > 400 or "swap_at" in faults or faults["mix"] >= 0.3:
+        failure = embed_until_it_ends(client, shards_of(seed), exact=provable)
+    if "swap_at" in faults or faults["mix"] >= 0.3:  # the rarer ones may not have had two wrong replies yet
         assert isinstance(failure, (ModelChanged, PairingBroken))
         assert failure.args[0].startswith(simulator.url)
         with pytest.raises(EndpointError, match=WHAT_TO_LOOK_AT):
             raise failure
-    simulator.set_faults()
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["same process", "next run"])
@@ -112,25 +127,26 @@ def test_rows_in_each_others_places_end_the_run(plain: Simulator) -> None:
         plain.set_faults()
 
 
-def test_two_rows_that_change_places_end_the_run_as_soon_as_the_canary_is_one_of_them(simulator: Simulator) -> None:
-    simulator.set_faults()
-    with client_of(simulator.url) as client:
+def test_two_rows_that_change_places_end_the_run_once_the_canary_was_one_of_them_twice(plain: Simulator) -> None:
+    with client_of(plain.url) as client:
         client.probe()
-        simulator.set_faults(shuffled=1.0)
-        failure = embed_until_it_ends(client, shards_of(4), exact=False)
-        one_by_one = client.info().max_client_batch_size == 1 if failure is None else False
-    simulator.set_faults()
-    assert one_by_one or isinstance(failure, PairingBroken)
+        plain.set_faults(shuffled=1.0)
+        failure = None
+        for seed in range(10):
+            failure = failure or embed_until_it_ends(client, shards_of(seed), exact=False)
+            if failure is not None:
+                break
+    assert isinstance(failure, PairingBroken)
 
 
 @pytest.mark.parametrize("cache", ["body", "first_text"])
 @pytest.mark.parametrize("known", [True, False], ids=["later", "from the start"])
 def test_a_proxy_that_caches_never_mispairs(plain: Simulator, cache: str, known: bool) -> None:
-    plain.set_faults()
     with client_of(plain.url, give_up_after=2) as client:
         if known:
             client.probe()
         plain.set_faults(cache=cache)
+        failure: EndpointError | None = None
         try:
             for _ in range(2):
                 failure = embed_until_it_ends(client, shards_of(5))
@@ -139,11 +155,9 @@ def test_a_proxy_that_caches_never_mispairs(plain: Simulator, cache: str, known:
             failure = error
             assert not known
         assert isinstance(failure, PairingBroken) or cache == "body" or known
-    plain.set_faults()
 
 
 def test_a_prompt_that_a_server_puts_before_texts_without_saying_so_is_another_space(plain: Simulator) -> None:
-    plain.set_faults()
     with client_of(plain.url) as client:
         space = client.probe().space
     plain.set_faults(default_prompt="passage: ")
@@ -151,18 +165,15 @@ def test_a_prompt_that_a_server_puts_before_texts_without_saying_so_is_another_s
         client.submit(["text"])
     with client_of(plain.url) as client:  # a folder of its own may have it
         assert embed_until_it_ends(client, shards_of(6), prompt="passage: ") is None
-    plain.set_faults()
 
 
 def test_float16_is_the_same_space(plain: Simulator) -> None:
-    plain.set_faults()
     with client_of(plain.url) as client:
         space = client.probe().space
     plain.set_faults(noise="float16")
     with client_of(plain.url, space=space) as client:
         assert embed_until_it_ends(client, shards_of(7), exact=False) is None
         assert client.probe().space.min_cosine == MIN_COSINE
-    plain.set_faults()
 
 
 def test_a_quantized_server_gets_the_tolerance_that_it_shows(plain: Simulator) -> None:
@@ -177,7 +188,6 @@ def test_a_quantized_server_gets_the_tolerance_that_it_shows(plain: Simulator) -
     plain.set_faults(model_seed=1, noise="quantized", same_name=True)
     with client_of(plain.url, space=space) as client, pytest.raises(ModelChanged):
         client.probe()
-    plain.set_faults()
 
 
 def test_where_texts_go_one_by_one_the_canary_goes_before_and_after_each_group() -> None:
@@ -213,7 +223,6 @@ def test_dimensions_that_a_model_or_server_cannot_give_are_refused_in_words(plai
     plain.set_faults(info_fields={"version": "1.7.2"})
     with client_of(plain.url, dimensions=96) as client, pytest.raises(EndpointRefused, match="ignores --dimensions"):
         client.probe()
-    plain.set_faults()
 
 
 def test_a_header_that_a_gateway_wants_is_sent(plain: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +237,6 @@ def test_a_header_that_a_gateway_wants_is_sent(plain: Simulator, monkeypatch: py
     ):
         client.probe()
     assert "54321" not in str(raised.value)
-    plain.set_faults()
 
 
 def test_a_token_that_expires_is_read_again_from_its_file_but_not_from_the_environment(
@@ -240,14 +248,13 @@ def test_a_token_that_expires_is_read_again_from_its_file_but_not_from_the_envir
     with client_of(plain.url, token=f"file:{path}") as client:
         for number in range(2, 5):
             assert embed_until_it_ends(client, [[f"{number} {index}" for index in range(300)]]) is None
-            path.write_text(f"token-000{number}")  # as whoever renews it does
+            path.write_text(f"token-000{number}")  # as a sidecar that renews it does
     monkeypatch.setenv("TEI_TOKEN", path.read_text())
-    plain.set_faults(token_file=str(path), expire_after=20)
-    with client_of(plain.url, token="env:TEI_TOKEN") as client, pytest.raises(EndpointRefused, match="env:TEI_TOKEN"):
-        for _ in range(9):
-            path.write_text(path.read_text())
-            client.submit([f"text {index}" for index in range(300)]).result()
-    plain.set_faults()
+    plain.set_faults(token_file=str(path), expire_after=40)
+    with client_of(plain.url, token="env:TEI_TOKEN") as client:
+        pending = client.submit([f"text {index}" for index in range(3000)])
+        with pytest.raises(EndpointRefused, match="env:TEI_TOKEN"):
+            pending.result()
 
 
 def test_what_does_not_speak_teis_protocol_is_named(plain: Simulator) -> None:
@@ -255,6 +262,5 @@ def test_what_does_not_speak_teis_protocol_is_named(plain: Simulator) -> None:
     with client_of(plain.url) as client, pytest.raises(EndpointRefused, match="path prefix of a gateway"):
         client.probe()
     plain.set_faults(no_info=True, openai_only=True)
-    with client_of(plain.url) as client, pytest.raises(EndpointRefused, match="OpenAI-compatible.*not supported yet"):
+    with client_of(plain.url) as client, pytest.raises(EndpointRefused, match=r"OpenAI-compatible.*not supported yet"):
         client.probe()
-    plain.set_faults()

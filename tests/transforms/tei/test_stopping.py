@@ -167,7 +167,7 @@ def test_the_canary_is_at_a_random_place_of_every_request() -> None:
         check(some_texts(400), client.submit(some_texts(400)).result())
         places = {body["input"].index(CANARY_TEXT) for body in bodies(tei)}
         assert max(len(body["input"]) for body in bodies(tei)) == 8
-    assert places == set(range(8))
+    assert places == set(range(1, 8))  # never the first: see `Exchange.carry_out`
 
 
 def test_a_probe_that_is_too_large_stops_at_once() -> None:
