@@ -164,7 +164,8 @@ def make_estimate(
         **_token_fields(tokens, info, options.endpoint, expected),
         "duplicates_share": _duplicates(documents),
         "output_bytes": round(expected * _output_bytes(documents, speed, options.embedding_field)),
-        "requests": shards * math.ceil(expected / shards / max(1, info.batch_limit - 1)),  # the canary takes one place
+        # The canary takes one place of each request, and a shard's last request is half full on average.
+        "requests": max(shards, round(expected / max(1, info.batch_limit - 1) + shards / 2)),
         **_time_fields(expected, speed, options.price_per_hour),
     }
 
