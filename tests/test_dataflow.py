@@ -207,7 +207,7 @@ def test_a_template_is_written_and_nothing_is_run(
     found = json.loads(place.files()["template.json"])
     assert staged(found)
     assert not [name for name in place.names() if "/run_markers/" in name]
-    assert "0 of about" in tayyar("status", "--output", f"{place.root}/out").stdout
+    assert "records: 0 so far" in tayyar("status", "--output", f"{place.root}/out").stdout
 
 
 @pytest.mark.outside
