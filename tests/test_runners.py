@@ -189,7 +189,8 @@ def test_a_job_on_a_cluster_whose_worker_is_killed_fails_and_goes_on_when_it_is_
     assert flink_cluster.jobs("finished") == finished + 1
     assert 1 < done < receipts(place)
     assert outputs(place) == plain
-    assert texts_embedded(hash_tei) - before < 600 * 1.4
+    # Of the four texts in flight one is the canary, so a third more texts are embedded than documents.
+    assert texts_embedded(hash_tei) - before < 600 * 1.4 * 4 / 3
     verify(place)
 
 
