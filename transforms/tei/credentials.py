@@ -21,6 +21,8 @@ LITERAL = "literal:"
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _SECRET_HEADER = re.compile(r"auth|key|token|secret|password|cookie|credential|signature", re.IGNORECASE)
 _PLAIN_VALUE = re.compile(r"[A-Za-z][A-Za-z0-9 _.-]{0,38}")  # an organisation's or a team's name; no key looks so
+# Known beginnings of keys, and anything long that mixes letters and digits.
+_KEY_LIKE = re.compile(r"(?:hf_|sk-|gh[a-z]_|glpat|xox|akia)|(?=.*\d)(?=.*[a-z]).{20}", re.IGNORECASE)
 _MIN_REDACTED = 4  # characters; shorter ones are no secret and would blacken every message
 
 
@@ -51,7 +53,7 @@ def parse_header(text: str) -> tuple[str, str]:
         raise ValueError(f"the header {name} is the client's own and cannot be set")
     if reference.startswith(LITERAL):
         value = reference[len(LITERAL) :]
-        if _SECRET_HEADER.search(name) or not _PLAIN_VALUE.fullmatch(value):
+        if _SECRET_HEADER.search(name) or not _PLAIN_VALUE.fullmatch(value) or _KEY_LIKE.match(value):
             raise ValueError(f"the value of the header {name} may be a secret: name it instead of writing it ({FORMS})")
         return name, reference
     try:

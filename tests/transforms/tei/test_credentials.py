@@ -183,6 +183,8 @@ def test_a_header_names_where_its_value_is(given: str, parsed: tuple[str, str]) 
         f"x-api-key: literal:{SECRET}",
         f"X-Team: literal:{SECRET}1234567890123456789012345",
         f"X-Team: literal:a/{SECRET}",
+        f"X-HF-Bill-To: literal:{SECRET}",
+        "X-HF-Bill-To: literal:AbCd1234EfGh5678IjKl9012",
         f"Authorization: literal:{SECRET}",
         f"{SECRET}",
         f"bad name: env:{SECRET}",
