@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted(path for path in ROOT.glob("**/README.md") if ".venv" not in path.parts)
+PAGES = sorted(
+    path for path in ROOT.glob("**/README.md") if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
+)
 LINK = re.compile(r"\]\((?!https?://)([^)#]*)(#[^)]*)?\)")
 SCRIPT = re.compile(r"\b(?:run_scripts|\.ci)/[\w/.]*\w")
 
