@@ -210,6 +210,27 @@ def test_truncated_texts_are_not_reused_where_they_must_become_dead_letters(tmp_
     assert json.loads((output / "_job/receipts/a-00000.json").read_bytes())["sent"] == 1
 
 
+def test_truncated_texts_are_counted_and_their_places_are_named(tmp_path: Path, hash_tei: str) -> None:
+    long, longer = "word " * 600, "word " * 900
+    texts = ["short", long, "word " * 300, longer, long, *(f"a few words of number {number}" for number in range(100))]
+    write_ndjson(tmp_path / "in/a.ndjson", [{"content": text} for text in texts])
+    write_ndjson(tmp_path / "in/b.ndjson", [{"content": "short"}])
+    said = run(tmp_path / "in", tmp_path / "out", hash_tei)
+    offsets = [0]
+    for line in lines_in(tmp_path / "in/a.ndjson"):
+        offsets.append(offsets[-1] + len(line))
+    report = json.loads((tmp_path / "out/_job/report.json").read_bytes())
+    assert report["truncation"] == {
+        "method": "tokens",
+        "first": [{"source": str(tmp_path / "in/a.ndjson"), "offset": offsets[place]} for place in (1, 3, 4)],
+    }
+    assert [source["truncated"] for source in report["sources"]] == [3, 0]
+    assert "truncated: about 3 documents of 105 sent, by the tokens of replies" in said
+    run(tmp_path / "in", tmp_path / "refused", hash_tei, "--overlong", "dead_letter", code=4)
+    report = json.loads((tmp_path / "refused/_job/report.json").read_bytes())
+    assert (report["totals"]["truncated"], report["truncation"]["method"]) == (0, "refused")
+
+
 def test_what_was_embedded_of_a_gone_source_goes_with_prune_alone(lived: Folder) -> None:
     (lived.corpus / "b.ndjson").unlink()
     report = run(lived.corpus, lived.output, lived.url)

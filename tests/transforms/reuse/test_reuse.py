@@ -155,7 +155,10 @@ def test_whatever_is_found_sent_or_rejected_every_document_gets_its_own(
         n: Rejection(Reason.REJECTED_BY_ENDPOINT, text, 422, 1) for n, text in enumerate(new) if text in refused
     }
     vectors[list(rejections)] = 0
-    embeddings, reused, duplicates = assemble(each, found, Embeddings(vectors, rejections, RequestStatistics()))
+    long = [n for n, text in enumerate(new) if text in "ace" and n not in rejections]
+    sent = Embeddings(vectors, rejections, RequestStatistics(), long)
+    embeddings, reused, duplicates = assemble(each, found, sent)
+    assert list(embeddings.truncated) == [n for n, text in enumerate(texts) if text in {new[place] for place in long}]
     assert len(embeddings.vectors) == len(texts)
     bad = refused - known
     for n, text in enumerate(texts):
