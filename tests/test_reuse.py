@@ -318,7 +318,9 @@ def test_a_death_at_any_step_of_the_preparation_loses_no_vector(
         ledger, handle = preparation(OutputFolder(str(out), "last"), changed / "in")
         assert handle is not None
         plan = make_plan([str(changed / "in")], str(out), SHARD_BYTES)
-        assert count_new(ledger.work_left(), plan, require_job(OutputFolder(str(out), "x")), handle).new == 0
+        index = handle.open()
+        assert index is not None
+        assert count_new(ledger.work_left(), plan, require_job(OutputFolder(str(out), "x")), index).texts == 0
         if step % 4 == 0:
             run(changed / "in", out, hash_tei)
             assert sent(out) == 0

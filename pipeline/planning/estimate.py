@@ -15,11 +15,14 @@ import orjson
 
 from pipeline.commands.options import PlanOptions
 from pipeline.errors import ExitCode, UsageError
+from pipeline.job.former import New, count_new, index_former
+from pipeline.job.ledger import ReceiptCache, read_ledger
 from pipeline.job.preflight import require_usable
 from pipeline.job.sharding import Plan, make_plan
+from pipeline.job.spec import JobSpec, describe_job, join, read_job
 from pipeline.planning.sampling import Sample, take_sample
 from pipeline.planning.throughput import Speed, probe_speed
-from pipeline.reporting.numbers import duration
+from pipeline.reporting.numbers import count, duration
 from pipeline.reporting.report import PLANNED
 from pipeline.runners.endpoint import reached
 from transforms.elements import Document
@@ -37,6 +40,7 @@ VERSION = 1
 _PATIENCE = 5.0  # seconds: at least one of several servers has just answered
 _TOKENIZED = 500  # documents: the endpoint's reply names every token
 _WORST = 3
+_COUNTED_BYTES = 2 << 30  # of records that are read to find how many texts are new: half a minute
 _SHOWN_CHARACTERS = 80
 
 
@@ -71,7 +75,7 @@ def plan(options: PlanOptions, say: Callable[[str], None] = print) -> ExitCode:
     if not options.endpoint.urls:
         model = options.model or "Tayyar's own small model"
         say(f"without --endpoint: measuring {model}, which is started here")
-    with reached(options.endpoint, options.expected_dimensions, model=options.model) as (endpoint, _):
+    with reached(options.endpoint, options.expected_dimensions, model=options.model) as (endpoint, profile):
         infos = _infos(endpoint)
         # A server that does not answer now takes no texts, and nothing waits for it.
         endpoint = dataclasses.replace(endpoint, urls=tuple(infos))
@@ -81,11 +85,49 @@ def plan(options: PlanOptions, say: Callable[[str], None] = print) -> ExitCode:
         speed = probe_speed(endpoint, permits, [document.text for document in documents])
     estimate = make_estimate(found, sample, tokens, speed, info, options)
     if output is not None:
+        job = describe_job(
+            endpoint,
+            profile,
+            inputs=options.inputs,
+            exclude=options.exclude,
+            text_field=options.text_field,
+            embedding_field=options.embedding_field,
+            shard_bytes=options.shard_bytes,
+        )
+        estimate["new"] = _new(output, found, job, estimate)
         output.write(NAME, [orjson.dumps(estimate, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)])
         output.tidy()
     for line in lines_of(estimate):
         say(line)
     return ExitCode.DONE
+
+
+def _new(output: OutputFolder, plan: Plan, job: JobSpec, estimate: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what is left to do in a folder that has vectors already; None for a folder that has none.
+
+    The value has `done`, documents in shards that stay as they are; `texts`, those without a vector among the
+    `documents` that were read; `exact`, whether all others were; and the `seconds` and `dollars` of all such texts.
+    """
+    existing = read_job(output)
+    if existing is None:
+        return None
+    try:
+        job = join(existing, job, output.root)
+    except UsageError:  # of other vectors: `run` refuses the folder, or starts over with --overwrite
+        return None
+    cache = ReceiptCache()
+    ledger = read_ledger(plan, output, job.digest, output.list(), cache)
+    index = index_former(output, job, [], cache)
+    if index is None:
+        return None
+    new = count_new(ledger.work_left(), plan, job, index, _COUNTED_BYTES)
+    texts: float = new.texts
+    if not new.exact:
+        texts *= max(0, estimate["documents"] - ledger.embedded) / max(1, new.documents)
+    seconds = texts / estimate["documents_per_second"]
+    price = estimate["price_per_hour"]
+    dollars = None if price is None else price * seconds / 3600
+    return {"done": ledger.embedded, **new._asdict(), "seconds": seconds, "dollars": dollars}
 
 
 def read_estimate(output: OutputFolder) -> dict[str, Any] | None:
@@ -262,6 +304,10 @@ def lines_of(estimate: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {level['in_flight']:>5,} texts in flight: {level['documents_per_second']:,.0f} documents/s"
     cost = "" if estimate["dollars"] is None else f", ${estimate['dollars']:,.2f}"
     yield f"expected: {duration(estimate['seconds'])}{cost}, with the endpoint as busy as in the fastest of these"
+    if new := estimate.get("new"):
+        cost = "" if new["dollars"] is None else f", ${new['dollars']:,.2f}"
+        counted = New(new["texts"], new["documents"], new["exact"])
+        yield f"of these, {count(new['done'], 'document')} are done; {counted}: {duration(new['seconds'])}{cost}"
 
 
 def _token_lines(estimate: Mapping[str, Any]) -> Iterator[str]:

@@ -10,7 +10,7 @@ import pytest
 from tests.shards import MADE, embedded_shard, folder
 from transforms.elements import Vectors
 from transforms.output.folder import OutputFolder
-from transforms.reuse.index import FormerFile, write_index
+from transforms.reuse.index import FormerFile, make_index
 from transforms.reuse.keys import encode_keys
 from transforms.reuse.partial import (
     FOLDER,
@@ -151,9 +151,7 @@ def test_vectors_that_were_put_down_are_found_by_the_whole_digest_of_their_texts
     _, digests, _ = decode_partial(content)
     file = FormerFile(output.path(written.path), written.bytes, written.crc32c, None, "")
     # The keys are in another order than the vectors: the digests decide.
-    handle = write_index(output, [(file, keys_of([digests[1], digests[0], digests[2]]))], "run")
-    assert handle is not None
-    index = handle.open()
+    index = make_index([(file, keys_of([digests[1], digests[0], digests[2]]))])
     assert index is not None
     found = find_vectors(["unknown", *TEXTS], index, 2)
     assert found.mask.tolist() == [False, False, False, True, False, False, False]
@@ -164,9 +162,7 @@ def test_a_file_is_used_up_by_the_shard_that_takes_all_of_its_vectors(tmp_path: 
     output = folder(tmp_path)
     written = output.write(f"{FOLDER}/x", encode_partial("wiki-00000", "space", "truncate", TEXTS[:3], VECTORS[:3]))
     file = FormerFile(output.path(written.path), written.bytes, written.crc32c, None, "")
-    handle = write_index(output, [(file, encode_keys(TEXTS[:3]))], "run")
-    assert handle is not None
-    index = handle.open()
+    index = make_index([(file, encode_keys(TEXTS[:3]))])
     assert index is not None
     assert find_vectors([TEXTS[1], "other"], index, 2).used_up == []
     assert find_vectors([*TEXTS[:3], "other"], index, 2).used_up == [file.path]
