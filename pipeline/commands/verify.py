@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 import orjson
 from tqdm import tqdm
 
-from pipeline.commands.options import VerifyOptions
+from pipeline.commands.options.verify import VerifyOptions
 from pipeline.errors import ExitCode, NotProven, UsageError
 from pipeline.job.ledger import Ledger, SourceLedger, read_ledger
 from pipeline.job.sharding import make_plan, read_plan
