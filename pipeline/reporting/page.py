@@ -77,6 +77,9 @@ def _remarks(report: Report) -> Iterator[str]:
     if totals.at_limit:
         many = "One text has" if totals.at_limit == 1 else f"At least {totals.at_limit:,} texts have"
         yield f"{many} as many tokens as the model reads, and may have been cut."
+    if totals.nan_lines:
+        hold = "line holds" if totals.nan_lines == 1 else "lines hold"
+        yield f"{totals.nan_lines:,} embedded {hold} NaN or Infinity, which strict JSON parsers refuse."
     if totals.retries >= max(_MANY_RETRIES[0], _MANY_RETRIES[1] * totals.requests):
         yield f"{totals.retries:,} requests had to be repeated, where {totals.requests:,} succeeded."
     if totals.seconds and totals.throttled_ms / 1000 > totals.seconds:
