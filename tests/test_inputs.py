@@ -193,6 +193,14 @@ def test_a_text_field_that_no_record_has_is_refused_with_those_that_there_are(tm
     assert "For several fields, repeat the option." in refused(folder, "--text_field", "id,meta")
 
 
+def test_a_shard_of_too_many_records_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    lines = b"".join(b'{"content":"%d"}\n' % n for n in range(10)) * 70_000
+    folder = put(tmp_path / "in", {"a.ndjson": lines})
+    said = refused(folder)
+    assert "has lines of about 16 bytes, so about 700,000 records in a shard of --shard_bytes 16777216" in said
+    assert "run with --shard_bytes 3200000" in said
+
+
 @pytest.mark.parametrize("given", ["empty", "empty/", "nothing", "*.ndjson"])
 def test_what_matches_nothing_is_one_sentence(tmp_path: Path, given: str) -> None:
     (tmp_path / "empty").mkdir()
