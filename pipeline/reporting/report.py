@@ -156,6 +156,7 @@ def _totals(
         reused=ledger.reused,
         duplicates=ledger.duplicates,
         truncated=ledger.truncated,
+        nan_lines=sum(receipt.nan_lines for receipt in receipts),
         dead_letters=ledger.dead_letters,
         dead_letters_by_reason=dict(sorted(ledger.reasons().items())),
         output_bytes=sum(receipt.output.bytes for receipt in receipts if receipt.output is not None),
@@ -442,6 +443,9 @@ def counts(report: Report) -> Iterator[str]:
         yield f"truncated: {sentence}"
     if gone := report.gone.sources:
         yield f"kept: {count(report.gone.embedded, 'document')} of {count(gone, 'input')} that no longer exist"
+    if totals.nan_lines:
+        hold = "line holds" if totals.nan_lines == 1 else "lines hold"
+        yield f"{totals.nan_lines:,} embedded {hold} NaN or Infinity, which strict JSON parsers refuse"
 
 
 def file_name(source: SourceReport) -> str:

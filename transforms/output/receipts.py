@@ -63,6 +63,7 @@ class Receipt:
         sent: documents whose text the endpoint embedded for this shard.
         reused: documents whose vector comes from a former output.
         duplicates: documents with the text of an earlier one of this shard, whose vector they share.
+        nan_lines: embedded lines that hold NaN or Infinity, which strict JSON parsers refuse.
         reasons: the dead letters by reason.
         truncated: documents whose text was sent and is too long for the model, as far as replies show it.
         truncated_at: the byte offsets of the first ten of them.
@@ -86,6 +87,7 @@ class Receipt:
     sent: int
     reused: int
     duplicates: int
+    nan_lines: int
     dead_letters: int
     reasons: Mapping[str, int]
     truncated: int
@@ -184,6 +186,7 @@ def _check_bounds(receipt: Receipt) -> None:
             "sent",
             "reused",
             "duplicates",
+            "nan_lines",
             "dead_letters",
             "truncated",
         )

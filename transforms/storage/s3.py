@@ -10,6 +10,7 @@ import contextlib
 import functools
 import itertools
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
@@ -42,6 +43,7 @@ _MAX_PUT_BYTES = 5 << 30  # of an object that is uploaded by one request; S3's o
 _PART_BYTES = 64 << 20  # of a larger object, held in memory
 _MAX_PARTS = 10_000  # of an upload; S3's own limit
 _READ_ATTEMPTS = 4
+_making_client = threading.Lock()
 _CREDENTIALS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 
 
@@ -201,8 +203,13 @@ def _delete(bucket: str, names: list[str]) -> None:
         raise StorageError(f"s3://{bucket}/{failed[0]['Key']} cannot be deleted: {failed[0]['Message']}")
 
 
-@functools.cache
 def _client() -> Any:  # boto3 makes its classes when it runs
+    with _making_client:  # functools.cache lets several threads make one each
+        return _make_client()
+
+
+@functools.cache
+def _make_client() -> Any:
     # Private, but Beam has no public way to read the options that it gave to a worker process.
     options = (FileSystems._pipeline_options or PipelineOptions([])).view_as(S3Options)
     return boto3.session.Session().client(
