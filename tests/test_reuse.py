@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.job.former import count_new, forget_former
+from pipeline.job.former import count_new, forget_former, index_former
 from pipeline.job.ledger import Ledger, ReceiptCache
 from pipeline.job.preparation import prepare
 from pipeline.job.sharding import make_plan
@@ -155,6 +155,42 @@ def test_only_new_texts_are_sent(lived: Folder) -> None:
     assert sum(one["reused"] for one in redone) == 299
     assert all(one["embedded"] == one["sent"] + one["reused"] + one["duplicates"] for one in receipts)
     lived.changed()
+
+
+def test_plan_finds_what_is_new_and_writes_its_estimate_alone(lived: Folder) -> None:
+    with (lived.corpus / "a.ndjson").open("ab") as file:
+        file.write(b'{"content": "appended"}\n')
+    shutil.copy(lived.corpus / "b.ndjson", lived.corpus / "e.ndjson")
+    before = {path: path.stat().st_mtime_ns for path in lived.output.rglob("*") if path.is_file()}
+    plan = ("plan", "--input", f"{lived.corpus}/**", "--endpoint", lived.url, "--shard_bytes", SHARD_BYTES)
+    plan += ("--price_per_hour", 1, "--max_in_flight", 8)
+    said = tayyar_here(*plan, "--output", lived.output).stdout
+    assert "of these, 600 documents are done; 1 text new among 601 documents to do: " in said
+    estimate = lived.output / "_job/estimate.json"
+    new = json.loads(estimate.read_bytes())["new"]
+    assert (new["done"], new["texts"], new["documents"], new["exact"]) == (600, 1, 601, True)
+    estimate.unlink()
+    assert {path: path.stat().st_mtime_ns for path in lived.output.rglob("*") if path.is_file()} == before
+    assert "to do" not in tayyar_here(*plan, "--output", lived.output, "--no_normalize").stdout  # another space
+    report = run(lived.corpus, lived.output, lived.url)
+    assert "600 documents done already; 1 text new among 601 documents to do" in report
+
+
+def test_of_much_work_a_share_is_counted(lived: Folder) -> None:
+    write_ndjson(lived.corpus / "a.ndjson", documents(300, seed=8))
+    touch(lived.corpus)
+    output = OutputFolder(str(lived.output), "plan")
+    job = require_job(output)
+    plan = make_plan([str(lived.corpus)], output.root, SHARD_BYTES)
+    work = [shard for source in plan.sources for shard in plan.shards_of(source)]
+    index = index_former(output, job, [], ReceiptCache())
+    assert index is not None
+    whole = count_new(work, plan, job, index)
+    assert (whole.texts, whole.documents, whole.exact) == (300, 900, True)
+    some = count_new(work, plan, job, index, 5 * SHARD_BYTES)
+    assert not some.exact
+    assert 0 < some.texts < some.documents < 900
+    assert str(some).startswith("about ")
 
 
 def test_equal_texts_within_a_shard_are_sent_once(tmp_path: Path, hash_tei: str) -> None:
