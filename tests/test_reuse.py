@@ -9,7 +9,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,8 @@ from pipeline.job.sharding import make_plan
 from pipeline.job.spec import require_job
 from tests.commands import output_files, started, tayyar_here, texts_embedded
 from tests.documents import documents, write_ndjson
+from tests.tei_simulator.clients import Simulator
+from tests.tei_simulator.process import TeiSimulator
 from tests.test_end_to_end import HANDSHAKE_TEXTS
 from transforms.output.folder import OutputFolder
 from transforms.reuse.index import IndexHandle
@@ -47,9 +49,10 @@ def sent(output: Path) -> int:
 class Folder:
     """An output folder whose first run is done; `changed` runs again and says what was sent."""
 
-    def __init__(self, corpus: Path, output: Path, url: str) -> None:
+    def __init__(self, corpus: Path, output: Path, url: str, *, begin: bool = True) -> None:
         self.corpus, self.output, self.url = corpus, output, url
-        run(corpus, output, url)
+        if begin:
+            run(corpus, output, url)
 
     def changed(self, *options: object) -> int:
         """Run again, hold the folder against one that is made from nothing, and return how many texts were sent."""
@@ -162,8 +165,8 @@ def test_plan_finds_what_is_new_and_writes_its_estimate_alone(lived: Folder) -> 
         file.write(b'{"content": "appended"}\n')
     shutil.copy(lived.corpus / "b.ndjson", lived.corpus / "e.ndjson")
     before = {path: path.stat().st_mtime_ns for path in lived.output.rglob("*") if path.is_file()}
-    plan = ("plan", "--input", f"{lived.corpus}/**", "--endpoint", lived.url, "--shard_bytes", SHARD_BYTES)
-    plan += ("--price_per_hour", 1, "--max_in_flight", 8)
+    inputs = ("--input", f"{lived.corpus}/**", "--endpoint", lived.url, "--shard_bytes", SHARD_BYTES)
+    plan = ("plan", *inputs, "--price_per_hour", 1, "--max_in_flight", 8)
     said = tayyar_here(*plan, "--output", lived.output).stdout
     assert "of these, 600 documents are done; 1 text new among 601 documents to do: " in said
     estimate = lived.output / "_job/estimate.json"
@@ -271,7 +274,11 @@ def test_what_was_embedded_of_a_gone_source_goes_with_prune_alone(lived: Folder)
     (lived.corpus / "b.ndjson").unlink()
     report = run(lived.corpus, lived.output, lived.url)
     assert "1 inputs of former runs no longer exist" in report
+    assert "kept: 300 documents of 1 input that no longer exist" in report
     assert (lived.output / "data/b-00000.ndjson").exists()
+    verified = tayyar_here("verify", "--output", lived.output).stdout
+    assert "verified: 600 records in 2 files" in verified
+    assert f"1 of 3 sources, which are gone ({lived.corpus}/b.ndjson): their 300 records were checked" in verified
     lived.changed()
     assert not [*lived.output.rglob("b-*")]
 
@@ -282,6 +289,57 @@ def test_a_corpus_may_move_with_its_output(lived: Folder, tmp_path: Path) -> Non
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "moved/out/data").rglob("*.ndjson")}
     run(tmp_path / "moved/in", tmp_path / "moved/out", lived.url)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "moved/out/data").rglob("*.ndjson")} == before
+
+
+@pytest.fixture
+def moved(tmp_path: Path) -> Iterator[Folder]:
+    """A folder with dead letters, one of them in a compressed file, whose inputs are elsewhere since."""
+    with TeiSimulator() as server:
+        simulator = Simulator(server.url)
+        simulator.set_faults(refuse_marker="1-7 ")
+        lines = [{"content": f"{number}-7 text"} for number in range(300)]
+        write_ndjson(tmp_path / "in/a.ndjson", lines)
+        (tmp_path / "in/c").mkdir()
+        (tmp_path / "in/c/d.ndjson.gz").write_bytes(gzip.compress((tmp_path / "in/a.ndjson").read_bytes()))
+        run(tmp_path / "in", tmp_path / "out", server.url, "--max_dead_letter_ratio", 1)
+        simulator.set_faults()
+        shutil.copytree(tmp_path / "in", tmp_path / "elsewhere/now", copy_function=shutil.copyfile)
+        shutil.rmtree(tmp_path / "in")
+        yield Folder(tmp_path / "elsewhere/now", tmp_path / "out", server.url, begin=False)
+
+
+def test_inputs_that_have_moved_are_verified_and_redriven_where_they_are_now(moved: Folder) -> None:
+    here = ("--output", moved.output, "--input", f"{moved.corpus}/**")
+    options = ("--max_dead_letter_ratio", 1)
+    assert "is gone, as are all sources" in tayyar_here("verify", "--output", moved.output, *options, code=5).stderr
+    said = tayyar_here("verify", *here, *options).stdout
+    assert "verified: 600 records in 2 files" in said
+    assert "gone" not in said
+    assert "is gone now" in tayyar_here("redrive", "--output", moved.output, "--endpoint", moved.url, code=1).stderr
+    assert " dead letters sent again: " in tayyar_here("redrive", *here, "--endpoint", moved.url).stdout
+    assert "+ 0 dead letters" in tayyar_here("verify", *here).stdout
+    (moved.corpus / "new.ndjson").write_bytes(b'{"content": "new"}\n')
+    assert "new.ndjson: not embedded yet; run again" in tayyar_here("verify", *here, code=5).stderr
+
+
+def test_other_files_in_the_place_of_moved_inputs_are_found(moved: Folder) -> None:
+    here = ("--output", moved.output, "--input", f"{moved.corpus}/**")
+    path = moved.corpus / "a.ndjson"
+    lines = lines_in(path)
+    before = output_files(moved.output)
+    # As many bytes and lines, but two lines have changed places.
+    path.write_bytes(b"".join([*lines[:1], lines[11], *lines[1:11], *lines[12:]]))
+    assert "does not hold that line" in tayyar_here("verify", *here, "--max_dead_letter_ratio", 1, code=5).stderr
+    said = tayyar_here("redrive", *here, "--endpoint", moved.url, code=1).stderr
+    assert "a.ndjson is not the file that was embedded" in said
+    path.write_bytes(b"".join(lines) + b"{}\n")
+    said = tayyar_here("verify", *here, "--max_dead_letter_ratio", 1, code=5).stderr
+    assert f"{path} has {path.stat().st_size} bytes, but {path.stat().st_size - 3} were embedded" in said
+    said = tayyar_here("redrive", *here, "--endpoint", moved.url, code=2).stderr
+    assert "Give the files that were embedded" in said
+    assert {name: data for name, data in output_files(moved.output).items() if "a-" in name} == {
+        name: data for name, data in before.items() if "a-" in name
+    }
 
 
 class Killed(Exception):

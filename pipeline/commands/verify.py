@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 import orjson
@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from pipeline.commands.options.verify import VerifyOptions
 from pipeline.errors import ExitCode, NotProven, UsageError
-from pipeline.job.ledger import Ledger, SourceLedger, read_ledger
+from pipeline.job.ledger import Ledger, SourceLedger, read_ledger, relocate
 from pipeline.job.sharding import make_plan, read_plan
 from pipeline.job.spec import JobSpec, require_job
 from pipeline.reporting.schema import Totals
@@ -65,8 +65,13 @@ def verify(options: VerifyOptions, say: Callable[[str], None] = print) -> ExitCo
     job = require_job(output)
     files = output.list()
     ledger = read_ledger(read_plan(output, job.shard_bytes), output, job.digest, files)
+    problems: list[str] = []
+    if options.inputs:
+        now = make_plan(options.inputs, output.root, job.shard_bytes, exclude=job.exclude)
+        ledger, problems = relocate(ledger, now)
+        job = dataclasses.replace(job, inputs=options.inputs)
     if not options.sample:
-        checked = _check_folder(ledger, output, files, job, options)
+        checked = _check_folder(ledger, problems, output, files, job, options)
         compared = None
     else:
         settings = dataclasses.replace(
@@ -82,7 +87,7 @@ def verify(options: VerifyOptions, say: Callable[[str], None] = print) -> ExitCo
         ):  # before the folder is read, which may take minutes
             require_same_space(job.space, profile.space)
             usable = dataclasses.replace(endpoint, space=job.space)
-            checked = _check_folder(ledger, output, files, job, options)
+            checked = _check_folder(ledger, problems, output, files, job, options)
             spot_check = SpotCheck(usable, job.text_field, job.embedding_field, options.min_cosine)
             picks = checked.sample.picks
             compared = spot_check.run(picks, checked.findings) if picks else None
@@ -90,10 +95,17 @@ def verify(options: VerifyOptions, say: Callable[[str], None] = print) -> ExitCo
 
 
 def _check_folder(
-    ledger: Ledger, output: OutputFolder, files: Mapping[str, FileStat], job: JobSpec, options: VerifyOptions
+    ledger: Ledger,
+    problems: Sequence[str],
+    output: OutputFolder,
+    files: Mapping[str, FileStat],
+    job: JobSpec,
+    options: VerifyOptions,
 ) -> _Checked:
     checked = _Checked(sample=Sample(options.sample))
     findings = checked.findings
+    for problem in problems:
+        findings.add(problem)
     _check_complete(ledger, findings)
     _check_inputs(ledger, output, job, checked)
     _check_files(ledger, output, files, findings)
