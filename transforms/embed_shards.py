@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -68,28 +68,37 @@ def assemble(distinct: Distinct, found: Found | None, sent: Embeddings) -> tuple
         sent: the embeddings of those texts that were not found, in their order.
 
     Returns:
-        the embeddings of all n documents; how many of their vectors were found; how many documents with a vector have
-        an earlier document's text.
+        the embeddings of all n documents, among them the truncated ones; how many of their vectors were found; how
+        many documents with a vector have an earlier document's text.
     """
-    vectors, rejections = sent.vectors, sent.rejections
+    vectors, rejections, truncated = sent.vectors, sent.rejections, sent.truncated
     if found is not None and found.mask.any():
         sent_places = np.flatnonzero(~found.mask)
         found.vectors[sent_places] = sent.vectors
         vectors = found.vectors
         rejections = {int(sent_places[place]): rejection for place, rejection in rejections.items()}
+        truncated = sent_places[list(truncated)].tolist()
     reused = 0 if found is None else int(found.mask.sum())
     if distinct.places is None:
-        return Embeddings(vectors, rejections, sent.statistics), reused, 0
+        return Embeddings(vectors, rejections, sent.statistics, truncated), reused, 0
     duplicates = len(distinct.places) - len(distinct.texts)
     if rejections:
         rejected = [index for index, place in enumerate(distinct.places) if place in rejections]
         duplicates -= len(rejected) - len(rejections)
         rejections = {index: rejections[distinct.places[index]] for index in rejected}
-    return Embeddings(vectors[np.asarray(distinct.places)], rejections, sent.statistics), reused, duplicates
+    if truncated:
+        long = frozenset(truncated)
+        truncated = [index for index, place in enumerate(distinct.places) if place in long]
+    return Embeddings(vectors[np.asarray(distinct.places)], rejections, sent.statistics, truncated), reused, duplicates
 
 
 def merge_embeddings(
-    read: DocumentShard, embeddings: Embeddings, started_at: float, reused: int = 0, duplicates: int = 0
+    read: DocumentShard,
+    embeddings: Embeddings,
+    started_at: float,
+    reused: int = 0,
+    duplicates: int = 0,
+    partial: Sequence[str] = (),
 ) -> tuple[EmbeddedShard, ShardDeadLetters]:
     """Put a shard's documents and their vectors together, and its dead letters of both stages.
 
@@ -99,6 +108,7 @@ def merge_embeddings(
         started_at: seconds since the epoch.
         reused: documents whose vector comes from a former output.
         duplicates: documents whose vector is that of an earlier one.
+        partial: names of files with partial vectors that are not needed when the shard has its receipt.
     """
     rejected = [
         DeadLetter(
@@ -128,6 +138,8 @@ def merge_embeddings(
         started_at,
         reused,
         duplicates,
+        tuple(read.documents[index].offset for index in embeddings.truncated),
+        tuple(partial),
     )
     return embedded, ShardDeadLetters(read.shard, dead_letters)
 
@@ -251,9 +263,8 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
     def _finish(self, waiting: _Waiting, sent: Embeddings) -> Iterable[beam.pvalue.TaggedOutput]:
         read, texts, found, started_at = waiting
         embeddings, reused, duplicates = assemble(texts, found, sent)
-        embedded, dead_letters = merge_embeddings(read, embeddings, started_at, reused, duplicates)
-        if self._partial_writer is not None:
-            self._partial_writer.remove(read.shard.name)
+        partial = self._partial_files(read.shard.name, found)
+        embedded, dead_letters = merge_embeddings(read, embeddings, started_at, reused, duplicates, partial)
         self._documents_out.inc(len(embedded.documents))
         self._dead_letters_out.inc(len(dead_letters.dead_letters))
         seconds, self._throttled_ms = divmod(self._throttled_ms + embedded.statistics.throttled_ms, 1000)
@@ -263,6 +274,15 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
             yield beam.pvalue.TaggedOutput(DEAD_LETTERS, dead_letters)
         yield beam.pvalue.TaggedOutput(EMBEDDED, embedded)
         self._stop_if_hopeless(embedded)
+
+    def _partial_files(self, shard: str, found: Found | None) -> list[str]:
+        """Return the files of partial vectors that have none but this shard's."""
+        if self._partial is None or self._partial_writer is None:
+            return []
+        root = f"{self._partial.output.root}/"
+        names = [path.removeprefix(root) for path in found.used_up] if found is not None else []
+        own = self._partial_writer.remove(shard)
+        return names if own is None else [*names, own]
 
     def _stop_if_hopeless(self, shard: EmbeddedShard) -> None:
         self._records += shard.records

@@ -33,7 +33,7 @@ from transforms.ndjson.lines import Line
 from transforms.ndjson.parse import is_blank, parse_line
 from transforms.ndjson.splice import embedded_lines, json_key
 from transforms.output.folder import OutputFolder
-from transforms.output.receipts import Receipt
+from transforms.output.receipts import MAX_TRUNCATED_PLACES, Receipt
 from transforms.read_shards import MAX_LINE_BYTES, ShardTooDense, SourceChanged, lines_of
 from transforms.reuse.keys import KEY_BYTES, key_of
 from transforms.storage import api as storage
@@ -266,6 +266,8 @@ class _Redrive:
             nan_lines=self._receipt.nan_lines + sum(document.has_nan for document in result.documents),
             dead_letters=len(left),
             reasons=Counter(letter.reason.value for letter in left),
+            truncated=self._receipt.truncated + len(result.truncated),
+            truncated_at=tuple(sorted((*self._receipt.truncated_at, *result.truncated))[:MAX_TRUNCATED_PLACES]),
             statistics=add_statistics(self._receipt.statistics, result.statistics),
         )
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import orjson
 
+from pipeline.job.former import New
 from pipeline.job.sharding import Plan
 from pipeline.planning.sampling import Sample
 from pipeline.planning.throughput import Speed
-from pipeline.reporting.numbers import duration
+from pipeline.reporting.numbers import count, duration
 from pipeline.reporting.report import PLANNED
 from transforms.elements import Document
 from transforms.ndjson.splice import embedded_lines, json_key
@@ -23,8 +24,6 @@ from transforms.tei.settings import Overlong
 
 NAME = f"{JOB}/estimate.json"
 VERSION = 1
-_PATIENCE = 5.0  # seconds: at least one of several servers has just answered
-_TOKENIZED = 500  # documents: the endpoint's reply names every token
 _WORST = 3
 _SHOWN_CHARACTERS = 80
 
@@ -178,6 +177,10 @@ def lines_of(estimate: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {level['in_flight']:>5,} texts in flight: {level['documents_per_second']:,.0f} documents/s"
     cost = "" if estimate["dollars"] is None else f", ${estimate['dollars']:,.2f}"
     yield f"expected: {duration(estimate['seconds'])}{cost}, with the endpoint as busy as in the fastest of these"
+    if new := estimate.get("new"):
+        cost = "" if new["dollars"] is None else f", ${new['dollars']:,.2f}"
+        counted = New(new["texts"], new["documents"], new["exact"])
+        yield f"of these, {count(new['done'], 'document')} are done; {counted}: {duration(new['seconds'])}{cost}"
 
 
 def _token_lines(estimate: Mapping[str, Any]) -> Iterator[str]:
