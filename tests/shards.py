@@ -60,6 +60,7 @@ def receipt(index: int = 0, of: Source = SOURCE, /, **fields: Any) -> Receipt:
         sent=3,
         reused=0,
         duplicates=0,
+        nan_lines=0,
         dead_letters=0,
         reasons={},
         started_at=1000.0 + index,

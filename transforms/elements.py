@@ -125,12 +125,14 @@ class Document(NamedTuple):
         line: the line verbatim, without its newline.
         text: what is sent to the endpoint; never blank.
         has_field: whether the line has the embedding field already, at its top level.
+        has_nan: whether the line holds NaN or Infinity, which strict JSON parsers refuse.
     """
 
     offset: int
     line: bytes
     text: str
     has_field: bool
+    has_nan: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,7 +166,13 @@ def record_damage(output: OutputFolder, work: Shard, error: str, kept_bytes: int
         error: why it cannot be read.
         kept_bytes: how many (decompressed) bytes of a compressed source make whole shards, which are kept.
     """
-    kept = "" if kept_bytes is None else f" The records in its first {kept_bytes} decompressed bytes are kept."
+    kept = ""
+    if kept_bytes is not None:
+        kept = (
+            f" The records in its first {kept_bytes} decompressed bytes are kept."
+            if kept_bytes
+            else (" None of its records are kept: it has no whole shard before that.")
+        )
     name = f"{DAMAGED}/{work.source.name}" + ("" if work.end is None else f"-{work.index:05d}")
     output.write(f"{name}.json", [orjson.dumps({"source": work.source.path, "error": f"{error}{kept}"})])
 

@@ -57,6 +57,7 @@ def _receipt_of(
         sent=len(shard.documents) - shard.reused - shard.duplicates,
         reused=shard.reused,
         duplicates=shard.duplicates,
+        nan_lines=sum(document.has_nan for document in shard.documents),
         dead_letters=len(shard.dead_letters),
         reasons=Counter(letter.reason.value for letter in shard.dead_letters),
         started_at=shard.started_at,

@@ -263,6 +263,7 @@ class _Redrive:
             self._receipt,
             embedded=self._receipt.embedded + len(result.documents),
             sent=self._receipt.sent + len(result.documents),
+            nan_lines=self._receipt.nan_lines + sum(document.has_nan for document in result.documents),
             dead_letters=len(left),
             reasons=Counter(letter.reason.value for letter in left),
             statistics=add_statistics(self._receipt.statistics, result.statistics),

@@ -285,6 +285,7 @@ def _check_report(ledger: Ledger, output: OutputFolder, findings: Findings) -> N
         "shards": len(receipts),
         "records": ledger.records,
         "embedded": ledger.embedded,
+        "nan_lines": sum(receipt.nan_lines for receipt in receipts),
         "dead_letters": ledger.dead_letters,
         "dead_letters_by_reason": dict(ledger.reasons()),
         "output_bytes": sum(receipt.output.bytes for receipt in receipts if receipt.output),

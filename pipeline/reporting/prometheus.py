@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from pipeline.escaping import escaped
 from pipeline.reporting.schema import Latency, Report
 from transforms.output.folder import JOB
 
@@ -70,7 +71,8 @@ class _ReportCollector(Collector):
         info = GaugeMetricFamily(
             "tayyar_job_info", "What the vectors are.", labels=("model", "sha", "dimensions", "space")
         )
-        info.add_metric((model.model_id, model.sha or "", str(model.dimensions), report.job.space), 1)
+        names = (model.model_id, model.sha or "", str(model.dimensions), report.job.space)
+        info.add_metric([escaped(name) for name in names], 1)
         yield info
         for field, (name, about) in _TOTALS.items():
             if getattr(totals, field) is not None:

@@ -140,6 +140,7 @@ def _totals(
         sent=sum(receipt.sent for receipt in receipts),
         reused=sum(receipt.reused for receipt in receipts),
         duplicates=sum(receipt.duplicates for receipt in receipts),
+        nan_lines=sum(receipt.nan_lines for receipt in receipts),
         dead_letters=ledger.dead_letters,
         dead_letters_by_reason=dict(sorted(ledger.reasons().items())),
         output_bytes=sum(receipt.output.bytes for receipt in receipts if receipt.output is not None),
@@ -350,6 +351,9 @@ def counts(report: Report) -> Iterator[str]:
     yield f"total: embeddings = {totals.embedded}, documents = {totals.records}, dead letters = {totals.dead_letters}"
     for reason, number in totals.dead_letters_by_reason.items():
         yield f"  {reason}: {number}"
+    if totals.nan_lines:
+        hold = "line holds" if totals.nan_lines == 1 else "lines hold"
+        yield f"{totals.nan_lines:,} embedded {hold} NaN or Infinity, which strict JSON parsers refuse"
 
 
 def file_name(source: SourceReport) -> str:

@@ -125,6 +125,7 @@ class Totals:
         sent: documents whose text the endpoint embedded.
         reused: documents that took the vector of a former output.
         duplicates: documents that took the vector of an equal text in their shard.
+        nan_lines: embedded lines that hold NaN or Infinity, which strict JSON parsers refuse.
         at_limit: texts of as many tokens as the model reads, which were cut unless they fit exactly; a lower bound.
         dead_letters: records that could not be embedded.
         dead_letters_by_reason: the same by reason.
@@ -153,6 +154,7 @@ class Totals:
     sent: int
     reused: int
     duplicates: int
+    nan_lines: int
     at_limit: int
     dead_letters: int
     dead_letters_by_reason: Mapping[str, int]

@@ -62,6 +62,7 @@ class Receipt:
         sent: documents whose text the endpoint embedded for this shard.
         reused: documents whose vector comes from a former output.
         duplicates: documents with the text of an earlier one of this shard, whose vector they share.
+        nan_lines: embedded lines that hold NaN or Infinity, which strict JSON parsers refuse.
         reasons: the dead letters by reason.
         started_at: seconds since the epoch; `finished_at` likewise.
         output: the embedded documents; None if there are none.
@@ -83,6 +84,7 @@ class Receipt:
     sent: int
     reused: int
     duplicates: int
+    nan_lines: int
     dead_letters: int
     reasons: Mapping[str, int]
     started_at: float
@@ -170,7 +172,17 @@ def _check_bounds(receipt: Receipt) -> None:
     statistics = receipt.statistics
     counts: dict[str, Any] = {
         name: getattr(receipt, name)
-        for name in ("start", "source_size", "records", "embedded", "sent", "reused", "duplicates", "dead_letters")
+        for name in (
+            "start",
+            "source_size",
+            "records",
+            "embedded",
+            "sent",
+            "reused",
+            "duplicates",
+            "nan_lines",
+            "dead_letters",
+        )
     }
     counts |= {
         field.name: getattr(statistics, field.name) for field in fields(statistics) if field.name != "latency_ms"

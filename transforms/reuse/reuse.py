@@ -131,7 +131,7 @@ def _read_rows(file: FormerFile, wanted: Mapping[int, int], texts: Sequence[str]
         if text is None:
             continue
         try:
-            record = parse_object(line.content.removeprefix(b"\xef\xbb\xbf"))
+            record, _ = parse_object(line.content.removeprefix(b"\xef\xbb\xbf"))
             if text_of(record, file.text_field) == texts[text]:
                 rows[text] = np.array(record[file.embedding_field], dtype=np.float32)
         except (Unusable, KeyError, TypeError, ValueError, OverflowError):

@@ -37,6 +37,13 @@ def test_prometheus_reads_what_the_report_holds() -> None:
     assert found["tayyar_job_info", SCRIPT] == 1
 
 
+def test_what_hides_or_reorders_text_is_an_escape() -> None:
+    report = nasty_report()
+    model = dataclasses.replace(report.job.model, model_id="a\x1b[2J\u202eb")
+    report = dataclasses.replace(report, job=dataclasses.replace(report.job, model=model))
+    assert parsed(report)["tayyar_job_info", "a\\x1b[2J\\u202eb"] == 1
+
+
 def test_the_histogram_counts_up() -> None:
     found = parsed(nasty_report())
     bounds = ("0.016", "0.064", "0.091", "0.256", "+Inf")

@@ -89,6 +89,7 @@ def test_the_report_adds_up() -> None:
         "sent": 243_075,
         "reused": 0,
         "duplicates": 0,
+        "nan_lines": 0,
         "at_limit": 6,
         "dead_letters": 3,
         "dead_letters_by_reason": {"empty_text": 2, "missing_text": 1},

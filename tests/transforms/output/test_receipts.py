@@ -43,6 +43,7 @@ def receipts(draw: st.DrawFn) -> Receipt:
             sent=COUNTS,
             reused=COUNTS,
             duplicates=COUNTS,
+            nan_lines=COUNTS,
             dead_letters=COUNTS,
             reasons=st.dictionaries(st.sampled_from([reason.value for reason in Reason]), COUNTS),
             started_at=SECONDS,
