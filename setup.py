@@ -109,6 +109,7 @@ setup(
     packages=[
         "pipeline",
         "pipeline.commands",
+        "pipeline.commands.options",
         "pipeline.embedded_tei",
         "pipeline.embedded_tei.models",
         "pipeline.job",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -23,7 +22,6 @@ from transforms.reuse.index import IndexHandle
 from transforms.reuse.partial import PartialWriter
 from transforms.reuse.reuse import Distinct, Found, distinct, find_vectors
 from transforms.tei import sharing
-from transforms.tei.client import PendingEmbeddings, TeiClient
 from transforms.tei.settings import EndpointSettings
 from transforms.tei.tasks import Embeddings
 
@@ -31,7 +29,6 @@ EMBEDDED = "embedded"
 DEAD_LETTERS = "dead_letters"
 _COUNTERS = "tayyar"
 _ENOUGH_TO_JUDGE = 1000  # records
-_ENOUGH_MEMORY = 64 << 20  # bytes of lines, dead letters among them, behind the oldest shard
 _RECORD_BYTES = 500  # that Python's objects for one record take beside its line
 
 
@@ -51,32 +48,12 @@ class PartialSettings(NamedTuple):
 
 
 class _Waiting(NamedTuple):
-    """A shard whose new texts are with the client; `memory` is about how many bytes it takes."""
+    """A shard whose new texts are with the client."""
 
     shard: DocumentShard
     distinct: Distinct
     found: Found | None
-    pending: PendingEmbeddings
     started_at: float
-    memory: int
-
-
-class Backlog:
-    """The shards that wait for the endpoint, of all threads of a process together."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.documents = self.memory = 0
-
-    def add(self, documents: int, memory: int) -> None:
-        """Count a shard; with negative numbers, count it no longer."""
-        with self._lock:
-            self.documents += documents
-            self.memory += memory
-
-
-# Of the process, as its client is: with a limit for each thread, many threads would hold many times as much.
-backlog = Backlog()
 
 
 def assemble(distinct: Distinct, found: Found | None, sent: Embeddings) -> tuple[Embeddings, int, int]:
@@ -201,8 +178,7 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
         self._partial_writer: PartialWriter | None = None
         self._records = 0
         self._reasons: Counter[str] = Counter()
-        self._client: TeiClient | None = None
-        self._waiting: deque[_Waiting] = deque()
+        self._submitted: sharing.SubmittedBatches[_Waiting] | None = None
         self._documents_in = Metrics.counter(_COUNTERS, "documents_in")
         self._documents_out = Metrics.counter(_COUNTERS, "documents_out")
         self._dead_letters_out = Metrics.counter(_COUNTERS, "dead_letters_out")
@@ -211,7 +187,7 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
         self._throttled_ms = 0
 
     def setup(self) -> None:
-        self._client = sharing.acquire(self._endpoint)
+        self._submitted = sharing.SubmittedBatches(self._endpoint)
         if self._partial is not None:
             self._partial_writer = PartialWriter(*self._partial)
 
@@ -219,7 +195,7 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
         self._forget_all()
 
     def process(self, shard: DocumentShard) -> Iterator[beam.pvalue.TaggedOutput]:
-        if self._client is None:
+        if self._submitted is None:
             raise RuntimeError("setup() comes before process()")
         self._documents_in.inc(len(shard.documents))
         started_at = time.time()
@@ -230,17 +206,19 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
         if index is not None and self._endpoint.space is not None:
             found = find_vectors(texts.texts, index, self._endpoint.space.dimensions)
             new = [text for text, known in zip(texts.texts, found.mask, strict=True) if not known]
-        pending = self._client.submit(new)
-        self._waiting.append(_Waiting(shard, texts, found, pending, started_at, _memory_of(shard)))
-        backlog.add(len(shard.documents), self._waiting[-1].memory)
+        waiting = _Waiting(shard, texts, found, started_at)
+        # Dead letters count, too: until their shard is done, their lines are kept.
+        pending = self._submitted.submit(waiting, new, len(shard.documents), _memory_of(shard))
         if self._partial_writer is not None and new:
             self._partial_writer.add(shard.shard.name, new, pending)
-        while self._waiting and (self._waiting[0].pending.done() or self._enough_behind_the_oldest()):
-            yield from self._finish_oldest()
+        for done, sent in self._submitted.take_ready():
+            yield from self._finish(done, sent)
 
     def finish_bundle(self) -> Iterator[beam.pvalue.TaggedOutput]:
-        while self._waiting:
-            for output in self._finish_oldest():
+        if self._submitted is None:
+            raise RuntimeError("setup() comes before finish_bundle()")
+        for done, sent in self._submitted.take_all():
+            for output in self._finish(done, sent):
                 value = WindowedValue(output.value, GlobalWindow().max_timestamp(), (GlobalWindow(),))
                 yield beam.pvalue.TaggedOutput(output.tag, value)
 
@@ -248,36 +226,20 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
         self._forget_all()
         if self._partial_writer is not None:
             self._partial_writer.close()
-        client, self._client = self._client, None
-        if client is not None:
-            sharing.release(client)
+        submitted, self._submitted = self._submitted, None
+        if submitted is not None:
+            submitted.close()
 
     def _forget_all(self) -> None:
         """Forget the shards of a bundle that failed."""
-        for waiting in self._waiting:
-            backlog.add(-len(waiting.shard.documents), -waiting.memory)
-        self._waiting.clear()
+        if self._submitted is not None:
+            self._submitted.forget()
         if self._partial_writer is not None:
             self._partial_writer.clear()
 
-    def _enough_behind_the_oldest(self) -> bool:
-        """Whether waiting for the oldest shard leaves the endpoint enough to do.
-
-        Twice what may be in flight lies behind it then, or what takes as much memory as a few usual shards; other
-        threads' shards count.
-        """
-        oldest = self._waiting[0]
-        documents = backlog.documents - len(oldest.shard.documents)
-        return (
-            backlog.memory - oldest.memory >= _ENOUGH_MEMORY
-            or self._client is None
-            or documents >= 2 * self._client.max_in_flight
-        )
-
-    def _finish_oldest(self) -> Iterable[beam.pvalue.TaggedOutput]:
-        read, texts, found, pending, started_at, memory = self._waiting.popleft()
-        backlog.add(-len(read.documents), -memory)
-        embeddings, reused, duplicates = assemble(texts, found, pending.result())
+    def _finish(self, waiting: _Waiting, sent: Embeddings) -> Iterable[beam.pvalue.TaggedOutput]:
+        read, texts, found, started_at = waiting
+        embeddings, reused, duplicates = assemble(texts, found, sent)
         embedded, dead_letters = merge_embeddings(read, embeddings, started_at, reused, duplicates)
         if self._partial_writer is not None:
             self._partial_writer.remove(read.shard.name)

@@ -8,7 +8,10 @@ from functools import partial
 
 from apache_beam.io.filesystems import FileSystems
 
-from pipeline.commands.options import CheckOptions, RunOptions, VerifyOptions
+from pipeline.commands.options.check import CheckOptions
+from pipeline.commands.options.run import RunOptions
+from pipeline.commands.options.shared import EndpointOptions
+from pipeline.commands.options.verify import VerifyOptions
 from pipeline.commands.run import run
 from pipeline.commands.verify import verify
 from pipeline.errors import ExitCode, PipelineFailed, UsageError
@@ -65,33 +68,30 @@ def check(options: CheckOptions, say: Callable[[str], None] = print) -> ExitCode
             require_usable(OutputFolder(options.output, run="check"))
             say(f"output: {options.output} can be written and read")
             if options.beam:
-                smoke_test = partial(_embed_and_prove, options.beam)
+                smoke_test = partial(_embed_and_prove, options)
                 say(f"runner: {rehearse(options.output, endpoint, options.beam, smoke_test)}")
     say("passed")
     return ExitCode.DONE
 
 
 def _embed_and_prove(
-    beam: tuple[str, ...], documents: str, output: str, endpoint: EndpointSettings, shard_bytes: int
+    checked: CheckOptions, documents: str, output: str, endpoint: EndpointSettings, shard_bytes: int
 ) -> None:
-    """Do what `run` and `verify` do with a few documents; raises as they do."""
+    """Do what `run` and `verify` do with a few documents; raise as they do."""
+    how = {each.name: getattr(checked, each.name) for each in dataclasses.fields(EndpointOptions)}
+    how |= {"urls": endpoint.urls, "model": None, "give_up_after": endpoint.give_up_after}  # of a server that runs
     options = RunOptions(
         inputs=(documents,),
         output=output,
-        endpoint=endpoint,
-        text_field="content",
-        embedding_field="embedding",
-        expected_dimensions=None,
         shard_bytes=shard_bytes,
         max_dead_letter_ratio=0.0,
-        price_per_hour=None,
-        overwrite=False,
-        beam=beam,
+        beam=checked.beam,
+        **how,
     )
     lines: list[str] = []
     if run(options, lines.append) is not ExitCode.DONE:
         raise PipelineFailed("\n".join(lines), ExitCode.TOO_MANY_DEAD_LETTERS)
-    verify(VerifyOptions(output), lines.append)
+    verify(VerifyOptions(output=output), lines.append)
 
 
 def _findings(endpoint: EndpointSettings, profile: EndpointProfile) -> Iterator[str]:

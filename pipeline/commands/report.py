@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from pipeline.commands.options import ReportOptions
+from pipeline.commands.options.report import ReportOptions
 from pipeline.errors import ExitCode
 from pipeline.job.ledger import Ledger, read_ledger
 from pipeline.job.sharding import read_plan

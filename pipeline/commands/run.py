@@ -17,7 +17,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from pipeline import graph
-from pipeline.commands.options import RunOptions
+from pipeline.commands.options.run import RunOptions
 from pipeline.commands.report import publish
 from pipeline.errors import ExitCode, PipelineFailed
 from pipeline.job import run_marker

@@ -130,6 +130,20 @@ def write_whole(path: str, temporary: str, chunks: Iterable[bytes]) -> tuple[int
     return size, crc32c
 
 
+def move(path: str, target: str) -> None:
+    """Copy an object within the store, which takes several requests for a large one, and delete it."""
+    copy, token = _blob(target), None
+    try:
+        with _explained(path):
+            while True:
+                token, _, _ = copy.rewrite(_blob(path), token, **_REQUEST)
+                if token is None:
+                    break
+    except FileNotFoundError:
+        return
+    _delete(path)
+
+
 def delete(paths: Iterable[str]) -> None:
     """Delete objects; missing ones are no error."""
     with ThreadPoolExecutor(PARALLEL) as threads:

@@ -29,6 +29,7 @@ from transforms.storage.chunks import Crc32c, spooled
 
 try:
     import boto3
+    from boto3.s3.transfer import TransferConfig
     from botocore import exceptions
     from botocore.config import Config
 except ImportError as missing:
@@ -167,6 +168,18 @@ def _put_in_parts(path: str, file: BinaryIO, crc32c: str, part_bytes: int) -> No
     except BaseException:  # an interruption too: parts of an upload that never ends are invisible, and are paid for
         _client().abort_multipart_upload(**where)
         raise
+
+
+def move(path: str, target: str, *, max_copy_bytes: int = _MAX_PUT_BYTES, part_bytes: int = _PART_BYTES) -> None:
+    """Copy an object within the store, in parts if it has more than `max_copy_bytes`, and delete it."""
+    source, copy = (dict(zip(("Bucket", "Key"), split_url(each), strict=True)) for each in (path, target))
+    config = TransferConfig(multipart_threshold=max_copy_bytes, multipart_chunksize=part_bytes)
+    try:
+        with _explained(path):
+            _client().copy(source, copy["Bucket"], copy["Key"], Config=config)
+    except FileNotFoundError:
+        return
+    delete([path])
 
 
 def delete(paths: Iterable[str]) -> None:

@@ -21,11 +21,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.commands.options import VerifyOptions, make_parser, run_options
+from pipeline.commands.options.run import RunOptions
+from pipeline.commands.options.verify import VerifyOptions
 from pipeline.commands.run import run
 from pipeline.commands.verify import verify
 from pipeline.errors import ExitCode, NotProven, UsageError
-from tests.commands import ROOT, command, environment, started, tayyar_here
+from tests.commands import ROOT, command, environment, parsed, started, tayyar_here
 from tests.documents import documents
 from transforms.elements import DeadLetter, Reason, Stage
 from transforms.output.folder import OutputFolder
@@ -36,7 +37,7 @@ NOT_CHECKED = "not checked: the vectors against the model (give --sample N and -
 
 
 def options(out: Path, **more: Any) -> VerifyOptions:
-    return VerifyOptions(str(out), max_dead_letter_ratio=1.0, **more)
+    return VerifyOptions(output=str(out), max_dead_letter_ratio=1.0, **more)
 
 
 def job(root: Path, url: str) -> Path:
@@ -47,8 +48,8 @@ def job(root: Path, url: str) -> Path:
     (root / "in" / "plain.ndjson").write_bytes(data)
     (root / "in" / "packed.ndjson.gz").write_bytes(gzip.compress(b"\r\n".join([*lines[40:], b"broken", b""])))
     arguments = ["run", "--input", str(root / "in"), "--output", str(root / "out"), "--endpoint", url]
-    parsed, rest = make_parser().parse_known_args([*arguments, "--shard_bytes=3000", "--max_dead_letter_ratio=1"])
-    assert run(run_options(parsed, rest), say=lambda _: None) is ExitCode.DONE
+    options = parsed(RunOptions, *arguments, "--shard_bytes=3000", "--max_dead_letter_ratio=1")
+    assert run(options, say=lambda _: None) is ExitCode.DONE
     return root
 
 
@@ -418,10 +419,10 @@ def test_ten_findings_are_shown_and_all_are_counted(out: Path) -> None:
 
 def test_a_folder_that_holds_no_job_is_refused(tmp_path: Path, out: Path) -> None:
     with pytest.raises(UsageError, match=f"{tmp_path} is not an output folder"):
-        verify(VerifyOptions(str(tmp_path)))
+        verify(VerifyOptions(output=str(tmp_path)))
     (out / "_job" / "plan.ndjson").unlink()
     with pytest.raises(UsageError, match=r"no _job/plan\.ndjson"):
-        verify(VerifyOptions(str(out)))
+        verify(VerifyOptions(output=str(out)))
 
 
 def test_control_c_promises_nothing(finished: Path) -> None:
@@ -442,12 +443,11 @@ def test_the_proof_takes_bounded_memory(tmp_path: Path, hash_tei: str) -> None:
     lines = [b'{"content":"%s %d","embedding":null}' % (text.encode(), number) for number in range(1500)]
     (tmp_path / "in.ndjson").write_bytes(b"\n".join(lines))
     arguments = ["run", "--input", f"{tmp_path}/in.ndjson", "--output", f"{tmp_path}/out", "--endpoint", hash_tei]
-    parsed, rest = make_parser().parse_known_args(arguments)
-    run(run_options(parsed, rest), say=lambda _: None)
+    run(parsed(RunOptions, *arguments), say=lambda _: None)
     assert (tmp_path / "out" / "data" / "in-00000.ndjson").stat().st_size > 12 << 20
     tracemalloc.start()
     try:
-        verify(VerifyOptions(f"{tmp_path}/out"), lambda _: None)
+        verify(VerifyOptions(output=f"{tmp_path}/out"), lambda _: None)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -544,8 +544,7 @@ def test_more_dead_letters_than_allowed_end_with_their_exit_code(finished: Path)
 def test_a_job_of_dead_letters_alone_is_no_success(tmp_path: Path, hash_tei: str) -> None:
     (tmp_path / "in.ndjson").write_bytes(b'{"content":""}\n' * 5)
     arguments = ["run", "--input", f"{tmp_path}/in.ndjson", "--output", f"{tmp_path}/out", "--endpoint", hash_tei]
-    parsed, rest = make_parser().parse_known_args([*arguments, "--max_dead_letter_ratio=1"])
-    assert run(run_options(parsed, rest), say=lambda _: None) is ExitCode.DONE
+    assert run(parsed(RunOptions, *arguments, "--max_dead_letter_ratio=1"), say=lambda _: None) is ExitCode.DONE
     shown = tayyar_here("verify", "--output", tmp_path / "out", code=4).stdout
     assert "all 5 records are dead letters, more than --max_dead_letter_ratio 0.01 allows" in shown
     tayyar_here("verify", "--output", tmp_path / "out", "--max_dead_letter_ratio", 1)
@@ -635,8 +634,7 @@ def test_long_lines_of_escaped_names_are_checked_in_linear_time(tmp_path: Path, 
     (tmp_path / "in.ndjson").write_bytes(b'{"content":"one",%s}\n' % names)
     assert (tmp_path / "in.ndjson").stat().st_size > 8 << 20
     arguments = ["run", "--input", f"{tmp_path}/in.ndjson", "--output", f"{tmp_path}/out", "--endpoint", hash_tei]
-    parsed, rest = make_parser().parse_known_args(arguments)
-    assert run(run_options(parsed, rest), say=lambda _: None) is ExitCode.DONE
+    assert run(parsed(RunOptions, *arguments), say=lambda _: None) is ExitCode.DONE
     started = time.process_time()
     assert verify(options(tmp_path / "out"), lambda _: None) is ExitCode.DONE
     assert time.process_time() - started < 3

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.commands.options import absolute
+from pipeline.commands.options.shared import absolute
 from pipeline.errors import UsageError
 from pipeline.job.input_selection import ENDINGS
 from pipeline.job.sharding import Plan, check_source_name, make_plan, read_plan, write_plan
