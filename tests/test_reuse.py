@@ -162,8 +162,8 @@ def test_plan_finds_what_is_new_and_writes_its_estimate_alone(lived: Folder) -> 
         file.write(b'{"content": "appended"}\n')
     shutil.copy(lived.corpus / "b.ndjson", lived.corpus / "e.ndjson")
     before = {path: path.stat().st_mtime_ns for path in lived.output.rglob("*") if path.is_file()}
-    plan = ("plan", "--input", f"{lived.corpus}/**", "--endpoint", lived.url, "--shard_bytes", SHARD_BYTES)
-    plan += ("--price_per_hour", 1, "--max_in_flight", 8)
+    job = ("--input", f"{lived.corpus}/**", "--endpoint", lived.url, "--shard_bytes", SHARD_BYTES)
+    plan = ("plan", *job, "--price_per_hour", 1, "--max_in_flight", 8)
     said = tayyar_here(*plan, "--output", lived.output).stdout
     assert "of these, 600 documents are done; 1 text new among 601 documents to do: " in said
     estimate = lived.output / "_job/estimate.json"

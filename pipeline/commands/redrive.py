@@ -24,6 +24,7 @@ from pipeline.job.shard_replacement import finish_replacements, replace_shard
 from pipeline.job.sharding import read_plan
 from pipeline.job.spec import JobSpec, ServedModel, join, require_job
 from pipeline.reporting.examples import read_dead_letters
+from pipeline.reporting.report import VERIFIED
 from pipeline.runners.endpoint import reached
 from pipeline.verification.shards import lines_of_output
 from transforms.elements import DeadLetter, Document, DocumentShard, EmbeddedShard, Reason, RequestStatistics, Shard
@@ -220,6 +221,8 @@ class _Redrive:
             texts = {document.offset: document.text for document in result.documents}
             new = dict(zip((document.offset for document in result.documents), vectors, strict=True))
             gone = {letter.offset for letter in left}
+            # Receipts keep their times, so nothing else would show that the verification is of other outputs.
+            self._output.delete([VERIFIED])
             replace_shard(
                 self._output,
                 self._new_receipt(result, left),

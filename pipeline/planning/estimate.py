@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -26,6 +26,7 @@ NAME = f"{JOB}/estimate.json"
 VERSION = 1
 _WORST = 3
 _SHOWN_CHARACTERS = 80
+_MAX_AMOUNT = 1 << 53
 
 
 def read_estimate(output: OutputFolder) -> dict[str, Any] | None:
@@ -36,8 +37,13 @@ def read_estimate(output: OutputFolder) -> dict[str, Any] | None:
         return None
     if not isinstance(estimate, dict):
         return None
-    values = [estimate.get(name) for name in PLANNED]
-    return estimate if all(value is None or type(value) in (int, float) for value in values) else None
+    values = [estimate.get(name) for name in (*PLANNED, "price_per_hour")]
+    return estimate if all(value is None or _is_amount(value) for value in values) else None
+
+
+def _is_amount(value: object) -> bool:
+    """Whether a value can be a number of records, bytes, seconds or dollars."""
+    return type(value) in (int, float) and 0 <= cast(float, value) <= _MAX_AMOUNT
 
 
 def make_estimate(
