@@ -165,8 +165,8 @@ def test_plan_finds_what_is_new_and_writes_its_estimate_alone(lived: Folder) -> 
         file.write(b'{"content": "appended"}\n')
     shutil.copy(lived.corpus / "b.ndjson", lived.corpus / "e.ndjson")
     before = {path: path.stat().st_mtime_ns for path in lived.output.rglob("*") if path.is_file()}
-    inputs = ("--input", f"{lived.corpus}/**", "--endpoint", lived.url, "--shard_bytes", SHARD_BYTES)
-    plan = ("plan", *inputs, "--price_per_hour", 1, "--max_in_flight", 8)
+    job = ("--input", f"{lived.corpus}/**", "--endpoint", lived.url, "--shard_bytes", SHARD_BYTES)
+    plan = ("plan", *job, "--price_per_hour", 1, "--max_in_flight", 8)
     said = tayyar_here(*plan, "--output", lived.output).stdout
     assert "of these, 600 documents are done; 1 text new among 601 documents to do: " in said
     estimate = lived.output / "_job/estimate.json"
@@ -273,12 +273,12 @@ def test_truncated_texts_are_counted_and_their_places_are_named(tmp_path: Path, 
 def test_what_was_embedded_of_a_gone_source_goes_with_prune_alone(lived: Folder) -> None:
     (lived.corpus / "b.ndjson").unlink()
     report = run(lived.corpus, lived.output, lived.url)
-    assert "1 inputs of former runs no longer exist" in report
+    assert "1 input of former runs no longer exists" in report
     assert "kept: 300 documents of 1 input that no longer exist" in report
     assert (lived.output / "data/b-00000.ndjson").exists()
     verified = tayyar_here("verify", "--output", lived.output).stdout
     assert "verified: 600 records in 2 files" in verified
-    assert f"1 of 3 sources, which are gone ({lived.corpus}/b.ndjson): their 300 records were checked" in verified
+    assert f"1 of 3 sources, gone ({lived.corpus}/b.ndjson): 300 records of them, checked in the output" in verified
     lived.changed()
     assert not [*lived.output.rglob("b-*")]
 
@@ -297,8 +297,7 @@ def moved(tmp_path: Path) -> Iterator[Folder]:
     with TeiSimulator() as server:
         simulator = Simulator(server.url)
         simulator.set_faults(refuse_marker="1-7 ")
-        lines = [{"content": f"{number}-7 text"} for number in range(300)]
-        write_ndjson(tmp_path / "in/a.ndjson", lines)
+        write_ndjson(tmp_path / "in/a.ndjson", ({"content": f"{number}-7 text"} for number in range(300)))
         (tmp_path / "in/c").mkdir()
         (tmp_path / "in/c/d.ndjson.gz").write_bytes(gzip.compress((tmp_path / "in/a.ndjson").read_bytes()))
         run(tmp_path / "in", tmp_path / "out", server.url, "--max_dead_letter_ratio", 1)

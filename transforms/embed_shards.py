@@ -15,6 +15,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms import coders  # noqa: F401 # registers how the elements are encoded
+from transforms.early_stop import require_hope
 from transforms.elements import DeadLetter, DocumentShard, EmbeddedShard, ShardDeadLetters, Stage
 from transforms.output.folder import OutputFolder
 from transforms.reuse.index import IndexHandle
@@ -29,10 +30,6 @@ DEAD_LETTERS = "dead_letters"
 _COUNTERS = "tayyar"
 _ENOUGH_TO_JUDGE = 1000  # records
 _RECORD_BYTES = 500  # that Python's objects for one record take beside its line
-
-
-class TooManyDeadLetters(Exception):
-    """So many records became dead letters that the rest need not be tried; what was done is kept."""
 
 
 class Embedded(NamedTuple):
@@ -147,14 +144,6 @@ def merge_embeddings(
 def _memory_of(shard: DocumentShard) -> int:
     lines = (record.line for records in (shard.documents, shard.dead_letters) for record in records)
     return _RECORD_BYTES * (1 + shard.records) + sum(map(len, lines))
-
-
-def early_limit(max_ratio: float) -> float:
-    """Return the share of dead letters at which a run stops before its end, if it may have `max_ratio` in the end.
-
-    Ten times as many leave little hope that the rest makes up for it; more than half leave none.
-    """
-    return max(max_ratio, min(10 * max_ratio, 0.5))
 
 
 @dataclass
@@ -287,10 +276,5 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
     def _stop_if_hopeless(self, shard: EmbeddedShard) -> None:
         self._records += shard.records
         self._reasons.update(letter.reason.value for letter in shard.dead_letters)
-        dead_letters = self._reasons.total()
-        if self._records >= _ENOUGH_TO_JUDGE and dead_letters > early_limit(self._max_ratio) * self._records:
-            worst, count = self._reasons.most_common(1)[0]
-            raise TooManyDeadLetters(
-                f"{dead_letters} of the first {self._records} records are dead letters, far more than "
-                f"--max_dead_letter_ratio {self._max_ratio} allows; {count} of them are {worst}"
-            )
+        if self._records >= _ENOUGH_TO_JUDGE:
+            require_hope(self._records, self._reasons, self._max_ratio)

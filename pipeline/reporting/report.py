@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import re
 import shlex
 from collections import Counter
@@ -43,13 +44,16 @@ from transforms.elements import RequestStatistics
 from transforms.output.folder import JOB, OutputFolder
 from transforms.output.json_fields import build
 from transforms.output.receipts import Receipt
+from transforms.storage.base import StorageError
 from transforms.tei.settings import Overlong
 
 VERIFIED = f"{JOB}/verified.json"  # written by `verify`
 PLANNED = ("records", "tokens", "requests", "output_bytes", "seconds", "dollars")
+_MAX_FINDINGS = 1 << 53
 _MAX_FILES = 30  # lines of the summary
 _MAX_PLACES = 10  # of truncated texts
 _SECRET = re.compile(r"--\w*(secret|password|token|key|credential)\w*", re.IGNORECASE)
+_logger = logging.getLogger(__name__)
 
 
 def make_report(
@@ -308,14 +312,28 @@ def _command_line(arguments: Sequence[str]) -> str:
 def read_verified(output: OutputFolder, ledger: Ledger) -> Verified | None:
     """Return what the last `verify` of a folder left; None if it left nothing that can be read."""
     try:
-        fields = orjson.loads(output.read(VERIFIED) or b"null")
-        at = str(fields["at"])
+        found = orjson.loads(output.read(VERIFIED) or b"null")
+        at, findings = found["at"], found["findings"]
         ended = datetime.fromisoformat(at).timestamp()
-        last = max((receipt.finished_at for receipt in ledger.receipts()), default=0.0)
-        findings = int(fields["findings"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError):
         return None
+    if type(findings) is not int or not 0 <= findings <= _MAX_FINDINGS:
+        return None
+    last = max((receipt.finished_at for receipt in ledger.receipts()), default=0.0)
     return Verified(at=at, passed=findings == 0, findings=findings, current=ended >= last)
+
+
+def write_verified(output: OutputFolder, findings: int) -> None:
+    """Save what a `verify` that ends now has found, for the next report.
+
+    A folder that cannot be written, such as a read-only copy, can be verified all the same.
+    """
+    at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    try:
+        output.write(VERIFIED, [orjson.dumps({"at": at, "findings": findings}, option=orjson.OPT_APPEND_NEWLINE)])
+        output.tidy()
+    except (StorageError, OSError) as error:
+        _logger.warning("the report will not show this verification, because it cannot be saved: %s", error)
 
 
 class Former(NamedTuple):

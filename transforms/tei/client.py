@@ -190,6 +190,7 @@ class TeiClient:
     def close(self) -> None:
         """End at once what is under way; a thread that waits for it gets an EndpointError. May be called twice."""
         self._closing.set()
+        self._timer.stop()
         self._stop(EndpointError("the client was closed"))
         for _ in range(CLOSE_TRIES):
             if self._transport is not None:

@@ -343,7 +343,18 @@ def test_the_last_verification_is_read(tmp_path: Path, saved: bytes, findings: i
     assert (found.passed, found.findings, found.current) == (not findings, findings, current)
 
 
-@pytest.mark.parametrize("saved", [b"", b"[]", b"{}", b'{"at": 5, "findings": 0}', b'{"at": "today", "findings": 0}'])
+@pytest.mark.parametrize(
+    "saved",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"at": 5, "findings": 0}',
+        b'{"at": "today", "findings": 0}',
+        b'{"at": "2026-01-02", "findings": -1}',
+        b'{"at": "2026-01-02", "findings": 1e999}',
+    ],
+)
 def test_a_damaged_verification_is_none(tmp_path: Path, saved: bytes) -> None:
     output = folder(tmp_path)
     output.write(VERIFIED, [saved])
