@@ -24,6 +24,7 @@ from pipeline.job.sharding import make_plan
 from pipeline.job.spec import require_job
 from tests.commands import output_files, started, tayyar_here, texts_embedded
 from tests.documents import documents, write_ndjson
+from tests.servers import wait_until
 from tests.tei_simulator.clients import Simulator
 from tests.tei_simulator.process import TeiSimulator
 from tests.test_end_to_end import HANDSHAKE_TEXTS
@@ -206,7 +207,12 @@ def test_equal_texts_within_a_shard_are_sent_once(tmp_path: Path, hash_tei: str)
     assert [line["id"] for line in lines] == list(range(100))
     assert all(line["embedding"] == lines[line["id"] % 7]["embedding"] for line in lines)
     assert len({tuple(line["embedding"]) for line in lines}) == 7
-    tayyar_here("verify", "--output", tmp_path / "out")
+    verified = tayyar_here("verify", "--output", tmp_path / "out").stdout
+    assert "100 embedded (7 sent + 0 reused + 93 of equal texts), each line unchanged" in verified
+    path = tmp_path / "out/_job/receipts/a-00000.json"
+    path.write_bytes(json.dumps(receipt | {"sent": 6, "duplicates": 94}).encode())
+    found = tayyar_here("verify", "--output", tmp_path / "out", code=5).stderr
+    assert "a-00000.json: duplicates is 94, but only 93 texts occur before" in found
 
 
 def test_another_folder_of_the_same_space_gives_vectors_and_is_not_written_to(lived: Folder, tmp_path: Path) -> None:
@@ -463,6 +469,29 @@ def test_kills_at_any_moment_of_runs_after_changes_lose_no_vector_that_was_paid_
     assert texts_embedded(hash_tei) - before <= 6 * (HANDSHAKE_TEXTS + 1)
     run(tmp_path / "in", tmp_path / "nothing", hash_tei)
     assert output_files(tmp_path / "out") == output_files(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_two_runs_at_once_after_a_change_do_no_harm(tmp_path: Path, hash_tei: str, behind: bool) -> None:
+    write_ndjson(tmp_path / "in/a.ndjson", documents(3000, seed=1))
+    run(tmp_path / "in", tmp_path / "out", hash_tei)
+    lines = lines_in(tmp_path / "in/a.ndjson")
+    random.Random(2).shuffle(lines)
+    (tmp_path / "in/a.ndjson").write_bytes(b"".join(lines) + b'{"content": "new"}\n')
+    where = ("--input", tmp_path / "in", "--output", tmp_path / "out", "--endpoint", hash_tei)
+    options = (*where, "--shard_bytes", SHARD_BYTES)
+    with started("run", *options) as first:
+        if behind:
+            former = tmp_path / "out/_job/former"
+            wait_until(lambda: former.exists() or first.poll() is not None, "former outputs")
+        with started("run", *options) as second:
+            for process in (first, second):
+                said, _ = process.communicate(timeout=100)
+                assert process.returncode == 0, said
+    run(tmp_path / "in", tmp_path / "nothing", hash_tei)
+    assert output_files(tmp_path / "out") == output_files(tmp_path / "nothing")
+    tayyar_here("verify", "--output", tmp_path / "out")
+    assert not {"former", "partial", "tmp", "run_markers"} & {path.name for path in (tmp_path / "out/_job").iterdir()}
 
 
 def test_what_an_unfinished_shard_had_put_down_is_not_sent_again(tmp_path: Path, hash_tei: str) -> None:

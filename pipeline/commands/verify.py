@@ -302,6 +302,10 @@ def _check_report(ledger: Ledger, output: OutputFolder, findings: Findings) -> N
         "shards": len(receipts),
         "records": ledger.records,
         "embedded": ledger.embedded,
+        "sent": ledger.sent,
+        "reused": ledger.reused,
+        "duplicates": ledger.duplicates,
+        "truncated": ledger.truncated,
         "nan_lines": sum(receipt.nan_lines for receipt in receipts),
         "dead_letters": ledger.dead_letters,
         "dead_letters_by_reason": dict(ledger.reasons()),
@@ -320,6 +324,13 @@ def _check_report(ledger: Ledger, output: OutputFolder, findings: Findings) -> N
             f"{output.report}: {name} is {totals[name]}, but {expected[name]} in the receipts; "
             "write it again with tayyar report"
         )
+
+
+def _origins(ledger: Ledger) -> str:
+    """Return where the vectors come from, in parentheses; nothing if the endpoint made all of them."""
+    if not ledger.reused and not ledger.duplicates:
+        return ""
+    return f" ({ledger.sent:,} sent + {ledger.reused:,} reused + {ledger.duplicates:,} of equal texts)"
 
 
 def _conclude(
@@ -341,7 +352,7 @@ def _conclude(
         raise NotProven(f"{count(findings.count, 'finding')} in {output.root}{more}:\n{shown}{meaning}")
     say(
         f"verified: {count(ledger.records, 'record')} in {count(len(ledger.sources), 'file')} = "
-        f"{ledger.embedded:,} embedded, each line unchanged and once, "
+        f"{ledger.embedded:,} embedded{_origins(ledger)}, each line unchanged and once, "
         f"with a vector of {count(job.model.dimensions, 'finite number')}, + "
         f"{count(ledger.dead_letters, 'dead letter')}"
     )
