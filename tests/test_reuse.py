@@ -519,8 +519,11 @@ def test_random_sequences_of_changes_and_settings_give_what_a_run_from_nothing_g
     tmp_path_factory: pytest.TempPathFactory, hash_tei: str, data: st.DataObject
 ) -> None:
     root = tmp_path_factory.mktemp("sequence")
-    pool = [f"text {number} " + "w " * (number % 30) for number in range(40)]
+    pool = ["", *(f"text {number} " + "w " * (number % 30) for number in range(40))]  # the blank one is a dead letter
     lines = st.lists(st.sampled_from(pool), min_size=1, max_size=40)
+    plain = ("--max_dead_letter_ratio", 1)
+    write_ndjson(root / "other/b.ndjson", ({"content": text} for text in data.draw(lines)))
+    run(root / "other", root / "former", hash_tei, *plain)
     for _ in range(data.draw(st.integers(2, 4))):
         name = data.draw(st.sampled_from(["a", "b", "c/d"]))
         path = root / f"in/{name}.ndjson"
@@ -530,8 +533,14 @@ def test_random_sequences_of_changes_and_settings_give_what_a_run_from_nothing_g
             write_ndjson(root / f"in/{name}.ndjson", ({"content": text} for text in data.draw(lines)))
         shard_bytes = data.draw(st.sampled_from([200, 900, 100_000]))
         field = data.draw(st.sampled_from(["embedding", "vector"]))
-        run(root / "in", root / "out", hash_tei, "--prune", "--shard_bytes", shard_bytes, "--embedding_field", field)
+        options = (*plain, "--shard_bytes", shard_bytes, "--embedding_field", field)
+        if (root / "out").exists() and data.draw(st.booleans()):
+            Dying.left, Dying.before = data.draw(st.integers(1, 12)), data.draw(st.booleans())
+            with contextlib.suppress(Killed):
+                preparation(Dying(str(root / "out"), "dying"), root / "in")
+        reuse = data.draw(st.sampled_from([(), ("--reuse", root / "former")]))
+        run(root / "in", root / "out", hash_tei, "--prune", *options, *reuse)
         shutil.rmtree(root / "nothing", ignore_errors=True)
-        run(root / "in", root / "nothing", hash_tei, "--shard_bytes", shard_bytes, "--embedding_field", field)
+        run(root / "in", root / "nothing", hash_tei, *options)
         assert output_files(root / "out") == output_files(root / "nothing")
-    tayyar_here("verify", "--output", root / "out")
+    tayyar_here("verify", "--output", root / "out", *plain)
