@@ -14,6 +14,7 @@ from pipeline.errors import ExitCode, NotProven, UsageError
 from pipeline.job.ledger import Ledger, SourceLedger, read_ledger
 from pipeline.job.sharding import make_plan, read_plan
 from pipeline.job.spec import JobSpec, require_job
+from pipeline.reporting.report import write_verified
 from pipeline.reporting.schema import Totals
 from pipeline.reporting.timeline import sum_statistics
 from pipeline.runners.endpoint import reached
@@ -316,6 +317,7 @@ def _conclude(
 ) -> ExitCode:
     """Print what was proven, or raise NotProven with what was found."""
     findings = checked.findings
+    write_verified(output, findings.count)
     if findings.count:
         shown = "\n".join(f"  {finding}" for finding in findings.first)
         meaning = f"\n{compared}" if compared else ""

@@ -142,7 +142,7 @@ class EmbeddedFolder:
         made, ids, texts, records, vectors = file.receipt.provenance, [], [], [], array("f")
         key = json_key(made.embedding_field)
         for row, line in enumerate(lines, first_row):
-            record = parse_object(line.content.removeprefix(BOM))
+            record, _ = parse_object(line.content.removeprefix(BOM))
             text = text_of(record, made.text_field)
             vectors.extend(record[made.embedding_field])
             ids.append(text_as_sent(self._id_of(record, file.receipt.shard, row)))
