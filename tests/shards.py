@@ -63,6 +63,8 @@ def receipt(index: int = 0, of: Source = SOURCE, /, **fields: Any) -> Receipt:
         nan_lines=0,
         dead_letters=0,
         reasons={},
+        truncated=0,
+        truncated_at=(),
         started_at=1000.0 + index,
         finished_at=1001.0 + index,
         output=WrittenFile(f"data/{name}.ndjson", 10, "AAAAAA=="),

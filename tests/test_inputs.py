@@ -282,6 +282,15 @@ def test_lines_with_nan_are_counted(tmp_path: Path) -> None:
     assert "nan_lines is 2, but should be 3" in tayyar_here(*verify, code=5).stderr
 
 
+def test_a_run_without_hope_ends_while_it_reads(hash_tei: str, tmp_path: Path) -> None:
+    folder = put(tmp_path / "in", {"a.ndjson": ndjson() + b"{}\n" * 60_000})
+    said = run(hash_tei, folder, code=4)
+    assert (
+        "50000 of the first 50004 records are dead letters, far more than --max_dead_letter_ratio 0.01 allows" in said
+    )
+    assert "50000 of them are missing_text" in said
+
+
 def test_the_summary_tells_why_there_are_dead_letters(hash_tei: str, tmp_path: Path) -> None:
     folder = put(tmp_path / "in", {"a.ndjson": ndjson() + b'{"body":"b"}\n' * 9 + b"[]\n"})
     printed = run(hash_tei, folder, "--max_dead_letter_ratio", 1)

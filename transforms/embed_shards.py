@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms import coders  # noqa: F401 # registers how the elements are encoded
+from transforms.early_stop import require_hope
 from transforms.elements import DeadLetter, DocumentShard, EmbeddedShard, ShardDeadLetters, Stage
 from transforms.output.folder import OutputFolder
 from transforms.reuse.index import IndexHandle
@@ -29,10 +30,6 @@ DEAD_LETTERS = "dead_letters"
 _COUNTERS = "tayyar"
 _ENOUGH_TO_JUDGE = 1000  # records
 _RECORD_BYTES = 500  # that Python's objects for one record take beside its line
-
-
-class TooManyDeadLetters(Exception):
-    """So many records became dead letters that the rest need not be tried; what was done is kept."""
 
 
 class Embedded(NamedTuple):
@@ -68,28 +65,37 @@ def assemble(distinct: Distinct, found: Found | None, sent: Embeddings) -> tuple
         sent: the embeddings of those texts that were not found, in their order.
 
     Returns:
-        the embeddings of all n documents; how many of their vectors were found; how many documents with a vector have
-        an earlier document's text.
+        the embeddings of all n documents, among them the truncated ones; how many of their vectors were found; how
+        many documents with a vector have an earlier document's text.
     """
-    vectors, rejections = sent.vectors, sent.rejections
+    vectors, rejections, truncated = sent.vectors, sent.rejections, sent.truncated
     if found is not None and found.mask.any():
         sent_places = np.flatnonzero(~found.mask)
         found.vectors[sent_places] = sent.vectors
         vectors = found.vectors
         rejections = {int(sent_places[place]): rejection for place, rejection in rejections.items()}
+        truncated = sent_places[list(truncated)].tolist()
     reused = 0 if found is None else int(found.mask.sum())
     if distinct.places is None:
-        return Embeddings(vectors, rejections, sent.statistics), reused, 0
+        return Embeddings(vectors, rejections, sent.statistics, truncated), reused, 0
     duplicates = len(distinct.places) - len(distinct.texts)
     if rejections:
         rejected = [index for index, place in enumerate(distinct.places) if place in rejections]
         duplicates -= len(rejected) - len(rejections)
         rejections = {index: rejections[distinct.places[index]] for index in rejected}
-    return Embeddings(vectors[np.asarray(distinct.places)], rejections, sent.statistics), reused, duplicates
+    if truncated:
+        long = frozenset(truncated)
+        truncated = [index for index, place in enumerate(distinct.places) if place in long]
+    return Embeddings(vectors[np.asarray(distinct.places)], rejections, sent.statistics, truncated), reused, duplicates
 
 
 def merge_embeddings(
-    read: DocumentShard, embeddings: Embeddings, started_at: float, reused: int = 0, duplicates: int = 0
+    read: DocumentShard,
+    embeddings: Embeddings,
+    started_at: float,
+    reused: int = 0,
+    duplicates: int = 0,
+    partial: Sequence[str] = (),
 ) -> tuple[EmbeddedShard, ShardDeadLetters]:
     """Put a shard's documents and their vectors together, and its dead letters of both stages.
 
@@ -99,6 +105,7 @@ def merge_embeddings(
         started_at: seconds since the epoch.
         reused: documents whose vector comes from a former output.
         duplicates: documents whose vector is that of an earlier one.
+        partial: names of files with partial vectors that are not needed when the shard has its receipt.
     """
     rejected = [
         DeadLetter(
@@ -128,6 +135,8 @@ def merge_embeddings(
         started_at,
         reused,
         duplicates,
+        tuple(read.documents[index].offset for index in embeddings.truncated),
+        tuple(partial),
     )
     return embedded, ShardDeadLetters(read.shard, dead_letters)
 
@@ -135,14 +144,6 @@ def merge_embeddings(
 def _memory_of(shard: DocumentShard) -> int:
     lines = (record.line for records in (shard.documents, shard.dead_letters) for record in records)
     return _RECORD_BYTES * (1 + shard.records) + sum(map(len, lines))
-
-
-def early_limit(max_ratio: float) -> float:
-    """Return the share of dead letters at which a run stops before its end, if it may have `max_ratio` in the end.
-
-    Ten times as many leave little hope that the rest makes up for it; more than half leave none.
-    """
-    return max(max_ratio, min(10 * max_ratio, 0.5))
 
 
 @dataclass
@@ -251,9 +252,8 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
     def _finish(self, waiting: _Waiting, sent: Embeddings) -> Iterable[beam.pvalue.TaggedOutput]:
         read, texts, found, started_at = waiting
         embeddings, reused, duplicates = assemble(texts, found, sent)
-        embedded, dead_letters = merge_embeddings(read, embeddings, started_at, reused, duplicates)
-        if self._partial_writer is not None:
-            self._partial_writer.remove(read.shard.name)
+        partial = self._partial_files(read.shard.name, found)
+        embedded, dead_letters = merge_embeddings(read, embeddings, started_at, reused, duplicates, partial)
         self._documents_out.inc(len(embedded.documents))
         self._dead_letters_out.inc(len(dead_letters.dead_letters))
         seconds, self._throttled_ms = divmod(self._throttled_ms + embedded.statistics.throttled_ms, 1000)
@@ -264,13 +264,17 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
         yield beam.pvalue.TaggedOutput(EMBEDDED, embedded)
         self._stop_if_hopeless(embedded)
 
+    def _partial_files(self, shard: str, found: Found | None) -> list[str]:
+        """Return the files of partial vectors that have none but this shard's."""
+        if self._partial is None or self._partial_writer is None:
+            return []
+        root = f"{self._partial.output.root}/"
+        names = [path.removeprefix(root) for path in found.used_up] if found is not None else []
+        own = self._partial_writer.remove(shard)
+        return names if own is None else [*names, own]
+
     def _stop_if_hopeless(self, shard: EmbeddedShard) -> None:
         self._records += shard.records
         self._reasons.update(letter.reason.value for letter in shard.dead_letters)
-        dead_letters = self._reasons.total()
-        if self._records >= _ENOUGH_TO_JUDGE and dead_letters > early_limit(self._max_ratio) * self._records:
-            worst, count = self._reasons.most_common(1)[0]
-            raise TooManyDeadLetters(
-                f"{dead_letters} of the first {self._records} records are dead letters, far more than "
-                f"--max_dead_letter_ratio {self._max_ratio} allows; {count} of them are {worst}"
-            )
+        if self._records >= _ENOUGH_TO_JUDGE:
+            require_hope(self._records, self._reasons, self._max_ratio)

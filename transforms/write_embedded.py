@@ -12,7 +12,7 @@ import apache_beam as beam
 from transforms.elements import EmbeddedShard
 from transforms.ndjson.splice import embedded_lines, json_key
 from transforms.output.folder import OutputFolder
-from transforms.output.receipts import Provenance, Receipt, encode_receipt
+from transforms.output.receipts import MAX_TRUNCATED_PLACES, Provenance, Receipt, encode_receipt
 from transforms.reuse.keys import encode_keys
 from transforms.storage.api import Crc32c, WrittenFile
 from transforms.write_dead_letters import encode_dead_letters
@@ -36,6 +36,7 @@ def write_shard(shard: EmbeddedShard, output: OutputFolder, provenance: Provenan
         output.write(output.keys(name), [encode_keys(document.text for document in shard.documents)])
     receipt = _receipt_of(shard, written, _dead_letter_file(shard, output), provenance)
     output.write(output.receipt(name), [encode_receipt(receipt)])
+    output.delete(shard.partial)  # from here on, the output has their vectors
     return receipt
 
 
@@ -60,6 +61,8 @@ def _receipt_of(
         nan_lines=sum(document.has_nan for document in shard.documents),
         dead_letters=len(shard.dead_letters),
         reasons=Counter(letter.reason.value for letter in shard.dead_letters),
+        truncated=len(shard.truncated),
+        truncated_at=shard.truncated[:MAX_TRUNCATED_PLACES],
         started_at=shard.started_at,
         finished_at=time.time(),
         output=written,

@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import orjson
 
 from pipeline.commands.options.plan import PlanOptions
 from pipeline.errors import ExitCode, UsageError
+from pipeline.job.former import count_new, index_former
+from pipeline.job.ledger import ReceiptCache, read_ledger
 from pipeline.job.preflight import require_usable
-from pipeline.job.sharding import make_plan
+from pipeline.job.sharding import Plan, make_plan
+from pipeline.job.spec import JobSpec, describe_job, join, read_job
 from pipeline.planning.estimate import NAME, lines_of, make_estimate
 from pipeline.planning.sampling import take_sample
 from pipeline.planning.throughput import probe_speed
@@ -28,6 +32,7 @@ from transforms.tei.tokenize import CannotTokenize, count_tokens
 
 _PATIENCE = 5.0  # seconds: at least one of several servers has just answered
 _TOKENIZED = 500  # documents: the endpoint's reply names every token
+_COUNTED_BYTES = 2 << 30  # of records that are read to find how many texts are new: half a minute
 
 
 def plan(options: PlanOptions, say: Callable[[str], None] = print) -> ExitCode:
@@ -58,7 +63,7 @@ def plan(options: PlanOptions, say: Callable[[str], None] = print) -> ExitCode:
     if not documents:
         raise UsageError(f"none of {len(sample.records)} sampled lines has a text. Check --input and --text_field.")
     random.Random(0).shuffle(documents)
-    with reached(options.endpoint, options.expected_dimensions, model=options.model, say=say) as (endpoint, _):
+    with reached(options.endpoint, options.expected_dimensions, model=options.model, say=say) as (endpoint, profile):
         infos = _infos(endpoint)
         # A server that does not answer now takes no texts, and nothing waits for it.
         endpoint = dataclasses.replace(endpoint, urls=tuple(infos))
@@ -77,11 +82,49 @@ def plan(options: PlanOptions, say: Callable[[str], None] = print) -> ExitCode:
         price_per_hour=options.price_per_hour,
     )
     if output is not None:
+        job = describe_job(
+            endpoint,
+            profile,
+            inputs=options.inputs,
+            exclude=options.exclude,
+            text_field=options.text_field,
+            embedding_field=options.embedding_field,
+            shard_bytes=options.shard_bytes,
+        )
+        estimate["new"] = _new(output, found, job, estimate)
         output.write(NAME, [orjson.dumps(estimate, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)])
         output.tidy()
     for line in lines_of(estimate):
         say(line)
     return ExitCode.DONE
+
+
+def _new(output: OutputFolder, plan: Plan, job: JobSpec, estimate: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what is left to do in a folder that has vectors already; None for a folder that has none.
+
+    The value has `done`, documents in shards that stay as they are; `texts`, those without a vector among the
+    `documents` that were read; `exact`, whether all others were; and the `seconds` and `dollars` of all such texts.
+    """
+    existing = read_job(output)
+    if existing is None:
+        return None
+    try:
+        job = join(existing, job, output.root)
+    except UsageError:  # of other vectors: `run` refuses the folder, or starts over with --overwrite
+        return None
+    cache = ReceiptCache()
+    ledger = read_ledger(plan, output, job.digest, output.list(), cache)
+    index = index_former(output, job, [], cache)
+    if index is None:
+        return None
+    new = count_new(ledger.work_left(), plan, job, index, _COUNTED_BYTES)
+    texts: float = new.texts
+    if not new.exact:
+        texts *= max(0, estimate["documents"] - ledger.embedded) / max(1, new.documents)
+    seconds = texts / estimate["documents_per_second"]
+    price = estimate["price_per_hour"]
+    dollars = None if price is None else price * seconds / 3600
+    return {"done": ledger.embedded, **new._asdict(), "seconds": seconds, "dollars": dollars}
 
 
 def _infos(endpoint: EndpointSettings) -> dict[str, ServerInfo]:

@@ -23,6 +23,7 @@ from pipeline.job.sharding import read_plan
 from pipeline.job.spec import JobSpec, ServedModel, join, require_job
 from pipeline.reporting.examples import read_dead_letters
 from pipeline.reporting.numbers import count
+from pipeline.reporting.report import VERIFIED
 from pipeline.runners.endpoint import reached, require_endpoint
 from pipeline.runners.progress import CountBar
 from pipeline.verification.shards import lines_of_output
@@ -33,7 +34,7 @@ from transforms.ndjson.lines import Line
 from transforms.ndjson.parse import is_blank, parse_line
 from transforms.ndjson.splice import embedded_lines, json_key
 from transforms.output.folder import OutputFolder
-from transforms.output.receipts import Receipt
+from transforms.output.receipts import MAX_TRUNCATED_PLACES, Receipt
 from transforms.read_shards import MAX_LINE_BYTES, ShardTooDense, SourceChanged, lines_of
 from transforms.reuse.keys import KEY_BYTES, key_of
 from transforms.storage import api as storage
@@ -229,6 +230,8 @@ class _Redrive:
             texts = {document.offset: document.text for document in result.documents}
             new = dict(zip((document.offset for document in result.documents), vectors, strict=True))
             gone = {letter.offset for letter in left}
+            # Receipts keep their times, so nothing else would show that the verification is of other outputs.
+            self._output.delete([VERIFIED])
             replace_shard(
                 self._output,
                 self._new_receipt(result, left),
@@ -275,6 +278,8 @@ class _Redrive:
             nan_lines=self._receipt.nan_lines + sum(document.has_nan for document in result.documents),
             dead_letters=len(left),
             reasons=Counter(letter.reason.value for letter in left),
+            truncated=self._receipt.truncated + len(result.truncated),
+            truncated_at=tuple(sorted((*self._receipt.truncated_at, *result.truncated))[:MAX_TRUNCATED_PLACES]),
             statistics=add_statistics(self._receipt.statistics, result.statistics),
         )
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
-from importlib import metadata
 
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
@@ -26,7 +25,7 @@ from pipeline.job.ledger import Ledger, ReceiptCache, read_ledger, stale_files
 from pipeline.job.preflight import require_usable
 from pipeline.job.preparation import join_folder, prepare
 from pipeline.job.sharding import Plan, make_plan
-from pipeline.job.spec import JobSpec, ServedModel
+from pipeline.job.spec import JobSpec, describe_job
 from pipeline.planning import estimate
 from pipeline.reporting.examples import examples_of
 from pipeline.reporting.explain import explain_dead_letters, too_many_dead_letters
@@ -40,7 +39,6 @@ from transforms.elements import Shard
 from transforms.output.folder import DEAD_LETTERS, OutputFolder
 from transforms.read_shards import DAMAGED, read_damage
 from transforms.reuse.index import IndexHandle
-from transforms.tei.handshake import EndpointProfile
 from transforms.tei.settings import EndpointSettings
 from transforms.tei.sharing import settled_texts
 
@@ -73,7 +71,15 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
             job = join_folder(
                 output,
                 plan,
-                _job_of(options, endpoint, profile),
+                describe_job(
+                    endpoint,
+                    profile,
+                    inputs=options.inputs,
+                    exclude=options.exclude,
+                    text_field=options.text_field,
+                    embedding_field=options.embedding_field,
+                    shard_bytes=options.shard_bytes,
+                ),
                 say,
                 overwrite=options.overwrite,
                 keep=(estimate.NAME,),
@@ -136,23 +142,6 @@ def _run_name() -> str:
     return f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{socket.gethostname()}-{os.getpid()}"
 
 
-def _job_of(options: RunOptions, endpoint: EndpointSettings, profile: EndpointProfile) -> JobSpec:
-    """Return the job as this run alone describes it."""
-    return JobSpec(
-        space=profile.space,
-        history=(ServedModel.of(profile.identity, endpoint.prompt_name, datetime.now(timezone.utc)),),
-        overlong=endpoint.overlong,
-        dimensions=endpoint.dimensions,
-        text_field=options.text_field,
-        embedding_field=options.embedding_field,
-        shard_bytes=options.shard_bytes,
-        inputs=options.inputs,
-        exclude=options.exclude,
-        version=metadata.version("tayyar"),
-        wire_format=profile.wire.format.value,
-    )
-
-
 def _opening(plan: Plan, before: Ledger, job: JobSpec, index: IndexHandle | None) -> str:
     total = sum(source.size for source in plan.sources)
     done = f"; {count(before.embedded, 'document')} done already" if before.embedded else ""
@@ -161,12 +150,9 @@ def _opening(plan: Plan, before: Ledger, job: JobSpec, index: IndexHandle | None
 
 
 def _new(plan: Plan, before: Ledger, job: JobSpec, index: IndexHandle | None) -> str:
-    """Return how many documents are new, if there are vectors that others may have already."""
-    if index is None:
-        return ""
-    found = count_new(before.work_left(), plan, job, index)
-    about = "" if found.exact else "about "
-    return f"; {about}{count(found.new, 'text')} new among {about}{count(found.documents, 'document')} to do"
+    """Return how many texts are new, if there are former vectors."""
+    former = None if index is None else index.open()
+    return "" if former is None else f"; {count_new(before.work_left(), plan, job, former)}"
 
 
 def _graph_settings(

@@ -15,6 +15,7 @@ from pipeline.job.sharding import make_plan, read_plan
 from pipeline.job.spec import JobSpec, require_job
 from pipeline.reporting.explain import too_many_dead_letters
 from pipeline.reporting.numbers import count
+from pipeline.reporting.report import write_verified
 from pipeline.reporting.schema import Totals
 from pipeline.reporting.timeline import sum_statistics
 from pipeline.runners.endpoint import reached, require_endpoint
@@ -320,6 +321,7 @@ def _conclude(
 ) -> ExitCode:
     """Print what was proven, or raise NotProven with what was found."""
     findings = checked.findings
+    write_verified(output, findings.count)
     if findings.count:
         shown = "\n".join(f"  {finding}" for finding in findings.first)
         meaning = f"\n{compared}" if compared else ""

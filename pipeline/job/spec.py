@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import datetime
+from datetime import datetime, timezone
+from importlib import metadata
 from typing import Any
 
 import orjson
@@ -16,7 +17,8 @@ from transforms.ndjson.parse import TextField
 from transforms.output.folder import OutputFolder
 from transforms.output.json_fields import build, require_text
 from transforms.output.receipts import Provenance
-from transforms.tei.settings import ModelIdentity, Overlong
+from transforms.tei.handshake import EndpointProfile
+from transforms.tei.settings import EndpointSettings, ModelIdentity, Overlong
 from transforms.tei.vector_space import VectorSpace
 
 FORMAT = 2
@@ -162,6 +164,32 @@ class JobSpec:
             "output_format": self.output_format,
         }
         return hashlib.sha256(orjson.dumps(shaping, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+
+
+def describe_job(
+    endpoint: EndpointSettings,
+    profile: EndpointProfile,
+    *,
+    inputs: tuple[str, ...],
+    exclude: tuple[str, ...],
+    text_field: TextField,
+    embedding_field: str,
+    shard_bytes: int,
+) -> JobSpec:
+    """Return the job as one run alone describes it, before it joins a folder."""
+    return JobSpec(
+        space=profile.space,
+        history=(ServedModel.of(profile.identity, endpoint.prompt_name, datetime.now(timezone.utc)),),
+        overlong=endpoint.overlong,
+        dimensions=endpoint.dimensions,
+        text_field=text_field,
+        embedding_field=embedding_field,
+        shard_bytes=shard_bytes,
+        inputs=inputs,
+        exclude=exclude,
+        version=metadata.version("tayyar"),
+        wire_format=profile.wire.format.value,
+    )
 
 
 def join(existing: JobSpec | None, new: JobSpec, root: str) -> JobSpec:

@@ -6,10 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
+from pipeline.job.former import New
 from pipeline.job.sharding import Plan
 from pipeline.planning.sampling import Sample
 from pipeline.planning.throughput import Speed
@@ -23,10 +24,9 @@ from transforms.tei.settings import Overlong
 
 NAME = f"{JOB}/estimate.json"
 VERSION = 1
-_PATIENCE = 5.0  # seconds: at least one of several servers has just answered
-_TOKENIZED = 500  # documents: the endpoint's reply names every token
 _WORST = 3
 _SHOWN_CHARACTERS = 80
+_MAX_AMOUNT = 1 << 53
 
 
 def read_estimate(output: OutputFolder) -> dict[str, Any] | None:
@@ -37,8 +37,13 @@ def read_estimate(output: OutputFolder) -> dict[str, Any] | None:
         return None
     if not isinstance(estimate, dict):
         return None
-    values = [estimate.get(name) for name in PLANNED]
-    return estimate if all(value is None or type(value) in (int, float) for value in values) else None
+    values = [estimate.get(name) for name in (*PLANNED, "price_per_hour")]
+    return estimate if all(value is None or _is_amount(value) for value in values) else None
+
+
+def _is_amount(value: object) -> bool:
+    """Whether a value can be a number of records, bytes, seconds or dollars."""
+    return type(value) in (int, float) and 0 <= cast(float, value) <= _MAX_AMOUNT
 
 
 def make_estimate(
@@ -175,6 +180,10 @@ def lines_of(estimate: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {texts} in flight: {rate(level['documents_per_second'])}"
     cost = "" if estimate["dollars"] is None else f", {dollars(estimate['dollars'])}"
     yield f"expected: {duration(estimate['seconds'])}{cost}, with the endpoint as busy as in the fastest of these"
+    if new := estimate.get("new"):
+        cost = "" if new["dollars"] is None else f", {dollars(new['dollars'])}"
+        counted = New(new["texts"], new["documents"], new["exact"])
+        yield f"of these, {count(new['done'], 'document')} are done; {counted}: {duration(new['seconds'])}{cost}"
 
 
 def _records(estimate: Mapping[str, Any]) -> str:

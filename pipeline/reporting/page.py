@@ -23,7 +23,7 @@ from pipeline.reporting.numbers import (
     size,
     timestamp,
 )
-from pipeline.reporting.report import progress
+from pipeline.reporting.report import progress, truncated
 from pipeline.reporting.schema import Report
 
 _TEMPLATE = Path(__file__).with_name("page.html")
@@ -79,9 +79,8 @@ def _remarks(report: Report) -> Iterator[str]:
     if totals.dead_letters:
         share = percent(totals.dead_letters / totals.records)
         yield f"{count(totals.dead_letters, 'dead letter')} ({share} of the records): their reasons stand below."
-    if totals.at_limit:
-        many = "One text has" if totals.at_limit == 1 else f"At least {totals.at_limit:,} texts have"
-        yield f"{many} as many tokens as the model reads, and may have been cut."
+    if sentence := truncated(report):
+        yield f"Truncated: {sentence}."
     if totals.nan_lines:
         hold = "line holds" if totals.nan_lines == 1 else "lines hold"
         yield f"{totals.nan_lines:,} embedded {hold} NaN or Infinity, which strict JSON parsers refuse."

@@ -24,7 +24,7 @@ from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.runners.runner import PipelineState
 
 from pipeline.errors import ExitCode, PipelineFailed, UsageError
-from transforms.embed_shards import TooManyDeadLetters
+from transforms.early_stop import TooManyDeadLetters
 from transforms.ndjson.decompress import DamagedSource
 from transforms.read_shards import SourceChanged
 from transforms.storage import api as storage

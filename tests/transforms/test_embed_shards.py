@@ -16,6 +16,7 @@ from apache_beam.testing.util import assert_that, is_empty
 from tests.matchers import each_by, local_pipeline
 from tests.shards import MADE, documents, folder, letter
 from tests.tei_simulator.process import TeiSimulator
+from transforms.early_stop import TooManyDeadLetters, early_limit
 from transforms.elements import (
     DocumentShard,
     EmbeddedShard,
@@ -27,7 +28,7 @@ from transforms.elements import (
     Stage,
     Vectors,
 )
-from transforms.embed_shards import EmbedShards, TooManyDeadLetters, _EmbedShard, early_limit, merge_embeddings
+from transforms.embed_shards import EmbedShards, _EmbedShard, merge_embeddings
 from transforms.ndjson.lines import split_lines
 from transforms.read_shards import parse_shard
 from transforms.tei import sharing

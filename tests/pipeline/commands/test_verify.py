@@ -409,6 +409,29 @@ def test_a_source_that_changed_behind_its_own_back_is_found(out: Path, source: P
     assert "the line is not the source line with a vector" in findings(out)
 
 
+def test_the_next_report_shows_when_it_was_verified_and_with_which_result(out: Path) -> None:
+    def reported() -> dict[str, Any]:
+        tayyar_here("report", "--output", out)
+        found: dict[str, Any] = json.loads((out / "_job/report.json").read_bytes())["verified"]
+        return found
+
+    assert verify(options(out), lambda _: None) is ExitCode.DONE
+    found = reported()
+    assert (found["passed"], found["findings"], found["current"]) == (True, 0, True)
+    (out / "data/x.ndjson").write_bytes(b"x")
+    (out / "data/y.ndjson").write_bytes(b"y")
+    findings(out)
+    found = reported()
+    assert (found["passed"], found["findings"]) == (False, 2)
+
+
+def test_a_folder_that_cannot_be_written_can_be_verified(out: Path) -> None:
+    (out / "_job/tmp").write_bytes(b"where new files would be written first")
+    said = tayyar_here("verify", "--output", out, "--max_dead_letter_ratio", 1)
+    assert "verified: 64 records" in said.stdout
+    assert "the report will not show this verification, because it cannot be saved" in said.stderr
+
+
 def test_ten_findings_are_shown_and_all_are_counted(out: Path) -> None:
     for number in range(25):
         (out / "data" / f"plain-{1000 + number:05d}.ndjson").write_bytes(b"x")

@@ -16,7 +16,7 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from pipeline.errors import ExitCode, PipelineFailed, UsageError
 from pipeline.runners.runner import beam_options, make_runner, meaning_of, require_reach, run_pipeline
-from transforms.embed_shards import TooManyDeadLetters
+from transforms.early_stop import TooManyDeadLetters
 from transforms.ndjson.decompress import DamagedSource
 from transforms.read_shards import SourceChanged
 from transforms.tei import errors
