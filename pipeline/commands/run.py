@@ -36,6 +36,7 @@ from pipeline.runners.parallelism import count_processes
 from pipeline.runners.progress import Progress
 from pipeline.runners.runner import beam_options, require_reach, run_pipeline, template_of
 from transforms.elements import Shard
+from transforms.list_shards import write_lists
 from transforms.output.folder import DEAD_LETTERS, OutputFolder
 from transforms.read_shards import DAMAGED, read_damage
 from transforms.reuse.index import IndexHandle
@@ -194,7 +195,10 @@ def _embed(
         # Texts settled in this process count at once; what other processes do shows in their receipts.
         settled = settled_texts if settings.endpoint.processes == 1 else None
         with Progress(output, seen, _stored_bytes(work), cache=cache, compressed=compressed, settled=settled):
-            run_pipeline(options, lambda pipeline: graph.build(pipeline, work, settings), say)
+            lists = write_lists(work, output)
+            run_pipeline(options, lambda pipeline: graph.build(pipeline, work, settings, lists), say)
+            if not template_of(options):  # a job that is started later needs them then
+                output.delete(lists)
     files = output.list()
     ledger = read_ledger(before.plan, output, settings.provenance.digest, files, cache)
     output.delete(stale_files(ledger, output, files))
