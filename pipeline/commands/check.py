@@ -51,9 +51,6 @@ def check(options: CheckOptions, say: Callable[[str], None] = print) -> ExitCode
                 "check sends ten documents through a runner into a temporary place below --output, and there is none. "
                 "Give the --output of the run, or leave out the runner's options."
             )
-    if not options.endpoint.urls:
-        model = options.model or "Tayyar's own small model"
-        say(f"without --endpoint: checking {model}, which is started here")
     # A person waits for the answer, so an endpoint that is not there is reported within seconds.
     impatient = dataclasses.replace(options.endpoint, give_up_after=min(options.endpoint.give_up_after, _PATIENCE))
     with reached(
@@ -61,6 +58,7 @@ def check(options: CheckOptions, say: Callable[[str], None] = print) -> ExitCode
         options.expected_dimensions,
         model=options.model,
         every_url=True,
+        say=say,
     ) as (endpoint, profile):
         for line in _findings(endpoint, profile):
             say(line)
@@ -102,10 +100,11 @@ def _findings(endpoint: EndpointSettings, profile: EndpointProfile) -> Iterator[
         finally:
             client.close()
         yield f"endpoint: {url} answers, TEI {info.version}{_said_of_token(endpoint, url)}"
+        longer = "cut" if endpoint.overlong.value == "truncate" else "dead letters"
         yield (
-            f"limits: {info.max_concurrent_requests} texts in flight, {info.max_client_batch_size} a request, "
-            f"{info.max_input_length} tokens a text; longer ones are "
-            + ("cut" if endpoint.overlong.value == "truncate" else "dead letters")
+            f"limits: {count(info.max_concurrent_requests, 'text')} in flight, "
+            f"{info.max_client_batch_size:,} a request, {count(info.max_input_length, 'token')} a text; "
+            f"longer ones are {longer}"
         )
     identity = profile.identity
     yield (

@@ -63,10 +63,7 @@ def plan(options: PlanOptions, say: Callable[[str], None] = print) -> ExitCode:
     if not documents:
         raise UsageError(f"none of {len(sample.records)} sampled lines has a text. Check --input and --text_field.")
     random.Random(0).shuffle(documents)
-    if not options.endpoint.urls:
-        model = options.model or "Tayyar's own small model"
-        say(f"without --endpoint: measuring {model}, which is started here")
-    with reached(options.endpoint, options.expected_dimensions, model=options.model) as (endpoint, profile):
+    with reached(options.endpoint, options.expected_dimensions, model=options.model, say=say) as (endpoint, profile):
         infos = _infos(endpoint)
         # A server that does not answer now takes no texts, and nothing waits for it.
         endpoint = dataclasses.replace(endpoint, urls=tuple(infos))

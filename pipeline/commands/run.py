@@ -28,7 +28,7 @@ from pipeline.job.sharding import Plan, make_plan
 from pipeline.job.spec import JobSpec, describe_job
 from pipeline.planning import estimate
 from pipeline.reporting.examples import examples_of
-from pipeline.reporting.explain import explain_dead_letters
+from pipeline.reporting.explain import explain_dead_letters, too_many_dead_letters
 from pipeline.reporting.numbers import count, size
 from pipeline.reporting.report import run_of, summary
 from pipeline.runners.endpoint import reached
@@ -36,7 +36,7 @@ from pipeline.runners.parallelism import count_processes
 from pipeline.runners.progress import Progress
 from pipeline.runners.runner import beam_options, require_reach, run_pipeline, template_of
 from transforms.elements import Shard
-from transforms.output.folder import OutputFolder
+from transforms.output.folder import DEAD_LETTERS, OutputFolder
 from transforms.read_shards import DAMAGED, read_damage
 from transforms.reuse.index import IndexHandle
 from transforms.tei.settings import EndpointSettings
@@ -130,8 +130,9 @@ def _without_looking_through_what_is_loaded() -> Iterator[None]:
 def _judge(ledger: Ledger, options: RunOptions, output: OutputFolder, say: Callable[[str], None]) -> ExitCode:
     if ledger.dead_letters > options.max_dead_letter_ratio * ledger.records:
         say(
-            f"{ledger.dead_letters} of {ledger.records} records are dead letters, more than --max_dead_letter_ratio "
-            f"{options.max_dead_letter_ratio} allows; they are in {output.path('dead_letters')}"
+            too_many_dead_letters(
+                ledger.dead_letters, ledger.records, options.max_dead_letter_ratio, output.path(DEAD_LETTERS)
+            )
         )
         return ExitCode.TOO_MANY_DEAD_LETTERS
     return ExitCode.DONE

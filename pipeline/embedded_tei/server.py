@@ -167,7 +167,7 @@ def add_server_arguments(parser: argparse.ArgumentParser, *defaults: ServerLimit
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="where to listen (default: %(default)s); beyond loopback only with --api_key",
+        help="where to listen; beyond loopback only with --api_key (default: %(default)s)",
     )
     parser.add_argument("--port", type=_port, default=0, help="0 for a free one (default: %(default)s)")
     for name, meaning in _NUMBERS.items():

@@ -13,6 +13,7 @@ from pipeline.job.ledger import Ledger, ReceiptCache, planned_files, read_ledger
 from pipeline.job.shard_replacement import finish_replacements
 from pipeline.job.sharding import Plan, read_plan, write_plan
 from pipeline.job.spec import JobSpec, is_first_edition, join, read_job, renamed, write_job
+from pipeline.reporting.numbers import count
 from transforms.output.folder import JOB, OutputFolder
 from transforms.reuse.index import IndexHandle, write_index
 
@@ -102,9 +103,9 @@ def prepare(
     ledger = read_ledger(plan, output, job.digest, files, cache)
     if ledger.gone and not prune:
         _logger.warning(
-            "%d inputs of former runs no longer exist, %s first; what was embedded of them stays in %s "
-            "(--prune removes it)",
-            len(ledger.gone),
+            "%s of former runs %s, %s first; what was embedded of them stays in %s (--prune removes it)",
+            count(len(ledger.gone), "input"),
+            "no longer exists" if len(ledger.gone) == 1 else "no longer exist",
             ledger.gone[0],
             output.root,
         )

@@ -14,7 +14,7 @@ from pipeline.job.former import New
 from pipeline.job.sharding import Plan
 from pipeline.planning.sampling import Sample
 from pipeline.planning.throughput import Speed
-from pipeline.reporting.numbers import count, duration
+from pipeline.reporting.numbers import count, dollars, duration, number, percent, rate, size
 from pipeline.reporting.report import PLANNED
 from transforms.elements import Document
 from transforms.ndjson.splice import embedded_lines, json_key
@@ -168,38 +168,46 @@ def _output_bytes(documents: Sequence[Document], speed: Speed, embedding_field: 
 
 def lines_of(estimate: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines that a person reads."""
-    low, high = estimate["records_interval"]
-    yield f"{estimate['files']:,} files, {estimate['bytes'] / 1e6:,.1f} MB, {estimate['shards']:,} shards"
-    yield (
-        f"records: about {estimate['records']:,} ({low:,} to {high:,} with 95% confidence), "
-        f"from {estimate['sampled']:,} of them"
-    )
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in estimate["dead_letters"].items())
+    yield f"{count(estimate['files'], 'file')}, {size(estimate['bytes'])}, {count(estimate['shards'], 'shard')}"
+    yield f"records: {_records(estimate)}"
+    reasons = ", ".join(f"{reason} {number(many)}" for reason, many in estimate["dead_letters"].items())
     yield f"dead letters: {f'about {reasons}' if reasons else 'none in the sample'}"
     yield from _token_lines(estimate)
-    yield f"duplicates: {estimate['duplicates_share']:.1%} of the sample's texts stand in it before"
-    yield f"output: about {estimate['output_bytes'] / 1e6:,.1f} MB; requests: about {estimate['requests']:,}"
+    yield f"duplicates: {percent(estimate['duplicates_share'])} of the sample's texts stand in it before"
+    yield f"output: about {size(estimate['output_bytes'])}; requests: about {number(estimate['requests'])}"
     for level in estimate["levels"]:
-        yield f"  {level['in_flight']:>5,} texts in flight: {level['documents_per_second']:,.0f} documents/s"
-    cost = "" if estimate["dollars"] is None else f", ${estimate['dollars']:,.2f}"
+        texts = "1 text" if level["in_flight"] == 1 else f"{level['in_flight']:>5,} texts"
+        yield f"  {texts} in flight: {rate(level['documents_per_second'])}"
+    cost = "" if estimate["dollars"] is None else f", {dollars(estimate['dollars'])}"
     yield f"expected: {duration(estimate['seconds'])}{cost}, with the endpoint as busy as in the fastest of these"
     if new := estimate.get("new"):
-        cost = "" if new["dollars"] is None else f", ${new['dollars']:,.2f}"
+        cost = "" if new["dollars"] is None else f", {dollars(new['dollars'])}"
         counted = New(new["texts"], new["documents"], new["exact"])
         yield f"of these, {count(new['done'], 'document')} are done; {counted}: {duration(new['seconds'])}{cost}"
 
 
+def _records(estimate: Mapping[str, Any]) -> str:
+    low, high = estimate["records_interval"]
+    if low == high:  # all of them were read
+        return number(estimate["records"])
+    return (
+        f"about {number(estimate['records'])} ({number(low)} to {number(high)} with 95% confidence), "
+        f"from {number(estimate['sampled'])} of them"
+    )
+
+
 def _token_lines(estimate: Mapping[str, Any]) -> Iterator[str]:
     if estimate["tokens"] is None:
-        yield "tokens: the endpoint does not tell (it has no /tokenize that answers)"
+        yield "tokens: unknown, as the endpoint has no /tokenize that answers"
         return
     mean = estimate["tokens"] / max(1, estimate["documents"])
-    yield f"tokens: about {estimate['tokens']:,}, {mean:,.0f} a document"
-    limit = f"{estimate['max_input_length']:,} tokens that the model reads"
+    yield f"tokens: about {number(estimate['tokens'])}, {number(mean)} a document"
+    limit = f"{count(estimate['max_input_length'], 'token')} that the model reads"
     if not estimate["overlong"]:
         yield f"overlong: none in the sample has more than the {limit}"
         return
-    yield f"overlong: {estimate['overlong_share']:.1%} have more than the {limit}; the longest of the sample:"
+    share = percent(estimate["overlong_share"])
+    yield f"overlong: {share} have more than the {limit}; the longest of the sample:"
     for one in estimate["overlong"]:
-        tokens = "too many to count" if one["tokens"] is None else f"{one['tokens']:,}"
-        yield f"  {tokens} tokens, {one['characters']:,} characters, at byte {one['offset']:,}: {one['text']}"
+        tokens = "too many tokens to count" if one["tokens"] is None else count(one["tokens"], "token")
+        yield f"  {tokens}, {count(one['characters'], 'character')}, at byte {number(one['offset'])}: {one['text']}"

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.errors import UsageError
+from pipeline.reporting.numbers import count
 from pipeline.verification.findings import MAX_OUTPUT_LINE_BYTES, MAX_SHOWN, Findings
 from pipeline.verification.vectors import read_document
 from transforms.elements import Document, Vectors
@@ -162,7 +163,7 @@ class SpotCheck:
         if wrong:
             return self._meaning(wrong, len(written), mixed_up)
         return (
-            f"embedded again: {len(cosines)} documents; cosines with what was written: "
+            f"embedded again: {count(len(cosines), 'document')}; cosines with what was written: "
             f"{min(cosines):.6f} or more, median {statistics.median(cosines):.6f}"
         )
 
@@ -199,8 +200,9 @@ class SpotCheck:
                 before.append((number, document.text))
         raise ValueError(f"{pick.path}, byte {pick.offset}: the line was checked, and is gone since")
 
-    def _meaning(self, wrong: int, count: int, mixed_up: int) -> str:
-        found = f"{wrong} of {count} documents that were embedded again have another vector."
+    def _meaning(self, wrong: int, compared: int, mixed_up: int) -> str:
+        has = "has" if wrong == 1 else "have"
+        found = f"{wrong:,} of {count(compared, 'document')} embedded again {has} another vector."
         if mixed_up:
             return f"{found} Vectors stand beside texts that are not theirs: what wrote them mixed up their order."
         return (

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pipeline.reporting.numbers import count
 from pipeline.verification.findings import MAX_OUTPUT_LINE_BYTES, Findings, WrongLine
 from pipeline.verification.sampling import Pick, Sample
 from pipeline.verification.vectors import (
@@ -203,7 +204,7 @@ class _ShardCheck:
             letter_count += 1 + sum(1 for _ in letters)
         surplus = sum(1 for _ in embedded)
         if surplus:
-            self._note(f"{self._name}: {surplus} lines more than the source has")
+            self._note(f"{self._name}: {count(surplus, 'line')} more than the source has")
         return {
             "records": records,
             "embedded": found_count + surplus,

@@ -221,7 +221,7 @@ def test_a_truncated_output_is_found(out: Path, name: str, forge: bool) -> None:
 
 def test_lines_more_than_the_source_has_are_found(out: Path) -> None:
     edit(out, "data/plain-00001.ndjson", lambda lines: [*lines, lines[-1]], forge=True)
-    assert "data/plain-00001.ndjson: 1 lines more than the source has" in findings(out)
+    assert "data/plain-00001.ndjson: 1 line more than the source has" in findings(out)
 
 
 @pytest.mark.parametrize("shard", ["plain-00000", "plain-00001", "packed-00000", "packed-00001"])

@@ -124,7 +124,7 @@ def test_what_holds_no_records_is_refused_by_its_own_name_and_left_out_of_a_fold
     with pytest.raises(UsageError, match=r"notes\.txt looks like text or binary data"):
         names(tmp_path, "notes.txt")
     assert names(tmp_path, "*") == {"b": "b.ndjson"}
-    assert "left out 1 files: 1 (text or binary data, not JSON)" in caplog.text
+    assert "left out 1 file: 1 (text or binary data, not JSON)" in caplog.text
     assert f"{tmp_path}/notes.txt" in caplog.text
 
 

@@ -125,7 +125,7 @@ def test_exchanged_vectors_are_found_and_whose_they_are(out: Path, simulator: Si
     assert "; it is that of line 3\n" in message
     assert message.startswith("2 findings in ")
     assert message.endswith(
-        "2 of 120 documents that were embedded again have another vector. Vectors stand beside texts that are not "
+        "2 of 120 documents embedded again have another vector. Vectors stand beside texts that are not "
         "theirs: what wrote them mixed up their order."
     )
 
