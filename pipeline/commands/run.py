@@ -26,8 +26,9 @@ from pipeline.job.ledger import Ledger, ReceiptCache, read_ledger, stale_files
 from pipeline.job.preflight import require_usable
 from pipeline.job.preparation import join_folder, prepare
 from pipeline.job.sharding import Plan, make_plan
-from pipeline.job.spec import JobSpec, ServedModel
+from pipeline.job.spec import JobSpec, ServedModel, read_job
 from pipeline.planning import estimate
+from pipeline.planning.sampling import sample_lines
 from pipeline.reporting.examples import examples_of
 from pipeline.reporting.explain import explain_dead_letters
 from pipeline.reporting.numbers import count, size
@@ -38,6 +39,8 @@ from pipeline.runners.progress import Progress
 from pipeline.runners.runner import beam_options, require_reach, run_pipeline, template_of
 from transforms.elements import Shard
 from transforms.output.folder import OutputFolder
+from transforms.output.layout import PARQUET
+from transforms.output.values import choose_columns
 from transforms.read_shards import DAMAGED, read_damage
 from transforms.reuse.index import IndexHandle
 from transforms.tei.handshake import EndpointProfile
@@ -73,7 +76,7 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
             job = join_folder(
                 output,
                 plan,
-                _job_of(options, endpoint, profile),
+                _job_of(options, endpoint, profile, plan, output),
                 say,
                 overwrite=options.overwrite,
                 keep=(estimate.NAME,),
@@ -135,8 +138,12 @@ def _run_name() -> str:
     return f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{socket.gethostname()}-{os.getpid()}"
 
 
-def _job_of(options: RunOptions, endpoint: EndpointSettings, profile: EndpointProfile) -> JobSpec:
-    """Return the job as this run alone describes it."""
+def _job_of(
+    options: RunOptions, endpoint: EndpointSettings, profile: EndpointProfile, plan: Plan, output: OutputFolder
+) -> JobSpec:
+    """Return the job as this run alone describes it; but columns keep the types that the folder has for them."""
+    former = read_job(output) if options.columns and not options.overwrite else None
+    sample = sample_lines(plan, options.text_field, options.embedding_field)
     return JobSpec(
         space=profile.space,
         history=(ServedModel.of(profile.identity, endpoint.prompt_name, datetime.now(timezone.utc)),),
@@ -149,6 +156,10 @@ def _job_of(options: RunOptions, endpoint: EndpointSettings, profile: EndpointPr
         exclude=options.exclude,
         version=metadata.version("tayyar"),
         wire_format=profile.wire.format.value,
+        output_format=options.output_format,
+        vector_type=options.vector_type,
+        columns=choose_columns(options.columns, sample, former.columns if former is not None else ()),
+        pyarrow=metadata.version("pyarrow") if options.output_format == PARQUET else None,
     )
 
 
@@ -175,6 +186,7 @@ def _graph_settings(
         endpoint=dataclasses.replace(endpoint, space=job.space),
         output=output,
         provenance=job.provenance,
+        layout=job.layout,
         shard_bytes=options.shard_bytes,
         max_dead_letter_ratio=options.max_dead_letter_ratio,
         former=index,

@@ -48,12 +48,15 @@ OTHER_SETTINGS: dict[str, Any] = {
     "embedding_field": "vector",
     "shard_bytes": 1,
     "output_format": "parquet",
+    "vector_type": "float16",
+    "columns": (Column("id", "string"),),
 }
 ONLY_RECORDED: dict[str, Any] = {
     "inputs": ("/other/*.ndjson",),
     "wire_format": "/v1/embeddings, base64",
     "version": "9.9",
     "exclude": ("**/old",),
+    "pyarrow": "99.0.0",
     "dimensions": 384,
 }
 
