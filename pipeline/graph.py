@@ -58,7 +58,12 @@ def build(root: beam.Pipeline, work: Sequence[Shard], settings: Settings) -> Out
     output, made = settings.output, settings.provenance
     shards = root | "ListShards" >> beam.Create(work, reshuffle=False) | "SpreadShards" >> beam.Reshuffle()
     documents = shards | "ReadShards" >> ReadShards(
-        made.text_field, made.embedding_field, settings.shard_bytes, output, made.digest
+        made.text_field,
+        made.embedding_field,
+        settings.shard_bytes,
+        output,
+        made.digest,
+        settings.max_dead_letter_ratio,
     )
     embedded = documents | "EmbedShards" >> EmbedShards(
         settings.endpoint,

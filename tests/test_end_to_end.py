@@ -180,7 +180,7 @@ def test_what_was_embedded_of_a_removed_input_stays_and_verify_says_so(corpus: P
     run(corpus, tmp_path / "out", tei)
     before = output_files(tmp_path / "out")
     (corpus / "wiki_00.ndjson").unlink()
-    assert f"1 inputs of former runs no longer exist, {corpus}/wiki_00.ndjson" in run(corpus, tmp_path / "out", tei)
+    assert f"1 input of former runs no longer exists, {corpus}/wiki_00.ndjson" in run(corpus, tmp_path / "out", tei)
     assert output_files(tmp_path / "out") == before
     report = tayyar_here("verify", "--output", tmp_path / "out").stdout
     assert f"1 of 3 sources, which are gone ({corpus}/wiki_00.ndjson): their 200 records" in report

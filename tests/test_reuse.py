@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.job.former import count_new, forget_former
+from pipeline.job.former import count_new, forget_former, index_former
 from pipeline.job.ledger import Ledger, ReceiptCache
 from pipeline.job.preparation import prepare
 from pipeline.job.sharding import make_plan
@@ -157,6 +157,42 @@ def test_only_new_texts_are_sent(lived: Folder) -> None:
     lived.changed()
 
 
+def test_plan_finds_what_is_new_and_writes_its_estimate_alone(lived: Folder) -> None:
+    with (lived.corpus / "a.ndjson").open("ab") as file:
+        file.write(b'{"content": "appended"}\n')
+    shutil.copy(lived.corpus / "b.ndjson", lived.corpus / "e.ndjson")
+    before = {path: path.stat().st_mtime_ns for path in lived.output.rglob("*") if path.is_file()}
+    job = ("--input", f"{lived.corpus}/**", "--endpoint", lived.url, "--shard_bytes", SHARD_BYTES)
+    plan = ("plan", *job, "--price_per_hour", 1, "--max_in_flight", 8)
+    said = tayyar_here(*plan, "--output", lived.output).stdout
+    assert "of these, 600 documents are done; 1 text new among 601 documents to do: " in said
+    estimate = lived.output / "_job/estimate.json"
+    new = json.loads(estimate.read_bytes())["new"]
+    assert (new["done"], new["texts"], new["documents"], new["exact"]) == (600, 1, 601, True)
+    estimate.unlink()
+    assert {path: path.stat().st_mtime_ns for path in lived.output.rglob("*") if path.is_file()} == before
+    assert "to do" not in tayyar_here(*plan, "--output", lived.output, "--no_normalize").stdout  # another space
+    report = run(lived.corpus, lived.output, lived.url)
+    assert "600 documents done already; 1 text new among 601 documents to do" in report
+
+
+def test_of_much_work_a_share_is_counted(lived: Folder) -> None:
+    write_ndjson(lived.corpus / "a.ndjson", documents(300, seed=8))
+    touch(lived.corpus)
+    output = OutputFolder(str(lived.output), "plan")
+    job = require_job(output)
+    plan = make_plan([str(lived.corpus)], output.root, SHARD_BYTES)
+    work = [shard for source in plan.sources for shard in plan.shards_of(source)]
+    index = index_former(output, job, [], ReceiptCache())
+    assert index is not None
+    whole = count_new(work, plan, job, index)
+    assert (whole.texts, whole.documents, whole.exact) == (300, 900, True)
+    some = count_new(work, plan, job, index, 5 * SHARD_BYTES)
+    assert not some.exact
+    assert 0 < some.texts < some.documents < 900
+    assert str(some).startswith("about ")
+
+
 def test_equal_texts_within_a_shard_are_sent_once(tmp_path: Path, hash_tei: str) -> None:
     records = [{"id": number, "content": f"text {number % 7}"} for number in range(100)]
     write_ndjson(tmp_path / "in/a.ndjson", records)
@@ -210,10 +246,31 @@ def test_truncated_texts_are_not_reused_where_they_must_become_dead_letters(tmp_
     assert json.loads((output / "_job/receipts/a-00000.json").read_bytes())["sent"] == 1
 
 
+def test_truncated_texts_are_counted_and_their_places_are_named(tmp_path: Path, hash_tei: str) -> None:
+    long, longer = "word " * 600, "word " * 900
+    texts = ["short", long, "word " * 300, longer, long, *(f"a few words of number {number}" for number in range(100))]
+    write_ndjson(tmp_path / "in/a.ndjson", [{"content": text} for text in texts])
+    write_ndjson(tmp_path / "in/b.ndjson", [{"content": "short"}])
+    said = run(tmp_path / "in", tmp_path / "out", hash_tei)
+    offsets = [0]
+    for line in lines_in(tmp_path / "in/a.ndjson"):
+        offsets.append(offsets[-1] + len(line))
+    report = json.loads((tmp_path / "out/_job/report.json").read_bytes())
+    assert report["truncation"] == {
+        "method": "tokens",
+        "first": [{"source": str(tmp_path / "in/a.ndjson"), "offset": offsets[place]} for place in (1, 3, 4)],
+    }
+    assert [source["truncated"] for source in report["sources"]] == [3, 0]
+    assert "truncated: about 3 documents of 105 sent, by the tokens of replies" in said
+    run(tmp_path / "in", tmp_path / "refused", hash_tei, "--overlong", "dead_letter", code=4)
+    report = json.loads((tmp_path / "refused/_job/report.json").read_bytes())
+    assert (report["totals"]["truncated"], report["truncation"]["method"]) == (0, "refused")
+
+
 def test_what_was_embedded_of_a_gone_source_goes_with_prune_alone(lived: Folder) -> None:
     (lived.corpus / "b.ndjson").unlink()
     report = run(lived.corpus, lived.output, lived.url)
-    assert "1 inputs of former runs no longer exist" in report
+    assert "1 input of former runs no longer exists" in report
     assert (lived.output / "data/b-00000.ndjson").exists()
     lived.changed()
     assert not [*lived.output.rglob("b-*")]
@@ -297,7 +354,9 @@ def test_a_death_at_any_step_of_the_preparation_loses_no_vector(
         ledger, handle = preparation(OutputFolder(str(out), "last"), changed / "in")
         assert handle is not None
         plan = make_plan([str(changed / "in")], str(out), SHARD_BYTES)
-        assert count_new(ledger.work_left(), plan, require_job(OutputFolder(str(out), "x")), handle).new == 0
+        index = handle.open()
+        assert index is not None
+        assert count_new(ledger.work_left(), plan, require_job(OutputFolder(str(out), "x")), index).texts == 0
         if step % 4 == 0:
             run(changed / "in", out, hash_tei)
             assert sent(out) == 0

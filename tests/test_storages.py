@@ -38,6 +38,7 @@ from tests.storages import (
 from tests.tei_simulator.clients import Simulator
 from tests.tei_simulator.process import TeiSimulator
 from tests.test_end_to_end import HANDSHAKE_TEXTS
+from transforms.output.folder import OutputFolder
 from transforms.storage import api as storage
 
 
@@ -335,6 +336,32 @@ def test_a_large_object_is_uploaded_in_parts(place: Storage, size: int) -> None:
     with pytest.raises(storage.StorageError, match=r"/a changed on this machine's disk"):
         s3.put(f"{place.root}/a", io.BytesIO(data[:-1] + b"!"), size, crc.base64(), **limits)
     assert place.files() == {"a": data}  # which asserts, too, that no part is left
+
+
+def test_a_file_gets_another_name_in_its_storage(place: Storage) -> None:
+    data = random.Random(1).randbytes(100_000)
+    place.put("a/b.ndjson", data)
+    place.put("other", b"stays")
+    output = OutputFolder(place.root, "run")
+    output.move("a/b.ndjson", "_job/former/x.ndjson")
+    assert place.files() == {"_job/former/x.ndjson": data, "other": b"stays"}
+    output.move("a/b.ndjson", "_job/former/y.ndjson")  # it is gone already
+    place.put("a/b.ndjson", b"another")
+    output.move("a/b.ndjson", "_job/former/x.ndjson")
+    assert place.files() == {"_job/former/x.ndjson": b"another", "other": b"stays"}
+
+
+@pytest.mark.parametrize("kind", ["s3"], indirect=True)
+def test_a_large_object_is_copied_in_parts(place: Storage) -> None:
+    from transforms.storage import s3
+
+    data = random.Random(1).randbytes(12 << 20)
+    place.put("a", data)
+    s3.move(f"{place.root}/a", f"{place.root}/b", max_copy_bytes=5 << 20, part_bytes=5 << 20)
+    assert place.files() == {"b": data}  # which asserts, too, that no part is left
+    found = storage.stat(f"{place.root}/b")
+    assert found is not None
+    assert found.version.endswith('-3"')  # the ETag of an object of three parts
 
 
 def test_a_file_is_read_from_anywhere(place: Storage) -> None:

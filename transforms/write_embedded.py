@@ -13,7 +13,7 @@ from transforms.elements import EmbeddedShard
 from transforms.output.folder import OutputFolder
 from transforms.output.formats import format_of
 from transforms.output.layout import Layout
-from transforms.output.receipts import Provenance, Receipt, encode_receipt
+from transforms.output.receipts import MAX_TRUNCATED_PLACES, Provenance, Receipt, encode_receipt
 from transforms.reuse.keys import encode_keys
 from transforms.storage.api import Crc32c, WrittenFile
 from transforms.write_dead_letters import encode_dead_letters
@@ -39,6 +39,7 @@ def write_shard(shard: EmbeddedShard, output: OutputFolder, provenance: Provenan
         output.write(output.keys(name), [encode_keys(document.text for document in shard.documents)])
     receipt = _receipt_of(shard, written, _dead_letter_file(shard, output), provenance, unfit)
     output.write(output.receipt(name), [encode_receipt(receipt)])
+    output.delete(shard.partial)  # from here on, the output has their vectors
     return receipt
 
 
@@ -64,8 +65,11 @@ def _receipt_of(
         sent=len(shard.documents) - shard.reused - shard.duplicates,
         reused=shard.reused,
         duplicates=shard.duplicates,
+        nan_lines=sum(document.has_nan for document in shard.documents),
         dead_letters=len(shard.dead_letters),
         reasons=Counter(letter.reason.value for letter in shard.dead_letters),
+        truncated=len(shard.truncated),
+        truncated_at=shard.truncated[:MAX_TRUNCATED_PLACES],
         unfit=unfit,
         started_at=shard.started_at,
         finished_at=time.time(),

@@ -8,7 +8,10 @@ from functools import partial
 
 from apache_beam.io.filesystems import FileSystems
 
-from pipeline.commands.options import CheckOptions, RunOptions, VerifyOptions
+from pipeline.commands.options.check import CheckOptions
+from pipeline.commands.options.run import RunOptions
+from pipeline.commands.options.shared import EndpointOptions
+from pipeline.commands.options.verify import VerifyOptions
 from pipeline.commands.run import run
 from pipeline.commands.verify import verify
 from pipeline.errors import ExitCode, PipelineFailed, UsageError
@@ -48,9 +51,6 @@ def check(options: CheckOptions, say: Callable[[str], None] = print) -> ExitCode
                 "check sends ten documents through a runner into a temporary place below --output, and there is none. "
                 "Give the --output of the run, or leave out the runner's options."
             )
-    if not options.endpoint.urls:
-        model = options.model or "Tayyar's own small model"
-        say(f"without --endpoint: checking {model}, which is started here")
     # A person waits for the answer, so an endpoint that is not there is reported within seconds.
     impatient = dataclasses.replace(options.endpoint, give_up_after=min(options.endpoint.give_up_after, _PATIENCE))
     with reached(
@@ -58,6 +58,7 @@ def check(options: CheckOptions, say: Callable[[str], None] = print) -> ExitCode
         options.expected_dimensions,
         model=options.model,
         every_url=True,
+        say=say,
     ) as (endpoint, profile):
         for line in _findings(endpoint, profile):
             say(line)
@@ -65,33 +66,30 @@ def check(options: CheckOptions, say: Callable[[str], None] = print) -> ExitCode
             require_usable(OutputFolder(options.output, run="check"))
             say(f"output: {options.output} can be written and read")
             if options.beam:
-                smoke_test = partial(_embed_and_prove, options.beam)
+                smoke_test = partial(_embed_and_prove, options)
                 say(f"runner: {rehearse(options.output, endpoint, options.beam, smoke_test)}")
     say("passed")
     return ExitCode.DONE
 
 
 def _embed_and_prove(
-    beam: tuple[str, ...], documents: str, output: str, endpoint: EndpointSettings, shard_bytes: int
+    checked: CheckOptions, documents: str, output: str, endpoint: EndpointSettings, shard_bytes: int
 ) -> None:
-    """Do what `run` and `verify` do with a few documents; raises as they do."""
+    """Do what `run` and `verify` do with a few documents; raise as they do."""
+    how = {each.name: getattr(checked, each.name) for each in dataclasses.fields(EndpointOptions)}
+    how |= {"urls": endpoint.urls, "model": None, "give_up_after": endpoint.give_up_after}  # of a server that runs
     options = RunOptions(
         inputs=(documents,),
         output=output,
-        endpoint=endpoint,
-        text_field="content",
-        embedding_field="embedding",
-        expected_dimensions=None,
         shard_bytes=shard_bytes,
         max_dead_letter_ratio=0.0,
-        price_per_hour=None,
-        overwrite=False,
-        beam=beam,
+        beam=checked.beam,
+        **how,
     )
     lines: list[str] = []
     if run(options, lines.append) is not ExitCode.DONE:
         raise PipelineFailed("\n".join(lines), ExitCode.TOO_MANY_DEAD_LETTERS)
-    verify(VerifyOptions(output), lines.append)
+    verify(VerifyOptions(output=output), lines.append)
 
 
 def _findings(endpoint: EndpointSettings, profile: EndpointProfile) -> Iterator[str]:
@@ -102,10 +100,11 @@ def _findings(endpoint: EndpointSettings, profile: EndpointProfile) -> Iterator[
         finally:
             client.close()
         yield f"endpoint: {url} answers, TEI {info.version}{_said_of_token(endpoint, url)}"
+        longer = "cut" if endpoint.overlong.value == "truncate" else "dead letters"
         yield (
-            f"limits: {info.max_concurrent_requests} texts in flight, {info.max_client_batch_size} a request, "
-            f"{info.max_input_length} tokens a text; longer ones are "
-            + ("cut" if endpoint.overlong.value == "truncate" else "dead letters")
+            f"limits: {count(info.max_concurrent_requests, 'text')} in flight, "
+            f"{info.max_client_batch_size:,} a request, {count(info.max_input_length, 'token')} a text; "
+            f"longer ones are {longer}"
         )
     identity = profile.identity
     yield (

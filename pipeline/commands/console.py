@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 from typing import TextIO
 
-# Control characters but for tab and newline, DEL, the C1 range, line separators, and the marks that reorder text.
-# A file's name or an endpoint's message may hold any of them.
-_UNSAFE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
+from pipeline.escaping import escaped
+
 _NOISE = ("apitools not found", "No semi_persistent_directory found")  # Beam warns of these on every local run
-
-
-def escaped(text: str) -> str:
-    """Return a text with control characters and bidirectional marks shown as escapes; newlines and tabs stay."""
-    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode("ascii"), text)
 
 
 def say(line: str, stream: TextIO | None = None) -> None:

@@ -12,9 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import NoReturn
 
-from tqdm import tqdm
-
-from pipeline.commands.options import RedriveOptions
+from pipeline.commands.options.redrive import RedriveOptions
 from pipeline.commands.report import publish
 from pipeline.errors import ExitCode, NotProven, PipelineFailed, UsageError
 from pipeline.job import run_marker
@@ -24,7 +22,10 @@ from pipeline.job.shard_replacement import finish_replacements, replace_shard
 from pipeline.job.sharding import read_plan
 from pipeline.job.spec import JobSpec, ServedModel, join, require_job
 from pipeline.reporting.examples import read_dead_letters
-from pipeline.runners.endpoint import reached
+from pipeline.reporting.numbers import count
+from pipeline.reporting.report import VERIFIED
+from pipeline.runners.endpoint import reached, require_endpoint
+from pipeline.runners.progress import CountBar
 from pipeline.verification.shards import rows_of_output
 from transforms.elements import DeadLetter, Document, DocumentShard, EmbeddedShard, Reason, RequestStatistics, Shard
 from transforms.embed_shards import merge_embeddings, reject_unfit
@@ -33,14 +34,13 @@ from transforms.ndjson.lines import Line
 from transforms.ndjson.parse import is_blank, parse_line
 from transforms.output.folder import OutputFolder
 from transforms.output.formats import Row, format_of
-from transforms.output.receipts import Receipt
+from transforms.output.receipts import MAX_TRUNCATED_PLACES, Receipt
 from transforms.read_shards import MAX_LINE_BYTES, ShardTooDense, SourceChanged, lines_of
 from transforms.reuse.keys import KEY_BYTES, key_of
 from transforms.storage import api as storage
 from transforms.storage.api import WrittenFile
 from transforms.tei.client import TeiClient
 from transforms.tei.handshake import EndpointProfile
-from transforms.tei.settings import EndpointSettings
 from transforms.tei.vector_space import VectorSpace
 from transforms.write_dead_letters import encode_dead_letters
 
@@ -90,9 +90,9 @@ def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> Exit
         finished = finish_replacements(output, lambda shard: is_shard(plan, shard))
         run_marker.remove_leftovers(output)
         if finished:
-            say(f"{finished} shards that an interrupted redrive had begun are finished")
+            say(f"{count(finished, 'shard')} that an interrupted redrive had begun: finished")
         try:
-            tally = _send_again(_read(output, job), reasons, output, job, options.endpoint, options.model)
+            tally = _send_again(_read(output, job), reasons, output, job, options, say)
         except (DamagedSource, ShardTooDense, SourceChanged) as error:
             raise PipelineFailed(str(error)) from error
         after = _read(output, job)
@@ -104,9 +104,9 @@ def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> Exit
 
 def _summary(tally: _Tally, after: Ledger) -> Iterator[str]:
     not_embedded = tally.sent - tally.embedded
-    yield f"{tally.sent} dead letters sent again: {tally.embedded} are embedded now, {not_embedded} are not"
-    for reason, count in sorted(tally.left.items()):
-        yield f"  {reason}: {count}"
+    yield f"{count(tally.sent, 'dead letter')} sent again: {tally.embedded:,} embedded now, {not_embedded:,} not"
+    for reason, left in sorted(tally.left.items()):
+        yield f"  {reason}: {left:,}"
     yield f"total: embeddings = {after.embedded}, documents = {after.records}, dead letters = {after.dead_letters}"
 
 
@@ -123,26 +123,36 @@ def _read(output: OutputFolder, job: JobSpec) -> Ledger:
 
 
 def _send_again(
-    ledger: Ledger, reasons: set[str], output: OutputFolder, job: JobSpec, endpoint: EndpointSettings, model: str | None
+    ledger: Ledger,
+    reasons: set[str],
+    output: OutputFolder,
+    job: JobSpec,
+    options: RedriveOptions,
+    say: Callable[[str], None],
 ) -> _Tally:
     """Go through the shards that have such dead letters; several at once where a bucket is read or written."""
     tally = _Tally()
     wanted = sum(
-        count for receipt in ledger.receipts() for reason, count in receipt.reasons.items() if reason in reasons
+        letters for receipt in ledger.receipts() for reason, letters in receipt.reasons.items() if reason in reasons
     )
     if not wanted:
         return tally
+    require_endpoint(options.endpoint, options.model, job.served)
     settings = dataclasses.replace(
-        endpoint, prompt_name=job.prompt_name, normalize=job.normalize, overlong=job.overlong, dimensions=job.dimensions
+        options.endpoint,
+        prompt_name=job.prompt_name,
+        normalize=job.normalize,
+        overlong=job.overlong,
+        dimensions=job.dimensions,
     )
     counting = threading.Lock()
     paths = [output.root, *(source.source.path for source in ledger.sources)]
     threads_count = 1 if all(map(storage.is_local, paths)) else _THREADS_FOR_BUCKETS
     with (
         ThreadPoolExecutor(threads_count) as threads,  # outermost: they end when the client is closed
-        reached(settings, None, model=model) as (usable, profile),
+        reached(settings, None, model=options.model, say=say) as (usable, profile),
         _Client(dataclasses.replace(usable, space=_space_of(job, profile, output))) as client,
-        tqdm(total=wanted, unit=" dead letters", disable=None) as bar,
+        CountBar(wanted, "dead letter") as bar,
     ):
 
         def send(work: Shard, chosen: Mapping[int, Receipt]) -> None:
@@ -151,7 +161,7 @@ def _send_again(
                     one = _Redrive(chosen[shard.index], shard, output, job, client).run(lines, reasons)
                     with counting:
                         tally.add(one)
-                        bar.update(one.sent)
+                        bar.add(one.sent)
 
         futures = [threads.submit(send, work, chosen) for work, chosen in _work(ledger, reasons)]
         try:
@@ -225,6 +235,8 @@ class _Redrive:
             new = dict(zip((document.offset for document in result.documents), rows, strict=True))
             gone = {letter.offset for letter in left}
             merged = self._merged(lines, new, gone, texts)
+            # Receipts keep their times, so nothing else would show that the verification is of other outputs.
+            self._output.delete([VERIFIED])
             replace_shard(
                 self._output,
                 self._new_receipt(result, left, unfit),
@@ -270,9 +282,12 @@ class _Redrive:
             output=self._receipt.output or WrittenFile(self._name, 0, ""),
             embedded=self._receipt.embedded + len(result.documents),
             sent=self._receipt.sent + len(result.documents),
+            nan_lines=self._receipt.nan_lines + sum(document.has_nan for document in result.documents),
             dead_letters=len(left),
             reasons=Counter(letter.reason.value for letter in left),
             unfit=unfit,
+            truncated=self._receipt.truncated + len(result.truncated),
+            truncated_at=tuple(sorted((*self._receipt.truncated_at, *result.truncated))[:MAX_TRUNCATED_PLACES]),
             statistics=add_statistics(self._receipt.statistics, result.statistics),
         )
 

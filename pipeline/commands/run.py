@@ -11,13 +11,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
-from importlib import metadata
 
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from pipeline import graph
-from pipeline.commands.options import RunOptions
+from pipeline.commands.options.run import RunOptions
 from pipeline.commands.report import publish
 from pipeline.errors import ExitCode, PipelineFailed
 from pipeline.job import run_marker
@@ -26,11 +25,11 @@ from pipeline.job.ledger import Ledger, ReceiptCache, read_ledger, stale_files
 from pipeline.job.preflight import require_usable
 from pipeline.job.preparation import join_folder, prepare
 from pipeline.job.sharding import Plan, make_plan
-from pipeline.job.spec import JobSpec, ServedModel, read_job
+from pipeline.job.spec import JobSpec, describe_job, read_job
 from pipeline.planning import estimate
 from pipeline.planning.sampling import sample_lines
 from pipeline.reporting.examples import examples_of
-from pipeline.reporting.explain import explain_dead_letters
+from pipeline.reporting.explain import explain_dead_letters, too_many_dead_letters
 from pipeline.reporting.numbers import count, size
 from pipeline.reporting.report import run_of, summary
 from pipeline.runners.endpoint import reached
@@ -38,12 +37,11 @@ from pipeline.runners.parallelism import count_processes
 from pipeline.runners.progress import Progress
 from pipeline.runners.runner import beam_options, require_reach, run_pipeline, template_of
 from transforms.elements import Shard
-from transforms.output.folder import OutputFolder
-from transforms.output.layout import PARQUET
+from transforms.output.folder import DEAD_LETTERS, OutputFolder
+from transforms.output.layout import Column
 from transforms.output.values import choose_columns
 from transforms.read_shards import DAMAGED, read_damage
 from transforms.reuse.index import IndexHandle
-from transforms.tei.handshake import EndpointProfile
 from transforms.tei.settings import EndpointSettings
 from transforms.tei.sharing import settled_texts
 
@@ -76,7 +74,18 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
             job = join_folder(
                 output,
                 plan,
-                _job_of(options, endpoint, profile, plan, output),
+                describe_job(
+                    endpoint,
+                    profile,
+                    inputs=options.inputs,
+                    exclude=options.exclude,
+                    text_field=options.text_field,
+                    embedding_field=options.embedding_field,
+                    shard_bytes=options.shard_bytes,
+                    output_format=options.output_format.value,
+                    vector_type=options.vector_type.value,
+                    columns=_columns_of(options, plan, output),
+                ),
                 say,
                 overwrite=options.overwrite,
                 keep=(estimate.NAME,),
@@ -127,8 +136,9 @@ def _without_looking_through_what_is_loaded() -> Iterator[None]:
 def _judge(ledger: Ledger, options: RunOptions, output: OutputFolder, say: Callable[[str], None]) -> ExitCode:
     if ledger.dead_letters > options.max_dead_letter_ratio * ledger.records:
         say(
-            f"{ledger.dead_letters} of {ledger.records} records are dead letters, more than --max_dead_letter_ratio "
-            f"{options.max_dead_letter_ratio} allows; they are in {output.path('dead_letters')}"
+            too_many_dead_letters(
+                ledger.dead_letters, ledger.records, options.max_dead_letter_ratio, output.path(DEAD_LETTERS)
+            )
         )
         return ExitCode.TOO_MANY_DEAD_LETTERS
     return ExitCode.DONE
@@ -138,29 +148,11 @@ def _run_name() -> str:
     return f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{socket.gethostname()}-{os.getpid()}"
 
 
-def _job_of(
-    options: RunOptions, endpoint: EndpointSettings, profile: EndpointProfile, plan: Plan, output: OutputFolder
-) -> JobSpec:
-    """Return the job as this run alone describes it; but columns keep the types that the folder has for them."""
+def _columns_of(options: RunOptions, plan: Plan, output: OutputFolder) -> tuple[Column, ...]:
+    """Return the columns with their types; those that the folder has for them already stay."""
     former = read_job(output) if options.columns and not options.overwrite else None
     sample = sample_lines(plan, options.text_field, options.embedding_field)
-    return JobSpec(
-        space=profile.space,
-        history=(ServedModel.of(profile.identity, endpoint.prompt_name, datetime.now(timezone.utc)),),
-        overlong=endpoint.overlong,
-        dimensions=endpoint.dimensions,
-        text_field=options.text_field,
-        embedding_field=options.embedding_field,
-        shard_bytes=options.shard_bytes,
-        inputs=options.inputs,
-        exclude=options.exclude,
-        version=metadata.version("tayyar"),
-        wire_format=profile.wire.format.value,
-        output_format=options.output_format,
-        vector_type=options.vector_type,
-        columns=choose_columns(options.columns, sample, former.columns if former is not None else ()),
-        pyarrow=metadata.version("pyarrow") if options.output_format == PARQUET else None,
-    )
+    return choose_columns(options.columns, sample, former.columns if former is not None else ())
 
 
 def _opening(plan: Plan, before: Ledger, job: JobSpec, index: IndexHandle | None) -> str:
@@ -171,12 +163,9 @@ def _opening(plan: Plan, before: Ledger, job: JobSpec, index: IndexHandle | None
 
 
 def _new(plan: Plan, before: Ledger, job: JobSpec, index: IndexHandle | None) -> str:
-    """Return how many documents are new, if there are vectors that others may have already."""
-    if index is None:
-        return ""
-    found = count_new(before.work_left(), plan, job, index)
-    about = "" if found.exact else "about "
-    return f"; {about}{count(found.new, 'text')} new among {about}{count(found.documents, 'document')} to do"
+    """Return how many texts are new, if there are former vectors."""
+    former = None if index is None else index.open()
+    return "" if former is None else f"; {count_new(before.work_left(), plan, job, former)}"
 
 
 def _graph_settings(

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from pipeline.commands.options import StatusOptions
+from pipeline.commands.options.status import StatusOptions
 from pipeline.errors import ExitCode
 from pipeline.job.ledger import ReceiptCache
 from pipeline.job.spec import require_job

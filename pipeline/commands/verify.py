@@ -7,16 +7,19 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 
 import orjson
-from tqdm import tqdm
 
-from pipeline.commands.options import VerifyOptions
+from pipeline.commands.options.verify import VerifyOptions
 from pipeline.errors import ExitCode, NotProven, UsageError
 from pipeline.job.ledger import Ledger, SourceLedger, read_ledger
 from pipeline.job.sharding import make_plan, read_plan
 from pipeline.job.spec import JobSpec, require_job
+from pipeline.reporting.explain import too_many_dead_letters
+from pipeline.reporting.numbers import count
+from pipeline.reporting.report import write_verified
 from pipeline.reporting.schema import Totals
 from pipeline.reporting.timeline import sum_statistics
-from pipeline.runners.endpoint import reached
+from pipeline.runners.endpoint import reached, require_endpoint
+from pipeline.runners.progress import CountBar
 from pipeline.verification.findings import Findings
 from pipeline.verification.parallel import processes_for, run_parallel
 from pipeline.verification.sampling import Sample, SpotCheck, require_same_space
@@ -78,7 +81,8 @@ def verify(options: VerifyOptions, say: Callable[[str], None] = print) -> ExitCo
             overlong=job.overlong,
             dimensions=job.dimensions,
         )
-        with reached(settings, None, model=options.model) as (
+        require_endpoint(settings, options.model, job.served)
+        with reached(settings, None, model=options.model, say=say) as (
             endpoint,
             profile,
         ):  # before the folder is read, which may take minutes
@@ -115,9 +119,10 @@ def _check_complete(ledger: Ledger, findings: Findings) -> None:
     if expected is None:
         left = [source.source.path for source in ledger.sources if not source.complete]
         shown = ", ".join(left[:_SHOWN_MISSING]) + (f" and {len(left) - 3} more" if len(left) > _SHOWN_MISSING else "")
-        findings.add(f"{done} shards are done, and {shown} not completely; run again")
+        is_done = "is done" if done == 1 else "are done"
+        findings.add(f"{count(done, 'shard')} {is_done}, and {shown} not completely; run again")
     else:
-        findings.add(f"{done} of {expected} shards are done; run again")
+        findings.add(f"{done:,} of {count(expected, 'shard')} are done; run again")
 
 
 def _check_inputs(ledger: Ledger, output: OutputFolder, job: JobSpec, checked: _Checked) -> None:
@@ -199,11 +204,11 @@ def _check_shards(
     )
     found: dict[int, Outcome] = {}
     size = sum(receipt.output.bytes for receipt in ledger.receipts() if receipt.output)
-    with tqdm(total=ledger.records, unit=" records", unit_scale=True, disable=None) as bar:
+    with CountBar(ledger.records, "record") as bar:
         for index, outcome in run_parallel(check_shards, items, processes_for(options.processes, size)):
             shared.add(outcome.rows)
             checked.sample.add(outcome.picks)
-            bar.update(outcome.records)
+            bar.add(outcome.records)
             if outcome.findings.count or outcome.broken:
                 found[index] = dataclasses.replace(outcome, rows=outcome.rows[:0], picks=[])
     broken = set[str]()
@@ -220,8 +225,8 @@ def _check_shards(
             checked.findings.add(f"{paths[0]}: is gone, as are all sources, so there is nothing to compare with")
         records = sum(sources[number].records for number in gone)
         checked.not_checked.append(
-            f"{len(gone)} of {len(sources)} sources, which are gone ({paths[0]}{' first' if gone[1:] else ''}): "
-            f"their {records} records were checked in the output alone"
+            f"{len(gone)} of {count(len(sources), 'source')}, gone ({paths[0]}{' first' if gone[1:] else ''}): "
+            f"{count(records, 'record')} of them, checked in the output alone"
         )
 
 
@@ -288,6 +293,7 @@ def _check_report(ledger: Ledger, output: OutputFolder, findings: Findings) -> N
         "shards": len(receipts),
         "records": ledger.records,
         "embedded": ledger.embedded,
+        "nan_lines": sum(receipt.nan_lines for receipt in receipts),
         "dead_letters": ledger.dead_letters,
         "dead_letters_by_reason": dict(ledger.reasons()),
         "output_bytes": sum(receipt.output.bytes for receipt in receipts if receipt.output),
@@ -318,26 +324,27 @@ def _conclude(
 ) -> ExitCode:
     """Print what was proven, or raise NotProven with what was found."""
     findings = checked.findings
+    write_verified(output, findings.count)
     if findings.count:
         shown = "\n".join(f"  {finding}" for finding in findings.first)
         meaning = f"\n{compared}" if compared else ""
-        noun = "finding" if findings.count == 1 else "findings"
         more = ", the first of them" if findings.count > len(findings.first) else ""
-        raise NotProven(f"{findings.count} {noun} in {output.root}{more}:\n{shown}{meaning}")
+        raise NotProven(f"{count(findings.count, 'finding')} in {output.root}{more}:\n{shown}{meaning}")
     say(
-        f"verified: {ledger.records} records in {len(ledger.sources)} files = "
-        f"{ledger.embedded} embedded, each line unchanged and once, "
-        f"with a vector of {job.model.dimensions} finite numbers, + {ledger.dead_letters} dead letters"
+        f"verified: {count(ledger.records, 'record')} in {count(len(ledger.sources), 'file')} = "
+        f"{ledger.embedded:,} embedded, each line unchanged and once, "
+        f"with a vector of {count(job.model.dimensions, 'finite number')}, + "
+        f"{count(ledger.dead_letters, 'dead letter')}"
     )
     if compared:
         say(compared)
     if checked.not_checked:
         say(f"not checked: {'; '.join(checked.not_checked)}")
     if ledger.dead_letters > options.max_dead_letter_ratio * ledger.records:
-        everything = "all" if ledger.dead_letters == ledger.records else f"{ledger.dead_letters} of"
         say(
-            f"{everything} {ledger.records} records are dead letters, more than --max_dead_letter_ratio "
-            f"{options.max_dead_letter_ratio} allows; they are in {output.root}/{DEAD_LETTERS}"
+            too_many_dead_letters(
+                ledger.dead_letters, ledger.records, options.max_dead_letter_ratio, output.path(DEAD_LETTERS)
+            )
         )
         return ExitCode.TOO_MANY_DEAD_LETTERS
     return ExitCode.DONE

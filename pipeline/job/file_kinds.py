@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import dataclasses
 import functools
 import json
 import re
@@ -57,12 +58,15 @@ class FileKind:
         problem: what it holds instead of records, as in "it looks like …"; None if it holds them.
         remedy: a sentence on what to do then.
         records: the objects in its complete first lines, for a look at their fields.
+        bytes_per_record: mean length of those lines that are not blank, whatever they hold, with the bytes between
+            them; 0 if there is no complete one.
     """
 
     compressed: bool = False
     problem: str | None = None
     remedy: str = ""
     records: tuple[dict[str, Any], ...] = ()
+    bytes_per_record: float = 0
 
 
 def look_at_all(
@@ -98,7 +102,7 @@ def look_at(file: FileStat, read_beginning: Callable[[str, int], bytes] = storag
         unpacked, ended = _unpack(_beginning(file.path, _BLOCK_BYTES, read_beginning), codec)
     # A first block that cannot be read says nothing; what is damaged ends its own source when it is read.
     kind = kind_of(unpacked, whole=ended) if unpacked else FileKind()
-    return FileKind(True, kind.problem, kind.remedy, kind.records)
+    return dataclasses.replace(kind, compressed=True)
 
 
 def _beginning(path: str, count: int, read_beginning: Callable[[str, int], bytes]) -> bytes:
@@ -172,7 +176,8 @@ def _kind_of_text(head: bytes, whole: bool) -> FileKind:
     if text.startswith(b"{") and first is None and _begins_with_two_objects(text):
         return FileKind(problem="JSON objects without a newline between them", remedy=_ONE_A_LINE)
     if records:
-        return FileKind(records=records)
+        size = len(head) if whole else len(head) - len(lines[-1])
+        return FileKind(records=records, bytes_per_record=size / len(complete))
     if text.startswith(b"{"):
         # One line that is longer than the head looks like this, too.
         indented = len(complete) > 1 and _is_indented(complete)

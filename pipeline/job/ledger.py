@@ -43,6 +43,26 @@ class SourceLedger:
         return sum(receipt.embedded for receipt in self.receipts.values())
 
     @property
+    def sent(self) -> int:
+        """Documents whose text the endpoint embedded."""
+        return sum(receipt.sent for receipt in self.receipts.values())
+
+    @property
+    def reused(self) -> int:
+        """Documents that took the vector of a former output."""
+        return sum(receipt.reused for receipt in self.receipts.values())
+
+    @property
+    def duplicates(self) -> int:
+        """Documents that took the vector of an equal text in their shard."""
+        return sum(receipt.duplicates for receipt in self.receipts.values())
+
+    @property
+    def truncated(self) -> int:
+        """Documents whose text was sent and is too long for the model."""
+        return sum(receipt.truncated for receipt in self.receipts.values())
+
+    @property
     def dead_letters(self) -> int:
         """Records set aside."""
         return sum(receipt.dead_letters for receipt in self.receipts.values())
@@ -81,6 +101,26 @@ class Ledger:
     def embedded(self) -> int:
         """Documents that have their vector."""
         return sum(source.embedded for source in self.sources)
+
+    @property
+    def sent(self) -> int:
+        """Documents whose text the endpoint embedded; `embedded` = `sent` + `reused` + `duplicates`."""
+        return sum(source.sent for source in self.sources)
+
+    @property
+    def reused(self) -> int:
+        """Documents that took the vector of a former output."""
+        return sum(source.reused for source in self.sources)
+
+    @property
+    def duplicates(self) -> int:
+        """Documents that took the vector of an equal text in their shard."""
+        return sum(source.duplicates for source in self.sources)
+
+    @property
+    def truncated(self) -> int:
+        """Documents whose text was sent and is too long for the model."""
+        return sum(source.truncated for source in self.sources)
 
     @property
     def dead_letters(self) -> int:

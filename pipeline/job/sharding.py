@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 
 import orjson
 
 from pipeline.errors import UsageError
+from pipeline.job.file_kinds import FileKind
 from pipeline.job.input_selection import (
     FORMATS,
     Candidate,
@@ -29,6 +30,7 @@ from transforms.ndjson.decompress import COMPRESSIONS
 from transforms.ndjson.parse import TextField
 from transforms.output.folder import OutputFolder, check_name
 from transforms.output.json_fields import build
+from transforms.read_shards import MAX_SHARD_RECORDS
 from transforms.storage import api as storage
 
 _SOURCE_FIELDS = [one.name for one in fields(Source)]
@@ -85,8 +87,8 @@ def make_plan(
         exclude: patterns of files to leave out.
 
     Raises:
-        UsageError: if a pattern matches nothing, a file that must hold records does not, or two files' outputs would
-            have the same name.
+        UsageError: if a pattern matches nothing, a file that must hold records does not, two files' outputs would have
+            the same name, or a shard would have too many records.
     """
     found: dict[str, Candidate] = {}
     left_out: list[LeftOut] = []
@@ -116,6 +118,7 @@ def make_plan(
         raise UsageError(_nothing_matches(patterns[0], len(distinct)))
     if text_field is not None:
         require_text((kind for _, kind in taken), text_field)
+    _require_few_records(taken, shard_bytes)
     sources: dict[str, Source] = {}
     for one, kind in taken:
         file = one.file
@@ -124,6 +127,21 @@ def make_plan(
     if left_out:
         _logger.warning("%s", describe(left_out))
     return Plan(tuple(sources[name] for name in sorted(sources)), shard_bytes, tuple(left_out))
+
+
+def _require_few_records(taken: Iterable[tuple[Candidate, FileKind]], shard_bytes: int) -> None:
+    """Refuse a file whose shards will have too many records if all its lines are as short as its first ones."""
+    for one, kind in taken:
+        # A compressed file holds more than its size: how much more is not known yet.
+        size = min(shard_bytes, one.file.size)
+        if kind.bytes_per_record and size / kind.bytes_per_record > MAX_SHARD_RECORDS:
+            fitting = int(kind.bytes_per_record * MAX_SHARD_RECORDS / 2)
+            raise UsageError(
+                f"{one.file.path} has lines of about {kind.bytes_per_record:.0f} bytes, so about "
+                f"{size / kind.bytes_per_record:,.0f} records in a shard of --shard_bytes {shard_bytes}: more than "
+                f"the {MAX_SHARD_RECORDS:,} that fit into memory. If such short lines are meant, run with "
+                f"--shard_bytes {fitting}."
+            )
 
 
 def _nothing_matches(pattern: str, passed_over: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import logging
 import os
@@ -16,7 +17,6 @@ from apache_beam.options.pipeline_options import (
     PipelineOptions,
     StandardOptions,
     WorkerOptions,
-    _BeamArgumentParser,
 )
 from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner import fn_runner
@@ -24,7 +24,7 @@ from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.runners.runner import PipelineState
 
 from pipeline.errors import ExitCode, PipelineFailed, UsageError
-from transforms.embed_shards import TooManyDeadLetters
+from transforms.early_stop import TooManyDeadLetters
 from transforms.ndjson.decompress import DamagedSource
 from transforms.read_shards import SourceChanged
 from transforms.storage import api as storage
@@ -68,7 +68,7 @@ def beam_options(arguments: Sequence[str]) -> PipelineOptions:
     options = PipelineOptions([*defaults, *arguments])
     runner = options.view_as(StandardOptions).runner.lower()
     if runner not in _PORTABLE:
-        _refuse_unknown(arguments)
+        _refuse_unknown(options, arguments)
     if options.view_as(DirectOptions).direct_running_mode == "multi_threading":
         raise UsageError(
             "--direct_running_mode multi_threading is refused: in this mode Beam's local runner silently loses "
@@ -89,21 +89,16 @@ def _require_runner(options: PipelineOptions) -> None:
         raise UsageError(f"--runner {name} is no runner of this Beam: {str(error).splitlines()[0]}") from error
 
 
-def _refuse_unknown(arguments: Sequence[str]) -> None:
-    parser = _BeamArgumentParser(allow_abbrev=False, add_help=False)
-    for options in _all_subclasses(PipelineOptions):
-        options._add_argparse_args(parser)
-    _, unknown = parser.parse_known_args(list(arguments))
-    if unknown:
-        # What stands behind the name may be a secret under a misspelt one.
-        raise UsageError(f"unknown option {unknown[0].partition('=')[0]}: neither Tayyar nor Beam has it. See --help.")
+def _refuse_unknown(options: PipelineOptions, arguments: Sequence[str]) -> None:
+    def refuse(parser: argparse.ArgumentParser) -> None:
+        _, unknown = parser.parse_known_args(list(arguments))
+        if unknown:
+            # What stands behind the name may be a secret under a misspelt one.
+            name = unknown[0].partition("=")[0]
+            raise UsageError(f"unknown option {name}: neither Tayyar nor Beam has it. See --help.")
 
-
-def _all_subclasses(options: type[PipelineOptions]) -> Iterator[type[PipelineOptions]]:
-    for subclass in options.__subclasses__():
-        if subclass.__module__.startswith("apache_beam.options") and "_add_argparse_args" in vars(subclass):
-            yield subclass
-        yield from _all_subclasses(subclass)
+    # Beam hands its parser, which has the options of all its classes, to a function that may add others.
+    options.get_all_options(add_extra_args_fn=refuse)
 
 
 def make_runner(options: PipelineOptions) -> beam.runners.PipelineRunner | str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pipeline.errors import UsageError
+from pipeline.reporting.numbers import count
 from pipeline.verification.findings import MAX_SHOWN, Findings
 from pipeline.verification.vectors import read_document
 from transforms.elements import Vectors
@@ -164,7 +165,7 @@ class SpotCheck:
         if wrong:
             return self._meaning(wrong, len(written), mixed_up)
         return (
-            f"embedded again: {len(cosines)} documents; cosines with what was written: "
+            f"embedded again: {count(len(cosines), 'document')}; cosines with what was written: "
             f"{min(cosines):.6f} or more, median {statistics.median(cosines):.6f}"
         )
 
@@ -201,8 +202,9 @@ class SpotCheck:
             with contextlib.suppress(ValueError):  # a line without a text, which is a finding already
                 yield form.place(row), form.text_and_vector(row, text_field, embedding_field)[0]
 
-    def _meaning(self, wrong: int, count: int, mixed_up: int) -> str:
-        found = f"{wrong} of {count} documents that were embedded again have another vector."
+    def _meaning(self, wrong: int, compared: int, mixed_up: int) -> str:
+        has = "has" if wrong == 1 else "have"
+        found = f"{wrong:,} of {count(compared, 'document')} embedded again {has} another vector."
         if mixed_up:
             return f"{found} Vectors stand beside texts that are not theirs: what wrote them mixed up their order."
         return (

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pipeline.reporting.numbers import count
 from pipeline.verification.findings import Findings, WrongLine
 from pipeline.verification.rows import row_check
 from pipeline.verification.sampling import Pick, Sample
@@ -176,7 +177,7 @@ class _ShardCheck:
         """Compare the output with the source, and return what is there of each kind."""
         source, expected = self._shard.source.path, self._expected
         letter = next(letters, None)
-        records = found_count = letter_count = 0
+        records = found_count = letter_count = nan_lines = 0
         for line in lines:
             parsed = parse_line(line, source, expected.text_field, self._layout.embedding_field, MAX_LINE_BYTES)
             if parsed is None:
@@ -193,6 +194,8 @@ class _ShardCheck:
                 self._note(f"{self._name}: the line at byte {line.offset} of {source} is missing")
                 continue
             found_count += 1
+            if isinstance(parsed, Document):
+                nan_lines += parsed.has_nan
             if self._wrong is None:
                 try:
                     self._check_line(parsed, found)
@@ -204,15 +207,22 @@ class _ShardCheck:
             letter_count += 1 + sum(1 for _ in letters)
         surplus = sum(1 for _ in embedded)
         if surplus:
-            self._note(f"{self._name}: {surplus} lines more than the source has")
-        return {"records": records, "embedded": found_count + surplus, "dead_letters": letter_count}
+            self._note(f"{self._name}: {count(surplus, 'line')} more than the source has")
+        return {
+            "records": records,
+            "embedded": found_count + surplus,
+            "nan_lines": nan_lines,
+            "dead_letters": letter_count,
+        }
 
     def _alone(self, embedded: Iterator[Row], letters: Iterator[DeadLetter]) -> dict[str, int]:
         """Check the output without its source: every line is a document with its vector."""
-        expected, found_count, letter_count = self._expected, 0, 0
+        expected, found_count, letter_count, nan_lines = self._expected, 0, 0, 0
         for found in embedded:
             found_count += 1
             parsed = self._row_check.parse(found, self._path, expected.text_field)
+            if isinstance(parsed, Document):
+                nan_lines += parsed.has_nan
             if self._wrong is None:
                 try:
                     if not isinstance(parsed, Document):
@@ -225,7 +235,12 @@ class _ShardCheck:
             if letter.source != self._receipt.source:  # the source may have moved since
                 name = self._output.dead_letters(self._shard.name)
                 self._note(f"{name}: the dead letter of byte {letter.offset} names another source, {letter.source}")
-        return {"records": found_count + letter_count, "embedded": found_count, "dead_letters": letter_count}
+        return {
+            "records": found_count + letter_count,
+            "embedded": found_count,
+            "nan_lines": nan_lines,
+            "dead_letters": letter_count,
+        }
 
     def _check_line(self, parsed: Document | DeadLetter, found: Row) -> None:
         """Check that a row is its source line with a vector; the vector's numbers are checked later, in blocks.

@@ -59,8 +59,8 @@ def decompressed_chunks(file: BinaryIO, path: str, stored_bytes: int) -> Iterato
             yield chunk
     except MemoryError as error:
         raise DamagedSource(
-            f"{path} cannot be decompressed in the memory that is left: its window alone takes "
-            f"{window_bytes(head) >> 20} MiB. Give each worker more memory, or compress the file without --long."
+            f"{path} cannot be decompressed in the memory that is left{str(error) and ': '}{error}. "
+            "Give each worker more memory, or compress the file without --long."
         ) from error
     except (EOFError, OSError, ValueError, zlib.error, zstd.ZstdError) as error:
         raise DamagedSource(
@@ -116,6 +116,9 @@ def _streams(file: BinaryIO, start: Callable[[], _Decompressor]) -> Iterator[byt
     """Decompress one stream behind the other; the library's own BZ2File takes a damaged second one for rubbish."""
     data = file.read(_INPUT_BYTES)
     while data:
+        if len(data) < MAGIC_BYTES:  # what is behind a stream may be the first few bytes of the next one
+            data += file.read(_INPUT_BYTES)
+        head = data[:MAGIC_BYTES]
         decompressor = start()
         while not decompressor.eof:
             if decompressor.needs_input and not data and not (data := file.read(_INPUT_BYTES)):
@@ -125,7 +128,7 @@ def _streams(file: BinaryIO, start: Callable[[], _Decompressor]) -> Iterator[byt
             except zstd.ZstdError as error:
                 # libzstd has no other way to report it than its message.
                 if "not enough memory" in str(error):
-                    raise MemoryError(str(error)) from error
+                    raise MemoryError(f"its window alone takes {window_bytes(head) >> 20} MiB") from error
                 raise
             if chunk:
                 yield chunk

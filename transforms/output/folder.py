@@ -154,10 +154,7 @@ class OutputFolder:
 
     def move(self, name: str, target: str) -> None:
         """Give a file of this folder another name; a missing file is no error."""
-        path = self._path_to_replace(target)
-        digest = hashlib.sha256(target.encode()).hexdigest()[:16]
-        temporary = f"{self.temporary}/{self.run}-{os.getpid()}-{threading.get_ident()}-{digest}"
-        storage.move(self.path(name), path, self._path_to_replace(temporary))
+        storage.move(self.path(name), self._path_to_replace(target))
 
     def tidy(self) -> None:
         """Delete the folder of temporary files if nothing is in it."""

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from transforms.output.json_fields import build
 
-NDJSON = "ndjson"
-PARQUET = "parquet"
-FORMATS = (NDJSON, PARQUET)  # each is the ending of its files' names, too
-FLOAT32 = "float32"
-FLOAT16 = "float16"
+
+class OutputFormat(enum.Enum):
+    """How embedded records are written; each value is the ending of the files' names, too."""
+
+    NDJSON = "ndjson"
+    PARQUET = "parquet"
+
+
+class VectorType(enum.Enum):
+    """In which type the numbers of vectors are written."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+
+
+NDJSON, PARQUET = OutputFormat.NDJSON.value, OutputFormat.PARQUET.value
+FORMATS = (NDJSON, PARQUET)
+FLOAT32, FLOAT16 = VectorType.FLOAT32.value, VectorType.FLOAT16.value
 VECTOR_TYPES = (FLOAT32, FLOAT16)
 STRING, INT64, DOUBLE, BOOL, JSON = "string", "int64", "double", "bool", "json"
 RECORD, TEXT = "record", "text"  # the first columns of every Parquet file

@@ -84,7 +84,7 @@ def stored(row: Line) -> bytes:
 def text_and_vector(row: Line, text_field: TextField, embedding_field: str) -> tuple[str, Any]:
     """Return the text and the value of the embedding field, None if there is none."""
     try:
-        record = parse_object(row.content.removeprefix(BOM))
+        record, _ = parse_object(row.content.removeprefix(BOM))
         return text_of(record, text_field), record.get(embedding_field)
     except Unusable as error:
         raise ValueError(f"the line is {error.reason.value}") from error

@@ -22,6 +22,7 @@ _MAX_COUNT = 1 << 53  # of records, bytes or milliseconds: beyond that, it is no
 _MAX_SECONDS = 253_402_300_800.0  # the year 10000: later times cannot be shown
 _MAX_DIGEST = 64  # characters
 _MAX_INDEX = 10**9
+MAX_TRUNCATED_PLACES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,10 @@ class Receipt:
         sent: documents whose text the endpoint embedded for this shard.
         reused: documents whose vector comes from a former output.
         duplicates: documents with the text of an earlier one of this shard, whose vector they share.
+        nan_lines: embedded lines that hold NaN or Infinity, which strict JSON parsers refuse.
         reasons: the dead letters by reason.
+        truncated: documents whose text was sent and is too long for the model, as far as replies show it.
+        truncated_at: the byte offsets of the first ten of them.
         started_at: seconds since the epoch; `finished_at` likewise.
         output: the embedded documents; None if there are none.
         dead_letter_output: the dead letters; None if there are none.
@@ -88,8 +92,11 @@ class Receipt:
     sent: int
     reused: int
     duplicates: int
+    nan_lines: int
     dead_letters: int
     reasons: Mapping[str, int]
+    truncated: int
+    truncated_at: tuple[int, ...]
     started_at: float
     finished_at: float
     output: WrittenFile | None
@@ -158,6 +165,7 @@ def decode_receipt(data: bytes) -> Receipt:
             made["text_field"] = tuple(require_text(name) for name in made["text_field"])
         for name in ("output", "dead_letter_output"):
             values[name] = None if values[name] is None else build(WrittenFile, values[name])
+        values["truncated_at"] = tuple(values["truncated_at"])
         values["statistics"] = build(RequestStatistics, numbers)
         values["provenance"] = build(Provenance, made)
         receipt = build(Receipt, values)
@@ -176,11 +184,23 @@ def _check_bounds(receipt: Receipt) -> None:
     statistics = receipt.statistics
     counts: dict[str, Any] = {
         name: getattr(receipt, name)
-        for name in ("start", "source_size", "records", "embedded", "sent", "reused", "duplicates", "dead_letters")
+        for name in (
+            "start",
+            "source_size",
+            "records",
+            "embedded",
+            "sent",
+            "reused",
+            "duplicates",
+            "nan_lines",
+            "dead_letters",
+            "truncated",
+        )
     }
     counts |= {
         field.name: getattr(statistics, field.name) for field in fields(statistics) if field.name != "latency_ms"
     }
+    counts |= {f"truncated_at {place}": offset for place, offset in enumerate(receipt.truncated_at)}
     counts |= {f"latency_ms {bound}": count for bound, count in statistics.latency_ms.items()}
     counts |= {f"bound {bound}": bound for bound in statistics.latency_ms}
     counts |= {f"reasons {reason}": count for reason, count in receipt.reasons.items()}
@@ -192,6 +212,8 @@ def _check_bounds(receipt: Receipt) -> None:
     for name, count in counts.items():
         if type(count) is not int or not 0 <= count <= _MAX_COUNT:
             raise ValueError(f"{name} is {count!r}")
+    if len(receipt.truncated_at) > MAX_TRUNCATED_PLACES:
+        raise ValueError(f"truncated_at has {len(receipt.truncated_at)} offsets")
     if not 0 <= receipt.index <= _MAX_INDEX or not receipt.shard.endswith(f"-{receipt.index:05d}"):
         raise ValueError(f"index {receipt.index} is not that of {receipt.shard!r}")
     for seconds in (receipt.started_at, receipt.finished_at):

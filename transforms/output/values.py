@@ -45,7 +45,7 @@ def choose_columns(names: Sequence[str], lines: Iterable[bytes], known: Iterable
     kinds: dict[str, set[type]] = {name: set() for name in names if name not in types}
     if kinds:
         for line in lines:
-            record = parse_object(line.removeprefix(BOM))
+            record, _ = parse_object(line.removeprefix(BOM))
             for name, found in kinds.items():
                 found.add(type(value_of(record, name)))
     for name, found in kinds.items():
@@ -65,7 +65,7 @@ def column_values(line: bytes, columns: Sequence[Column], unfit: MutableMapping[
     """
     if not columns:
         return ()
-    record, values = parse_object(line.removeprefix(BOM)), []
+    (record, _), values = parse_object(line.removeprefix(BOM)), []
     for column in columns:
         value = value_of(record, column.name)
         if value is not None:

@@ -11,8 +11,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -23,6 +23,7 @@ from transforms.elements import Vectors
 from transforms.output.folder import JOB, OutputFolder
 from transforms.output.json_fields import build
 from transforms.reuse.keys import KEY_BYTES, text_as_sent
+from transforms.storage import api as storage
 from transforms.storage.api import Crc32c
 from transforms.storage.base import StorageError
 
@@ -70,6 +71,8 @@ class _Entry:
     since: float
     seen: npt.NDArray[np.bool_] | None = None
     saved: int = 0
+    saving: threading.Lock = field(default_factory=threading.Lock)
+    is_watched: bool = True
 
 
 class PartialWriter:
@@ -111,10 +114,15 @@ class PartialWriter:
         with self._lock:
             self._entries[shard] = _Entry(texts, pending, self._clock())
 
-    def remove(self, shard: str) -> None:
-        """Watch a shard no longer; its file stays until the run ends, or the next one begins."""
+    def remove(self, shard: str) -> str | None:
+        """Watch a shard no longer, and return the name of its file; None if none was written."""
         with self._lock:
-            self._entries.pop(shard, None)
+            entry = self._entries.pop(shard, None)
+        if entry is None:
+            return None
+        with entry.saving:  # what is being written is to be found in its place
+            entry.is_watched = False
+        return self._name(shard) if entry.saved else None
 
     def clear(self) -> None:
         """Watch nothing."""
@@ -138,20 +146,26 @@ class PartialWriter:
             entry.seen = present
             count = int(complete.sum())
             if count > entry.saved and self._clock() - entry.since >= self._save_seconds:
-                self._save(shard, entry, vectors, np.flatnonzero(complete))
-                entry.saved, entry.since = count, self._clock()
+                with entry.saving:
+                    if entry.is_watched:
+                        self._save(shard, entry, vectors, np.flatnonzero(complete))
+                        entry.saved, entry.since = count, self._clock()
 
     def _watch(self) -> None:
         while not self._closed.wait(self._look_seconds):
             self.look()
 
     def _save(self, shard: str, entry: _Entry, vectors: Vectors, rows: npt.NDArray[np.intp]) -> None:
-        name = f"{FOLDER}/{hashlib.sha256(shard.encode()).hexdigest()[:16]}-{self._output.run}"
         texts = [entry.texts[row] for row in rows]
         try:
-            self._output.write(name, encode_partial(shard, self._space, self._overlong, texts, vectors[rows]))
+            self._output.write(
+                self._name(shard), encode_partial(shard, self._space, self._overlong, texts, vectors[rows])
+            )
         except (StorageError, OSError) as error:  # it costs nothing but some work, should the run end here
             _logger.warning("the vectors of %s so far cannot be put down: %s", shard, error)
+
+    def _name(self, shard: str) -> str:
+        return f"{FOLDER}/{hashlib.sha256(shard.encode()).hexdigest()[:16]}-{self._output.run}"
 
 
 def encode_partial(shard: str, space: str, overlong: str, texts: Sequence[str], vectors: Vectors) -> list[bytes]:
@@ -199,6 +213,28 @@ def decode_header(line: bytes) -> PartialHeader:
     if header.documents < 0 or header.dimensions < 1 or math.prod((header.documents, header.dimensions)) > MAX_BYTES:
         raise ValueError("the header's numbers are out of bounds")
     return header
+
+
+def count_partial(output: OutputFolder, files: Iterable[str], done: Collection[str], space: str) -> int:
+    """Return how many vectors of unfinished shards are saved.
+
+    Args:
+        output: the folder.
+        files: the names in it.
+        done: names of the shards that have their receipt.
+        space: digest of the vectors that count.
+    """
+    total = 0
+    for name in files:
+        if name.startswith(f"{FOLDER}/"):
+            try:
+                header = decode_header(
+                    storage.read_beginning(output.path(name), _MAX_HEADER_BYTES).partition(b"\n")[0] + b"\n"
+                )
+            except (ValueError, StorageError, OSError):  # it may be gone by now
+                continue
+            total += header.documents if header.space == space and header.shard not in done else 0
+    return total
 
 
 def keys_of(digests: Sequence[bytes]) -> bytes:

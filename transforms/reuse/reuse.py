@@ -53,10 +53,12 @@ class Found(NamedTuple):
     Attributes:
         vectors: float32[n, dimensions]; rows of zeros where there is none.
         mask: bool[n]: which texts have one.
+        used_up: paths of the files of partial vectors that have no others than these.
     """
 
     vectors: Vectors
     mask: npt.NDArray[np.bool_]
+    used_up: Sequence[str] = ()
 
 
 def count_known(texts: Sequence[str], index: ReuseIndex) -> int:
@@ -77,7 +79,7 @@ def find_vectors(texts: Sequence[str], index: ReuseIndex, dimensions: int, vecto
     """
     found = Found(np.zeros((len(texts), dimensions), dtype=np.float32), np.zeros(len(texts), dtype=bool))
     candidates = _candidates(texts, index)
-    skipped = 0
+    skipped, used_up = 0, list[str]()
     # Files with the most texts come first. A text that a damaged file does not give may be in another one.
     for number, place in enumerate(sorted(candidates, key=lambda place: -len(candidates[place]))):
         wanted = {row: text for text, row in candidates[place] if not found.mask[text]}
@@ -88,7 +90,11 @@ def find_vectors(texts: Sequence[str], index: ReuseIndex, dimensions: int, vecto
             continue
         file = index.files[place]
         try:
-            rows = _read_partial(file, wanted, texts) if file.text_field is None else _read_rows(file, wanted, texts)
+            if file.text_field is None:
+                rows, count = _read_partial(file, wanted, texts)
+                used_up += [file.path] if len(rows) == count else []
+            else:
+                rows = _read_rows(file, wanted, texts)
             for text, vector in rows.items():
                 if vector.shape == (dimensions,) and np.isfinite(vector).all() and vector.any():
                     found.vectors[text] = vector
@@ -97,7 +103,7 @@ def find_vectors(texts: Sequence[str], index: ReuseIndex, dimensions: int, vecto
             _logger.warning("%s gives no vectors (%s): its texts are sent again", file.path, error)
     if vector_type != FLOAT32:
         found.mask[:] = fits_type(found.vectors, vector_type)
-    return found
+    return found._replace(used_up=used_up)
 
 
 def _candidates(texts: Sequence[str], index: ReuseIndex) -> Mapping[int, list[tuple[int, int]]]:
@@ -139,15 +145,16 @@ def _read_rows(file: FormerFile, wanted: Mapping[int, int], texts: Sequence[str]
     return rows
 
 
-def _read_partial(file: FormerFile, wanted: Mapping[int, int], texts: Sequence[str]) -> dict[int, Vectors]:
-    """Return the wanted vectors of an unfinished shard.
+def _read_partial(file: FormerFile, wanted: Mapping[int, int], texts: Sequence[str]) -> tuple[dict[int, Vectors], int]:
+    """Return the wanted vectors of an unfinished shard, and how many vectors its file has.
 
     Raises:
         ValueError: if the file is damaged.
     """
     _, digests, vectors = decode_partial(storage.read_bytes(file.path, MAX_BYTES) or b"")
-    return {
+    found = {
         text: vectors[row]
         for row, text in wanted.items()
         if row < len(digests) and hashlib.sha256(text_as_sent(texts[text])).digest() == digests[row]
     }
+    return found, len(digests)

@@ -55,6 +55,9 @@ class Store(Protocol):
     def write_whole(self, path: str, temporary: str, chunks: Iterable[bytes]) -> tuple[int, str]:
         """Write a file whole or not at all; return its size in bytes and its CRC-32C in base64."""
 
+    def move(self, path: str, target: str) -> None:
+        """Give a file another name in the same storage; a missing one is no error."""
+
     def delete(self, paths: Iterable[str]) -> None:
         """Delete files; missing ones are no error."""
 
@@ -160,19 +163,12 @@ def write_whole(path: str, temporary: str, chunks: Iterable[bytes]) -> tuple[int
     return _store_of(path).write_whole(path, temporary, chunks)
 
 
-def move(path: str, target: str, temporary: str) -> None:
+def move(path: str, target: str) -> None:
     """Give a file another name in the same storage; a missing one is no error.
 
-    An object is copied and then deleted: interrupted between the two, it has both names.
+    An object is copied within its store, and then deleted: interrupted between the two, it has both names.
     """
-    if is_local(path):
-        local.move(path, target)
-        return
-    if stat(path) is None:
-        return
-    with open_for_reading(path) as file:
-        write_whole(target, temporary, iter(lambda: file.read(BUFFER_BYTES), b""))
-    delete([path])
+    _store_of(path).move(path, target)
 
 
 def delete(paths: Iterable[str]) -> None:

@@ -168,7 +168,12 @@ class TeiClient:
         scheduler = self._start()
         profile = self._meet()
         job = Job(next(self._numbers), texts, profile.space.dimensions)
-        kept = _reject_overlong(job, texts, profile.info) if self._settings.overlong is Overlong.DEAD_LETTER else None
+        kept = None
+        if self._settings.overlong is Overlong.DEAD_LETTER:
+            kept = _reject_overlong(job, texts, profile.info)
+        else:
+            max_characters = profile.info.max_characters
+            job.truncate(index for index, text in enumerate(texts) if len(text) > max_characters)
         # The canary takes one place, or goes before and after a group of texts that are sent one by one.
         batch_limit = min(profile.info.batch_limit, self._settings.max_in_flight or profile.info.batch_limit)
         max_documents = batch_limit - 1 if batch_limit > 1 else GROUP_TEXTS
@@ -185,6 +190,7 @@ class TeiClient:
     def close(self) -> None:
         """End at once what is under way; a thread that waits for it gets an EndpointError. May be called twice."""
         self._closing.set()
+        self._timer.stop()
         self._stop(EndpointError("the client was closed"))
         for _ in range(CLOSE_TRIES):
             if self._transport is not None:

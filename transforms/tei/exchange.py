@@ -176,6 +176,7 @@ class Exchange:
             self._reject(assignment, task, failure, Outcome.UNSENT)
             return None
         text, allowed = texts[0], int(refused * KEPT_SHARE)
+        task.job.truncate(task.indices)
         while text and len(body) > allowed:
             text = text[: int(len(text) * allowed / len(body) * 0.95)]
             body = wire.encode(_with_canary([text], place))
@@ -219,7 +220,7 @@ class Exchange:
     def _take_in(
         self, assignment: Assignment, task: Task, profile: EndpointProfile, reply: Reply, rows: Rows, place: int
     ) -> None:
-        self._count(assignment, task, profile, reply, len(task.indices), canary_tokens=profile.canary_tokens)
+        self._count(assignment, task, profile, reply, task.indices, canary_tokens=profile.canary_tokens)
         self._timer.record_success()
         if rows.good.all():
             self._scheduler.settle(assignment, Outcome.ANSWERED, reply=reply)
@@ -234,15 +235,16 @@ class Exchange:
         task: Task,
         profile: EndpointProfile,
         reply: Reply,
-        texts: int,
+        indices: Sequence[int],
         *,
         canary_tokens: int,
     ) -> None:
         task.job.count_exchange(
             reply,
-            texts,
+            indices,
             canary_tokens=canary_tokens,
             max_tokens=profile.info.max_input_length,
+            truncates=self._settings.overlong is Overlong.TRUNCATE,
             requests_in_flight=assignment.requests,
         )
 
@@ -302,8 +304,8 @@ class Exchange:
             if not self._passes_alone(assignment, group, profile):
                 return
             self._timer.record_success()
-            for reply in replies:
-                self._count(assignment, group, profile, reply, 1, canary_tokens=0)
+            for index, reply in zip(group.indices, replies, strict=False):
+                self._count(assignment, group, profile, reply, [index], canary_tokens=0)
             group.job.store(group.indices[:done], np.stack(vectors))
         if failed is None:
             self._scheduler.settle(assignment, Outcome.ANSWERED, reply=replies[-1])

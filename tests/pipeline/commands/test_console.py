@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from pipeline.commands.console import escaped
+from pipeline.escaping import escaped
 from tests.commands import ROOT, tayyar_here
 
 

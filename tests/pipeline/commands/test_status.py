@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands.options import StatusOptions
+from pipeline.commands.options.status import StatusOptions
 from pipeline.commands.status import Screen, status
 from pipeline.errors import ExitCode
 from pipeline.job.run_marker import RunMarker
@@ -100,7 +100,7 @@ def broken(whole: Path, tmp_path: Path) -> Path:
 
 def said(output: Path, **how: bool) -> str:
     stream = io.StringIO()
-    options = StatusOptions(str(output), how.get("watch", False), how.get("json", False))
+    options = StatusOptions(output=str(output), **how)
     assert status(options, stream) is ExitCode.DONE
     return stream.getvalue()
 

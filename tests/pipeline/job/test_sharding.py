@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.commands.options import absolute
+from pipeline.commands.options.shared import absolute
 from pipeline.errors import UsageError
 from pipeline.job.input_selection import ENDINGS
 from pipeline.job.sharding import Plan, check_source_name, make_plan, read_plan, write_plan
@@ -124,7 +124,7 @@ def test_what_holds_no_records_is_refused_by_its_own_name_and_left_out_of_a_fold
     with pytest.raises(UsageError, match=r"notes\.txt looks like text or binary data"):
         names(tmp_path, "notes.txt")
     assert names(tmp_path, "*") == {"b": "b.ndjson"}
-    assert "left out 1 files: 1 (text or binary data, not JSON)" in caplog.text
+    assert "left out 1 file: 1 (text or binary data, not JSON)" in caplog.text
     assert f"{tmp_path}/notes.txt" in caplog.text
 
 

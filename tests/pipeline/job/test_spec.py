@@ -12,6 +12,7 @@ import pytest
 from pipeline.errors import UsageError
 from pipeline.job.spec import JobSpec, ServedModel, encode_job, join, read_job, renamed, write_job
 from tests.shards import folder
+from transforms.output.layout import Column
 from transforms.tei.settings import ModelIdentity, Overlong
 from transforms.tei.vector_space import PROBE_TEXTS, VectorSpace
 

@@ -7,13 +7,15 @@ import numpy as np
 import orjson
 import pytest
 
-from tests.shards import folder
+from tests.shards import LAYOUT, MADE, embedded_shard, folder
 from transforms.elements import Vectors
 from transforms.output.folder import OutputFolder
-from transforms.reuse.index import FormerFile, write_index
+from transforms.reuse.index import FormerFile, make_index
+from transforms.reuse.keys import encode_keys
 from transforms.reuse.partial import (
     FOLDER,
     PartialWriter,
+    count_partial,
     decode_header,
     decode_partial,
     encode_partial,
@@ -22,6 +24,7 @@ from transforms.reuse.partial import (
 from transforms.reuse.reuse import find_vectors
 from transforms.storage.api import WrittenFile
 from transforms.storage.base import StorageError
+from transforms.write_embedded import write_shard
 
 TEXTS = [f"text {number}" for number in range(6)]
 VECTORS = np.arange(1, 13, dtype=np.float32).reshape(6, 2)
@@ -90,7 +93,11 @@ def test_vectors_that_were_there_at_two_looks_are_put_down_when_the_shard_is_old
         one.look()
         assert saved(output) == [TEXTS[0], TEXTS[3], TEXTS[4]]
         assert len(output.list(FOLDER)) == 1
-        one.remove("wiki-00000")
+        assert count_partial(output, output.list(), [], "space") == 3
+        assert count_partial(output, output.list(), ["wiki-00000"], "space") == 0
+        assert count_partial(output, output.list(), [], "another") == 0
+        assert one.remove("wiki-00000") in output.list(FOLDER)
+        assert one.remove("wiki-00000") is None
         pending.arrive(1, 2, 5)
         clock.now += 100
         one.look()
@@ -144,10 +151,27 @@ def test_vectors_that_were_put_down_are_found_by_the_whole_digest_of_their_texts
     _, digests, _ = decode_partial(content)
     file = FormerFile(output.path(written.path), written.bytes, written.crc32c, None, "")
     # The keys are in another order than the vectors: the digests decide.
-    handle = write_index(output, [(file, keys_of([digests[1], digests[0], digests[2]]))], "run")
-    assert handle is not None
-    index = handle.open()
+    index = make_index([(file, keys_of([digests[1], digests[0], digests[2]]))])
     assert index is not None
     found = find_vectors(["unknown", *TEXTS], index, 2)
     assert found.mask.tolist() == [False, False, False, True, False, False, False]
     assert found.vectors[3].tolist() == VECTORS[2].tolist()
+
+
+def test_a_file_is_used_up_by_the_shard_that_takes_all_of_its_vectors(tmp_path: Path) -> None:
+    output = folder(tmp_path)
+    written = output.write(f"{FOLDER}/x", encode_partial("wiki-00000", "space", "truncate", TEXTS[:3], VECTORS[:3]))
+    file = FormerFile(output.path(written.path), written.bytes, written.crc32c, None, "")
+    index = make_index([(file, encode_keys(TEXTS[:3]))])
+    assert index is not None
+    assert find_vectors([TEXTS[1], "other"], index, 2).used_up == []
+    assert find_vectors([*TEXTS[:3], "other"], index, 2).used_up == [file.path]
+
+
+def test_a_shards_files_go_when_its_receipt_is_written(tmp_path: Path) -> None:
+    output = folder(tmp_path)
+    for name in ("x", "y"):
+        output.write(f"{FOLDER}/{name}", encode_partial("wiki-00000", "space", "truncate", TEXTS, VECTORS))
+    shard = dataclasses.replace(embedded_shard(), partial=(f"{FOLDER}/x",))
+    write_shard(shard, output, MADE, LAYOUT)
+    assert list(output.list(FOLDER)) == [f"{FOLDER}/y"]
