@@ -31,6 +31,7 @@ from tests.commands import ROOT, running, tayyar_here
 from tests.documents import documents, write_ndjson
 from tests.servers import wait_until
 
+COLUMNS = ("id", "meta.n")
 TABLE = "wiki's"  # a name that has to be quoted
 _, _, _SECTION = (ROOT / "run_scripts/README.md").read_text(encoding="utf-8").partition("## Loading the vectors\n")
 SHELL = re.findall(r"```sh\n(.*?)```", _SECTION, re.DOTALL)[:2]  # the recipes; what Elasticsearch gets
@@ -41,6 +42,7 @@ class Row(NamedTuple):
     text: str
     record: str
     vector: bytes
+    columns: dict[str, Any]
 
 
 Rows = dict[str, Row]
@@ -77,7 +79,8 @@ class Database:
 
 def _row(values: dict[str, Any]) -> Row:
     vector = np.array(values["embedding"], np.float32).tobytes()
-    return Row(values["loaded_from"], values["text"], values["record"], vector)
+    columns = {name: values[name] for name in COLUMNS if name in values}
+    return Row(values["loaded_from"], values["text"], values["record"], vector, columns)
 
 
 def _lancedb(folder: Path) -> Database:
@@ -86,7 +89,8 @@ def _lancedb(folder: Path) -> Database:
     def rows() -> Rows:
         found = lancedb.connect(folder).open_table("wiki").search().to_list()
         assert len({row["row_id"] for row in found}) == len(found)
-        return {row["row_id"]: _row(row) for row in found}
+        # No name of its columns has a dot.
+        return {row["row_id"]: _row({**row, "meta.n": row.get("meta_n")} if "id" in row else row) for row in found}
 
     def has_some() -> bool:
         return len(list(folder.glob("wiki.lance/data/*.lance"))) > 3
@@ -335,6 +339,40 @@ def test_what_changes_is_loaded_and_what_is_gone_is_deleted(
     assert packed.items() <= database.rows().items()
     loaded, _, shards = capsys.readouterr().out.partition(" shards")[0].partition(" of ")
     assert 0 < int(loaded) < int(shards) - 2
+
+
+def test_parquet_is_loaded_like_ndjson(
+    database: Database, corpus: Path, tmp_path: Path, hash_tei: str, capsys: Any
+) -> None:
+    columns = ("--output_format", "parquet", "--column", "id", "--column", "meta.n")
+    output = embed(corpus, tmp_path / "parquet", hash_tei, "--reuse", tmp_path / "out", *columns)
+    assert not list((output / "data").rglob("*.ndjson"))
+    database.load(output)
+    assert_equal(database, corpus, tmp_path / "out")
+    for row in database.rows().values():
+        record = json.loads(row.record)
+        assert row.columns == {"id": record["id"], "meta.n": record.get("meta", {}).get("n")}
+    with (corpus / "special.ndjson").open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(each) + "\n" for each in documents(20, seed=8))
+    embed(corpus, tmp_path / "out", hash_tei)
+    embed(corpus, output, hash_tei, *columns)
+    capsys.readouterr()
+    database.load(output)
+    assert_equal(database, corpus, tmp_path / "out")
+    loaded, _, shards = capsys.readouterr().out.partition(" shards")[0].partition(" of ")
+    assert 0 < int(loaded) < int(shards) - 2
+
+
+def test_float16_vectors_are_loaded_as_they_are(corpus: Path, tmp_path: Path, hash_tei: str) -> None:
+    output = embed(corpus, tmp_path / "parquet", hash_tei, "--output_format", "parquet", "--vector_type", "float16")
+    tables = _lancedb(tmp_path / "float16"), _lancedb(tmp_path / "float32")
+    for table, folder in zip(tables, (output, tmp_path / "out"), strict=True):
+        table.load(folder)
+    rounded, exact = (table.rows() for table in tables)
+    assert rounded.keys() == exact.keys()
+    for key, row in exact.items():
+        vector = np.frombuffer(row.vector, np.float32)
+        assert np.array_equal(np.frombuffer(rounded[key].vector, np.float32), vector.astype(np.float16))
 
 
 def test_a_load_that_is_killed_is_repeated(database: Database, corpus: Path, tmp_path: Path, hash_tei: str) -> None:
