@@ -19,8 +19,8 @@ from transforms.storage.api import FileStat
 
 _READERS = 32  # receipts are small files: reading them is waiting, most of all in a bucket
 _SHARD_FILE = re.compile(
-    rf"(?:(?P<receipt>{JOB}/receipts/)|(?P<keys>{JOB}/keys/)|{DATA}/|{DEAD_LETTERS}/)"
-    r"(?P<name>.+)-(?P<index>\d{5}|[1-9]\d{5,})\.(?(receipt)json|(?(keys)u64|ndjson))"
+    rf"(?:(?P<receipt>{JOB}/receipts/)|(?P<keys>{JOB}/keys/)|(?P<data>{DATA}/)|{DEAD_LETTERS}/)"
+    r"(?P<name>.+)-(?P<index>\d{5}|[1-9]\d{5,})\.(?(receipt)json|(?(keys)u64|(?(data)(?:ndjson|parquet)|ndjson)))"
 )
 
 
