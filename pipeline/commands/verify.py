@@ -310,6 +310,7 @@ def _check_report(ledger: Ledger, output: OutputFolder, findings: Findings) -> N
         "duplicates": ledger.duplicates,
         "truncated": ledger.truncated,
         "nan_lines": sum(receipt.nan_lines for receipt in receipts),
+        "unfit": ledger.unfit(),
         "dead_letters": ledger.dead_letters,
         "dead_letters_by_reason": dict(ledger.reasons()),
         "output_bytes": sum(receipt.output.bytes for receipt in receipts if receipt.output),

@@ -140,6 +140,13 @@ class Ledger:
         ]
         return None if None in counts else sum(filter(None, counts))
 
+    def unfit(self) -> dict[str, int]:
+        """Return the values that do not fit their column, by the column's name, in alphabetical order."""
+        unfit: Counter[str] = Counter()
+        for receipt in self.receipts():
+            unfit.update(receipt.unfit)
+        return dict(sorted(unfit.items()))
+
     def reasons(self) -> Counter[str]:
         """Return the dead letters by reason."""
         reasons: Counter[str] = Counter()
