@@ -188,7 +188,7 @@ def test_ten_files_of_a_wrong_kind_are_named(tmp_path: Path) -> None:
 
 def test_a_text_field_that_no_record_has_is_refused_with_those_that_there_are(tmp_path: Path) -> None:
     folder = put(tmp_path / "in", {"a.ndjson": b'{"id": 1, "meta": {"body": "a"}}\n'})
-    assert "--text_field content: none of the first 1 records has a text there" in refused(folder)
+    assert "--text_field content: no text there in the first 1 record looked at" in refused(folder)
     assert "Fields that they have: id, meta.body." in refused(folder)
     assert "For several fields, repeat the option." in refused(folder, "--text_field", "id,meta")
 

@@ -146,8 +146,8 @@ def kind_of(head: bytes, whole: bool) -> FileKind:
         head: the bytes.
         whole: whether they are all that there is; otherwise the last line may be cut off.
     """
-    for encoding, name in ((name, pattern) for pattern, name in _ENCODINGS):
-        if name.match(head):
+    for beginning, encoding in _ENCODINGS:
+        if beginning.match(head):
             remedy = f"Convert it: iconv -f {encoding} -t UTF-8 FILE > NEW"
             return FileKind(problem=f"{encoding[:6]} text, not UTF-8", remedy=remedy)
     for magic, problem, remedy in _MAGIC:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.errors import UsageError
+from pipeline.errors import NotProven, UsageError
 from pipeline.reporting.numbers import count
 from pipeline.verification.findings import MAX_OUTPUT_LINE_BYTES, MAX_SHOWN, Findings
 from pipeline.verification.vectors import read_document
@@ -198,7 +198,7 @@ class SpotCheck:
                     behind = [(other, one.text) for other, one in itertools.islice(texts, _NEIGHBOURS)]
                     return number, [*before, *behind]
                 before.append((number, document.text))
-        raise ValueError(f"{pick.path}, byte {pick.offset}: the line was checked, and is gone since")
+        raise NotProven(f"{pick.path}, byte {pick.offset}: the line has changed since it was checked. Verify again.")
 
     def _meaning(self, wrong: int, compared: int, mixed_up: int) -> str:
         has = "has" if wrong == 1 else "have"

@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from pipeline.errors import NotProven
 from pipeline.verification.findings import MAX_OUTPUT_LINE_BYTES, WrongLine
 from transforms.elements import Document, Vectors
 from transforms.ndjson.lines import lines_beginning_in
-from transforms.ndjson.parse import TextField, parse_line
+from transforms.ndjson.parse import BOM, TextField, parse_line
 from transforms.storage import api as storage
 
 # How far a norm may be from 1: what rounding each number of a vector to its type can do, and some more for the sum.
@@ -186,19 +187,19 @@ def read_document(path: str, offset: int, text_field: TextField, embedding_field
     """Return the text and the vector of the output line that begins at a byte of a file.
 
     Raises:
-        ValueError: if there is no such line, because the file has changed since it was checked.
+        NotProven: if there is no such line, because the file has changed since it was checked.
     """
     with storage.open_for_reading(path, _READ_BYTES) as file:
         for line in lines_beginning_in(file, offset, offset + 1, MAX_OUTPUT_LINE_BYTES, _READ_BYTES):
             document = parse_line(line, path, text_field, embedding_field, MAX_OUTPUT_LINE_BYTES)
             if isinstance(document, Document) and isinstance(vector := vector_of(document, embedding_field), list):
                 return document.text, vector
-    raise ValueError(f"{path}, byte {offset}: the line was checked, and has changed since")
+    raise NotProven(f"{path}, byte {offset}: the line has changed since it was checked. Verify again.")
 
 
 def vector_of(document: Document, embedding_field: str) -> object:
     """Return the value of a document's embedding field; None if it has none."""
-    content = document.line.removeprefix(b"\xef\xbb\xbf")
+    content = document.line.removeprefix(BOM)
     try:
         record = orjson.loads(content)
     except orjson.JSONDecodeError:  # what is no JSON to orjson alone, such as a lone surrogate in another field

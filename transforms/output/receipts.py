@@ -17,7 +17,7 @@ from transforms.output.json_fields import build, require_text
 from transforms.storage.api import FileStat, WrittenFile
 
 _MAX_COUNT = 1 << 53  # of records, bytes or milliseconds: beyond that, it is no count
-_MAX_SECONDS = 253_402_300_800.0  # the year 10000: later times cannot be shown
+MAX_SECONDS = 253_402_300_800.0  # the year 10000: later times cannot be shown
 _MAX_DIGEST = 64  # characters
 _MAX_INDEX = 10**9
 MAX_TRUNCATED_PLACES = 10
@@ -210,7 +210,7 @@ def _check_bounds(receipt: Receipt) -> None:
     if not 0 <= receipt.index <= _MAX_INDEX or not receipt.shard.endswith(f"-{receipt.index:05d}"):
         raise ValueError(f"index {receipt.index} is not that of {receipt.shard!r}")
     for seconds in (receipt.started_at, receipt.finished_at):
-        if not (math.isfinite(seconds) and 0 <= seconds <= _MAX_SECONDS):
+        if not (math.isfinite(seconds) and 0 <= seconds <= MAX_SECONDS):
             raise ValueError(f"{seconds!r} is not a time")
     for reason in receipt.reasons:
         Reason(reason)

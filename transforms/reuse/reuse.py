@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from transforms.elements import Vectors
 from transforms.ndjson.lines import chunks_from, split_lines
-from transforms.ndjson.parse import Unusable, parse_object, text_of
+from transforms.ndjson.parse import BOM, Unusable, parse_object, text_of
 from transforms.reuse.index import FormerFile, ReuseIndex
 from transforms.reuse.keys import encode_keys, text_as_sent
 from transforms.reuse.partial import MAX_BYTES, decode_partial
@@ -137,7 +137,7 @@ def _read_rows(file: FormerFile, wanted: Mapping[int, int], texts: Sequence[str]
         if text is None:
             continue
         try:
-            record, _ = parse_object(line.content.removeprefix(b"\xef\xbb\xbf"))
+            record, _ = parse_object(line.content.removeprefix(BOM))
             if text_of(record, file.text_field) == texts[text]:
                 rows[text] = np.array(record[file.embedding_field], dtype=np.float32)
         except (Unusable, KeyError, TypeError, ValueError, OverflowError):

@@ -72,8 +72,7 @@ class Credentials:
     Args:
         token: reference to a bearer token; None for none.
         headers: pairs of a header's name and its value's reference.
-        urls: of the endpoints; what they hold of user names and passwords is redacted, too.
-        environment: where `env:` looks, and where proxies' addresses are.
+        environment: where `env:` looks, and where proxies' addresses are, whose passwords are redacted, too.
         fetch_secret: reads a secret's payload by its resource name; by default Google's Secret Manager.
 
     Attributes:

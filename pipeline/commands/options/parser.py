@@ -65,6 +65,10 @@ def parse(arguments: Sequence[str]) -> Options:
         parser.error("the command comes first, then its options: see tayyar --help")
     if meant := _closest(command, [*COMMANDS, SERVE], _CLOSE_COMMAND) if command not in COMMANDS else None:
         parser.error(f"unknown command {command}: did you mean {meant}?")
+    if not _is_utf8(arguments):
+        parser.error(
+            "a path or a value is not UTF-8, in which all names are recorded. Rename it, or write it in UTF-8."
+        )
     if option := _secret_in_several_words(words):
         parser.error(f"the value of {option} must be one word: put quotes around it")
     if command in COMMANDS:
@@ -80,6 +84,15 @@ def parse(arguments: Sequence[str]) -> Options:
     elif rest:
         parser.error(f"unknown option {rest[0].partition('=')[0]}: see tayyar {command} --help")
     return make_options(options, parsed)
+
+
+def _is_utf8(arguments: Iterable[str]) -> bool:
+    """Return whether no word holds bytes that Python could not decode; which one may be a secret, and is not told."""
+    try:
+        "".join(arguments).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _refuse_misspelt(parser: argparse.ArgumentParser, command: str, words: Iterable[str]) -> None:

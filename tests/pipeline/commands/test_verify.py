@@ -299,7 +299,7 @@ def test_deleted_dead_letters_are_found(out: Path) -> None:
     [
         (lambda lines: [lines[0].replace(b"broken", b"brocken"), *lines[1:]], "does not hold that line"),
         (lambda lines: [lines[0].replace(b"invalid_json", b"invalid_utf8"), *lines[1:]], "its checksum is"),
-        (lambda lines: [b"nonsense\n", *lines[1:]], "byte 0: this is no dead letter"),
+        (lambda lines: [b"nonsense\n", *lines[1:]], "byte 0: this is not a dead letter"),
         (lambda lines: lines[1:], "the line is not the source line with a vector|is missing|cannot have a vector"),
         (lambda lines: [*lines, lines[-1]], "no source line begins at byte"),
     ],

@@ -387,3 +387,13 @@ def test_the_report_is_saved_as_json_and_its_successor_reads_it(tmp_path: Path) 
     assert (saved["job"]["overlong"], saved["job"]["model"]["model_id"]) == ("truncate", JOB.model.model_id)
     assert saved["latency_ms"]["histogram"] == {"10": 60, "20": 39, "500": 1}
     assert read_former(output) == Former(1.3, 1.3 * 4 / 3600 / 243_075, WHOLE_RUN)
+
+
+@pytest.mark.parametrize(
+    "change", [{"started_at": 1e300}, {"started_at": -1.0}, {"wall_seconds": 1e300}, {"documents": 1 << 60}]
+)
+def test_a_last_run_that_cannot_be_shown_is_left_out(tmp_path: Path, change: dict[str, Any]) -> None:
+    output = folder(tmp_path)
+    run = dataclasses.asdict(WHOLE_RUN) | change
+    output.write(output.report, [json.dumps({"price_per_hour": 1.3, "last_run": run}).encode()])
+    assert read_former(output) == Former(1.3, None, None)

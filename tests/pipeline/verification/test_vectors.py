@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.errors import NotProven
 from pipeline.verification.findings import WrongLine
 from pipeline.verification.vectors import (
     ROW,
@@ -16,6 +17,7 @@ from pipeline.verification.vectors import (
     is_same_to_a_tokenizer,
     norm_tolerance,
     parse_vector,
+    read_document,
 )
 
 
@@ -152,3 +154,10 @@ def test_the_same_text_may_have_the_same_vector(tmp_path: Path) -> None:
     rows["text"] = 1
     found.add(rows)
     assert found.find() is None
+
+
+def test_a_line_that_has_changed_since_it_was_checked_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.ndjson").write_text('{"content": "a", "embedding": [1]}\n')
+    assert read_document(f"{tmp_path}/a.ndjson", 0, "content", "embedding") == ("a", [1])
+    with pytest.raises(NotProven, match=r"a\.ndjson, byte 7: the line has changed"):
+        read_document(f"{tmp_path}/a.ndjson", 7, "content", "embedding")
