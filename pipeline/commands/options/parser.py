@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import itertools
+import re
 from collections.abc import Iterable, Sequence
 
 from pipeline.commands.options.check import CheckOptions
@@ -65,10 +67,8 @@ def parse(arguments: Sequence[str]) -> Options:
         parser.error("the command comes first, then its options: see tayyar --help")
     if meant := _closest(command, [*COMMANDS, SERVE], _CLOSE_COMMAND) if command not in COMMANDS else None:
         parser.error(f"unknown command {command}: did you mean {meant}?")
-    if not _is_utf8(arguments):
-        parser.error(
-            "a path or a value is not UTF-8, in which all names are recorded. Rename it, or write it in UTF-8."
-        )
+    if where := _not_utf8(arguments):
+        parser.error(f"the value of {where} is not UTF-8: rename the file or the folder, or write it in UTF-8")
     if option := _secret_in_several_words(words):
         parser.error(f"the value of {option} must be one word: put quotes around it")
     if command in COMMANDS:
@@ -86,13 +86,16 @@ def parse(arguments: Sequence[str]) -> Options:
     return make_options(options, parsed)
 
 
-def _is_utf8(arguments: Iterable[str]) -> bool:
-    """Return whether no word holds bytes that Python could not decode; which one may be a secret, and is not told."""
-    try:
-        "".join(arguments).encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+def _not_utf8(words: Sequence[str]) -> str | None:
+    """Return the option whose value holds bytes that are not UTF-8; None if none does.
+
+    Paths and names are recorded in JSON, which cannot hold them. The value is not repeated: it may be a secret.
+    """
+    for former, word in itertools.pairwise(["", *words]):
+        if any("\ud800" <= character <= "\udfff" for character in word):
+            option = (word if word.startswith("--") else former).partition("=")[0]
+            return option if re.fullmatch("--[a-z_]+", option) else "an option"
+    return None
 
 
 def _refuse_misspelt(parser: argparse.ArgumentParser, command: str, words: Iterable[str]) -> None:
