@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import told
+from pipeline.errors import describe_error
 from pipeline.job.preflight import require_usable
 from tests.commands import ROOT, command, environment, tayyar, tayyar_here, texts_embedded
 from tests.documents import write_corpus
@@ -78,7 +78,7 @@ def test_a_file_that_cannot_be_written_is_one_sentence(corpus: Path, tmp_path: P
     (tmp_path / "out/_job/report.json").unlink()
     (tmp_path / "out/_job/report.json").mkdir()
     said = tayyar_here("report", "--output", tmp_path / "out", code=1).stderr
-    assert "_job/report.json is no regular file" in said or "Is a directory. Check the path" in said
+    assert "_job/report.json is not a regular file" in said or "Is a directory. Check the path" in said
     assert said.count("\n") == 1
 
 
@@ -119,7 +119,7 @@ def test_a_place_that_fails_in_the_middle_is_no_wrong_usage(corpus: Path, tmp_pa
     receipts.symlink_to(tmp_path / "nowhere")  # only a run's later listing comes to it
     said = tayyar("run", *options, code=1).stderr
     assert (
-        "is a link, and none is followed in an output folder. Remove it.\nThe same command goes on from what is done."
+        "is a link, and none is followed in an output folder. Remove it.\nThe same command continues from what is done."
         in said
     )
 
@@ -133,7 +133,7 @@ def test_a_place_that_fails_in_the_middle_is_no_wrong_usage(corpus: Path, tmp_pa
     ],
 )
 def test_an_error_of_the_system_is_told_with_its_place(error: OSError, words: str) -> None:
-    assert told(error).startswith(words)
+    assert describe_error(error).startswith(words)
 
 
 def test_a_terminal_of_few_characters_ends_no_command(

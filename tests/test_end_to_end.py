@@ -418,7 +418,7 @@ def test_a_hopeless_run_stops_early_and_keeps_what_it_did(tmp_path: Path, tei: s
     assert json.loads(tayyar_here("status", "--output", tmp_path / "out", "--json").stdout)["state"] == "stopped"
     assert not {"run_markers", "tmp"} & {path.name for path in (tmp_path / "out/_job").iterdir()}
     assert said.rstrip().endswith(
-        "Mend the records, or raise --max_dead_letter_ratio; then the same command goes on from what is done."
+        "Fix the records, or raise --max_dead_letter_ratio; then the same command continues from what is done."
     )
     assert 1000 <= sum(1 for path in tmp_path.glob("out/dead_letters/*") for _ in path.open("rb")) < 3000
     tayyar_here("run", *options, "--max_dead_letter_ratio", 1)
@@ -454,7 +454,7 @@ def test_an_interrupted_run_says_how_to_go_on(corpus: Path, tmp_path: Path, tei:
         process.terminate()
         said, _ = process.communicate(timeout=30)
     assert process.returncode == 130, said
-    assert said.strip().endswith("tayyar: stopped; the same command goes on from here")
+    assert said.strip().endswith("tayyar: stopped; the same command continues from here")
 
 
 def test_files_of_others_are_neither_overwritten_nor_deleted(corpus: Path, tmp_path: Path, tei: str) -> None:

@@ -166,7 +166,7 @@ def test_a_loop_of_links_is_refused_by_the_links_name(tmp_path: Path) -> None:
         (b"a/b".ljust(257, b"\0") + b"ustar\x0000", "a tar archive", "Unpack it"),
         (b"PK\x03\x04" + bytes(50), "a zip archive", "Unpack it"),
         (b"\xfd7zXZ\x00" + bytes(50), "compressed by xz", "zstd"),
-        (b'"a"\n"b"\n', "JSON values that are no objects", "must be a JSON object"),
+        (b'"a"\n"b"\n', "JSON values that are not objects", "must be a JSON object"),
         (b"id,content\n1,a\n", "text or binary data, not JSON", "must be a JSON object"),
     ],
 )

@@ -28,7 +28,7 @@ from transforms.tei.tasks import Embeddings
 EMBEDDED = "embedded"
 DEAD_LETTERS = "dead_letters"
 _COUNTERS = "tayyar"
-_ENOUGH_TO_JUDGE = 1000  # records
+_MIN_RECORDS_TO_JUDGE = 1000  # records
 _RECORD_BYTES = 500  # that Python's objects for one record take beside its line
 
 
@@ -40,7 +40,7 @@ class Embedded(NamedTuple):
 
 
 class PartialSettings(NamedTuple):
-    """Where and as what the vectors of unfinished shards are put down: see `PartialWriter`."""
+    """Where the vectors of unfinished shards are saved, and what for: see `PartialWriter`."""
 
     output: OutputFolder
     space: str
@@ -154,7 +154,7 @@ class EmbedShards(beam.PTransform):  # type: ignore[misc] # Beam ships no types
         endpoint: where and how to embed; one client and one in-flight budget a process.
         max_dead_letter_ratio: dead letters a record that the whole run may have; with far more it stops early.
         index: of former vectors, which are used instead of sending their texts again; None if there are none.
-        partial: where vectors of unfinished shards are put down; None for nowhere.
+        partial: where vectors of unfinished shards are saved; None for nowhere.
     """
 
     endpoint: EndpointSettings
@@ -276,5 +276,5 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
     def _stop_if_hopeless(self, shard: EmbeddedShard) -> None:
         self._records += shard.records
         self._reasons.update(letter.reason.value for letter in shard.dead_letters)
-        if self._records >= _ENOUGH_TO_JUDGE:
+        if self._records >= _MIN_RECORDS_TO_JUDGE:
             require_hope(self._records, self._reasons, self._max_ratio)

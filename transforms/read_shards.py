@@ -59,7 +59,7 @@ def _require_few(records: int, source: Source, index: int) -> None:
     if records > MAX_SHARD_RECORDS:
         raise ShardTooDense(
             f"{source.path} has more than {MAX_SHARD_RECORDS} records in its shard {index}, which would take too much "
-            "memory. If such short lines are meant, run with a smaller --shard_bytes."
+            "memory. If the lines are meant to be so short, run with a smaller --shard_bytes."
         )
 
 
@@ -132,7 +132,7 @@ def _require_unchanged(source: Source) -> None:
 
 @dataclass
 class ReadShards(beam.PTransform):  # type: ignore[misc] # Beam ships no types
-    """Shard descriptions in, `DocumentShard` out; shards that have got a valid receipt are left out.
+    """Shard descriptions in, `DocumentShard` out; shards that have a valid receipt are left out.
 
     Attributes:
         text_field: the field to embed, dotted for a nested one.
@@ -180,7 +180,7 @@ class _ReadShard(beam.DoFn):  # type: ignore[misc]
 
 
 def record_damage(output: OutputFolder, work: Shard, error: str, kept_bytes: int | None) -> None:
-    """Leave word for the command that a work item cannot be read to its end.
+    """Record for the command that a work item cannot be read to its end.
 
     Args:
         output: the folder.

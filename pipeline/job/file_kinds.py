@@ -184,7 +184,7 @@ def _kind_of_text(head: bytes, whole: bool) -> FileKind:
         return FileKind(problem="an indented JSON document", remedy=_ONE_A_LINE) if indented else FileKind()
     if not complete and not whole:
         return FileKind(problem="text or binary data, not JSON", remedy=_NOT_JSON)
-    problem = "JSON values that are no objects" if first is not None else "text or binary data, not JSON"
+    problem = "JSON values that are not objects" if first is not None else "text or binary data, not JSON"
     return FileKind(problem=problem, remedy=_NOT_JSON)
 
 

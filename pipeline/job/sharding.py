@@ -152,7 +152,7 @@ def _require_few_records(taken: Iterable[tuple[Candidate, FileKind]], shard_byte
             raise UsageError(
                 f"{one.file.path} has lines of about {kind.bytes_per_record:.0f} bytes, so about "
                 f"{size / kind.bytes_per_record:,.0f} records in a shard of --shard_bytes {shard_bytes}: more than "
-                f"the {MAX_SHARD_RECORDS:,} that fit into memory. If such short lines are meant, run with "
+                f"the {MAX_SHARD_RECORDS:,} that fit into memory. If the lines are meant to be so short, run with "
                 f"--shard_bytes {fitting}."
             )
 
@@ -170,7 +170,7 @@ def _require_readable(path: str) -> None:
     if not _is_utf8(path):
         raise UsageError(f"--input {path!a} has a name that is not UTF-8. Rename the file.")
     if storage.is_local(path) and not os.path.isfile(path):
-        raise UsageError(f"--input {path} is no regular file but a pipe, a socket or a device. Leave it out.")
+        raise UsageError(f"--input {path} is not a regular file but a pipe, a socket or a device. Leave it out.")
 
 
 def _is_below(path: str, folder: str) -> bool:

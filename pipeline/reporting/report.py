@@ -408,7 +408,7 @@ def summary(report: Report, run: LastRun | None) -> Iterator[str]:
     if totals.dollars_not_spent:
         yield f"not spent: {dollars(totals.dollars_not_spent)} for reused vectors and equal texts"
     if not report.complete:
-        yield f"not complete: {progress(report)}; the same run command goes on from here"
+        yield f"not complete: {progress(report)}; the same run command continues from here"
 
 
 def _origins(run: LastRun) -> str:

@@ -10,7 +10,7 @@ MAX_OUTPUT_LINE_BYTES = 1 << 30
 
 
 class WrongLine(Exception):
-    """An output line is not what it should be; the message says why."""
+    """An output line is not what it should be; the message gives the reason."""
 
 
 @dataclass

@@ -226,7 +226,7 @@ class _ShardCheck:
                         raise WrongLine(f"the line is {parsed.reason.value if parsed else 'blank'}")
                     vector = vector_of(parsed, expected.embedding_field)
                     if not is_array_of_numbers(vector):
-                        raise WrongLine("the vector is no array of numbers")
+                        raise WrongLine("the vector is not an array of numbers")
                     self._add_vector(vector, parsed.text, found.offset)
                 except WrongLine as error:
                     self._note(f"{self._name}, byte {found.offset}: {error}")

@@ -49,14 +49,14 @@ def parse_vector(data: bytes) -> list[float]:
     try:
         vector = orjson.loads(data)
     except orjson.JSONDecodeError:
-        raise WrongLine("the vector is no JSON") from None
+        raise WrongLine("the vector is not JSON") from None
     # Without what numbers are made of, an array of numbers is two brackets: cheaper than to ask each for its type.
     if data.translate(None, _IN_NUMBERS) == b"[]":
         numbers: list[float] = vector
         return numbers
     if is_array_of_numbers(vector):
         return vector
-    raise WrongLine("the vector is no array of numbers")
+    raise WrongLine("the vector is not an array of numbers")
 
 
 def is_array_of_numbers(value: object) -> TypeGuard[list[float]]:

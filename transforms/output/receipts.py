@@ -1,4 +1,4 @@
-"""Receipts: what proves that a shard happened. A shard without a receipt did not."""
+"""Receipts: the proof that a shard is done. Without a valid receipt, it is not."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def decode_receipt(data: bytes) -> Receipt:
         receipt = build(Receipt, values)
         _check_bounds(receipt)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"this is no receipt: {error}") from error
+        raise ValueError(f"this is not a receipt: {error}") from error
     return receipt
 
 
@@ -226,7 +226,7 @@ def _check_bounds(receipt: Receipt) -> None:
 
 
 def is_done(output: OutputFolder, shard: Shard, job: str) -> bool:
-    """Whether a shard has got a valid receipt, asked of the output folder now."""
+    """Return whether a shard has a valid receipt in the output folder now."""
     data = output.read(output.receipt(shard.name))
     if data is None:
         return False

@@ -126,7 +126,7 @@ class TeiClient:
             return self._settled_before + sum(job.settled for job in self._jobs)
 
     def info(self) -> ServerInfo:
-        """Return what `/info` of the first URL that answers says.
+        """Return `/info` of the first URL that answers.
 
         Raises:
             EndpointError: it cannot be read.
@@ -229,7 +229,7 @@ class TeiClient:
                 try:
                     answer = ask(url)
                 except Unavailable as error:
-                    self._raise_if_over()  # what a closed client does not reach is no failure of the endpoint's
+                    self._raise_if_over()  # not a failure of the endpoint: the client was closed
                     asked_for.append(error.failure.retry_after or 0.0)
                     overloaded = error.failure.action is Action.SLOW_DOWN
                     cause = "too many requests are in flight at" if overloaded else "no answer from"

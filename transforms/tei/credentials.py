@@ -30,7 +30,7 @@ def check_reference(reference: str) -> None:
     """Refuse a secret that is written out instead of being named.
 
     Raises:
-        ValueError: it is no reference. The message does not repeat it, because it may be the secret itself.
+        ValueError: it is not a reference. The message does not repeat it, because it may be the secret itself.
     """
     scheme, colon, name = reference.partition(":")
     if not colon or scheme not in SCHEMES or not name:
@@ -193,7 +193,7 @@ def resolve(
 
     Raises:
         EndpointRefused: there is no usable value; the message names the reference, never the value.
-        ValueError: it is no reference.
+        ValueError: it is not a reference.
     """
     check_reference(reference)
     scheme, _, name = reference.partition(":")

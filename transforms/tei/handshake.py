@@ -1,4 +1,4 @@
-"""The handshake: what an endpoint says of itself by `/info`, and which vector space its probe vectors show."""
+"""The handshake: what an endpoint reports by `/info`, and which vector space its probe vectors show."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class Handshake:
         self._pause = pause
 
     def read_info(self, url: str) -> ServerInfo:
-        """Return what `/info` says.
+        """Return an endpoint's `/info`.
 
         Raises:
             Unavailable: it cannot be read for now.
@@ -395,7 +395,7 @@ def _without_query(location: str | None) -> str:
 
 
 def parse_info(body: bytes, url: str) -> ServerInfo:
-    """Return what the body of an `/info` reply says.
+    """Return the content of an `/info` reply.
 
     Raises:
         NotTei: it is not TEI's.

@@ -80,7 +80,7 @@ class OnnxModel:
         self._output = next((name for name in _TOKEN_OUTPUTS if name in outputs), "")
         if not self._output or (unknown := self._inputs.keys() - _INPUTS):
             what = f"has the input {min(unknown)}" if self._output else f"has no output {' or '.join(_TOKEN_OUTPUTS)}"
-            raise ModelUnavailableError(f"{graph} {what}, so it is no encoder of texts: export it with {EXPORT}")
+            raise ModelUnavailableError(f"{graph} {what}, so it does not encode texts: export it with {EXPORT}")
         self.dtype = _dtype(graph, outputs[self._output].type)
         # One thread a call and as many calls as cores. On idle cores all threads in one call are as fast, but where
         # another process takes a core for a while, they wait for each other, and half the speed is lost.

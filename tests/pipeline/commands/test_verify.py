@@ -175,10 +175,10 @@ def a_little_different(lines: list[bytes]) -> list[bytes]:
         (field_changed, "the line is not the source line with a vector"),
         (shortened, "the vector has 383 numbers, not 384"),
         (zero, "the vector is all zeros"),
-        (not_a_number, "the vector is no JSON"),
+        (not_a_number, "the vector is not JSON"),
         (beyond_float32, "the vector has numbers that no float32 holds"),
-        (nested, "the vector is no array of numbers"),
-        (null, "the vector is no array of numbers"),
+        (nested, "the vector is not an array of numbers"),
+        (null, "the vector is not an array of numbers"),
         (a_little_different, "its checksum is"),
     ],
 )
@@ -458,7 +458,7 @@ def test_control_c_promises_nothing(finished: Path) -> None:
                 said, _ = process.communicate(timeout=20)
     assert process.returncode == 130
     assert "tayyar: stopped" in said
-    assert "goes on from here" not in said
+    assert "continues from here" not in said
 
 
 def test_the_proof_takes_bounded_memory(tmp_path: Path, hash_tei: str) -> None:

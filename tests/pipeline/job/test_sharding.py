@@ -143,7 +143,7 @@ def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 
 def test_what_is_no_regular_file_is_refused_by_name(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.ndjson")
-    with pytest.raises(UsageError, match=r"pipe\.ndjson is no regular file"):
+    with pytest.raises(UsageError, match=r"pipe\.ndjson is not a regular file"):
         names(tmp_path, "*")
 
 

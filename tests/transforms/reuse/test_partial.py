@@ -122,7 +122,7 @@ def test_a_storage_that_fails_costs_nothing_but_the_saving(tmp_path: Path, caplo
         one.look()
     finally:
         one.close()
-    assert "the vectors of wiki-00000 so far cannot be put down" in caplog.text
+    assert "the vectors of wiki-00000 so far cannot be saved" in caplog.text
 
 
 @pytest.mark.parametrize("at", [0, 5, -40, -1])
