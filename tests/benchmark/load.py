@@ -28,7 +28,7 @@ def load(work: Path, documents: int, formats: Sequence[str], recipes: Sequence[s
     corpus.write_corpus(source, [documents])
     outputs = {each: work / f"load-{each}" for each in formats}
     with Endpoint() as endpoint:
-        for form, output in outputs.items():
+        for output in outputs.values():
             shutil.rmtree(output, ignore_errors=True)
             process.measure(tayyar(source, output, endpoint.url))
     rows = [_loaded(recipe, each, outputs[each], documents) for recipe in recipes for each in formats]
