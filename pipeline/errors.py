@@ -28,7 +28,7 @@ def describe_error(error: Exception) -> str:
 
 
 class PipelineFailed(Exception):
-    """The runner or a worker failed; the message gives the reason as far as it is reported, and `code` the exit code."""
+    """The runner or a worker failed; the message gives the reason, as far as it is known, and `code` the exit code."""
 
     def __init__(self, message: str, code: ExitCode = ExitCode.FAILED) -> None:
         super().__init__(message)

@@ -183,13 +183,13 @@ def test_a_file_of_a_wrong_kind_is_refused_with_its_remedy(
 def test_ten_files_of_a_wrong_kind_are_named(tmp_path: Path) -> None:
     said = refused(put(tmp_path / "in", {f"{n:02d}.json": b"[]" for n in range(12)}))
     assert said.count("looks like a JSON array") == 10
-    assert "and 2 more files are of a wrong kind" in said
+    assert "and 2 more files of a wrong kind" in said
 
 
 def test_a_text_field_that_no_record_has_is_refused_with_those_that_there_are(tmp_path: Path) -> None:
     folder = put(tmp_path / "in", {"a.ndjson": b'{"id": 1, "meta": {"body": "a"}}\n'})
     assert "--text_field content: no text there in the first 1 record looked at" in refused(folder)
-    assert "Fields that they have: id, meta.body." in refused(folder)
+    assert "Fields found: id, meta.body." in refused(folder)
     assert "For several fields, repeat the option." in refused(folder, "--text_field", "id,meta")
 
 

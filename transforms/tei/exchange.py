@@ -72,7 +72,7 @@ class Exchange:
         settings: the job's.
         space: that all vectors must be of.
         scheduler: takes back what was assigned.
-        handshake: for endpoints that were not met yet, or were away.
+        handshake: for endpoints without one yet, or that were away.
         timer: ends the run when nothing succeeds.
         backoff: draws delays.
         rng: chooses the canary's place.
@@ -123,7 +123,7 @@ class Exchange:
         """
         task, endpoint, profile = assignment.task, assignment.endpoint, assignment.profile
         if profile is None:
-            self._meet(assignment)
+            self._shake_hands(assignment)
         elif endpoint.one_by_one:
             self._send_one_by_one(assignment, profile)
         else:
@@ -136,11 +136,11 @@ class Exchange:
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
-    def _meet(self, assignment: Assignment) -> None:
+    def _shake_hands(self, assignment: Assignment) -> None:
         """Do the handshake that an endpoint needs first; the task goes back to where it was."""
         endpoint = assignment.endpoint
         try:
-            profile = self._handshake.meet(endpoint.url, self._space)
+            profile = self._handshake.read_profile(endpoint.url, self._space)
         except Unavailable as error:
             self._fail(assignment, assignment.task, _not_the_texts(error.failure))
             return

@@ -166,7 +166,7 @@ class Handshake:
             self._raise_failure(target, reply)
         return parse_info(reply.body, url)
 
-    def meet(self, url: str, expected: VectorSpace | None = None) -> EndpointProfile:
+    def read_profile(self, url: str, expected: VectorSpace | None = None) -> EndpointProfile:
         """Return an endpoint's profile.
 
         Args:
@@ -227,7 +227,7 @@ class Handshake:
         )
 
     def embed_canary(self, url: str, wire: Wire, timeout: float | None = None) -> Vectors:
-        """Return the canary's vector, float32[dimensions], sent alone; raise as `meet`.
+        """Return the canary's vector, float32[dimensions], sent alone; raise as `read_profile`.
 
         Args:
             url: of the endpoint.

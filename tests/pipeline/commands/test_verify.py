@@ -374,7 +374,7 @@ def test_a_terminal_is_shown_how_far_it_is(finished: Path, processes: int) -> No
     finally:
         os.close(terminal)
         os.close(master)
-    assert "64.0/64.0" in shown
+    assert "64 of 64 records" in shown
     assert " records/s" in shown
     assert "verified: 64 records" in shown
     assert "WARNING" not in shown
@@ -527,7 +527,7 @@ def test_a_source_that_is_gone_is_checked_in_the_output_alone_and_the_last_line_
     said: list[str] = []
     assert verify(options(out), said.append) is ExitCode.DONE
     assert re.fullmatch(
-        rf"not checked: 1 of 2 sources, which are gone \({re.escape(str(source))}\): their 43 records were checked in "
+        rf"not checked: 1 of 2 sources, gone \({re.escape(str(source))}\): 43 records of them, checked in "
         r"the output alone; the vectors against the model \(give .*\)",
         said[-1],
     )
