@@ -330,7 +330,7 @@ def test_a_killed_worker_process_ends_the_run_with_an_error_and_the_next_one_res
         worker.kill()
         said, _ = process.communicate(timeout=60)
     assert process.returncode == 1, said
-    assert "The same command goes on" in said
+    assert "The same command continues" in said
     run(corpus, tmp_path / "out", tei, *options)
     tayyar_here("verify", "--output", tmp_path / "out")
 

@@ -15,7 +15,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms import coders  # noqa: F401 # registers how the elements are encoded
-from transforms.early_stop import require_hope
+from transforms.early_stop import check_dead_letter_ratio
 from transforms.elements import DeadLetter, DocumentShard, EmbeddedShard, ShardDeadLetters, Stage
 from transforms.output.folder import OutputFolder
 from transforms.reuse.index import IndexHandle
@@ -277,4 +277,4 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
         self._records += shard.records
         self._reasons.update(letter.reason.value for letter in shard.dead_letters)
         if self._records >= _MIN_RECORDS_TO_JUDGE:
-            require_hope(self._records, self._reasons, self._max_ratio)
+            check_dead_letter_ratio(self._records, self._reasons, self._max_ratio)

@@ -10,7 +10,7 @@ import apache_beam as beam
 import orjson
 
 from transforms import coders  # noqa: F401 # coders registers how the elements are encoded
-from transforms.early_stop import require_hope
+from transforms.early_stop import check_dead_letter_ratio
 from transforms.elements import DeadLetter, Document, DocumentShard, Shard, Source
 from transforms.ndjson.decompress import DamagedSource, decompressed_chunks
 from transforms.ndjson.lines import Line, lines_beginning_in, split_lines
@@ -96,7 +96,9 @@ def parse_shard(
         else:
             dead_letters.append(record)
             if len(dead_letters) % _DEAD_LETTERS_A_LOOK == 0:
-                require_hope(records, Counter(letter.reason.value for letter in dead_letters), max_dead_letter_ratio)
+                check_dead_letter_ratio(
+                    records, Counter(letter.reason.value for letter in dead_letters), max_dead_letter_ratio
+                )
         if records > MAX_SHARD_RECORDS:
             _require_few(records, shard.source, shard.index)
     return DocumentShard(shard, tuple(documents), tuple(dead_letters), records)

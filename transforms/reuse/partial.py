@@ -125,8 +125,10 @@ class PartialWriter:
         return self._name(shard) if entry.saved else None
 
     def clear(self) -> None:
-        """Watch nothing."""
+        """Watch nothing, and save nothing of what was watched: another worker may finish these shards."""
         with self._lock:
+            for entry in self._entries.values():
+                entry.is_watched = False
             self._entries.clear()
 
     def close(self) -> None:

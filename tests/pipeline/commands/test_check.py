@@ -131,7 +131,7 @@ def test_a_token_that_workers_do_not_have_is_told(tmp_path: Path, tei: str) -> N
     assert "the token env:TEST_TOKEN is empty or not set on this machine" in finished.stderr
     assert "set the variable where workers start" in finished.stderr
     assert "Traceback" not in finished.stderr
-    assert "The same command goes on" not in finished.stderr
+    assert "The same command continues" not in finished.stderr
     assert SECRET not in finished.stdout + finished.stderr
     assert "passed" not in finished.stdout
     assert not files_in(tmp_path / "out")
