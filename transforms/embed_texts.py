@@ -144,7 +144,7 @@ def outcomes_of(elements: list[Texts], embeddings: Embeddings) -> Iterator[Outco
     place = 0
     for texts in elements:
         if isinstance(texts, str):
-            # A copy: whoever keeps one vector must not keep those of the whole batch.
+            # A copy: one vector that is kept must not keep the whole batch in memory.
             yield embeddings.rejections.get(place) or embeddings.vectors[place].copy()
             place += 1
             continue
