@@ -97,7 +97,7 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
             say(_after_a_template(template_of(pipeline_options), output))
             return ExitCode.DONE
         ledger.require_balance()
-        if not others:
+        if not run_marker.writers(output):  # others that have begun meanwhile may read them
             forget_former(output)
         arguments = sys.argv[1:] if sys.argv[1:2] == ["run"] else []  # none where another program calls this
         done = run_of(before, ledger, arguments, endpoint.urls, started, time.time())
