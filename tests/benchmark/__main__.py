@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tests.benchmark import compare, corpus, load, memory, receipts, saturation, scale, startup, table, workers
+from tests.benchmark import compare, corpus, load, memory, saturation, scale, startup, table, workers
 from tests.benchmark.endpoint import Endpoint
 from tests.benchmark.registry import CONTESTANTS
 
@@ -50,6 +50,8 @@ def _workers(options: argparse.Namespace) -> None:
 
 
 def _receipts(options: argparse.Namespace) -> None:
+    from tests.benchmark import receipts  # here, because its storage emulators come with the extra [dev] alone
+
     rows = receipts.read_receipts(options.work, options.receipts, options.latency)
     table.publish(options.results, "receipts", rows, receipts.notes(options.latency))
 
