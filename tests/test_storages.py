@@ -544,4 +544,4 @@ def test_a_missing_extra_is_named(tmp_path: Path, hash_tei: str) -> None:
         check=False,
     )
     assert finished.returncode == 2
-    assert "pip install '.[aws]'" in finished.stderr
+    assert "-m pip install 'tayyar[aws]'" in finished.stderr

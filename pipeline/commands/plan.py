@@ -24,6 +24,7 @@ from pipeline.runners.endpoint import reached
 from transforms.elements import Document
 from transforms.ndjson.decompress import DamagedSource
 from transforms.output.folder import OutputFolder
+from transforms.output.values import choose_columns
 from transforms.tei.client import TeiClient, connect
 from transforms.tei.errors import EndpointUnreachable
 from transforms.tei.handshake import ServerInfo
@@ -82,6 +83,7 @@ def plan(options: PlanOptions, say: Callable[[str], None] = print) -> ExitCode:
         price_per_hour=options.price_per_hour,
     )
     if output is not None:
+        former = read_job(output)
         job = describe_job(
             endpoint,
             profile,
@@ -90,6 +92,13 @@ def plan(options: PlanOptions, say: Callable[[str], None] = print) -> ExitCode:
             text_field=options.text_field,
             embedding_field=options.embedding_field,
             shard_bytes=options.shard_bytes,
+            output_format=options.output_format.value,
+            vector_type=options.vector_type.value,
+            columns=choose_columns(
+                options.columns,
+                (document.line for document in documents),
+                former.columns if former is not None else (),
+            ),
         )
         estimate["new"] = _new(output, found, job, estimate)
         output.write(NAME, [orjson.dumps(estimate, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)])

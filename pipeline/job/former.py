@@ -4,7 +4,7 @@ The outputs of shards that will be done again move to `_job/former/`, each under
 
     X.json       the receipt, written first
     X.u64        a copy of the keys
-    X.ndjson     the output itself, moved
+    X.ndjson     the output itself, moved; or X.parquet
 
 Only then are the shard's other files deleted. An interruption between two steps leaves the output in one of its two
 places, with receipt and keys beside it, and the next run goes on from there.
@@ -29,6 +29,7 @@ from pipeline.reporting.numbers import count, percent
 from transforms.elements import Shard
 from transforms.ndjson.decompress import DamagedSource
 from transforms.output.folder import JOB, OutputFolder
+from transforms.output.layout import FLOAT32
 from transforms.output.receipts import Receipt, decode_receipt, encode_receipt
 from transforms.read_shards import ShardTooDense, SourceChanged, lines_of, parse_shard
 from transforms.reuse import partial
@@ -128,7 +129,13 @@ def index_former(
         files = folder.list()
         receipts = cache if folder is output else ReceiptCache()
         sources += (source for source in _outputs(folder, files, receipts) if _space_of(source.receipt) == space)
-    usable = [source for source in sources if _fits(source.receipt.provenance.overlong, job.overlong)]
+    usable = [
+        source
+        for source in sources
+        if _fits(source.receipt.provenance.overlong, job.overlong)
+        # Towards fewer bits only: numbers that were rounded once stay so.
+        and source.receipt.provenance.vector_type in (FLOAT32, job.vector_type)
+    ]
     return make_index([*_with_keys(usable), *_partial_shards(output, job)])
 
 

@@ -194,7 +194,7 @@ def check_source_name(name: str, *, on_disk: bool) -> None:
         ValueError: with the reason, which completes the sentence "its name …".
     """
     check_name(name, on_disk=on_disk)
-    check_name(f"{name}-00000.ndjson", on_disk=on_disk)
+    check_name(f"{name}-00000.parquet", on_disk=on_disk)
     if len(name.encode()) > _MAX_NAME_BYTES:
         raise ValueError(f"has {len(name.encode())} bytes, where an output's may have {_MAX_NAME_BYTES}")
 

@@ -30,7 +30,7 @@ def load(work: Path, documents: int, formats: Sequence[str], recipes: Sequence[s
     with Endpoint() as endpoint:
         for output in outputs.values():
             shutil.rmtree(output, ignore_errors=True)
-            process.measure(tayyar(source, output, endpoint.url))
+            process.measure(tayyar(source, output, endpoint.url, "--output_format", form))
     rows = [_loaded(recipe, each, outputs[each], documents) for recipe in recipes for each in formats]
     for output in outputs.values():
         shutil.rmtree(output)

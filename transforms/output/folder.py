@@ -92,9 +92,9 @@ class OutputFolder:
         """The folder of the files that are not yet whole, of all runs."""
         return f"{JOB}/tmp"
 
-    def embedded(self, shard: str) -> str:
-        """The embedded documents of the shard with this name."""
-        return f"{DATA}/{shard}.ndjson"
+    def embedded(self, shard: str, output_format: str = "ndjson") -> str:
+        """Return the name of the file of a shard's embedded documents, in `ndjson` or `parquet`."""
+        return f"{DATA}/{shard}.{output_format}"
 
     def dead_letters(self, shard: str) -> str:
         """The dead letters of the shard with this name."""

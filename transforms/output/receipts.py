@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -12,8 +13,9 @@ import orjson
 
 from transforms.elements import Reason, RequestStatistics, Shard
 from transforms.ndjson.parse import TextField
-from transforms.output.folder import OutputFolder, check_name
+from transforms.output.folder import DATA, OutputFolder, check_name
 from transforms.output.json_fields import build, require_text
+from transforms.output.layout import FLOAT32, FORMATS, VECTOR_TYPES
 from transforms.storage.api import FileStat, WrittenFile
 
 _MAX_COUNT = 1 << 53  # of records, bytes or milliseconds: beyond that, it is no count
@@ -35,6 +37,7 @@ class Provenance:
         text_field: the field that was embedded, or several.
         embedding_field: the field that got the vector.
         overlong: `truncate` or `dead_letter`.
+        vector_type: in which the vectors' numbers were written, `float32` or `float16`.
     """
 
     space: str
@@ -44,6 +47,7 @@ class Provenance:
     text_field: TextField
     embedding_field: str
     overlong: str
+    vector_type: str = FLOAT32
 
     @property
     def digest(self) -> str:
@@ -72,6 +76,7 @@ class Receipt:
         dead_letter_output: the dead letters; None if there are none.
         statistics: what the requests took.
         provenance: how it was made.
+        unfit: values that the type of their column cannot hold, which are null there, by the column's name.
     """
 
     shard: str
@@ -98,6 +103,7 @@ class Receipt:
     dead_letter_output: WrittenFile | None
     statistics: RequestStatistics
     provenance: Provenance
+    unfit: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def job(self) -> str:
@@ -198,6 +204,7 @@ def _check_bounds(receipt: Receipt) -> None:
     counts |= {f"latency_ms {bound}": count for bound, count in statistics.latency_ms.items()}
     counts |= {f"bound {bound}": bound for bound in statistics.latency_ms}
     counts |= {f"reasons {reason}": count for reason, count in receipt.reasons.items()}
+    counts |= {f"unfit {column}": count for column, count in receipt.unfit.items()}
     written = [file for file in (receipt.output, receipt.dead_letter_output) if file is not None]
     counts |= {f"bytes of {file.path}": file.bytes for file in written}
     if receipt.end is not None:
@@ -215,7 +222,7 @@ def _check_bounds(receipt: Receipt) -> None:
     for reason in receipt.reasons:
         Reason(reason)
     check_name(receipt.shard, on_disk=False)
-    allowed = {f"data/{receipt.shard}.ndjson", f"data/{receipt.shard}.parquet"}
+    allowed = {f"{DATA}/{receipt.shard}.{output_format}" for output_format in FORMATS}
     if receipt.output is not None and receipt.output.path not in allowed:
         raise ValueError(f"{receipt.output.path!r} is not a name of this shard's output")
     letters = receipt.dead_letter_output
@@ -223,6 +230,8 @@ def _check_bounds(receipt: Receipt) -> None:
         raise ValueError(f"{letters.path!r} is not the name of this shard's dead letters")
     if max(len(receipt.provenance.space), len(receipt.provenance.settings)) > _MAX_DIGEST:
         raise ValueError("a digest is too long")
+    if receipt.provenance.vector_type not in VECTOR_TYPES:
+        raise ValueError(f"vector_type is {receipt.provenance.vector_type!r}")
 
 
 def is_done(output: OutputFolder, shard: Shard, job: str) -> bool:

@@ -225,8 +225,8 @@ def test_every_line_is_as_likely_as_any_other() -> None:
         for number in range(20):
             (first if number < 3 else second).offer("file", number)
         sample.add([*first.picks, *second.picks])
-        assert [pick.offset for pick in sample.picks] == sorted({pick.offset for pick in sample.picks})
+        assert [pick.place for pick in sample.picks] == sorted({pick.place for pick in sample.picks})
         assert len(sample.picks) == 5
         for pick in sample.picks:
-            counts[pick.offset] += 1
+            counts[pick.place] += 1
     assert all(400 < count < 600 for count in counts)  # 500 is the mean, 19 the standard deviation

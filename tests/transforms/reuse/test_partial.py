@@ -7,7 +7,7 @@ import numpy as np
 import orjson
 import pytest
 
-from tests.shards import MADE, embedded_shard, folder
+from tests.shards import LAYOUT, MADE, embedded_shard, folder
 from transforms.elements import Vectors
 from transforms.output.folder import OutputFolder
 from transforms.reuse.index import FormerFile, make_index
@@ -173,5 +173,5 @@ def test_a_shards_files_go_when_its_receipt_is_written(tmp_path: Path) -> None:
     for name in ("x", "y"):
         output.write(f"{FOLDER}/{name}", encode_partial("wiki-00000", "space", "truncate", TEXTS, VECTORS))
     shard = dataclasses.replace(embedded_shard(), partial=(f"{FOLDER}/x",))
-    write_shard(shard, output, MADE)
+    write_shard(shard, output, MADE, LAYOUT)
     assert list(output.list(FOLDER)) == [f"{FOLDER}/y"]
