@@ -177,15 +177,18 @@ class JobSpec:
 
     def _settings_digest(self) -> str:
         """Return 16 hexadecimal digits for what shapes a shard's files besides its vectors."""
-        shaping = {
+        shaping: dict[str, object] = {
             "text_field": self.text_field,
             "embedding_field": self.embedding_field,
             "shard_bytes": self.shard_bytes,
             "overlong": self.overlong.value,
             "output_format": self.output_format,
-            "vector_type": self.vector_type,
-            "columns": [astuple(column) for column in self.columns],
         }
+        # Only where they are not what they always were: digests of folders that exist must stay.
+        if self.vector_type != FLOAT32:
+            shaping["vector_type"] = self.vector_type
+        if self.columns:
+            shaping["columns"] = [astuple(column) for column in self.columns]
         return hashlib.sha256(orjson.dumps(shaping, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
 

@@ -143,7 +143,7 @@ class FormatOptions(RecordOptions):
     output_format: OutputFormat = option(
         default=OutputFormat.NDJSON,
         choices=OutputFormat,
-        meaning="ndjson: each line with its vector; parquet: less than a third of the size, and loads faster",
+        meaning="ndjson: each line with its vector; parquet: about a third of the size, and loads faster",
     )
     vector_type: VectorType = option(
         default=VectorType.FLOAT32, choices=VectorType, meaning="of the numbers in Parquet; float16 halves them"
