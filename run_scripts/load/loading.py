@@ -10,13 +10,15 @@ import uuid
 from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from pipeline.commands.console import configure_logging
+from pipeline.logs import configure_logging
 
 configure_logging()  # first of all: Beam warns when it is imported
 
@@ -25,7 +27,7 @@ from pipeline.job.ledger import read_ledger
 from pipeline.job.sharding import read_plan
 from pipeline.job.spec import JobSpec, require_job
 from transforms.elements import Document
-from transforms.ndjson.lines import Line, chunks_from, split_lines
+from transforms.ndjson.lines import chunks_from, split_lines
 from transforms.ndjson.parse import BOM, parse_object, text_of
 from transforms.ndjson.splice import json_key, split_document
 from transforms.output.folder import OutputFolder
@@ -53,6 +55,17 @@ class OutputFile:
 
     receipt: Receipt
     version: str
+
+    @property
+    def path(self) -> str:
+        """The file's name in the folder."""
+        assert self.receipt.output is not None
+        return self.receipt.output.path
+
+    @property
+    def is_parquet(self) -> bool:
+        """Whether it is Parquet; otherwise it is NDJSON."""
+        return self.path.endswith(".parquet")
 
     @property
     def rows(self) -> int:
@@ -90,9 +103,23 @@ class EmbeddedFolder:
                 ("loaded_from", pa.string()),
                 ("text", pa.string()),
                 ("record", pa.string()),
+                *self._columns(),
                 ("embedding", pa.list_(pa.float32(), self.job.space.dimensions)),
             ]
         )
+        if len(set(self.schema.names)) < len(self.schema.names):
+            raise UsageError(
+                f"{self.output.root} has a column named row_id, loaded_from, text, record or embedding, which every "
+                "table has already. Run again without this --column; record has all fields."
+            )
+
+    def _columns(self) -> list[pa.Field]:
+        """Return the columns that Parquet files have beside the record, its text and its vector: of the first file."""
+        for file in self.files:
+            if file.is_parquet:
+                with storage.open_for_reading(self.output.path(file.path)) as stream:
+                    return list(pq.read_schema(stream))[2:-1]
+        return []
 
     def _version(self, receipt: Receipt) -> str:
         assert receipt.output is not None
@@ -106,73 +133,97 @@ class EmbeddedFolder:
             NotProven: if the file is not the one that its receipt vouches for, before anything is yielded; or if a
                 record has no id.
         """
-        self._require_intact(file.receipt)
+        self._require_intact(file)
         row = 0
-        for lines in self._lines(file.receipt):
-            yield self._batch(lines, row, file)
-            row += len(lines)
+        with storage.open_for_reading(self.output.path(file.path)) as stream:
+            for batch in self._from_parquet(stream, file) if file.is_parquet else self._from_ndjson(stream, file):
+                named = {
+                    "row_id": pa.array(self._ids(batch, file, row), pa.string()),
+                    "loaded_from": pa.nulls(len(batch), pa.string()).fill_null(file.version),
+                    **dict(zip(batch.schema.names, batch.columns, strict=True)),
+                }
+                # A file of a former run may lack a column, or have it with another type; then it is null.
+                arrays = [
+                    named[field.name]
+                    if field.name in named and named[field.name].type == field.type
+                    else pa.nulls(len(batch), field.type)
+                    for field in self.schema
+                ]
+                yield pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+                row += len(batch)
 
-    def _require_intact(self, receipt: Receipt) -> None:
+    def _require_intact(self, file: OutputFile) -> None:
         """Compare the file's checksum with its receipt's: a damaged vector may still look like one."""
-        assert receipt.output is not None
-        crc = Crc32c()
-        with storage.open_for_reading(self.output.path(receipt.output.path)) as stream:
+        crc, written = Crc32c(), file.receipt.output
+        with storage.open_for_reading(self.output.path(file.path)) as stream:
             for chunk in chunks_from(stream):
                 crc.update(chunk)
-        if crc.base64() != receipt.output.crc32c:
+        if written is None or crc.base64() != written.crc32c:
             raise NotProven(
-                f"{receipt.output.path}: its checksum is {crc.base64()}, but {receipt.output.crc32c} in its receipt. "
-                f"Delete {self.output.receipt(receipt.shard)} and run again, which embeds the shard anew."
+                f"{file.path} has another checksum than in its receipt: it is damaged. Delete "
+                f"{self.output.receipt(file.receipt.shard)} and run again, which embeds the shard anew."
             )
 
-    def _lines(self, receipt: Receipt) -> Iterator[list[Line]]:
-        assert receipt.output is not None
-        batch, size = list[Line](), 0
-        with storage.open_for_reading(self.output.path(receipt.output.path)) as stream:
-            for line in split_lines(chunks_from(stream), 0, _MAX_LINE_BYTES):
-                batch.append(line)
-                size += line.length
-                if len(batch) == _BATCH_ROWS or size >= _BATCH_BYTES:
-                    yield batch
-                    batch, size = [], 0
-        if batch:
-            yield batch
+    def _from_parquet(self, stream: BinaryIO, file: OutputFile) -> Iterator[pa.RecordBatch]:
+        for batch in pq.ParquetFile(stream).iter_batches(_BATCH_ROWS):
+            vectors = batch.column(file.receipt.provenance.embedding_field)
+            columns = batch.drop_columns([file.receipt.provenance.embedding_field])
+            yield columns.append_column("embedding", self._embedding(vectors.flatten().to_numpy()))
 
-    def _batch(self, lines: Sequence[Line], first_row: int, file: OutputFile) -> pa.RecordBatch:
-        made, ids, texts, records, vectors = file.receipt.provenance, [], [], [], array("f")
+    def _from_ndjson(self, stream: BinaryIO, file: OutputFile) -> Iterator[pa.RecordBatch]:
+        made, size = file.receipt.provenance, 0
         key = json_key(made.embedding_field)
-        for row, line in enumerate(lines, first_row):
+        texts, records, vectors = list[bytes](), list[bytes](), array("f")
+
+        def batch() -> pa.RecordBatch:
+            arrays = [pa.array(texts, pa.string()), pa.array(records, pa.string())]
+            embedding = self._embedding(np.frombuffer(vectors, np.float32))
+            return pa.RecordBatch.from_arrays([*arrays, embedding], names=["text", "record", "embedding"])
+
+        for line in split_lines(chunks_from(stream), 0, _MAX_LINE_BYTES):
             record, _ = parse_object(line.content.removeprefix(BOM))
             text = text_of(record, made.text_field)
-            vectors.extend(record[made.embedding_field])
-            ids.append(text_as_sent(self._id_of(record, file.receipt.shard, row)))
             texts.append(text_as_sent(text))
             records.append(_without_vector(Document(line.offset, line.content, text, has_field=True), key))
-        embedding = pa.FixedSizeListArray.from_arrays(
-            pa.array(np.frombuffer(vectors, np.float32)), self.job.space.dimensions
-        )
-        loaded_from = pa.array([file.version]).take(pa.array(np.zeros(len(lines), np.int8)))
-        columns = [
-            pa.array(ids, pa.string()),
-            loaded_from,
-            pa.array(texts, pa.string()),
-            pa.array(records, pa.string()),
-            embedding,
-        ]
-        return pa.RecordBatch.from_arrays(columns, schema=self.schema)
+            vectors.extend(record[made.embedding_field])
+            size += line.length
+            if len(texts) == _BATCH_ROWS or size >= _BATCH_BYTES:
+                yield batch()
+                texts, records, vectors, size = [], [], array("f"), 0
+        if texts:
+            yield batch()
 
-    def _id_of(self, record: Mapping[str, Any], shard: str, row: int) -> str:
+    def _embedding(self, numbers: npt.NDArray[np.float32 | np.float16]) -> pa.Array:
+        numbers = numbers.astype(np.float32, copy=False)
+        return pa.FixedSizeListArray.from_arrays(pa.array(numbers), self.job.space.dimensions)
+
+    def _ids(self, batch: pa.RecordBatch, file: OutputFile, first_row: int) -> list[bytes]:
+        shard = file.receipt.shard
         if self.id_field is None:
-            return str(uuid.uuid5(NAMESPACE, f"{shard}:{row}"))
-        value: Any = record
-        for name in [self.id_field] if self.id_field in record else self.id_field.split("."):
-            value = value.get(name) if isinstance(value, dict) else None
-        if type(value) not in (str, int):
-            raise NotProven(
-                f"row {row} of {shard} has {value!r} in the field {self.id_field!r}, where --id needs a text or a "
-                "whole number. Name another field, or leave --id out."
-            )
-        return str(value)
+            rows = range(first_row, first_row + len(batch))
+            return [str(uuid.uuid5(NAMESPACE, f"{shard}:{row}")).encode() for row in rows]
+        return [
+            text_as_sent(_id_in(record, self.id_field, f"row {row} of {shard}"))
+            for row, record in enumerate(batch.column("record").to_pylist(), first_row)
+        ]
+
+
+def _id_in(line: str, field: str, place: str) -> str:
+    """Return the id that a record has in a field.
+
+    Raises:
+        NotProven: naming the place, if it has none.
+    """
+    record, _ = parse_object(line.encode().removeprefix(BOM))
+    value: Any = record
+    for name in [field] if field in record else field.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    if type(value) not in (str, int):
+        raise NotProven(
+            f"{place} has {value!r} in the field {field!r}, where --id needs a text or a whole number. Name another "
+            "field, or leave --id out."
+        )
+    return str(value)
 
 
 def _without_vector(document: Document, key: bytes) -> bytes:
