@@ -11,6 +11,7 @@ from transforms.elements import Shard
 from transforms.embed_shards import EmbedShards, PartialSettings
 from transforms.list_shards import ListShards
 from transforms.output.folder import OutputFolder
+from transforms.output.layout import Layout
 from transforms.output.receipts import Provenance
 from transforms.read_shards import ReadShards
 from transforms.reuse.index import IndexHandle
@@ -27,6 +28,7 @@ class Settings(NamedTuple):
         endpoint: where and how to embed; its `space` is known.
         output: where to.
         provenance: how shards are made, for their receipts; with the fields to read and to write.
+        layout: what the shards' outputs look like.
         shard_bytes: decompressed bytes a shard of an unsplittable source.
         max_dead_letter_ratio: dead letters a record that the run may have.
         former: index of former vectors; None if there are none.
@@ -35,6 +37,7 @@ class Settings(NamedTuple):
     endpoint: EndpointSettings
     output: OutputFolder
     provenance: Provenance
+    layout: Layout
     shard_bytes: int
     max_dead_letter_ratio: float
     former: IndexHandle | None = None
@@ -68,7 +71,8 @@ def build(root: beam.Pipeline, work: Sequence[Shard], settings: Settings, lists:
         settings.max_dead_letter_ratio,
         settings.former,
         PartialSettings(output, made.space, made.overlong),
+        made.vector_type,
     )
     _ = embedded.dead_letters | "WriteDeadLetters" >> WriteDeadLetters(output)
-    receipts = embedded.documents | "WriteEmbedded" >> WriteEmbedded(output, made)
+    receipts = embedded.documents | "WriteEmbedded" >> WriteEmbedded(output, made, settings.layout)
     return Outputs(receipts, receipts | "SumReceipts" >> SumReceipts())

@@ -12,10 +12,12 @@ import numpy as np
 
 from transforms.elements import DeadLetter, Document, EmbeddedShard, Reason, RequestStatistics, Shard, Source, Stage
 from transforms.output.folder import OutputFolder
+from transforms.output.layout import NDJSON, Layout
 from transforms.output.receipts import Provenance, Receipt, encode_receipt
 from transforms.storage.api import WrittenFile
 
 MADE = Provenance("0123456789abcdef", "fedcba9876543210", "tayyar/hash", "1.9.3", "content", "embedding", "truncate")
+LAYOUT = Layout(NDJSON, "embedding")
 JOB = MADE.digest
 SOURCE = Source("/in/wiki.ndjson", "wiki", size=250, version="1700000000.123456")
 

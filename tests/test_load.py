@@ -6,15 +6,20 @@ import contextlib
 import gzip
 import importlib
 import json
+import os
+import re
 import shutil
 import signal
 import sqlite3
+import subprocess
 import sys
 import tempfile
+import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +31,10 @@ from tests.commands import ROOT, running, tayyar_here
 from tests.documents import documents, write_ndjson
 from tests.servers import wait_until
 
+COLUMNS = ("id", "meta.n")
 TABLE = "wiki's"  # a name that has to be quoted
+_, _, _SECTION = (ROOT / "run_scripts/README.md").read_text(encoding="utf-8").partition("## Loading the vectors\n")
+SHELL = re.findall(r"```sh\n(.*?)```", _SECTION, re.DOTALL)[:2]  # the recipes; what Elasticsearch gets
 
 
 class Row(NamedTuple):
@@ -34,6 +42,7 @@ class Row(NamedTuple):
     text: str
     record: str
     vector: bytes
+    columns: dict[str, Any]
 
 
 Rows = dict[str, Row]
@@ -70,7 +79,8 @@ class Database:
 
 def _row(values: dict[str, Any]) -> Row:
     vector = np.array(values["embedding"], np.float32).tobytes()
-    return Row(values["loaded_from"], values["text"], values["record"], vector)
+    columns = {name: values[name] for name in COLUMNS if name in values}
+    return Row(values["loaded_from"], values["text"], values["record"], vector, columns)
 
 
 def _lancedb(folder: Path) -> Database:
@@ -79,7 +89,8 @@ def _lancedb(folder: Path) -> Database:
     def rows() -> Rows:
         found = lancedb.connect(folder).open_table("wiki").search().to_list()
         assert len({row["row_id"] for row in found}) == len(found)
-        return {row["row_id"]: _row(row) for row in found}
+        # No name of its columns has a dot.
+        return {row["row_id"]: _row({**row, "meta.n": row.get("meta_n")} if "id" in row else row) for row in found}
 
     def has_some() -> bool:
         return len(list(folder.glob("wiki.lance/data/*.lance"))) > 3
@@ -134,46 +145,97 @@ def _qdrant(folder: Path) -> Database:
     return Database("qdrant", str(folder), rows, has_some)
 
 
-def _elasticsearch(folder: Path) -> Database:
-    """The files, and what Elasticsearch does with them by its documentation."""
-    index: dict[str, dict[str, Any]] = {}
+class Elasticsearch(ThreadingHTTPServer):
+    """An index that does what Elasticsearch's documentation says of the requests that the README sends."""
 
-    def send() -> None:
-        lines = (folder / "bulk.ndjson").read_bytes().split(b"\n")
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.mapping: dict[str, Any] = {}
+        self.documents: dict[str, dict[str, Any]] = {}
+
+    def answer(self, path: str, body: bytes) -> object:
+        if path == "/_bulk":
+            return self._bulk(body)
+        if path == "/embedded/_delete_by_query":
+            query = json.loads(body)["query"]["bool"]
+            assert query["filter"] == {"exists": {"field": "loaded_from"}}
+            current = query["must_not"]["terms"]["loaded_from"]
+            self.documents = {key: each for key, each in self.documents.items() if each["loaded_from"] in current}
+            return {}
+        if path == "/embedded/_search":
+            terms = json.loads(body)["aggs"]["versions"]["terms"]
+            counts = Counter(each[terms["field"]] for each in self.documents.values())
+            buckets = [{"key": version, "doc_count": count} for version, count in counts.items()]
+            return {"aggregations": {"versions": {"buckets": buckets}}}
+        assert path in ("/embedded", "/embedded/_refresh"), path
+        if path == "/embedded" and not self.mapping:
+            self.mapping = json.loads(body)["mappings"]["properties"]
+        return {}
+
+    def _bulk(self, body: bytes) -> object:
+        lines = body.split(b"\n")
         assert lines.pop() == b""
         for action, source in zip(lines[::2], lines[1::2], strict=True):
-            where = json.loads(action)["index"]
-            assert where.keys() == {"_index", "_id"}
-            assert where["_index"] == TABLE
-            index[where["_id"]] = json.loads(source)
-        mapping = json.loads((folder / "mapping.json").read_bytes())["mappings"]["properties"]
-        assert all(source.keys() == mapping.keys() for source in index.values())
-        assert mapping["embedding"] == {"type": "dense_vector", "dims": 384, "similarity": "cosine"}
-        query = json.loads((folder / "stale.json").read_bytes())["query"]["bool"]
-        assert query["filter"] == {"exists": {"field": "loaded_from"}}
-        current = query["must_not"]["terms"]["loaded_from"]
-        for key in [key for key, source in index.items() if source["loaded_from"] not in current]:
-            del index[key]
-        counts = Counter(source["loaded_from"] for source in index.values())
-        buckets = [{"key": version, "doc_count": count} for version, count in counts.items()]
-        answer = {"aggregations": {"versions": {"buckets": buckets}}}
-        (folder / "loaded.json").write_text(json.dumps(answer))
+            target = json.loads(action)["index"]
+            assert target == {"_index": "embedded", "_id": target["_id"]}
+            document = json.loads(source)
+            assert document.keys() == self.mapping.keys()
+            self.documents[target["_id"]] = document
+        return {"errors": False}
 
-    def rows() -> Rows:
-        return {key: _row(source) for key, source in index.items()}
 
-    def has_some() -> bool:
-        return (folder / "bulk.ndjson").exists() and (folder / "bulk.ndjson").stat().st_size > 0
+class _Handler(BaseHTTPRequestHandler):
+    server: Elasticsearch
 
-    return Database("elasticsearch", str(folder), rows, has_some, after_load=send)
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        answer = json.dumps(self.server.answer(self.path.partition("?")[0], body)).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def do_PUT(self) -> None:
+        self.do_POST()
+
+    def do_GET(self) -> None:
+        self.do_POST()
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def elasticsearch(tmp_path: Path) -> Iterator[Database]:
+    """The recipe's files, which the commands of the README send to a server."""
+    commands = SHELL[1].replace("bulk/", f"{tmp_path}/bulk/")
+    with Elasticsearch() as server:
+        threading.Thread(target=server.serve_forever).start()
+
+        def send() -> None:
+            program = ["bash", "-euo", "pipefail", "-c", commands]
+            variables = os.environ | {"URL": f"http://127.0.0.1:{server.server_address[1]}"}
+            done = subprocess.run(program, env=variables, capture_output=True, text=True, check=True)
+            assert "rror" not in done.stderr + done.stdout.replace('{"errors": false}', "")
+
+        def rows() -> Rows:
+            return {key: _row(document) for key, document in server.documents.items()}
+
+        def has_some() -> bool:
+            return (tmp_path / "bulk/bulk.ndjson").exists() and (tmp_path / "bulk/bulk.ndjson").stat().st_size > 0
+
+        yield Database("elasticsearch", f"{tmp_path}/bulk", rows, has_some, "embedded", send)
+        server.shutdown()
 
 
 @pytest.fixture(params=["lancedb", "postgres", "qdrant", "elasticsearch"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
     if request.param == "postgres":
         return _postgres(request.getfixturevalue("postgres"))
-    make = {"lancedb": _lancedb, "qdrant": _qdrant, "elasticsearch": _elasticsearch}[request.param]
-    return make(tmp_path / request.param)
+    if request.param == "elasticsearch":
+        files: Database = request.getfixturevalue("elasticsearch")
+        return files
+    return {"lancedb": _lancedb, "qdrant": _qdrant}[request.param](tmp_path / request.param)
 
 
 SPECIAL = (
@@ -279,6 +341,40 @@ def test_what_changes_is_loaded_and_what_is_gone_is_deleted(
     assert 0 < int(loaded) < int(shards) - 2
 
 
+def test_parquet_is_loaded_like_ndjson(
+    database: Database, corpus: Path, tmp_path: Path, hash_tei: str, capsys: Any
+) -> None:
+    columns = ("--output_format", "parquet", "--column", "id", "--column", "meta.n")
+    output = embed(corpus, tmp_path / "parquet", hash_tei, "--reuse", tmp_path / "out", *columns)
+    assert not list((output / "data").rglob("*.ndjson"))
+    database.load(output)
+    assert_equal(database, corpus, tmp_path / "out")
+    for row in database.rows().values():
+        record = json.loads(row.record)
+        assert row.columns == {"id": record["id"], "meta.n": record.get("meta", {}).get("n")}
+    with (corpus / "special.ndjson").open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(each) + "\n" for each in documents(20, seed=8))
+    embed(corpus, tmp_path / "out", hash_tei)
+    embed(corpus, output, hash_tei, *columns)
+    capsys.readouterr()
+    database.load(output)
+    assert_equal(database, corpus, tmp_path / "out")
+    loaded, _, shards = capsys.readouterr().out.partition(" shards")[0].partition(" of ")
+    assert 0 < int(loaded) < int(shards) - 2
+
+
+def test_float16_vectors_are_loaded_as_they_are(corpus: Path, tmp_path: Path, hash_tei: str) -> None:
+    output = embed(corpus, tmp_path / "parquet", hash_tei, "--output_format", "parquet", "--vector_type", "float16")
+    tables = _lancedb(tmp_path / "float16"), _lancedb(tmp_path / "float32")
+    for table, folder in zip(tables, (output, tmp_path / "out"), strict=True):
+        table.load(folder)
+    rounded, exact = (table.rows() for table in tables)
+    assert rounded.keys() == exact.keys()
+    for key, row in exact.items():
+        vector = np.frombuffer(row.vector, np.float32)
+        assert np.array_equal(np.frombuffer(rounded[key].vector, np.float32), vector.astype(np.float16))
+
+
 def test_a_load_that_is_killed_is_repeated(database: Database, corpus: Path, tmp_path: Path, hash_tei: str) -> None:
     write_ndjson(corpus / "many.ndjson", documents(200, seed=9))
     output = embed(corpus, tmp_path / "out", hash_tei)
@@ -291,6 +387,24 @@ def test_a_load_that_is_killed_is_repeated(database: Database, corpus: Path, tmp
         assert len(database.rows()) < 334
     database.load(output)
     assert_equal(database, corpus, output)
+
+
+def test_commands_of_the_readme_load(
+    postgres: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    (tmp_path / "out").rename(tmp_path / "embedded")
+    monkeypatch.chdir(tmp_path)
+    # The one server that no package has: its client's own engine takes its place.
+    here = {"postgresql://127.0.0.1/vectors": postgres, "http://127.0.0.1:6333": "qdrant"}
+    recipes = []
+    for command in SHELL[0].splitlines():
+        python, script, *options = command.split()
+        assert (python, Path(script).parent) == (".venv/bin/python", Path("run_scripts/load"))
+        recipes.append(Path(script).stem)
+        recipe = importlib.import_module(f"run_scripts.load.{recipes[-1]}")
+        assert recipe.main([here.get(option, option) for option in options]) == 0
+        assert capsys.readouterr().out.endswith(" shards were loaded; the table has 134 rows\n")
+    assert recipes == ["lancedb", "postgres", "qdrant", "elasticsearch"]
 
 
 def test_rows_that_somebody_deleted_come_back(postgres: str, corpus: Path, tmp_path: Path, hash_tei: str) -> None:
@@ -324,7 +438,7 @@ def test_a_damaged_file_is_not_loaded(
 def test_an_incomplete_folder_is_not_loaded(corpus: Path, tmp_path: Path, hash_tei: str, capsys: Any) -> None:
     output = tmp_path / "out"
     next((output / "_job" / "receipts").glob("packed*")).unlink()
-    _elasticsearch(tmp_path / "files").load(output, code=5)
+    _lancedb(tmp_path / "lancedb").load(output, code=5)
     assert "packed.ndjson.gz is not complete" in capsys.readouterr().err
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import apache_beam as beam
@@ -15,20 +15,22 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms import coders  # noqa: F401 # registers how the elements are encoded
-from transforms.early_stop import require_hope
-from transforms.elements import DeadLetter, DocumentShard, EmbeddedShard, ShardDeadLetters, Stage
+from transforms.early_stop import check_dead_letter_ratio
+from transforms.elements import DeadLetter, DocumentShard, EmbeddedShard, Reason, ShardDeadLetters, Stage
 from transforms.output.folder import OutputFolder
+from transforms.output.layout import FLOAT32
+from transforms.output.values import fits_type
 from transforms.reuse.index import IndexHandle
 from transforms.reuse.partial import PartialWriter
 from transforms.reuse.reuse import Distinct, Found, distinct, find_vectors
 from transforms.tei import sharing
 from transforms.tei.settings import EndpointSettings
-from transforms.tei.tasks import Embeddings
+from transforms.tei.tasks import Embeddings, Rejection
 
 EMBEDDED = "embedded"
 DEAD_LETTERS = "dead_letters"
 _COUNTERS = "tayyar"
-_ENOUGH_TO_JUDGE = 1000  # records
+_MIN_RECORDS_TO_JUDGE = 1000  # records
 _RECORD_BYTES = 500  # that Python's objects for one record take beside its line
 
 
@@ -40,7 +42,7 @@ class Embedded(NamedTuple):
 
 
 class PartialSettings(NamedTuple):
-    """Where and as what the vectors of unfinished shards are put down: see `PartialWriter`."""
+    """Where the vectors of unfinished shards are saved, and what for: see `PartialWriter`."""
 
     output: OutputFolder
     space: str
@@ -87,6 +89,26 @@ def assemble(distinct: Distinct, found: Found | None, sent: Embeddings) -> tuple
         long = frozenset(truncated)
         truncated = [index for index, place in enumerate(distinct.places) if place in long]
     return Embeddings(vectors[np.asarray(distinct.places)], rejections, sent.statistics, truncated), reused, duplicates
+
+
+def reject_unfit(sent: Embeddings, vector_type: str) -> Embeddings:
+    """Reject the texts whose vectors have numbers that the type of the output cannot hold, or are all zeros in it.
+
+    That cannot happen to vectors of unit norm, nor in float32, in which they come.
+    """
+    if vector_type == FLOAT32:
+        return sent
+    unfit = np.flatnonzero(~fits_type(sent.vectors, vector_type))
+    rejections = {
+        int(index): Rejection(
+            Reason.INVALID_VECTOR,
+            f"the vector's numbers, of up to {np.abs(sent.vectors[index]).max():.4g}, do not fit {vector_type}",
+            None,
+            1,
+        )
+        for index in unfit
+    }
+    return replace(sent, rejections=rejections | dict(sent.rejections))
 
 
 def merge_embeddings(
@@ -154,17 +176,21 @@ class EmbedShards(beam.PTransform):  # type: ignore[misc] # Beam ships no types
         endpoint: where and how to embed; one client and one in-flight budget a process.
         max_dead_letter_ratio: dead letters a record that the whole run may have; with far more it stops early.
         index: of former vectors, which are used instead of sending their texts again; None if there are none.
-        partial: where vectors of unfinished shards are put down; None for nowhere.
+        partial: where vectors of unfinished shards are saved; None for nowhere.
+        vector_type: in which vectors are written, `float32` or `float16`; what it cannot hold is a dead letter.
     """
 
     endpoint: EndpointSettings
     max_dead_letter_ratio: float = 1.0
     index: IndexHandle | None = None
     partial: PartialSettings | None = None
+    vector_type: str = FLOAT32
 
     def expand(self, documents: beam.PCollection) -> Embedded:
         """Wire it."""
-        embed = beam.ParDo(_EmbedShard(self.endpoint, self.max_dead_letter_ratio, self.index, self.partial))
+        embed = beam.ParDo(
+            _EmbedShard(self.endpoint, self.max_dead_letter_ratio, self.index, self.partial, self.vector_type)
+        )
         types = {EMBEDDED: EmbeddedShard, DEAD_LETTERS: ShardDeadLetters}
         outputs = documents | embed.with_output_types(EmbeddedShard, **types).with_outputs(*types)
         return Embedded(outputs[EMBEDDED], outputs[DEAD_LETTERS])
@@ -182,11 +208,13 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
         max_dead_letter_ratio: float,
         index: IndexHandle | None = None,
         partial: PartialSettings | None = None,
+        vector_type: str = FLOAT32,
     ) -> None:
         self._endpoint = endpoint
         self._max_ratio = max_dead_letter_ratio
         self._index = index
         self._partial = partial
+        self._vector_type = vector_type
         self._partial_writer: PartialWriter | None = None
         self._records = 0
         self._reasons: Counter[str] = Counter()
@@ -216,7 +244,7 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
         found = None
         new = texts.texts
         if index is not None and self._endpoint.space is not None:
-            found = find_vectors(texts.texts, index, self._endpoint.space.dimensions)
+            found = find_vectors(texts.texts, index, self._endpoint.space.dimensions, self._vector_type)
             new = [text for text, known in zip(texts.texts, found.mask, strict=True) if not known]
         waiting = _Waiting(shard, texts, found, started_at)
         # Dead letters count, too: until their shard is done, their lines are kept.
@@ -251,7 +279,7 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
 
     def _finish(self, waiting: _Waiting, sent: Embeddings) -> Iterable[beam.pvalue.TaggedOutput]:
         read, texts, found, started_at = waiting
-        embeddings, reused, duplicates = assemble(texts, found, sent)
+        embeddings, reused, duplicates = assemble(texts, found, reject_unfit(sent, self._vector_type))
         partial = self._partial_files(read.shard.name, found)
         embedded, dead_letters = merge_embeddings(read, embeddings, started_at, reused, duplicates, partial)
         self._documents_out.inc(len(embedded.documents))
@@ -276,5 +304,5 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
     def _stop_if_hopeless(self, shard: EmbeddedShard) -> None:
         self._records += shard.records
         self._reasons.update(letter.reason.value for letter in shard.dead_letters)
-        if self._records >= _ENOUGH_TO_JUDGE:
-            require_hope(self._records, self._reasons, self._max_ratio)
+        if self._records >= _MIN_RECORDS_TO_JUDGE:
+            check_dead_letter_ratio(self._records, self._reasons, self._max_ratio)

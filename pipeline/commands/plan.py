@@ -24,13 +24,14 @@ from pipeline.runners.endpoint import reached
 from transforms.elements import Document
 from transforms.ndjson.decompress import DamagedSource
 from transforms.output.folder import OutputFolder
+from transforms.output.values import choose_columns
 from transforms.tei.client import TeiClient, connect
 from transforms.tei.errors import EndpointUnreachable
 from transforms.tei.handshake import ServerInfo
 from transforms.tei.settings import EndpointSettings
 from transforms.tei.tokenize import CannotTokenize, count_tokens
 
-_PATIENCE = 5.0  # seconds: at least one of several servers has just answered
+_GIVE_UP_SECONDS = 5.0  # at least one of several servers has just answered
 _TOKENIZED = 500  # documents: the endpoint's reply names every token
 _COUNTED_BYTES = 2 << 30  # of records that are read to find how many texts are new: half a minute
 
@@ -82,6 +83,7 @@ def plan(options: PlanOptions, say: Callable[[str], None] = print) -> ExitCode:
         price_per_hour=options.price_per_hour,
     )
     if output is not None:
+        former = read_job(output)
         job = describe_job(
             endpoint,
             profile,
@@ -90,6 +92,13 @@ def plan(options: PlanOptions, say: Callable[[str], None] = print) -> ExitCode:
             text_field=options.text_field,
             embedding_field=options.embedding_field,
             shard_bytes=options.shard_bytes,
+            output_format=options.output_format.value,
+            vector_type=options.vector_type.value,
+            columns=choose_columns(
+                options.columns,
+                (document.line for document in documents),
+                former.columns if former is not None else (),
+            ),
         )
         estimate["new"] = _new(output, found, job, estimate)
         output.write(NAME, [orjson.dumps(estimate, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)])
@@ -131,21 +140,23 @@ def _infos(endpoint: EndpointSettings) -> dict[str, ServerInfo]:
     """Return what each server reports of itself, for those that answer now, of which there is at least one."""
     infos = {}
     for url in endpoint.urls:
-        client = TeiClient(dataclasses.replace(endpoint, urls=(url,), give_up_after=_PATIENCE))
+        client = TeiClient(dataclasses.replace(endpoint, urls=(url,), give_up_after=_GIVE_UP_SECONDS))
         try:
             with contextlib.suppress(EndpointUnreachable):
                 infos[url] = client.info()
         finally:
             client.close()
     if not infos:
-        raise EndpointUnreachable(f"no answer any more from {', '.join(endpoint.urls)}. See whether it still runs.")
+        raise EndpointUnreachable(
+            f"{', '.join(endpoint.urls)} no longer answers. Check that the server is still running."
+        )
     return infos
 
 
 def _tokens(
     endpoint: EndpointSettings, info: ServerInfo, documents: Sequence[Document]
 ) -> list[tuple[Document, int | None]] | None:
-    """Return documents with their tokens before any cut; None if the endpoint does not tell."""
+    """Return documents with their tokens before any cut; None if the endpoint does not count them."""
     transport = connect(endpoint)
     texts = [document.text for document in documents]
     try:

@@ -25,8 +25,9 @@ from pipeline.job.ledger import Ledger, ReceiptCache, read_ledger, stale_files
 from pipeline.job.preflight import require_usable
 from pipeline.job.preparation import join_folder, prepare
 from pipeline.job.sharding import Plan, make_plan
-from pipeline.job.spec import JobSpec, describe_job
+from pipeline.job.spec import JobSpec, describe_job, read_job
 from pipeline.planning import estimate
+from pipeline.planning.sampling import sample_lines
 from pipeline.reporting.examples import examples_of
 from pipeline.reporting.explain import explain_dead_letters, too_many_dead_letters
 from pipeline.reporting.numbers import count, size
@@ -38,6 +39,8 @@ from pipeline.runners.runner import beam_options, require_reach, run_pipeline, t
 from transforms.elements import Shard
 from transforms.list_shards import write_lists
 from transforms.output.folder import DEAD_LETTERS, OutputFolder
+from transforms.output.layout import Column
+from transforms.output.values import choose_columns
 from transforms.read_shards import DAMAGED, read_damage
 from transforms.reuse.index import IndexHandle
 from transforms.tei.settings import EndpointSettings
@@ -57,7 +60,7 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
     Raises:
         UsageError: before anything is sent.
         EndpointError: if the endpoint cannot do the job.
-        PipelineFailed: if anything else fails it; running again goes on from there.
+        PipelineFailed: if anything else fails it; running again continues from there.
         NotProven: if records are missing in the end.
     """
     started = time.time()
@@ -67,7 +70,7 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
     require_usable(output)
     shared = dataclasses.replace(options.endpoint, processes=count_processes(pipeline_options))
     with ExitStack() as stack:
-        stack.enter_context(_without_looking_through_what_is_loaded())
+        stack.enter_context(_gc_frozen())
         with reached(shared, options.expected_dimensions, model=options.model) as (endpoint, profile):
             job = join_folder(
                 output,
@@ -80,6 +83,9 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
                     text_field=options.text_field,
                     embedding_field=options.embedding_field,
                     shard_bytes=options.shard_bytes,
+                    output_format=options.output_format.value,
+                    vector_type=options.vector_type.value,
+                    columns=_columns_of(options, plan, output),
                 ),
                 say,
                 overwrite=options.overwrite,
@@ -119,7 +125,7 @@ def _pipeline_options(options: RunOptions) -> PipelineOptions:
 
 
 @contextmanager
-def _without_looking_through_what_is_loaded() -> Iterator[None]:
+def _gc_frozen() -> Iterator[None]:
     """Spare the garbage collector what is loaded by now, and stays: that took it 0.25 s a run."""
     gc.freeze()
     try:
@@ -143,6 +149,13 @@ def _run_name() -> str:
     return f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{socket.gethostname()}-{os.getpid()}"
 
 
+def _columns_of(options: RunOptions, plan: Plan, output: OutputFolder) -> tuple[Column, ...]:
+    """Return the columns with their types; those that the folder has for them already stay."""
+    former = read_job(output) if options.columns and not options.overwrite else None
+    sample = sample_lines(plan, options.text_field, options.embedding_field)
+    return choose_columns(options.columns, sample, former.columns if former is not None else ())
+
+
 def _opening(plan: Plan, before: Ledger, job: JobSpec, index: IndexHandle | None) -> str:
     total = sum(source.size for source in plan.sources)
     done = f"; {count(before.embedded, 'document')} done already" if before.embedded else ""
@@ -163,6 +176,7 @@ def _graph_settings(
         endpoint=dataclasses.replace(endpoint, space=job.space),
         output=output,
         provenance=job.provenance,
+        layout=job.layout,
         shard_bytes=options.shard_bytes,
         max_dead_letter_ratio=options.max_dead_letter_ratio,
         former=index,
@@ -203,7 +217,7 @@ def _embed(
     ledger = read_ledger(before.plan, output, settings.provenance.digest, files, cache)
     output.delete(stale_files(ledger, output, files))
     if damaged := read_damage(output, files):
-        raise PipelineFailed("\n".join([*damaged, "Everything else is done. Mend what is named here and run again."]))
+        raise PipelineFailed("\n".join([*damaged, "Everything else is done. Fix what is named here and run again."]))
     return ledger
 
 

@@ -26,9 +26,11 @@ from pipeline.verification.sampling import Sample, SpotCheck, require_same_space
 from pipeline.verification.shards import Expected, Outcome, ShardWork, check_shards, is_own_file
 from pipeline.verification.vectors import SharedVectors, norm_tolerance
 from transforms.elements import Shard, Source
-from transforms.output.folder import DEAD_LETTERS, JOB, OutputFolder
+from transforms.output.folder import DATA, DEAD_LETTERS, OutputFolder
+from transforms.output.layout import Layout
 from transforms.output.receipts import Receipt
 from transforms.storage import api as storage
+from transforms.storage.api import WrittenFile
 from transforms.storage.base import FileStat
 
 _SHOWN_MISSING = 3
@@ -112,7 +114,7 @@ def _check_folder(
         findings.add(problem)
     _check_complete(ledger, findings)
     _check_inputs(ledger, output, job, checked)
-    _check_files(ledger, output, files, findings)
+    _check_files(ledger, output, files, job, findings)
     _check_shards(ledger, output, job, options, checked)
     if ledger.complete:  # the report of an unfinished job is of some moment
         _check_report(ledger, output, findings)
@@ -160,21 +162,21 @@ def _check_inputs(ledger: Ledger, output: OutputFolder, job: JobSpec, checked: _
         checked.findings.add(f"{path}: not embedded yet; run again")
 
 
-def _check_files(ledger: Ledger, output: OutputFolder, files: Mapping[str, FileStat], findings: Findings) -> None:
+def _check_files(
+    ledger: Ledger, output: OutputFolder, files: Mapping[str, FileStat], job: JobSpec, findings: Findings
+) -> None:
     """Add a finding for each file that no receipt vouches for, and for each one that is a link."""
     vouched = ledger.vouched_files(output)
-    data = output.embedded("").rpartition("/")[0]
-    folders = tuple(f"{folder}/" for folder in (data, DEAD_LETTERS, output.receipts) if folder)
+    folders = tuple(f"{folder}/" for folder in (DATA, DEAD_LETTERS, output.receipts))
     for name in sorted(files):
-        is_output = name.startswith(folders) or (not data and not name.startswith(f"{JOB}/"))
-        if is_output and name not in vouched:
+        if name.startswith(folders) and name not in vouched:
             findings.add(f"{name}: no valid receipt vouches for this file; run again, and remove it if it stays")
     for name in sorted(vouched):
         if not is_own_file(output, name):
             findings.add(f"{name}: is a link, or in a folder that is one, and may be anybody's file")
     for receipt in ledger.receipts():
         for written, expected in (
-            (receipt.output, output.embedded(receipt.shard)),
+            (receipt.output, output.embedded(receipt.shard, job.output_format)),
             (receipt.dead_letter_output, output.dead_letters(receipt.shard)),
         ):
             if written is not None and written.path != expected:
@@ -187,10 +189,10 @@ def _check_shards(
     """Check every shard that is done, and equal vectors over all of them."""
     expected = Expected(
         text_field=job.text_field,
-        embedding_field=job.embedding_field,
+        layout=job.layout,
         shard_bytes=job.shard_bytes,
         dimensions=job.model.dimensions,
-        norm_tolerance=norm_tolerance(job.model.dtype) if job.normalize else None,
+        norm_tolerance=norm_tolerance(job.model.dtype, job.vector_type) if job.normalize else None,
         models=frozenset(served.model_id for served in job.history),
     )
     # Sources that the inputs no longer have are checked as those that no longer exist: in their output alone.
@@ -201,22 +203,14 @@ def _check_shards(
         if number >= len(ledger.sources) or storage.stat(source.source.path) is None
     ]
     items = [
-        ShardWork(
-            work,
-            number,
-            receipts,
-            output,
-            _expected_of(expected, receipts),
-            number in gone,
-            options.sample,
-            options.seed,
-        )
+        ShardWork(work, number, receipts, output, its_own, number in gone, options.sample, options.seed)
         for number, source in enumerate(sources)
         for work, receipts in _work_of(ledger, source, number in gone)
-        if all(_is_readable(receipt, output) for receipt in receipts.values())
+        for its_own in [_expected_of(expected, receipts, job)]
+        if all(_is_readable(receipt, output, its_own.layout) for receipt in receipts.values())
     ]
     shared = SharedVectors(
-        lambda source, shard: output.path(output.embedded(Shard(sources[source].source, shard, 0, None).name)),
+        lambda source, shard: output.path(_output_of(sources[source].receipts[shard]).path),
         job.text_field,
         job.embedding_field,
     )
@@ -260,12 +254,21 @@ def _sources_kept(ledger: Ledger) -> list[SourceLedger]:
     ]
 
 
-def _expected_of(expected: Expected, receipts: Mapping[int, Receipt]) -> Expected:
+def _expected_of(expected: Expected, receipts: Mapping[int, Receipt], job: JobSpec) -> Expected:
     """Return what holds for shards that are made with the settings in their receipts, which may be a former run's."""
-    if not receipts:
+    one = next(iter(receipts.values()), None)
+    if one is None or one.output is None or one.job == job.digest:
         return expected
-    made = next(iter(receipts.values())).provenance
-    return dataclasses.replace(expected, text_field=made.text_field, embedding_field=made.embedding_field)
+    made = one.provenance
+    layout = Layout(one.output.path.rpartition(".")[2], made.embedding_field, made.vector_type, None)
+    tolerance = norm_tolerance(job.model.dtype, made.vector_type) if job.normalize else None
+    return dataclasses.replace(expected, text_field=made.text_field, layout=layout, norm_tolerance=tolerance)
+
+
+def _output_of(receipt: Receipt) -> WrittenFile:
+    """Return the output of a shard with documents."""
+    assert receipt.output is not None
+    return receipt.output
 
 
 def _work_of(ledger: Ledger, source: SourceLedger, is_gone: bool) -> Iterator[tuple[Shard, Mapping[int, Receipt]]]:
@@ -281,9 +284,9 @@ def _work_of(ledger: Ledger, source: SourceLedger, is_gone: bool) -> Iterator[tu
             yield shard, {shard.index: source.receipts[shard.index]}
 
 
-def _is_readable(receipt: Receipt, output: OutputFolder) -> bool:
+def _is_readable(receipt: Receipt, output: OutputFolder, layout: Layout) -> bool:
     """Whether a receipt's files are the shard's own: others were found before, and are not read."""
-    names = (output.embedded(receipt.shard), output.dead_letters(receipt.shard))
+    names = (output.embedded(receipt.shard, layout.format), output.dead_letters(receipt.shard))
     written = (receipt.output, receipt.dead_letter_output)
     return all(
         file is None or (file.path == name and is_own_file(output, name))
@@ -307,6 +310,7 @@ def _check_report(ledger: Ledger, output: OutputFolder, findings: Findings) -> N
         "duplicates": ledger.duplicates,
         "truncated": ledger.truncated,
         "nan_lines": sum(receipt.nan_lines for receipt in receipts),
+        "unfit": ledger.unfit(),
         "dead_letters": ledger.dead_letters,
         "dead_letters_by_reason": dict(ledger.reasons()),
         "output_bytes": sum(receipt.output.bytes for receipt in receipts if receipt.output),
@@ -317,7 +321,7 @@ def _check_report(ledger: Ledger, output: OutputFolder, findings: Findings) -> N
         totals = orjson.loads(data)["totals"]
         wrong = [name for name, value in expected.items() if totals[name] != value]
     except (ValueError, KeyError, TypeError):
-        findings.add(f"{output.report}: is no report; write it again with tayyar report")
+        findings.add(f"{output.report}: is not a report; write it again with tayyar report")
         return
     for name in wrong:
         findings.add(

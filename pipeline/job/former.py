@@ -4,10 +4,10 @@ The outputs of shards that will be done again move to `_job/former/`, each under
 
     X.json       the receipt, written first
     X.u64        a copy of the keys
-    X.ndjson     the output itself, moved
+    X.ndjson     the output itself, moved; or X.parquet
 
 Only then are the shard's other files deleted. An interruption between two steps leaves the output in one of its two
-places, with receipt and keys beside it, and the next run goes on from there.
+places, with receipt and keys beside it, and the next run continues from there.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from pipeline.reporting.numbers import count, percent
 from transforms.elements import Shard
 from transforms.ndjson.decompress import DamagedSource
 from transforms.output.folder import JOB, OutputFolder
+from transforms.output.layout import FLOAT32
 from transforms.output.receipts import Receipt, decode_receipt, encode_receipt
 from transforms.read_shards import ShardTooDense, SourceChanged, lines_of, parse_shard
 from transforms.reuse import partial
@@ -69,7 +70,7 @@ class New(NamedTuple):
         if self.exact:
             return f"{count(self.texts, 'text')} new among {count(self.documents, 'document')} to do"
         share = percent(self.texts / self.documents) if self.documents else "an unknown share"
-        return f"about {share} of the texts to do are new, by {count(self.documents, 'document')} of them"
+        return f"about {share} of the texts to do are new, estimated from {count(self.documents, 'document')}"
 
 
 def set_aside(
@@ -128,7 +129,13 @@ def index_former(
         files = folder.list()
         receipts = cache if folder is output else ReceiptCache()
         sources += (source for source in _outputs(folder, files, receipts) if _space_of(source.receipt) == space)
-    usable = [source for source in sources if _fits(source.receipt.provenance.overlong, job.overlong)]
+    usable = [
+        source
+        for source in sources
+        if _fits(source.receipt.provenance.overlong, job.overlong)
+        # Towards fewer bits only: numbers that were rounded once stay so.
+        and source.receipt.provenance.vector_type in (FLOAT32, job.vector_type)
+    ]
     return make_index([*_with_keys(usable), *_partial_shards(output, job)])
 
 
@@ -136,7 +143,7 @@ def require_same_space(folders: Iterable[str], job: JobSpec) -> list[OutputFolde
     """Return the output folders that vectors may come from besides the run's own; nothing is written to them.
 
     Raises:
-        UsageError: if one is no output folder, or its vectors are of another space.
+        UsageError: if one is not an output folder, or its vectors are of another space.
     """
     found = []
     for path in folders:
@@ -245,7 +252,7 @@ def _with_keys(sources: Sequence[_Source]) -> Iterator[tuple[FormerFile, bytes]]
 
 
 def _partial_shards(output: OutputFolder, job: JobSpec) -> Iterator[tuple[FormerFile, bytes]]:
-    """Yield what unfinished shards have put down."""
+    """Yield the saved vectors of unfinished shards."""
     for name, file in output.list(partial.FOLDER).items():
         try:
             header, digests, _ = partial.decode_partial(output.read(name, partial.MAX_BYTES) or b"")

@@ -19,8 +19,8 @@ from transforms.storage.api import FileStat
 
 _READERS = 32  # receipts are small files: reading them is waiting, most of all in a bucket
 _SHARD_FILE = re.compile(
-    rf"(?:(?P<receipt>{JOB}/receipts/)|(?P<keys>{JOB}/keys/)|{DATA}/|{DEAD_LETTERS}/)"
-    r"(?P<name>.+)-(?P<index>\d{5}|[1-9]\d{5,})\.(?(receipt)json|(?(keys)u64|ndjson))"
+    rf"(?:(?P<receipt>{JOB}/receipts/)|(?P<keys>{JOB}/keys/)|(?P<data>{DATA}/)|{DEAD_LETTERS}/)"
+    r"(?P<name>.+)-(?P<index>\d{5}|[1-9]\d{5,})\.(?(receipt)json|(?(keys)u64|(?(data)(?:ndjson|parquet)|ndjson)))"
 )
 
 
@@ -139,6 +139,13 @@ class Ledger:
             len(source.receipts) if source.complete else self.plan.shard_count(source.source) for source in self.sources
         ]
         return None if None in counts else sum(filter(None, counts))
+
+    def unfit(self) -> dict[str, int]:
+        """Return the values that do not fit their column, by the column's name, in alphabetical order."""
+        unfit: Counter[str] = Counter()
+        for receipt in self.receipts():
+            unfit.update(receipt.unfit)
+        return dict(sorted(unfit.items()))
 
     def reasons(self) -> Counter[str]:
         """Return the dead letters by reason."""

@@ -21,8 +21,9 @@ class LanceTable:
     """A table of LanceDB."""
 
     def __init__(self, database: str, name: str, folder: EmbeddedFolder) -> None:
-        self._schema = folder.schema
-        self._table = lancedb.connect(database).create_table(name, schema=folder.schema, exist_ok=True)
+        # A dot in a column's name would be the path to a nested one.
+        self._schema = pa.schema([field.with_name(field.name.replace(".", "_")) for field in folder.schema])
+        self._table = lancedb.connect(database).create_table(name, schema=self._schema, exist_ok=True)
 
     def count_rows(self) -> Counter[str]:
         """See `Table`. One column is read, as a stream."""
@@ -37,12 +38,21 @@ class LanceTable:
         failures: list[NotProven] = []
         try:
             # One commit, which a killed load leaves out as a whole.
-            self._table.add(pa.RecordBatchReader.from_batches(self._schema, _keeping(failures, batches)))
+            self._table.add(pa.RecordBatchReader.from_batches(self._schema, self._named(batches, failures)))
         except RuntimeError:
             if failures:
                 raise failures[0] from None
             raise
         self.delete(former)
+
+    def _named(self, batches: Iterator[pa.RecordBatch], failures: list[NotProven]) -> Iterator[pa.RecordBatch]:
+        """Yield the batches, and keep what ends them: through Arrow's C interface, only an exception's text comes."""
+        try:
+            for batch in batches:
+                yield batch.rename_columns(self._schema.names)
+        except NotProven as error:
+            failures.append(error)
+            raise
 
     def delete(self, versions: Collection[str]) -> None:
         """See `Table`."""
@@ -53,15 +63,6 @@ class LanceTable:
     def close(self) -> None:
         """See `Table`. Merge what small commits have left, and add new rows to the table's indexes."""
         self._table.optimize()
-
-
-def _keeping(failures: list[NotProven], batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Keep what ends the batches: of an exception that crosses Arrow's C interface, only the text arrives."""
-    try:
-        yield from batches
-    except NotProven as error:
-        failures.append(error)
-        raise
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ import requests
 from apache_beam.testing.util import assert_that, is_empty
 
 from tests.matchers import each_by, local_pipeline
-from tests.shards import MADE, documents, folder, letter
+from tests.shards import LAYOUT, MADE, documents, folder, letter
 from tests.tei_simulator.process import TeiSimulator
 from transforms.early_stop import TooManyDeadLetters, early_limit
 from transforms.elements import (
@@ -196,7 +196,7 @@ def test_a_run_without_hope_ends_behind_the_shard_that_shows_it(
     shards = [shard_of(["text"] * (1000 - broken), broken=broken), shard_of(["text"], 1)]
     pipeline = local_pipeline()
     embedded = pipeline | beam.Create(shards, reshuffle=False) | EmbedShards(settings(hash_tei, space), 0.01)
-    _ = embedded.documents | WriteEmbedded(folder(tmp_path), MADE)
+    _ = embedded.documents | WriteEmbedded(folder(tmp_path), MADE, LAYOUT)
     if hopeless:
         with pytest.raises(TooManyDeadLetters, match=r"101 of the first 1000 records .* 101 of them are"):
             pipeline.run()

@@ -133,6 +133,16 @@ def _text_in(record: dict[str, Any], field: str) -> str:
     return value
 
 
+def value_of(record: dict[str, Any], field: str) -> Any:
+    """Return the value of the field of just this name, or else of the path that its dots spell; None for no field."""
+    if field in record:
+        return record[field]
+    try:
+        return _at_path(record, field)
+    except Unusable:
+        return None
+
+
 def _at_path(record: dict[str, Any], path: str) -> Any:
     value: Any = record
     for name in path.split("."):

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pipeline.commands.options.declare import option
-from pipeline.commands.options.shared import EndpointOptions, InputOptions, PriceOptions, RecordOptions, output_folder
+from pipeline.commands.options.shared import EndpointOptions, FormatOptions, InputOptions, PriceOptions, output_folder
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanOptions(InputOptions, RecordOptions, EndpointOptions, PriceOptions):
+class PlanOptions(InputOptions, FormatOptions, EndpointOptions, PriceOptions):
     """The options of `plan`."""
 
     TITLE: ClassVar[str] = "data"

@@ -9,10 +9,10 @@ from pipeline.commands.options.declare import option
 from pipeline.commands.options.shared import (
     DeadLetterOptions,
     EndpointOptions,
+    FormatOptions,
     InputOptions,
     OutputOptions,
     PriceOptions,
-    RecordOptions,
     absolute,
 )
 
@@ -22,7 +22,7 @@ def _former_output(path: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(InputOptions, OutputOptions, RecordOptions, EndpointOptions, DeadLetterOptions, PriceOptions):
+class RunOptions(InputOptions, OutputOptions, FormatOptions, EndpointOptions, DeadLetterOptions, PriceOptions):
     """The options of `run`."""
 
     TITLE: ClassVar[str] = "data"

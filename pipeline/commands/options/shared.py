@@ -10,10 +10,12 @@ from typing import ClassVar
 
 from pipeline.commands.options.declare import Options, number, option
 from pipeline.errors import UsageError
+from transforms.output.layout import RECORD, TEXT, OutputFormat, VectorType
 from transforms.tei.credentials import parse_header
 from transforms.tei.settings import EndpointSettings, Overlong
 
 _MIB = 1 << 20
+MAX_SHARD_BYTES = 1 << 40  # what job.json may hold, whose module imports too much for a command line
 _DAY = 86_400  # seconds
 
 
@@ -101,7 +103,7 @@ class RecordOptions(Options):
     embedding_field: str = option(default="embedding", meaning="the field that gets the vector")
     shard_bytes: int = option(
         default=16 * _MIB,
-        parse=number(int, 1),
+        parse=number(int, 1, MAX_SHARD_BYTES),
         metavar="BYTES",
         meaning="of a file that make a shard: one element, one output file, one receipt",
     )
@@ -130,6 +132,55 @@ class RecordOptions(Options):
                     f"--embedding_field {self.embedding_field} would overwrite the text, which is in --text_field "
                     f"{name}."
                 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormatOptions(RecordOptions):
+    """What the embedded records look like."""
+
+    TITLE: ClassVar[str] = "data"
+
+    output_format: OutputFormat = option(
+        default=OutputFormat.NDJSON,
+        choices=OutputFormat,
+        meaning="ndjson: each line with its vector; parquet: less than a third of the size, and loads faster",
+    )
+    vector_type: VectorType = option(
+        default=VectorType.FLOAT32, choices=VectorType, meaning="of the numbers in Parquet; float16 halves them"
+    )
+    columns: tuple[str, ...] = option(
+        "--column",
+        default=(),
+        repeatable=True,
+        metavar="NAME",
+        meaning="a field that gets a column of its own in Parquet, dotted for a nested field; repeatable",
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse what only Parquet has in NDJSON, and names that two columns would have."""
+        super().__post_init__()
+        if self.output_format is OutputFormat.NDJSON:
+            given = [f"--vector_type {self.vector_type.value}"] if self.vector_type is not VectorType.FLOAT32 else []
+            for option_given in (*given, *(f"--column {name}" for name in self.columns)):
+                raise UsageError(f"{option_given} is for Parquet. Add --output_format parquet, or leave it out.")
+            return
+        taken = (RECORD, TEXT)
+        if self.embedding_field in taken:
+            raise UsageError(
+                f"--embedding_field {self.embedding_field} is the name of another column of Parquet. Choose another."
+            )
+        for name in self.columns:
+            if not name or not all(name.split(".")):
+                raise UsageError(
+                    f"--column {name!r} has an empty part. Write it as id, or as meta.lang for a nested field."
+                )
+            if name in (*taken, self.embedding_field):
+                raise UsageError(
+                    f"--column {name} is the name of a column that every Parquet output has. Leave it out: the field "
+                    f"is in the column {RECORD}."
+                )
+            if self.columns.count(name) > 1:
+                raise UsageError(f"--column {name} is given twice. Give it once.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -205,9 +205,10 @@ def test_the_seed_chooses_and_processes_do_not(out: Path, simulator: Simulator) 
     assert found != findings(out, simulator, 60, seed=4)
 
 
-def test_an_endpoint_without_a_sample_is_refused() -> None:
-    with pytest.raises(UsageError, match="say how many with --sample N"):
-        parse(["verify", "--output", "out", "--endpoint", "http://127.0.0.1:1"])
+@pytest.mark.parametrize("option", [("--endpoint", "http://127.0.0.1:1"), ("--model", ".")])
+def test_an_endpoint_or_a_model_without_a_sample_is_refused(option: tuple[str, str]) -> None:
+    with pytest.raises(UsageError, match=f"{option[0]} is for embedding documents again"):
+        parse(["verify", "--output", "out", *option])
 
 
 def test_the_command_compares(finished: Path, simulator: Simulator) -> None:
@@ -225,8 +226,8 @@ def test_every_line_is_as_likely_as_any_other() -> None:
         for number in range(20):
             (first if number < 3 else second).offer("file", number)
         sample.add([*first.picks, *second.picks])
-        assert [pick.offset for pick in sample.picks] == sorted({pick.offset for pick in sample.picks})
+        assert [pick.place for pick in sample.picks] == sorted({pick.place for pick in sample.picks})
         assert len(sample.picks) == 5
         for pick in sample.picks:
-            counts[pick.offset] += 1
+            counts[pick.place] += 1
     assert all(400 < count < 600 for count in counts)  # 500 is the mean, 19 the standard deviation
