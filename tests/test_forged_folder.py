@@ -147,7 +147,7 @@ COMMANDS = ["status", "report", "verify", "redrive", "run", "prune", "overwrite"
 def call(command: str, root: Path, url: str, folder: str = "out") -> list[object]:
     """The arguments of a command for a copy of the template."""
     out = root / folder
-    run = ("run", "--input", root / "in", "--output", out, "--shard_bytes", 2000, "--endpoint", url)
+    run: tuple[object, ...] = ("run", "--input", root / "in", "--output", out, "--shard_bytes", 2000, "--endpoint", url)
     run = (*run, "--max_dead_letter_ratio", 1)
     arguments: dict[str, tuple[object, ...]] = {
         "status": ("status", "--output", out),
