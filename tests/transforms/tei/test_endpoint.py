@@ -138,7 +138,9 @@ def test_it_ends_after_the_limit_without_a_success_and_not_before() -> None:
     timer.record_failure(109, "http://a", "refused")
     assert timer.left == pytest.approx(0.1)
     clock.now = 110
-    with pytest.raises(EndpointUnreachable, match=r"http://a has succeeded for 10 s.*give_up_after \(10 s\).*refused"):
+    with pytest.raises(
+        EndpointUnreachable, match=r"http://a has succeeded for 10 s; the client gives up after 10 s.*refused"
+    ):
         timer.record_failure(109, "http://a", "refused")
 
 
