@@ -134,10 +134,10 @@ class ConcurrencyLimit:
         in_flight = (self._text_seconds - text_seconds) / (now - sent_at) if now > sent_at else 0.0
         in_flight = max(in_flight, texts)
         weight = texts / in_flight
-        target = QUEUE_TARGET
-        if queue_seconds + device_seconds < MIN_REPORTED_SECONDS:
+        reported = queue_seconds + device_seconds >= MIN_REPORTED_SECONDS
+        if not reported:
             queue_seconds, device_seconds = seconds - self._shortest(texts, in_flight, seconds, now), 0.0
-            target = QUEUE_TARGET_UNREPORTED
+        target = QUEUE_TARGET if reported else QUEUE_TARGET_UNREPORTED
         waiting_share = min(1.0, queue_seconds / seconds)
         on_device = in_flight * min(1.0, device_seconds / seconds)
         waiting = in_flight * waiting_share
@@ -148,12 +148,15 @@ class ConcurrencyLimit:
         # The limit may have doubled since the request was sent; still less was sent for want of texts.
         if in_flight < self._wanted / 2 - 2 * self.request_texts:
             wanted = min(wanted, self._wanted)  # there was less to send than was allowed: that shows no room for more
-        # The texts of a request wait for each other, too, but two requests of one client never make this less than 1,
-        # even on a device that takes one text at a time. What it is depends on the server's queue, not on this client's
-        # part of it: otherwise those who have more would keep more.
+        two_requests = 2.0 * self._max_request_texts()
+        wanted = max(wanted, two_requests)
+        # The texts of a request wait for each other, too, but two requests of one client alone never make this less
+        # than 1, even on a device that takes one text at a time. What it is depends on the server's queue, not on this
+        # client's part of it: otherwise those who have more would keep more. Round trips alone show no crowd, because
+        # the shortest one has the others' queue in it; there it is an endpoint that has become much slower.
         crowd = (CROWD * (1 - waiting_share)) ** 2
         if crowd < 1:
-            wanted = min(wanted, 2 * self._batch_texts * crowd)
+            wanted = min(wanted, two_requests * (crowd if reported else 1))
         self._wanted = min(self._wanted + GAIN * weight * (wanted - self._wanted), float(self.permits))
         self._ceiling = min(float(self.permits), self._ceiling + self._increase * weight)
         self._increase = min(FIRST_INCREASE * self.permits, self._increase * (1 + (ACCELERATION - 1) * weight))

@@ -114,7 +114,7 @@ def test_without_the_times_refusals_alone_make_shares_even_over_minutes(clients:
     simulation = DeviceSimulation(Server(texts_per_second, 64, headers=False, jitter=0.004), clients=clients)
     simulation.run(60)
     measured = simulation.run(300_000 / texts_per_second)
-    assert 0.6 < measured.shares[0] <= measured.shares[-1] < 1.4
+    assert 0.5 < measured.shares[0] <= measured.shares[-1] < 1.6
     assert measured.busy > 0.98
     assert measured.refused < 0.05 * sum(measured.served) / BATCH
 
