@@ -48,6 +48,8 @@ KEPT_SHARE = 0.75  # of a single text's body that was too large
 BATCH_TRIES = 3  # of a batch that may hold a bad text, before it is halved
 LONE_TRIES = 7  # of a single text, before it is blamed
 PAGE_TRIES = 3  # of a single text that a page refuses, perhaps a gateway's, while the canary passes
+HUNG_AFTER = 1  # timeouts in a row with one request; after the next one the canary alone shows whose they are
+LONE_TIMEOUTS = 5  # of a single text while the canary passes, before it is blamed
 STUCK_AFTER = 5  # failures of the endpoint in a row with one request, before the canary alone shows whose they are
 FIRST_DELAY = 0.1  # seconds
 MAX_DELAY = 5.0  # before a text that may be bad is tried again
@@ -394,7 +396,7 @@ class Exchange:
             f"{endpoint.url} returns the canary's vector in some replies and another one in others ({found}): either "
             "two models answer there (look at its replicas, a rolling update, a balancer in front of two versions), or "
             "what stands in front of it mixes up rows (a cache, a batching proxy). Replies with a wrong canary were "
-            "not used."
+            "not used; two rows that changed places without it are found by verify --sample."
         )
 
     # --- failures -----------------------------------------------------------------------------------------------------
@@ -433,8 +435,8 @@ class Exchange:
             return
         was_sent = task.attempts > assignment.task.attempts
         profile = assignment.profile
-        if task.waits >= STUCK_AFTER and was_sent and profile is not None and not failure.timed_out:
-            # A filter in front of the endpoint, or a crash, may be one text's doing.
+        if was_sent and profile is not None and task.waits >= (HUNG_AFTER if failure.timed_out else STUCK_AFTER):
+            # A filter in front of the endpoint, a crash, or a server that hangs may be one text's doing.
             try:
                 vector = self._embed_canary(assignment, profile)
             except Unavailable:
@@ -442,7 +444,10 @@ class Exchange:
             else:
                 if self._is_canary(vector):
                     self._timer.record_success()
-                    self._retry(assignment, task, failure)
+                    if failure.timed_out:
+                        self._isolate_hung(assignment, task, failure)
+                    else:
+                        self._retry(assignment, task, failure)
                     return
         again = replace(task, waits=task.waits + 1)
         task.job.count_retries()
@@ -453,6 +458,23 @@ class Exchange:
             delay=self._backoff.full(FIRST_DELAY, MAX_WAIT, task.waits),
             retry_after=self._silence(assignment, failure),
         )
+
+    def _isolate_hung(self, assignment: Assignment, task: Task, failure: Failure) -> None:
+        """Halve a request that timed out again while the canary is answered; blame a text alone in the end.
+
+        Each of these tries costs a whole timeout, so there are fewer of them than of other failures. Halving helps a
+        server that is slow, too.
+        """
+        if task.alone and task.blames + 1 >= LONE_TIMEOUTS:
+            self._reject(assignment, task, failure, Outcome.OBJECTED)
+            return
+        task.job.count_retries()
+        if not task.alone:
+            again = [replace(half, waits=HUNG_AFTER) for half in task.halves()]
+            self._scheduler.settle(assignment, Outcome.TIMED_OUT, again)
+        else:
+            # No timeout as far as the limit goes, which would double the time for the next try, and again.
+            self._scheduler.settle(assignment, Outcome.OBJECTED, [replace(task, blames=task.blames + 1)])
 
     def _slow_down(self, assignment: Assignment, task: Task, failure: Failure) -> None:
         self._record_failure(assignment, failure)

@@ -252,6 +252,7 @@ class Task:
         blames: failures that may be a text's.
         invalid_vector: whether its one text has had a vector that cannot be used: that says more than errors do.
         body_bytes: of its last request.
+        is_rest: whether it is what a request that holds fewer texts has left over.
     """
 
     job: Job
@@ -262,15 +263,20 @@ class Task:
     blames: int = 0
     invalid_vector: bool = False
     body_bytes: int = 0
+    is_rest: bool = False
 
     @property
     def alone(self) -> bool:
         """Whether it is one text, whose neighbours cannot be blamed for a failure."""
         return len(self.indices) == 1
 
+    def may_join(self, other: Task) -> bool:
+        """Return whether both can go out in one request: texts that may be bad stay among themselves."""
+        return other.job is self.job and not (self.waits or self.blames or other.waits or other.blames)
+
     def only(self, indices: Sequence[int], blames: int = 0) -> Task:
         """Return some of its texts as a task of their own."""
-        return replace(self, indices=indices, waits=0, blames=blames)
+        return replace(self, indices=indices, waits=0, blames=blames, is_rest=False)
 
     def halves(self, blames: int = 0) -> list[Task]:
         """Return the task in two."""

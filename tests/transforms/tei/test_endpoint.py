@@ -261,7 +261,7 @@ def test_before_the_handshake_a_single_request_may_go_out() -> None:
 
 def test_what_is_in_flight_during_a_handshake_stays_counted() -> None:
     one = Endpoint("http://tei", Backoff(random.Random(0)))
-    one.limit.acquire(6)
+    one.limit.acquire(6, 0.0)
     one.adopt(profile())
     assert one.limit.in_flight == 6
     one.adopt(profile(max_concurrent_requests=64))
