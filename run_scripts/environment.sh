@@ -52,10 +52,9 @@ stamp() {
 # Whether the environment has the package with an extra.
 is_installed() {
     local extra=$1 installed
-    # dev holds all of local,aws and local,load, and each of these all of local.
-    for installed in local local,aws local,load dev gcp benchmark; do
+    for installed in local local,aws dev gcp benchmark; do # dev holds all of local,aws, and that all of local
         case $installed/$extra in
-            "$extra/$extra" | local,aws/local | local,load/local | dev/local | dev/local,aws | dev/local,load) ;;
+            "$extra/$extra" | local,aws/local | dev/local | dev/local,aws) ;;
             *) continue ;;
         esac
         if [ "$(cat "$venv/tayyar-$installed" 2>/dev/null)" = "$(stamp)" ]; then

