@@ -28,7 +28,7 @@ def load(work: Path, documents: int, formats: Sequence[str], recipes: Sequence[s
     corpus.write_corpus(source, [documents])
     outputs = {each: work / f"load-{each}" for each in formats}
     with Endpoint() as endpoint:
-        for output in outputs.values():
+        for form, output in outputs.items():
             shutil.rmtree(output, ignore_errors=True)
             process.measure(tayyar(source, output, endpoint.url, "--output_format", form))
     rows = [_loaded(recipe, each, outputs[each], documents) for recipe in recipes for each in formats]
