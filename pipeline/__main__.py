@@ -7,7 +7,7 @@ import signal
 import sys
 from types import FrameType
 
-from pipeline.commands.console import configure_logging, discard, say
+from pipeline.commands.console import discard, say
 from pipeline.commands.options.check import CheckOptions
 from pipeline.commands.options.declare import Options
 from pipeline.commands.options.parser import SERVE, make_parser, parse
@@ -18,6 +18,7 @@ from pipeline.commands.options.run import RunOptions
 from pipeline.commands.options.status import StatusOptions
 from pipeline.commands.options.verify import VerifyOptions
 from pipeline.errors import ExitCode, NotProven, PipelineFailed, UsageError, told
+from pipeline.logs import configure_logging
 from transforms.storage.base import StorageError
 from transforms.tei.errors import EndpointError
 

@@ -9,6 +9,7 @@ import apache_beam as beam
 
 from transforms.elements import Shard
 from transforms.embed_shards import EmbedShards, PartialSettings
+from transforms.list_shards import ListShards
 from transforms.output.folder import OutputFolder
 from transforms.output.layout import Layout
 from transforms.output.receipts import Provenance
@@ -49,14 +50,14 @@ class Outputs(NamedTuple):
     totals: beam.PCollection
 
 
-def build(root: beam.Pipeline, work: Sequence[Shard], settings: Settings) -> Outputs:
-    """Build the graph.
+def build(root: beam.Pipeline, work: Sequence[Shard], settings: Settings, lists: Sequence[str] = ()) -> Outputs:
+    """Build the graph over the shards to do, or over lists of them in the output folder where there are any.
 
     Only shard descriptions and receipts cross a shuffle: a local runner keeps in memory whatever does, and documents
     and vectors would be all of it.
     """
     output, made = settings.output, settings.provenance
-    shards = root | "ListShards" >> beam.Create(work, reshuffle=False) | "SpreadShards" >> beam.Reshuffle()
+    shards = root | "ListShards" >> ListShards(work, output, lists) | "SpreadShards" >> beam.Reshuffle()
     documents = shards | "ReadShards" >> ReadShards(
         made.text_field,
         made.embedding_field,

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import orjson
 import requests
 
-from pipeline.embedded_tei.process import EmbeddedTei
+from pipeline.embedded_tei.process import EmbeddedTei, EmbeddedTeiError
 
 
 def embed(url: str, text: str, prompt_name: str) -> npt.NDArray[np.float32]:
@@ -69,4 +69,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (EmbeddedTeiError, requests.RequestException) as error:
+        sys.exit(f"ask.py: {error}")

@@ -69,7 +69,8 @@ def test_a_plan_tries_its_folder_before_the_endpoint(corpus: Path, tmp_path: Pat
     (tmp_path / "file").write_text("")
     before = texts_embedded(hash_tei)
     options = ("--input", corpus, "--output", tmp_path / "file", "--endpoint", hash_tei)
-    assert f"--output {tmp_path / 'file'} cannot be written" in tayyar_here("plan", *options, code=2).stderr
+    refusal = f"tayyar: --output {tmp_path / 'file'} is a file, or lies below one. Give another folder.\n"
+    assert tayyar_here("plan", *options, code=2).stderr.endswith(refusal)
     assert texts_embedded(hash_tei) == before
 
 

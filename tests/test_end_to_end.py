@@ -288,10 +288,14 @@ def test_a_remote_job_whose_launcher_died_is_left_alone(corpus: Path, tmp_path: 
     assert not half.exists()
 
 
-def test_worker_processes_write_the_same_files(corpus: Path, tmp_path: Path, tei: str) -> None:
+def test_worker_processes_write_the_same_files(
+    corpus: Path, tmp_path: Path, tei: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     run(corpus, tmp_path / "one", tei, "--shard_bytes", 9_000)
     workers = ("--direct_running_mode", "multi_processing", "--direct_num_workers", 2)
+    capfd.readouterr()
     run(corpus, tmp_path / "two", tei, "--shard_bytes", 9_000, *workers)
+    assert not capfd.readouterr().err  # Beam's harness by itself prints five lines a worker process
     run(corpus, tmp_path / "three", tei, "--shard_bytes", 9_000, "--runner", "DirectRunner")
     assert output_files(tmp_path / "one") == output_files(tmp_path / "two") == output_files(tmp_path / "three")
 
@@ -325,7 +329,7 @@ def test_a_killed_worker_process_ends_the_run_with_an_error_and_the_next_one_res
         worker = next(
             child
             for child in psutil.Process(process.pid).children(recursive=True)
-            if "sdk_worker_main" in " ".join(child.cmdline()) and child.name().startswith("python")
+            if "pipeline.runners.worker" in " ".join(child.cmdline()) and child.name().startswith("python")
         )
         worker.kill()
         said, _ = process.communicate(timeout=60)

@@ -26,6 +26,7 @@ LIGHT = {
     *(m for m in FILES if m.startswith("pipeline.commands.options")),
     "pipeline.commands.serve",
     "pipeline.errors",
+    "pipeline.logs",
     "pipeline.escaping",
     "pipeline.processors",
     "pipeline.__main__",

@@ -9,7 +9,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,9 @@ from pipeline.job.sharding import make_plan
 from pipeline.job.spec import require_job
 from tests.commands import output_files, started, tayyar_here, texts_embedded
 from tests.documents import documents, write_ndjson
+from tests.servers import wait_until
+from tests.tei_simulator.clients import Simulator
+from tests.tei_simulator.process import TeiSimulator
 from tests.test_end_to_end import HANDSHAKE_TEXTS
 from transforms.output.folder import OutputFolder
 from transforms.reuse.index import IndexHandle
@@ -47,9 +50,10 @@ def sent(output: Path) -> int:
 class Folder:
     """An output folder whose first run is done; `changed` runs again and says what was sent."""
 
-    def __init__(self, corpus: Path, output: Path, url: str) -> None:
+    def __init__(self, corpus: Path, output: Path, url: str, *, begin: bool = True) -> None:
         self.corpus, self.output, self.url = corpus, output, url
-        run(corpus, output, url)
+        if begin:
+            run(corpus, output, url)
 
     def changed(self, *options: object) -> int:
         """Run again, hold the folder against one that is made from nothing, and return how many texts were sent."""
@@ -203,7 +207,12 @@ def test_equal_texts_within_a_shard_are_sent_once(tmp_path: Path, hash_tei: str)
     assert [line["id"] for line in lines] == list(range(100))
     assert all(line["embedding"] == lines[line["id"] % 7]["embedding"] for line in lines)
     assert len({tuple(line["embedding"]) for line in lines}) == 7
-    tayyar_here("verify", "--output", tmp_path / "out")
+    verified = tayyar_here("verify", "--output", tmp_path / "out").stdout
+    assert "100 embedded (7 sent + 0 reused + 93 of equal texts), each line unchanged" in verified
+    path = tmp_path / "out/_job/receipts/a-00000.json"
+    path.write_bytes(json.dumps(receipt | {"sent": 6, "duplicates": 94}).encode())
+    found = tayyar_here("verify", "--output", tmp_path / "out", code=5).stderr
+    assert "a-00000.json: duplicates is 94, but only 93 texts occur before" in found
 
 
 def test_another_folder_of_the_same_space_gives_vectors_and_is_not_written_to(lived: Folder, tmp_path: Path) -> None:
@@ -271,7 +280,11 @@ def test_what_was_embedded_of_a_gone_source_goes_with_prune_alone(lived: Folder)
     (lived.corpus / "b.ndjson").unlink()
     report = run(lived.corpus, lived.output, lived.url)
     assert "1 input of former runs no longer exists" in report
+    assert "kept: 300 documents of 1 input that no longer exist" in report
     assert (lived.output / "data/b-00000.ndjson").exists()
+    verified = tayyar_here("verify", "--output", lived.output).stdout
+    assert "verified: 600 records in 2 files" in verified
+    assert f"1 of 3 sources, gone ({lived.corpus}/b.ndjson): 300 records of them, checked in the output" in verified
     lived.changed()
     assert not [*lived.output.rglob("b-*")]
 
@@ -282,6 +295,56 @@ def test_a_corpus_may_move_with_its_output(lived: Folder, tmp_path: Path) -> Non
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "moved/out/data").rglob("*.ndjson")}
     run(tmp_path / "moved/in", tmp_path / "moved/out", lived.url)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "moved/out/data").rglob("*.ndjson")} == before
+
+
+@pytest.fixture
+def moved(tmp_path: Path) -> Iterator[Folder]:
+    """A folder with dead letters, one of them in a compressed file, whose inputs are elsewhere since."""
+    with TeiSimulator() as server:
+        simulator = Simulator(server.url)
+        simulator.set_faults(refuse_marker="1-7 ")
+        write_ndjson(tmp_path / "in/a.ndjson", ({"content": f"{number}-7 text"} for number in range(300)))
+        (tmp_path / "in/c").mkdir()
+        (tmp_path / "in/c/d.ndjson.gz").write_bytes(gzip.compress((tmp_path / "in/a.ndjson").read_bytes()))
+        run(tmp_path / "in", tmp_path / "out", server.url, "--max_dead_letter_ratio", 1)
+        simulator.set_faults()
+        shutil.copytree(tmp_path / "in", tmp_path / "elsewhere/now", copy_function=shutil.copyfile)
+        shutil.rmtree(tmp_path / "in")
+        yield Folder(tmp_path / "elsewhere/now", tmp_path / "out", server.url, begin=False)
+
+
+def test_inputs_that_have_moved_are_verified_and_redriven_where_they_are_now(moved: Folder) -> None:
+    here = ("--output", moved.output, "--input", f"{moved.corpus}/**")
+    options = ("--max_dead_letter_ratio", 1)
+    assert "is gone, as are all sources" in tayyar_here("verify", "--output", moved.output, *options, code=5).stderr
+    said = tayyar_here("verify", *here, *options).stdout
+    assert "verified: 600 records in 2 files" in said
+    assert "gone" not in said
+    assert "is gone now" in tayyar_here("redrive", "--output", moved.output, "--endpoint", moved.url, code=1).stderr
+    assert " dead letters sent again: " in tayyar_here("redrive", *here, "--endpoint", moved.url).stdout
+    assert "+ 0 dead letters" in tayyar_here("verify", *here).stdout
+    (moved.corpus / "new.ndjson").write_bytes(b'{"content": "new"}\n')
+    assert "new.ndjson: not embedded yet; run again" in tayyar_here("verify", *here, code=5).stderr
+
+
+def test_other_files_in_the_place_of_moved_inputs_are_found(moved: Folder) -> None:
+    here = ("--output", moved.output, "--input", f"{moved.corpus}/**")
+    path = moved.corpus / "a.ndjson"
+    lines = lines_in(path)
+    before = output_files(moved.output)
+    # As many bytes and lines, but two lines have changed places.
+    path.write_bytes(b"".join([*lines[:1], lines[11], *lines[1:11], *lines[12:]]))
+    assert "does not hold that line" in tayyar_here("verify", *here, "--max_dead_letter_ratio", 1, code=5).stderr
+    said = tayyar_here("redrive", *here, "--endpoint", moved.url, code=1).stderr
+    assert "a.ndjson is not the file that was embedded" in said
+    path.write_bytes(b"".join(lines) + b"{}\n")
+    said = tayyar_here("verify", *here, "--max_dead_letter_ratio", 1, code=5).stderr
+    assert f"{path} has {path.stat().st_size} bytes, but {path.stat().st_size - 3} were embedded" in said
+    said = tayyar_here("redrive", *here, "--endpoint", moved.url, code=2).stderr
+    assert "Give the files that were embedded" in said
+    assert {name: data for name, data in output_files(moved.output).items() if "a-" in name} == {
+        name: data for name, data in before.items() if "a-" in name
+    }
 
 
 class Killed(Exception):
@@ -408,6 +471,29 @@ def test_kills_at_any_moment_of_runs_after_changes_lose_no_vector_that_was_paid_
     assert output_files(tmp_path / "out") == output_files(tmp_path / "nothing")
 
 
+@pytest.mark.parametrize("behind", [False, True])
+def test_two_runs_at_once_after_a_change_do_no_harm(tmp_path: Path, hash_tei: str, behind: bool) -> None:
+    write_ndjson(tmp_path / "in/a.ndjson", documents(3000, seed=1))
+    run(tmp_path / "in", tmp_path / "out", hash_tei)
+    lines = lines_in(tmp_path / "in/a.ndjson")
+    random.Random(2).shuffle(lines)
+    (tmp_path / "in/a.ndjson").write_bytes(b"".join(lines) + b'{"content": "new"}\n')
+    where = ("--input", tmp_path / "in", "--output", tmp_path / "out", "--endpoint", hash_tei)
+    options = (*where, "--shard_bytes", SHARD_BYTES)
+    with started("run", *options) as first:
+        if behind:
+            former = tmp_path / "out/_job/former"
+            wait_until(lambda: former.exists() or first.poll() is not None, "former outputs")
+        with started("run", *options) as second:
+            for process in (first, second):
+                said, _ = process.communicate(timeout=100)
+                assert process.returncode == 0, said
+    run(tmp_path / "in", tmp_path / "nothing", hash_tei)
+    assert output_files(tmp_path / "out") == output_files(tmp_path / "nothing")
+    tayyar_here("verify", "--output", tmp_path / "out")
+    assert not {"former", "partial", "tmp", "run_markers"} & {path.name for path in (tmp_path / "out/_job").iterdir()}
+
+
 def test_what_an_unfinished_shard_had_put_down_is_not_sent_again(tmp_path: Path, hash_tei: str) -> None:
     write_ndjson(tmp_path / "in/a.ndjson", documents(60, seed=1))
     run(tmp_path / "in", tmp_path / "nothing", hash_tei, "--shard_bytes", 1_000_000)
@@ -433,8 +519,11 @@ def test_random_sequences_of_changes_and_settings_give_what_a_run_from_nothing_g
     tmp_path_factory: pytest.TempPathFactory, hash_tei: str, data: st.DataObject
 ) -> None:
     root = tmp_path_factory.mktemp("sequence")
-    pool = [f"text {number} " + "w " * (number % 30) for number in range(40)]
+    pool = ["", *(f"text {number} " + "w " * (number % 30) for number in range(40))]  # the blank one is a dead letter
     lines = st.lists(st.sampled_from(pool), min_size=1, max_size=40)
+    plain = ("--max_dead_letter_ratio", 1)
+    write_ndjson(root / "other/b.ndjson", ({"content": text} for text in data.draw(lines)))
+    run(root / "other", root / "former", hash_tei, *plain)
     for _ in range(data.draw(st.integers(2, 4))):
         name = data.draw(st.sampled_from(["a", "b", "c/d"]))
         path = root / f"in/{name}.ndjson"
@@ -444,8 +533,14 @@ def test_random_sequences_of_changes_and_settings_give_what_a_run_from_nothing_g
             write_ndjson(root / f"in/{name}.ndjson", ({"content": text} for text in data.draw(lines)))
         shard_bytes = data.draw(st.sampled_from([200, 900, 100_000]))
         field = data.draw(st.sampled_from(["embedding", "vector"]))
-        run(root / "in", root / "out", hash_tei, "--prune", "--shard_bytes", shard_bytes, "--embedding_field", field)
+        options = (*plain, "--shard_bytes", shard_bytes, "--embedding_field", field)
+        if (root / "out").exists() and data.draw(st.booleans()):
+            Dying.left, Dying.before = data.draw(st.integers(1, 12)), data.draw(st.booleans())
+            with contextlib.suppress(Killed):
+                preparation(Dying(str(root / "out"), "dying"), root / "in")
+        reuse = data.draw(st.sampled_from([(), ("--reuse", root / "former")]))
+        run(root / "in", root / "out", hash_tei, "--prune", *options, *reuse)
         shutil.rmtree(root / "nothing", ignore_errors=True)
-        run(root / "in", root / "nothing", hash_tei, "--shard_bytes", shard_bytes, "--embedding_field", field)
+        run(root / "in", root / "nothing", hash_tei, *options)
         assert output_files(root / "out") == output_files(root / "nothing")
-    tayyar_here("verify", "--output", root / "out")
+    tayyar_here("verify", "--output", root / "out", *plain)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.job.sharding import make_plan
@@ -38,7 +39,12 @@ from tests.storages import (
 from tests.tei_simulator.clients import Simulator
 from tests.tei_simulator.process import TeiSimulator
 from tests.test_end_to_end import HANDSHAKE_TEXTS
+from transforms.elements import Vectors
 from transforms.output.folder import OutputFolder
+from transforms.reuse.index import FormerFile, make_index, write_index
+from transforms.reuse.keys import encode_keys
+from transforms.reuse.partial import PartialWriter, count_partial
+from transforms.reuse.reuse import find_vectors
 from transforms.storage import api as storage
 
 
@@ -338,6 +344,37 @@ def test_a_large_object_is_uploaded_in_parts(place: Storage, size: int) -> None:
     assert place.files() == {"a": data}  # which asserts, too, that no part is left
 
 
+def test_vectors_of_unfinished_shards_are_saved_and_found_again(place: Storage) -> None:
+    output = OutputFolder(place.root, "run")
+    texts, vectors = [f"text {number}" for number in range(4)], np.arange(1, 9, dtype=np.float32).reshape(4, 2)
+
+    class Pending:
+        def so_far(self) -> tuple[Vectors, frozenset[int]]:
+            return vectors, frozenset()
+
+    writer = PartialWriter(output, "space", "truncate", look_seconds=3600, save_seconds=0)
+    try:
+        writer.add("wiki-00000", texts, Pending())
+        writer.look()
+        writer.look()
+    finally:
+        writer.close()
+    (name,) = output.list()
+    assert count_partial(output, [name], [], "space") == 4
+    file = FormerFile(output.path(name), 0, "", None, "")
+    index = make_index([(file, encode_keys(texts))])
+    assert index is not None
+    handle = write_index(output, index, "run")
+    opened = handle.open()
+    assert opened is not None
+    found = find_vectors(["new", *texts], opened, 2)
+    assert found.mask.tolist() == [False, True, True, True, True]
+    assert found.vectors[1:].tolist() == vectors.tolist()
+    assert found.used_up == [output.path(name)]
+    output.delete([writer.remove("wiki-00000") or ""])
+    assert output.list() == {handle.name: output.stat(handle.name)}
+
+
 def test_a_file_gets_another_name_in_its_storage(place: Storage) -> None:
     data = random.Random(1).randbytes(100_000)
     place.put("a/b.ndjson", data)
@@ -507,4 +544,4 @@ def test_a_missing_extra_is_named(tmp_path: Path, hash_tei: str) -> None:
         check=False,
     )
     assert finished.returncode == 2
-    assert "pip install '.[aws]'" in finished.stderr
+    assert "-m pip install 'tayyar[aws]'" in finished.stderr

@@ -16,10 +16,10 @@ from pipeline.commands.options.redrive import RedriveOptions
 from pipeline.commands.report import publish
 from pipeline.errors import ExitCode, NotProven, PipelineFailed, UsageError
 from pipeline.job import run_marker
-from pipeline.job.ledger import Ledger, read_ledger
+from pipeline.job.ledger import Ledger, read_ledger, relocate
 from pipeline.job.preparation import is_shard
 from pipeline.job.shard_replacement import finish_replacements, replace_shard
-from pipeline.job.sharding import read_plan
+from pipeline.job.sharding import make_plan, read_plan
 from pipeline.job.spec import JobSpec, ServedModel, join, require_job
 from pipeline.reporting.examples import read_dead_letters
 from pipeline.reporting.numbers import count
@@ -91,8 +91,14 @@ def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> Exit
         run_marker.remove_leftovers(output)
         if finished:
             say(f"{count(finished, 'shard')} that an interrupted redrive had begun: finished")
+        ledger = _read(output, job)
+        if options.inputs:
+            now = make_plan(options.inputs, output.root, job.shard_bytes, exclude=job.exclude)
+            ledger, problems = relocate(ledger, now)
+            if problems:
+                raise UsageError(f"{problems[0]}. Give the files that were embedded.")
         try:
-            tally = _send_again(_read(output, job), reasons, output, job, options, say)
+            tally = _send_again(ledger, reasons, output, job, options, say)
         except (DamagedSource, ShardTooDense, SourceChanged) as error:
             raise PipelineFailed(str(error)) from error
         after = _read(output, job)
@@ -225,16 +231,19 @@ class _Redrive:
         letters = self._letters()
         chosen = [letter for letter in letters if letter.reason.value in reasons]
         result = self._embed(chosen)
-        again = {letter.offset: letter for letter in result.dead_letters}
+        # As in the receipt: since then, the source may have moved.
+        again = {
+            letter.offset: dataclasses.replace(letter, source=self._receipt.source) for letter in result.dead_letters
+        }
         embedded = {document.offset for document in result.documents}
         left = [again.get(letter.offset, letter) for letter in letters if letter.offset not in embedded]
         if embedded:
             unfit = Counter(self._receipt.unfit)
             rows = self._format.rows_of(result.documents, result.vectors, self._job.layout, unfit)
-            texts = {document.offset: document.text for document in result.documents}
+            documents = {document.offset: document for document in result.documents}
             new = dict(zip((document.offset for document in result.documents), rows, strict=True))
             gone = {letter.offset for letter in left}
-            merged = self._merged(lines, new, gone, texts)
+            merged = self._merged(lines, new, gone, documents)
             # Receipts keep their times, so nothing else would show that the verification is of other outputs.
             self._output.delete([VERIFIED])
             replace_shard(
@@ -292,18 +301,22 @@ class _Redrive:
         )
 
     def _merged(
-        self, lines: Iterable[Line], new: Mapping[int, Row], gone: set[int], texts: Mapping[int, str]
+        self, lines: Iterable[Line], new: Mapping[int, Row], gone: set[int], documents: Mapping[int, Document]
     ) -> Iterator[Row]:
         """Yield the shard's output rows with the new ones in their places; gather their keys on the way.
 
         Raises:
             NotProven: if the output is not what the receipt says.
+            SourceChanged: if the dead letters are not lines of the source.
         """
         old, old_keys = self._old_rows(), self._old_keys()
         self._new_keys.clear()
+        placed = 0
         for line in lines:
             if line.offset in new:
-                self._new_keys += key_of(texts[line.offset])
+                document = documents[line.offset]
+                placed += line.content == document.line
+                self._new_keys += key_of(document.text)
                 yield new[line.offset]
             elif line.offset not in gone and not is_blank(line):
                 found = next(old, None)
@@ -313,6 +326,11 @@ class _Redrive:
                 yield self._format.stored(found)
         if next(old, None) is not None:
             raise self._mismatch(self._name)
+        if placed < len(new):
+            raise SourceChanged(
+                f"{self._shard.source.path} is not the file that was embedded: dead letters are not among its lines. "
+                "Say with --input where that file is."
+            )
 
     def _old_keys(self) -> Iterator[bytes]:
         """Yield the keys of the old output's documents; zeros, which match no text, where the file is damaged."""

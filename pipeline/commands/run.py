@@ -37,6 +37,7 @@ from pipeline.runners.parallelism import count_processes
 from pipeline.runners.progress import Progress
 from pipeline.runners.runner import beam_options, require_reach, run_pipeline, template_of
 from transforms.elements import Shard
+from transforms.list_shards import write_lists
 from transforms.output.folder import DEAD_LETTERS, OutputFolder
 from transforms.output.layout import Column
 from transforms.output.values import choose_columns
@@ -102,7 +103,7 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
             say(_after_a_template(template_of(pipeline_options), output))
             return ExitCode.DONE
         ledger.require_balance()
-        if not others:
+        if not run_marker.writers(output):  # others that have begun meanwhile may read them
             forget_former(output)
         arguments = sys.argv[1:] if sys.argv[1:2] == ["run"] else []  # none where another program calls this
         done = run_of(before, ledger, arguments, endpoint.urls, started, time.time())
@@ -208,7 +209,10 @@ def _embed(
         # Texts settled in this process count at once; what other processes do shows in their receipts.
         settled = settled_texts if settings.endpoint.processes == 1 else None
         with Progress(output, seen, _stored_bytes(work), cache=cache, compressed=compressed, settled=settled):
-            run_pipeline(options, lambda pipeline: graph.build(pipeline, work, settings), say)
+            lists = write_lists(work, output)
+            run_pipeline(options, lambda pipeline: graph.build(pipeline, work, settings, lists), say)
+            if not template_of(options):  # a job that is started later needs them then
+                output.delete(lists)
     files = output.list()
     ledger = read_ledger(before.plan, output, settings.provenance.digest, files, cache)
     output.delete(stale_files(ledger, output, files))

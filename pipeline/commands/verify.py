@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 import orjson
 
 from pipeline.commands.options.verify import VerifyOptions
 from pipeline.errors import ExitCode, NotProven, UsageError
-from pipeline.job.ledger import Ledger, SourceLedger, read_ledger
+from pipeline.job.ledger import Ledger, SourceLedger, read_ledger, relocate
 from pipeline.job.sharding import make_plan, read_plan
 from pipeline.job.spec import JobSpec, require_job
 from pipeline.reporting.explain import too_many_dead_letters
@@ -70,8 +70,13 @@ def verify(options: VerifyOptions, say: Callable[[str], None] = print) -> ExitCo
     job = require_job(output)
     files = output.list()
     ledger = read_ledger(read_plan(output, job.shard_bytes), output, job.digest, files)
+    problems: list[str] = []
+    if options.inputs:
+        now = make_plan(options.inputs, output.root, job.shard_bytes, exclude=job.exclude)
+        ledger, problems = relocate(ledger, now)
+        job = dataclasses.replace(job, inputs=options.inputs)
     if not options.sample:
-        checked = _check_folder(ledger, output, files, job, options)
+        checked = _check_folder(ledger, problems, output, files, job, options)
         compared = None
     else:
         settings = dataclasses.replace(
@@ -88,7 +93,7 @@ def verify(options: VerifyOptions, say: Callable[[str], None] = print) -> ExitCo
         ):  # before the folder is read, which may take minutes
             require_same_space(job.space, profile.space)
             usable = dataclasses.replace(endpoint, space=job.space)
-            checked = _check_folder(ledger, output, files, job, options)
+            checked = _check_folder(ledger, problems, output, files, job, options)
             spot_check = SpotCheck(usable, job.text_field, job.embedding_field, options.min_cosine)
             picks = checked.sample.picks
             compared = spot_check.run(picks, checked.findings) if picks else None
@@ -96,10 +101,17 @@ def verify(options: VerifyOptions, say: Callable[[str], None] = print) -> ExitCo
 
 
 def _check_folder(
-    ledger: Ledger, output: OutputFolder, files: Mapping[str, FileStat], job: JobSpec, options: VerifyOptions
+    ledger: Ledger,
+    problems: Sequence[str],
+    output: OutputFolder,
+    files: Mapping[str, FileStat],
+    job: JobSpec,
+    options: VerifyOptions,
 ) -> _Checked:
     checked = _Checked(sample=Sample(options.sample))
     findings = checked.findings
+    for problem in problems:
+        findings.add(problem)
     _check_complete(ledger, findings)
     _check_inputs(ledger, output, job, checked)
     _check_files(ledger, output, files, job, findings)
@@ -293,7 +305,12 @@ def _check_report(ledger: Ledger, output: OutputFolder, findings: Findings) -> N
         "shards": len(receipts),
         "records": ledger.records,
         "embedded": ledger.embedded,
+        "sent": ledger.sent,
+        "reused": ledger.reused,
+        "duplicates": ledger.duplicates,
+        "truncated": ledger.truncated,
         "nan_lines": sum(receipt.nan_lines for receipt in receipts),
+        "unfit": ledger.unfit(),
         "dead_letters": ledger.dead_letters,
         "dead_letters_by_reason": dict(ledger.reasons()),
         "output_bytes": sum(receipt.output.bytes for receipt in receipts if receipt.output),
@@ -311,6 +328,13 @@ def _check_report(ledger: Ledger, output: OutputFolder, findings: Findings) -> N
             f"{output.report}: {name} is {totals[name]}, but {expected[name]} in the receipts; "
             "write it again with tayyar report"
         )
+
+
+def _origins(ledger: Ledger) -> str:
+    """Return where the vectors come from, in parentheses; nothing if the endpoint made all of them."""
+    if not ledger.reused and not ledger.duplicates:
+        return ""
+    return f" ({ledger.sent:,} sent + {ledger.reused:,} reused + {ledger.duplicates:,} of equal texts)"
 
 
 def _conclude(
@@ -332,7 +356,7 @@ def _conclude(
         raise NotProven(f"{count(findings.count, 'finding')} in {output.root}{more}:\n{shown}{meaning}")
     say(
         f"verified: {count(ledger.records, 'record')} in {count(len(ledger.sources), 'file')} = "
-        f"{ledger.embedded:,} embedded, each line unchanged and once, "
+        f"{ledger.embedded:,} embedded{_origins(ledger)}, each line unchanged and once, "
         f"with a vector of {count(job.model.dimensions, 'finite number')}, + "
         f"{count(ledger.dead_letters, 'dead letter')}"
     )

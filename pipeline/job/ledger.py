@@ -6,7 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tqdm import tqdm
 
@@ -140,6 +140,13 @@ class Ledger:
         ]
         return None if None in counts else sum(filter(None, counts))
 
+    def unfit(self) -> dict[str, int]:
+        """Return the values that do not fit their column, by the column's name, in alphabetical order."""
+        unfit: Counter[str] = Counter()
+        for receipt in self.receipts():
+            unfit.update(receipt.unfit)
+        return dict(sorted(unfit.items()))
+
     def reasons(self) -> Counter[str]:
         """Return the dead letters by reason."""
         reasons: Counter[str] = Counter()
@@ -223,6 +230,25 @@ def read_ledger(
     gone = [receipt for its in by_source.values() for receipt in its]
     whole = tuple(receipt for receipt in gone if receipt.files_are_there(files))
     return Ledger(plan, sources, tuple(sorted({receipt.source for receipt in gone})), named, whole)
+
+
+def relocate(ledger: Ledger, now: Plan) -> tuple[Ledger, list[str]]:
+    """Return the ledger with the sources at the paths where another plan finds files of their names, and what is amiss.
+
+    A source that is not in that plan stays where it was. So does one whose file has another size there: it is another
+    file, or has changed since it was embedded.
+    """
+    found = {source.name: source for source in now.sources}
+    sources, problems = [], []
+    for one in ledger.sources:
+        here = found.get(one.source.name, one.source)
+        if (here.size, here.compressed) == (one.source.size, one.source.compressed):
+            one = replace(one, source=replace(one.source, path=here.path, version=here.version))
+        else:
+            problems.append(f"{here.path} has {here.size} bytes, but {one.source.size} were embedded: another file")
+        sources.append(one)
+    plan = replace(ledger.plan, sources=tuple(one.source for one in sources))
+    return replace(ledger, plan=plan, sources=tuple(sources)), problems
 
 
 def read_receipts(output: OutputFolder, names: Collection[str]) -> Iterator[Receipt]:

@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 
 import orjson
 
+from transforms import list_shards
 from transforms.output.folder import JOB, OutputFolder
 from transforms.output.json_fields import build
 from transforms.storage import api as storage
@@ -158,10 +159,10 @@ def registered(output: OutputFolder, runner: str = "") -> Iterator[list[Writer]]
 
 
 def remove_leftovers(output: OutputFolder) -> None:
-    """Delete the markers and temporary files of commands that died; only for a command that is alone."""
+    """Delete what commands that died left: markers, temporary files, lists; only for a command that is alone."""
     alive = {one.marker for one in writers(output)}
     output.delete([one.name for one in _read_all(output) if one.is_gone and one not in alive])
-    output.delete(output.list(output.temporary))
+    output.delete([*output.list(output.temporary), *output.list(list_shards.FOLDER)])
 
 
 def _withdraw(output: OutputFolder, me: RunMarker) -> None:

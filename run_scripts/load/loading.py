@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from pipeline.commands.console import configure_logging
+from pipeline.logs import configure_logging
 
 configure_logging()  # first of all: Beam warns when it is imported
 

@@ -117,7 +117,9 @@ def _add_parts(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     one.add_argument("--recipes", nargs="*", choices=load.RECIPES, default=list(load.RECIPES))
     one.set_defaults(run=_load)
 
-    one = commands.add_parser("scale", help="the tutorial's whole corpus, killed and resumed: 15 GB of disk")
+    one = commands.add_parser(
+        "scale", help="the tutorial's whole corpus, killed and resumed, also after an edit: 30 GB of disk"
+    )
     one.add_argument("--documents", type=int, default=corpus.TUTORIAL_DOCUMENTS)
     one.add_argument("--keep", action="store_true", help="leave corpus and output where they are")
     one.set_defaults(run=_scale)

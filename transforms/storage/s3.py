@@ -34,8 +34,7 @@ try:
     from botocore.config import Config
 except ImportError as missing:
     raise StorageError(
-        f"s3:// needs a library that is not installed ({missing.name}): in Tayyar's folder, "
-        f"{sys.executable} -m pip install '.[aws]'"
+        f"s3:// needs a library that is not installed ({missing.name}): {sys.executable} -m pip install 'tayyar[aws]'"
     ) from missing
 
 _KEYS_PER_DELETION = 1000  # S3's own limit

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pipeline.commands.options.declare import option
-from pipeline.commands.options.shared import ConnectionOptions, OutputOptions
+from pipeline.commands.options.shared import ConnectionOptions, MovedInputOptions, OutputOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class RedriveOptions(OutputOptions, ConnectionOptions):
+class RedriveOptions(OutputOptions, MovedInputOptions, ConnectionOptions):
     """The options of `redrive`: how to embed is in the job, and only how to reach the endpoint is asked for."""
 
     TITLE: ClassVar[str] = "data"

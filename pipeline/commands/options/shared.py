@@ -71,6 +71,22 @@ class OutputOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MovedInputOptions(Options):
+    """Where inputs are that have moved since they were embedded."""
+
+    TITLE: ClassVar[str] = "data"
+
+    inputs: tuple[str, ...] = option(
+        "--input",
+        default=(),
+        parse=absolute,
+        repeatable=True,
+        metavar="PATTERN",
+        meaning="where the inputs are now, if they have moved; repeatable",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class RecordOptions(Options):
     """What a record is, and how many of them make a shard."""
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pipeline.commands.options.declare import number, option
-from pipeline.commands.options.shared import ConnectionOptions, DeadLetterOptions, OutputOptions
+from pipeline.commands.options.shared import ConnectionOptions, DeadLetterOptions, MovedInputOptions, OutputOptions
 from pipeline.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifyOptions(OutputOptions, DeadLetterOptions, ConnectionOptions):
+class VerifyOptions(OutputOptions, MovedInputOptions, DeadLetterOptions, ConnectionOptions):
     """The options of `verify`: how to embed is in the job, and only how to reach the endpoint is asked for."""
 
     TITLE: ClassVar[str] = "verification"

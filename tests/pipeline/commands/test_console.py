@@ -25,7 +25,7 @@ def test_a_terminal_obeys_nothing_that_is_printed(text: str, shown: str) -> None
 
 def test_filters_hold_for_what_other_loggers_log() -> None:
     program = (
-        "import logging; from pipeline.commands.console import configure_logging; configure_logging(); "
+        "import logging; from pipeline.logs import configure_logging; configure_logging(); "
         "beam = logging.getLogger('apache_beam.anything'); beam.warning('apitools not found'); "
         "beam.error('Traceback (most recent call last): x'); beam.warning('kept \\x1b[1m')"
     )

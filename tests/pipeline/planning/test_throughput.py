@@ -59,4 +59,5 @@ def test_an_endpoint_that_embeds_nothing_in_time_is_known_by_its_first_texts() -
         settings, _ = probed(EndpointSettings((server.url,)), None)
         found = probe_speed(settings, 512, TEXTS, max_seconds=0)
     (level,) = found.levels
-    assert 0 < level.documents_per_second < 60
+    assert level.in_flight == 4
+    assert 10 < level.documents_per_second < 60

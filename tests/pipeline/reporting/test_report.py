@@ -93,6 +93,7 @@ def test_the_report_adds_up() -> None:
         "duplicates": 0,
         "truncated": 0,
         "nan_lines": 0,
+        "unfit": {},
         "at_limit": 6,
         "dead_letters": 3,
         "dead_letters_by_reason": {"empty_text": 2, "missing_text": 1},
