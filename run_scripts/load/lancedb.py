@@ -61,8 +61,7 @@ class LanceTable:
             self._table.delete(f"loaded_from IN ({names})")
 
     def close(self) -> None:
-        """See `Table`. Merge what small commits have left, and add new rows to the table's indexes."""
-        self._table.optimize()
+        """See `Table`. Nothing is open. The table's `optimize()` is left to its owner: its memory grows with the table."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
