@@ -61,7 +61,7 @@ class LanceTable:
             self._table.delete(f"loaded_from IN ({names})")
 
     def close(self) -> None:
-        """See `Table`. Nothing is open. The table's `optimize()` is left to its owner: its memory grows with the table."""
+        """See `Table`. Its owner calls `optimize()`, whose memory grows with the table."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
