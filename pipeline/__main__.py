@@ -17,7 +17,7 @@ from pipeline.commands.options.report import ReportOptions
 from pipeline.commands.options.run import RunOptions
 from pipeline.commands.options.status import StatusOptions
 from pipeline.commands.options.verify import VerifyOptions
-from pipeline.errors import ExitCode, NotProven, PipelineFailed, UsageError, told
+from pipeline.errors import ExitCode, NotProven, PipelineFailed, UsageError, describe_error
 from pipeline.logs import configure_logging
 from transforms.storage.base import StorageError
 from transforms.tei.errors import EndpointError
@@ -48,28 +48,28 @@ def main(arguments: list[str]) -> int:
     except EndpointError as error:
         return _say_why(error, ExitCode.ENDPOINT)
     except PipelineFailed as error:
-        return _say_why(f"{error}{_how_to_go_on(command, error.code)}", error.code)
+        return _say_why(f"{error}{_how_to_continue(command, error.code)}", error.code)
     except NotProven as error:
         return _say_why(error, ExitCode.NOT_PROVEN)
     except BrokenPipeError as error:
-        if command != "status":  # all others say their lines by `say`
+        if command != "status":  # all others print by `say`
             return _say_why(f"a connection broke: {error}", ExitCode.FAILED)
         discard(sys.stdout)  # its reader has seen enough
         return ExitCode.DONE
     except (StorageError, OSError) as error:
-        return _say_why(f"{told(error)}{_how_to_go_on(command, ExitCode.FAILED)}", ExitCode.FAILED)
+        return _say_why(f"{describe_error(error)}{_how_to_continue(command, ExitCode.FAILED)}", ExitCode.FAILED)
     except KeyboardInterrupt:
-        goes_on = "; the same command goes on from here" if command in ("run", "redrive") else ""
-        _say_why(f"stopped{goes_on}", ExitCode.FAILED)
+        advice = "; the same command continues from here" if command in ("run", "redrive") else ""
+        _say_why(f"stopped{advice}", ExitCode.FAILED)
         return 128 + signal.SIGINT
 
 
-def _how_to_go_on(command: str, code: ExitCode) -> str:
+def _how_to_continue(command: str, code: ExitCode) -> str:
     if command not in ("run", "redrive"):
         return ""
     if code == ExitCode.TOO_MANY_DEAD_LETTERS:
-        return "\nMend the records, or raise --max_dead_letter_ratio; then the same command goes on from what is done."
-    return "\nThe same command goes on from what is done."
+        return "\nFix the records, or raise --max_dead_letter_ratio; then the same command continues from what is done."
+    return "\nThe same command continues from what is done."
 
 
 def _carry_out(options: Options) -> int:
@@ -118,7 +118,7 @@ def _stop(_signal: int, _frame: FrameType | None) -> None:
 
 def console() -> None:
     """Run as the installed command."""
-    for stream in (sys.stdout, sys.stderr):  # a terminal of few characters shall see a file's name all the same
+    for stream in (sys.stdout, sys.stderr):  # a terminal with few characters must not fail at a file's name
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     sys.exit(main(sys.argv[1:]))

@@ -13,3 +13,8 @@ _UNSAFE = re.compile(
 def escaped(text: str) -> str:
     """Return a text with control characters and bidirectional marks shown as escapes; newlines and tabs stay."""
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode("ascii"), text)
+
+
+def escaped_line(text: str) -> str:
+    """Return a text that stays on one line: `escaped`, with newlines and tabs shown as escapes as well."""
+    return escaped(text).replace("\n", "\\n").replace("\t", "\\t")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import told
+from pipeline.errors import describe_error
 from pipeline.job.preflight import require_usable
 from tests.commands import ROOT, command, environment, tayyar, tayyar_here, texts_embedded
 from tests.documents import write_corpus
@@ -79,7 +79,7 @@ def test_a_file_that_cannot_be_written_is_one_sentence(corpus: Path, tmp_path: P
     (tmp_path / "out/_job/report.json").unlink()
     (tmp_path / "out/_job/report.json").mkdir()
     said = tayyar_here("report", "--output", tmp_path / "out", code=1).stderr
-    assert "_job/report.json is no regular file" in said or "Is a directory. Check the path" in said
+    assert "_job/report.json is not a regular file" in said or "Is a directory. Check the path" in said
     assert said.count("\n") == 1
 
 
@@ -120,7 +120,7 @@ def test_a_place_that_fails_in_the_middle_is_no_wrong_usage(corpus: Path, tmp_pa
     receipts.symlink_to(tmp_path / "nowhere")  # only a run's later listing comes to it
     said = tayyar("run", *options, code=1).stderr
     assert (
-        "is a link, and none is followed in an output folder. Remove it.\nThe same command goes on from what is done."
+        "is a link, and none is followed in an output folder. Remove it.\nThe same command continues from what is done."
         in said
     )
 
@@ -128,13 +128,13 @@ def test_a_place_that_fails_in_the_middle_is_no_wrong_usage(corpus: Path, tmp_pa
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (FileNotFoundError("gs://b/a.ndjson"), "gs://b/a.ndjson is not there"),
+        (FileNotFoundError("gs://b/a.ndjson"), "gs://b/a.ndjson does not exist"),
         (PermissionError(13, "Permission denied", "/out/a"), "/out/a: Permission denied. Check the path"),
         (OSError("odd"), "odd"),
     ],
 )
 def test_an_error_of_the_system_is_told_with_its_place(error: OSError, words: str) -> None:
-    assert told(error).startswith(words)
+    assert describe_error(error).startswith(words)
 
 
 def test_a_terminal_of_few_characters_ends_no_command(

@@ -166,7 +166,7 @@ def test_a_loop_of_links_is_refused_by_the_links_name(tmp_path: Path) -> None:
         (b"a/b".ljust(257, b"\0") + b"ustar\x0000", "a tar archive", "Unpack it"),
         (b"PK\x03\x04" + bytes(50), "a zip archive", "Unpack it"),
         (b"\xfd7zXZ\x00" + bytes(50), "compressed by xz", "zstd"),
-        (b'"a"\n"b"\n', "JSON values that are no objects", "must be a JSON object"),
+        (b'"a"\n"b"\n', "JSON values that are not objects", "must be a JSON object"),
         (b"id,content\n1,a\n", "text or binary data, not JSON", "must be a JSON object"),
     ],
 )
@@ -183,13 +183,13 @@ def test_a_file_of_a_wrong_kind_is_refused_with_its_remedy(
 def test_ten_files_of_a_wrong_kind_are_named(tmp_path: Path) -> None:
     said = refused(put(tmp_path / "in", {f"{n:02d}.json": b"[]" for n in range(12)}))
     assert said.count("looks like a JSON array") == 10
-    assert "and 2 more files are of a wrong kind" in said
+    assert "and 2 more files of a wrong kind" in said
 
 
 def test_a_text_field_that_no_record_has_is_refused_with_those_that_there_are(tmp_path: Path) -> None:
     folder = put(tmp_path / "in", {"a.ndjson": b'{"id": 1, "meta": {"body": "a"}}\n'})
-    assert "--text_field content: none of the first 1 records has a text there" in refused(folder)
-    assert "Fields that they have: id, meta.body." in refused(folder)
+    assert "--text_field content: no text there in the first 1 record looked at" in refused(folder)
+    assert "Fields found: id, meta.body." in refused(folder)
     assert "For several fields, repeat the option." in refused(folder, "--text_field", "id,meta")
 
 

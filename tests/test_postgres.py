@@ -18,7 +18,7 @@ from apache_beam.testing.util import assert_that
 from apache_beam.transforms.external import SchemaAwareExternalTransform
 
 from tests.matchers import equal_in_any_order, local_pipeline
-from tests.servers import TOOLS, free_port, serving, tool
+from tests.servers import TOOLS, free_port, serving, tool, wait_until
 from tests.tei_simulator.hash_model import expected_vector
 from tests.tei_simulator.process import TeiSimulator
 from transforms.ml_transform import TeiTextEmbeddings
@@ -37,8 +37,16 @@ def database(tmp_path: Path) -> Iterator[str]:
         port = free_port()
         command = [str(server.bin_path / "postgres"), "-D", folder, "-k", folder, "-h", "127.0.0.1", "-p", str(port)]
         as_its_user = ["runuser", "-u", server.system_user, "--"] if server.system_user else []  # it refuses root
+        uri = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+
+        def is_ready() -> bool:  # it listens before that
+            with contextlib.suppress(psycopg.OperationalError), psycopg.connect(uri):
+                return True
+            return False
+
         with serving([*as_its_user, *command], port, tmp_path / "postgres"):
-            with psycopg.connect(f"postgresql://postgres@127.0.0.1:{port}/postgres") as connection:
+            wait_until(is_ready, "PostgreSQL starting")
+            with psycopg.connect(uri) as connection:
                 connection.execute("CREATE EXTENSION vector")
                 columns = "id text PRIMARY KEY, embedding vector(384), content text, metadata jsonb"
                 connection.execute(f"CREATE TABLE items ({columns})")

@@ -219,7 +219,7 @@ def test_a_job_on_a_cluster_whose_worker_is_killed_fails_and_goes_on_when_it_is_
         assert flink_cluster.kill_a_worker()
         said, _ = process.communicate(timeout=120)
     assert process.returncode == 1, said
-    assert "The same command goes on" in said
+    assert "The same command continues" in said
     done = receipts(place)
     call(program, timeout=200)
     assert flink_cluster.jobs("finished") == finished + 1

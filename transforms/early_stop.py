@@ -1,4 +1,4 @@
-"""The early stop: so many dead letters that the rest need not be tried."""
+"""The early stop of a run that has far too many dead letters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def early_limit(max_ratio: float) -> float:
     return max(max_ratio, min(10 * max_ratio, 0.5))
 
 
-def require_hope(records: int, reasons: Mapping[str, int], max_ratio: float) -> None:
+def check_dead_letter_ratio(records: int, reasons: Mapping[str, int], max_ratio: float) -> None:
     """Check that the first records of a run do not have too many dead letters.
 
     Args:

@@ -26,15 +26,15 @@ def latency_bucket(milliseconds: float) -> int:
 
 @dataclass(slots=True)
 class RequestStatistics:
-    """Sums over requests. Mutable, and not shared between threads: whoever shares one locks it.
+    """Sums over requests. Mutable and not thread-safe: callers that share one must lock it.
 
     Attributes:
         tokens: as the server counted them, after truncation, special tokens included.
         requests: HTTP exchanges that succeeded.
-        retries: HTTP exchanges that were repeated, whatever for.
+        retries: HTTP exchanges that were repeated, for any reason.
         queue_ms: `x-queue-time` summed over texts.
         inference_ms: `x-inference-time` summed over texts.
-        throttled_ms: time spent waiting because the server had said to wait.
+        throttled_ms: time spent waiting because the server asked the client to wait.
         at_limit: texts of as many tokens as the model reads: truncated, unless they fit exactly. A lower bound: the
             server counts tokens by request, so texts are seen where nearly all of a request are so long.
     """

@@ -15,7 +15,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms import coders  # noqa: F401 # registers how the elements are encoded
-from transforms.early_stop import require_hope
+from transforms.early_stop import check_dead_letter_ratio
 from transforms.elements import DeadLetter, DocumentShard, EmbeddedShard, Reason, ShardDeadLetters, Stage
 from transforms.output.folder import OutputFolder
 from transforms.output.layout import FLOAT32
@@ -30,7 +30,7 @@ from transforms.tei.tasks import Embeddings, Rejection
 EMBEDDED = "embedded"
 DEAD_LETTERS = "dead_letters"
 _COUNTERS = "tayyar"
-_ENOUGH_TO_JUDGE = 1000  # records
+_MIN_RECORDS_TO_JUDGE = 1000  # records
 _RECORD_BYTES = 500  # that Python's objects for one record take beside its line
 
 
@@ -42,7 +42,7 @@ class Embedded(NamedTuple):
 
 
 class PartialSettings(NamedTuple):
-    """Where and as what the vectors of unfinished shards are put down: see `PartialWriter`."""
+    """Where the vectors of unfinished shards are saved, and what for: see `PartialWriter`."""
 
     output: OutputFolder
     space: str
@@ -176,7 +176,7 @@ class EmbedShards(beam.PTransform):  # type: ignore[misc] # Beam ships no types
         endpoint: where and how to embed; one client and one in-flight budget a process.
         max_dead_letter_ratio: dead letters a record that the whole run may have; with far more it stops early.
         index: of former vectors, which are used instead of sending their texts again; None if there are none.
-        partial: where vectors of unfinished shards are put down; None for nowhere.
+        partial: where vectors of unfinished shards are saved; None for nowhere.
         vector_type: in which vectors are written, `float32` or `float16`; what it cannot hold is a dead letter.
     """
 
@@ -304,5 +304,5 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
     def _stop_if_hopeless(self, shard: EmbeddedShard) -> None:
         self._records += shard.records
         self._reasons.update(letter.reason.value for letter in shard.dead_letters)
-        if self._records >= _ENOUGH_TO_JUDGE:
-            require_hope(self._records, self._reasons, self._max_ratio)
+        if self._records >= _MIN_RECORDS_TO_JUDGE:
+            check_dead_letter_ratio(self._records, self._reasons, self._max_ratio)

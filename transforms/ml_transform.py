@@ -132,7 +132,7 @@ def take_texts(record: Any, columns: Sequence[str] | None) -> tuple[Any, Any]:
     """Return a record and its texts: those of its columns by name, or that of an EmbeddableItem; None for one it lacks.
 
     Raises:
-        TypeError: there are no columns, and it is no EmbeddableItem.
+        TypeError: there are no columns, and it is not an EmbeddableItem.
     """
     if columns is None:
         if not isinstance(record, EmbeddableItem):

@@ -10,7 +10,7 @@ import apache_beam as beam
 import orjson
 
 from transforms import coders  # noqa: F401 # coders registers how the elements are encoded
-from transforms.early_stop import require_hope
+from transforms.early_stop import check_dead_letter_ratio
 from transforms.elements import DeadLetter, Document, DocumentShard, Shard, Source
 from transforms.ndjson.decompress import DamagedSource, decompressed_chunks
 from transforms.ndjson.lines import Line, lines_beginning_in, split_lines
@@ -59,7 +59,7 @@ def _require_few(records: int, source: Source, index: int) -> None:
     if records > MAX_SHARD_RECORDS:
         raise ShardTooDense(
             f"{source.path} has more than {MAX_SHARD_RECORDS} records in its shard {index}, which would take too much "
-            "memory. If such short lines are meant, run with a smaller --shard_bytes."
+            "memory. If the lines are meant to be so short, run with a smaller --shard_bytes."
         )
 
 
@@ -96,7 +96,9 @@ def parse_shard(
         else:
             dead_letters.append(record)
             if len(dead_letters) % _DEAD_LETTERS_A_LOOK == 0:
-                require_hope(records, Counter(letter.reason.value for letter in dead_letters), max_dead_letter_ratio)
+                check_dead_letter_ratio(
+                    records, Counter(letter.reason.value for letter in dead_letters), max_dead_letter_ratio
+                )
         if records > MAX_SHARD_RECORDS:
             _require_few(records, shard.source, shard.index)
     return DocumentShard(shard, tuple(documents), tuple(dead_letters), records)
@@ -132,7 +134,7 @@ def _require_unchanged(source: Source) -> None:
 
 @dataclass
 class ReadShards(beam.PTransform):  # type: ignore[misc] # Beam ships no types
-    """Shard descriptions in, `DocumentShard` out; shards that have got a valid receipt are left out.
+    """Shard descriptions in, `DocumentShard` out; shards that have a valid receipt are left out.
 
     Attributes:
         text_field: the field to embed, dotted for a nested one.
@@ -180,7 +182,7 @@ class _ReadShard(beam.DoFn):  # type: ignore[misc]
 
 
 def record_damage(output: OutputFolder, work: Shard, error: str, kept_bytes: int | None) -> None:
-    """Leave word for the command that a work item cannot be read to its end.
+    """Record for the command that a work item cannot be read to its end.
 
     Args:
         output: the folder.

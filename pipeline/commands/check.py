@@ -19,14 +19,14 @@ from pipeline.job.preflight import require_usable
 from pipeline.reporting.numbers import count
 from pipeline.runners.endpoint import reached
 from pipeline.runners.runner import beam_options
-from pipeline.runners.smoke_test import rehearse
+from pipeline.runners.smoke_test import run_smoke_test
 from transforms.output.folder import OutputFolder
 from transforms.tei.client import TeiClient, connect
 from transforms.tei.handshake import EndpointProfile
 from transforms.tei.settings import EndpointSettings
 from transforms.tei.transport import NoReply
 
-_PATIENCE = 10.0  # seconds
+_GIVE_UP_SECONDS = 10.0
 
 
 def check(options: CheckOptions, say: Callable[[str], None] = print) -> ExitCode:
@@ -40,9 +40,9 @@ def check(options: CheckOptions, say: Callable[[str], None] = print) -> ExitCode
         DONE.
 
     Raises:
-        EndpointError: if the endpoint cannot do the job; the message says what to mend.
+        EndpointError: if the endpoint cannot do the job; the message gives the remedy.
         UsageError: if the output folder cannot be written and read, or the runner's options cannot be.
-        PipelineFailed: if documents do not pass through the runner; the message says what to mend.
+        PipelineFailed: if documents do not pass through the runner; the message gives the remedy.
     """
     if options.beam:
         FileSystems.set_options(beam_options(options.beam))
@@ -52,9 +52,9 @@ def check(options: CheckOptions, say: Callable[[str], None] = print) -> ExitCode
                 "Give the --output of the run, or leave out the runner's options."
             )
     # A person waits for the answer, so an endpoint that is not there is reported within seconds.
-    impatient = dataclasses.replace(options.endpoint, give_up_after=min(options.endpoint.give_up_after, _PATIENCE))
+    hurried = dataclasses.replace(options.endpoint, give_up_after=min(options.endpoint.give_up_after, _GIVE_UP_SECONDS))
     with reached(
-        impatient if options.endpoint.urls else options.endpoint,
+        hurried if options.endpoint.urls else options.endpoint,
         options.expected_dimensions,
         model=options.model,
         every_url=True,
@@ -67,7 +67,7 @@ def check(options: CheckOptions, say: Callable[[str], None] = print) -> ExitCode
             say(f"output: {options.output} can be written and read")
             if options.beam:
                 smoke_test = partial(_embed_and_prove, options)
-                say(f"runner: {rehearse(options.output, endpoint, options.beam, smoke_test)}")
+                say(f"runner: {run_smoke_test(options.output, endpoint, options.beam, smoke_test)}")
     say("passed")
     return ExitCode.DONE
 
@@ -99,7 +99,7 @@ def _findings(endpoint: EndpointSettings, profile: EndpointProfile) -> Iterator[
             info = client.info()
         finally:
             client.close()
-        yield f"endpoint: {url} answers, TEI {info.version}{_said_of_token(endpoint, url)}"
+        yield f"endpoint: {url} answers, TEI {info.version}{_token_note(endpoint, url)}"
         longer = "cut" if endpoint.overlong.value == "truncate" else "dead letters"
         yield (
             f"limits: {count(info.max_concurrent_requests, 'text')} in flight, "
@@ -117,17 +117,17 @@ def _findings(endpoint: EndpointSettings, profile: EndpointProfile) -> Iterator[
     )
 
 
-def _said_of_token(endpoint: EndpointSettings, url: str) -> str:
-    """Whether the token was needed: who answers without one as well has not looked at it."""
+def _token_note(endpoint: EndpointSettings, url: str) -> str:
+    """Return whether the token was needed: a server that answers without one has not checked it."""
     if endpoint.token is None:
         return ""
-    nobody = connect(dataclasses.replace(endpoint, token=None))
+    anonymous = connect(dataclasses.replace(endpoint, token=None))
     try:
-        status = nobody.get(f"{url.rstrip('/')}/info").status
+        status = anonymous.get(f"{url.rstrip('/')}/info").status
     except NoReply:
         status = 0
     finally:
-        nobody.close()
+        anonymous.close()
     if status == 200:
         return "; it asks for no token, yours was not needed"
     return ", token accepted" if status in (401, 403) else ", token sent"

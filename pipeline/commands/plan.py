@@ -31,7 +31,7 @@ from transforms.tei.handshake import ServerInfo
 from transforms.tei.settings import EndpointSettings
 from transforms.tei.tokenize import CannotTokenize, count_tokens
 
-_PATIENCE = 5.0  # seconds: at least one of several servers has just answered
+_GIVE_UP_SECONDS = 5.0  # at least one of several servers has just answered
 _TOKENIZED = 500  # documents: the endpoint's reply names every token
 _COUNTED_BYTES = 2 << 30  # of records that are read to find how many texts are new: half a minute
 
@@ -140,21 +140,23 @@ def _infos(endpoint: EndpointSettings) -> dict[str, ServerInfo]:
     """Return what each server reports of itself, for those that answer now, of which there is at least one."""
     infos = {}
     for url in endpoint.urls:
-        client = TeiClient(dataclasses.replace(endpoint, urls=(url,), give_up_after=_PATIENCE))
+        client = TeiClient(dataclasses.replace(endpoint, urls=(url,), give_up_after=_GIVE_UP_SECONDS))
         try:
             with contextlib.suppress(EndpointUnreachable):
                 infos[url] = client.info()
         finally:
             client.close()
     if not infos:
-        raise EndpointUnreachable(f"no answer any more from {', '.join(endpoint.urls)}. See whether it still runs.")
+        raise EndpointUnreachable(
+            f"{', '.join(endpoint.urls)} no longer answers. Check that the server is still running."
+        )
     return infos
 
 
 def _tokens(
     endpoint: EndpointSettings, info: ServerInfo, documents: Sequence[Document]
 ) -> list[tuple[Document, int | None]] | None:
-    """Return documents with their tokens before any cut; None if the endpoint does not tell."""
+    """Return documents with their tokens before any cut; None if the endpoint does not count them."""
     transport = connect(endpoint)
     texts = [document.text for document in documents]
     try:

@@ -72,7 +72,7 @@ def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> Exit
         DONE, whatever came of them.
 
     Raises:
-        UsageError: if it is no output folder, a reason is none, or another command is at work there.
+        UsageError: if it is not an output folder, a reason does not exist, or another command is at work there.
         EndpointError: if the endpoint cannot do it, or serves another model than the job's.
         PipelineFailed: if a source is damaged, gone or changed.
         NotProven: if a shard's files are not what its receipt says.
@@ -120,7 +120,7 @@ def _reasons(chosen: Collection[str]) -> set[str]:
     known = {reason.value for reason in Reason}
     for reason in chosen:
         if reason not in known:
-            raise UsageError(f"--reason {reason} is none. Choose from {', '.join(sorted(known))}.")
+            raise UsageError(f"--reason {reason} is not a reason. Choose from {', '.join(sorted(known))}.")
     return set(chosen) or known
 
 

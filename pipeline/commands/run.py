@@ -60,7 +60,7 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
     Raises:
         UsageError: before anything is sent.
         EndpointError: if the endpoint cannot do the job.
-        PipelineFailed: if anything else fails it; running again goes on from there.
+        PipelineFailed: if anything else fails it; running again continues from there.
         NotProven: if records are missing in the end.
     """
     started = time.time()
@@ -70,7 +70,7 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
     require_usable(output)
     shared = dataclasses.replace(options.endpoint, processes=count_processes(pipeline_options))
     with ExitStack() as stack:
-        stack.enter_context(_without_looking_through_what_is_loaded())
+        stack.enter_context(_gc_frozen())
         with reached(shared, options.expected_dimensions, model=options.model) as (endpoint, profile):
             job = join_folder(
                 output,
@@ -125,7 +125,7 @@ def _pipeline_options(options: RunOptions) -> PipelineOptions:
 
 
 @contextmanager
-def _without_looking_through_what_is_loaded() -> Iterator[None]:
+def _gc_frozen() -> Iterator[None]:
     """Spare the garbage collector what is loaded by now, and stays: that took it 0.25 s a run."""
     gc.freeze()
     try:
@@ -217,7 +217,7 @@ def _embed(
     ledger = read_ledger(before.plan, output, settings.provenance.digest, files, cache)
     output.delete(stale_files(ledger, output, files))
     if damaged := read_damage(output, files):
-        raise PipelineFailed("\n".join([*damaged, "Everything else is done. Mend what is named here and run again."]))
+        raise PipelineFailed("\n".join([*damaged, "Everything else is done. Fix what is named here and run again."]))
     return ledger
 
 

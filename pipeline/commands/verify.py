@@ -321,7 +321,7 @@ def _check_report(ledger: Ledger, output: OutputFolder, findings: Findings) -> N
         totals = orjson.loads(data)["totals"]
         wrong = [name for name, value in expected.items() if totals[name] != value]
     except (ValueError, KeyError, TypeError):
-        findings.add(f"{output.report}: is no report; write it again with tayyar report")
+        findings.add(f"{output.report}: is not a report; write it again with tayyar report")
         return
     for name in wrong:
         findings.add(

@@ -146,8 +146,8 @@ def kind_of(head: bytes, whole: bool) -> FileKind:
         head: the bytes.
         whole: whether they are all that there is; otherwise the last line may be cut off.
     """
-    for encoding, name in ((name, pattern) for pattern, name in _ENCODINGS):
-        if name.match(head):
+    for beginning, encoding in _ENCODINGS:
+        if beginning.match(head):
             remedy = f"Convert it: iconv -f {encoding} -t UTF-8 FILE > NEW"
             return FileKind(problem=f"{encoding[:6]} text, not UTF-8", remedy=remedy)
     for magic, problem, remedy in _MAGIC:
@@ -184,7 +184,7 @@ def _kind_of_text(head: bytes, whole: bool) -> FileKind:
         return FileKind(problem="an indented JSON document", remedy=_ONE_A_LINE) if indented else FileKind()
     if not complete and not whole:
         return FileKind(problem="text or binary data, not JSON", remedy=_NOT_JSON)
-    problem = "JSON values that are no objects" if first is not None else "text or binary data, not JSON"
+    problem = "JSON values that are not objects" if first is not None else "text or binary data, not JSON"
     return FileKind(problem=problem, remedy=_NOT_JSON)
 
 

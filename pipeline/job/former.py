@@ -7,7 +7,7 @@ The outputs of shards that will be done again move to `_job/former/`, each under
     X.ndjson     the output itself, moved; or X.parquet
 
 Only then are the shard's other files deleted. An interruption between two steps leaves the output in one of its two
-places, with receipt and keys beside it, and the next run goes on from there.
+places, with receipt and keys beside it, and the next run continues from there.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class New(NamedTuple):
         if self.exact:
             return f"{count(self.texts, 'text')} new among {count(self.documents, 'document')} to do"
         share = percent(self.texts / self.documents) if self.documents else "an unknown share"
-        return f"about {share} of the texts to do are new, by {count(self.documents, 'document')} of them"
+        return f"about {share} of the texts to do are new, estimated from {count(self.documents, 'document')}"
 
 
 def set_aside(
@@ -143,7 +143,7 @@ def require_same_space(folders: Iterable[str], job: JobSpec) -> list[OutputFolde
     """Return the output folders that vectors may come from besides the run's own; nothing is written to them.
 
     Raises:
-        UsageError: if one is no output folder, or its vectors are of another space.
+        UsageError: if one is not an output folder, or its vectors are of another space.
     """
     found = []
     for path in folders:
@@ -252,7 +252,7 @@ def _with_keys(sources: Sequence[_Source]) -> Iterator[tuple[FormerFile, bytes]]
 
 
 def _partial_shards(output: OutputFolder, job: JobSpec) -> Iterator[tuple[FormerFile, bytes]]:
-    """Yield what unfinished shards have put down."""
+    """Yield the saved vectors of unfinished shards."""
     for name, file in output.list(partial.FOLDER).items():
         try:
             header, digests, _ = partial.decode_partial(output.read(name, partial.MAX_BYTES) or b"")

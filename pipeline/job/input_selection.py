@@ -172,7 +172,7 @@ def require_text(kinds: Iterable[FileKind], text_field: TextField) -> None:
         names = ", ".join(name for name, _ in fields.most_common(_SHOWN_FIELDS)) or "none"
         hint = " For several fields, repeat the option." if "," in wanted and isinstance(text_field, str) else ""
         raise UsageError(
-            f"--text_field {wanted}: none of the first {records} records has a text there. Fields that they have: "
+            f"--text_field {wanted}: no text there in the first {count(records, 'record')} looked at. Fields found: "
             f"{names}.{hint} Give the one that holds the text with --text_field."
         )
 

@@ -1,4 +1,4 @@
-"""Whether places can be used: said before anything is sent; and an output folder tried with a file."""
+"""Checks that paths can be read and written, before anything is sent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline.errors import UsageError, told
+from pipeline.errors import UsageError, describe_error
 from transforms.output.folder import OutputFolder
 from transforms.storage.base import StorageError
 
@@ -17,15 +17,15 @@ _PROBE = b'{"tayyar": "a probe"}\n'
 
 @contextmanager
 def opening() -> Iterator[None]:
-    """Refuse a place that cannot be read or written at the beginning, as it was given; also a decorator.
+    """Turn a path that cannot be read or written into a usage error; also a decorator.
 
     Raises:
-        UsageError: in the place of a StorageError or an OSError.
+        UsageError: instead of a StorageError or an OSError.
     """
     try:
         yield
     except (StorageError, OSError) as error:
-        raise UsageError(told(error)) from error
+        raise UsageError(describe_error(error)) from error
 
 
 @opening()

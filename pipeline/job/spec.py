@@ -267,7 +267,7 @@ def renamed(existing: JobSpec | None, joined: JobSpec) -> str | None:
         return None
     return (
         f"the endpoint has other names than before ({existing.served}; now {joined.served}), but its vectors are the "
-        "same: the run goes on"
+        "same: the run continues"
     )
 
 
@@ -309,13 +309,13 @@ def decode_job(data: bytes) -> JobSpec:
             values["text_field"] = tuple(require_text(name) for name in values["text_field"])
         job = build(JobSpec, values)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"this describes no job: {error}") from error
+        raise ValueError(f"this is not a job description: {error}") from error
     if not job.history or not 1 <= job.shard_bytes <= MAX_SHARD_BYTES or not job.text_field or not job.embedding_field:
-        raise ValueError("this describes no job: a value is out of bounds")
+        raise ValueError("this is not a job description: a value is out of bounds")
     if job.output_format not in FORMATS or job.vector_type not in VECTOR_TYPES:
-        raise ValueError("this describes no job: its output has an unknown format")
+        raise ValueError("this is not a job description: its output has an unknown format")
     if job.dimensions is not None and job.dimensions != job.space.dimensions:
-        raise ValueError("this describes no job: its dimensions are not those of its vectors")
+        raise ValueError("this is not a job description: its dimensions are not those of its vectors")
     return job
 
 
@@ -342,7 +342,7 @@ def read_job(output: OutputFolder) -> JobSpec | None:
         return None
     if is_first_edition(data):
         raise UsageError(
-            f"{output.root} was written by Tayyar's first edition, which kept no record of the vectors of known "
+            f"{output.root} was written by Tayyar's first edition, which kept no record of the vectors of probe "
             "sentences: nothing can show that new vectors would fit. Choose another --output."
         )
     try:

@@ -64,7 +64,7 @@ def make_estimate(
         sample: of their records, at least one of them a document.
         tokens: documents with their tokens before any cut, None for too many to count; None if nobody knows.
         speed: of the endpoint.
-        info: what the endpoint says of itself.
+        info: what the endpoint reports of itself.
         overlong: what happens to texts that are too long.
         embedding_field: the field that gets the vector.
         price_per_hour: of the endpoint, in dollars; None for no bill.

@@ -43,13 +43,13 @@ from pipeline.reporting.timeline import active_seconds, bottleneck, sum_statisti
 from transforms.elements import RequestStatistics
 from transforms.output.folder import JOB, OutputFolder
 from transforms.output.json_fields import build
-from transforms.output.receipts import Receipt
+from transforms.output.receipts import MAX_SECONDS, Receipt
 from transforms.storage.base import StorageError
 from transforms.tei.settings import Overlong
 
 VERIFIED = f"{JOB}/verified.json"  # written by `verify`
 PLANNED = ("records", "tokens", "requests", "output_bytes", "seconds", "dollars")
-_MAX_FINDINGS = 1 << 53
+_MAX_AMOUNT = 1 << 53  # of findings, documents, seconds or dollars
 _MAX_FILES = 30  # lines of the summary
 _MAX_PLACES = 10  # of truncated texts
 _SECRET = re.compile(r"--\w*(secret|password|token|key|credential)\w*", re.IGNORECASE)
@@ -318,7 +318,7 @@ def read_verified(output: OutputFolder, ledger: Ledger) -> Verified | None:
         ended = datetime.fromisoformat(at).timestamp()
     except (ValueError, TypeError, KeyError, OverflowError):
         return None
-    if type(findings) is not int or not 0 <= findings <= _MAX_FINDINGS:
+    if type(findings) is not int or not 0 <= findings <= _MAX_AMOUNT:
         return None
     last = max((receipt.finished_at for receipt in ledger.receipts()), default=0.0)
     return Verified(at=at, passed=findings == 0, findings=findings, current=ended >= last)
@@ -360,11 +360,21 @@ def read_former(output: OutputFolder) -> Former:
         kept = None if run is None else build(LastRun, {**run, "endpoints": tuple(run["endpoints"])})
     except (ValueError, AttributeError, TypeError, KeyError):
         return Former(None, None, None)
+    if kept is not None and not _is_plausible(kept):
+        kept = None
     return Former(_valid_price(price), _valid_price(per_document), kept)
 
 
 def _valid_price(value: object) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and value >= 0 else None
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    return float(value) if 0 <= value <= _MAX_AMOUNT else None
+
+
+def _is_plausible(run: LastRun) -> bool:
+    """Return whether the numbers in a report that may have been edited can be shown."""
+    amounts = (run.wall_seconds, run.work_seconds, run.documents, run.sent, run.reused, run.duplicates)
+    return 0 <= run.started_at <= MAX_SECONDS and all(0 <= amount <= _MAX_AMOUNT for amount in amounts)
 
 
 def write_report(report: Report, output: OutputFolder) -> None:
@@ -401,7 +411,7 @@ def summary(report: Report, run: LastRun | None) -> Iterator[str]:
     if totals.dollars_not_spent:
         yield f"not spent: {dollars(totals.dollars_not_spent)} for reused vectors and equal texts"
     if not report.complete:
-        yield f"not complete: {progress(report)}; the same run command goes on from here"
+        yield f"not complete: {progress(report)}; the same run command continues from here"
 
 
 def _origins(run: LastRun) -> str:

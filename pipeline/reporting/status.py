@@ -23,7 +23,7 @@ RECENT_SECONDS = 300.0
 # A run that has no success for ten minutes gives up by itself (--give_up_after); a slow shard may take longer.
 STALLED_AFTER_SECONDS = 600.0
 STALLED_AFTER_SHARDS = 3
-_GOES_ON = "the same run command goes on from here"
+_CONTINUES = "the same run command continues from here"
 
 
 class State(enum.Enum):
@@ -197,9 +197,9 @@ def decide_state(complete: bool, receipts: list[Receipt], marker: RunMarker | No
     if marker is None:
         # A job that a service started from a template leaves no marker, so a shard finished just now may be its.
         elsewhere = f" (last shard {duration(now - last)} ago: a template's job may still run)"
-        return State.STOPPED, f"no run is at work; {_GOES_ON}{elsewhere if now - last <= limit else ''}"
+        return State.STOPPED, f"no run is at work; {_CONTINUES}{elsewhere if now - last <= limit else ''}"
     if marker.is_gone and not (marker.is_remote and now - last <= limit):
-        return State.STOPPED, f"{marker}, is gone; {_GOES_ON}"
+        return State.STOPPED, f"{marker}, is gone; {_CONTINUES}"
     silent = now - max(last, marker.since_seconds)
     if _is_stalled(silent, limit, receipts):
         return State.STALLED, (

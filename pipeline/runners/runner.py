@@ -90,7 +90,7 @@ def _require_runner(options: PipelineOptions) -> None:
     try:
         beam.runners.create_runner(name)
     except (ValueError, ImportError) as error:
-        raise UsageError(f"--runner {name} is no runner of this Beam: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"--runner {name} is not a runner of this Beam: {str(error).splitlines()[0]}") from error
 
 
 def _refuse_unknown(options: PipelineOptions, arguments: Sequence[str]) -> None:
@@ -141,10 +141,10 @@ def require_reach(options: PipelineOptions, inputs: Sequence[str], output: str, 
         return
     for name, path in [*(("input", pattern) for pattern in inputs), ("output", output)]:
         if storage.is_local(path):
-            raise UsageError(f"--{name} {path} is on this machine, which Dataflow's workers do not see. Give gs://….")
+            raise UsageError(f"--{name} {path} is on this machine, which Dataflow's workers cannot see. Give gs://….")
         if path.startswith("s3://") and not options.view_as(WorkerOptions).sdk_container_image:
             raise UsageError(
-                f"--{name} {path} cannot be read by Dataflow's workers, who install Tayyar without its extra [aws]. "
+                f"--{name} {path} cannot be read by Dataflow's workers, which install Tayyar without its extra [aws]. "
                 "Give gs://…, or an image that has it and keys of AWS: --sdk_container_image."
             )
     if not urls:
@@ -165,6 +165,7 @@ def run_pipeline(
     """Build a pipeline and run it to its end; a job that runs elsewhere is cancelled if this is interrupted.
 
     Raises:
+        UsageError: if Beam refuses the options.
         EndpointError: if the endpoint stopped it.
         PipelineFailed: if anything else did.
     """
@@ -182,7 +183,7 @@ def run_pipeline(
         raise meaning_of(error) from error
     # A runner that does not wait for the end gives None.
     if state not in (None, PipelineState.DONE):
-        raise PipelineFailed(f"the runner ended in state {state}; its own log says why")
+        raise PipelineFailed(f"the runner ended in state {state}; see its own log")
 
 
 def _finished(result: beam.runners.runner.PipelineResult) -> str | None:
@@ -198,7 +199,7 @@ def _finished(result: beam.runners.runner.PipelineResult) -> str | None:
 def _say_where(
     result: beam.runners.runner.PipelineResult, options: PipelineOptions, say: Callable[[str], None]
 ) -> None:
-    """Tell where a job can be watched that runs on Dataflow."""
+    """Print where a job on Dataflow can be watched."""
     if options.view_as(StandardOptions).runner.lower() in _FAR:
         cloud = options.view_as(GoogleCloudOptions)
         console = "https://console.cloud.google.com/dataflow/jobs"

@@ -8,7 +8,7 @@ MAX_SHOWN = 10
 
 
 class WrongLine(Exception):
-    """An output line is not what it should be; the message says why."""
+    """An output line is not what it should be; the message gives the reason."""
 
 
 @dataclass

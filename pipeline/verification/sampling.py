@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pipeline.errors import UsageError
+from pipeline.errors import NotProven, UsageError
 from pipeline.reporting.numbers import count
 from pipeline.verification.findings import MAX_SHOWN, Findings
 from pipeline.verification.vectors import read_document
@@ -193,7 +193,7 @@ class SpotCheck:
                 behind = [(other, text) for other, _, text in itertools.islice(places, _NEIGHBOURS)]
                 return number, [*before, *behind]
             before.append((number, text))
-        raise ValueError(f"{pick.path}, {_place_of(pick)}: the record was checked, and is gone since")
+        raise NotProven(f"{pick.path}, {_place_of(pick)}: the record has changed since it was checked. Verify again.")
 
     def _texts(self, path: str) -> Iterator[tuple[int, str]]:
         """Yield the place and the text of each record in an output."""

@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from pipeline.errors import NotProven
 from pipeline.verification.findings import WrongLine
 from transforms.elements import Document, Vectors
-from transforms.ndjson.parse import TextField
+from transforms.ndjson.parse import BOM, TextField
 from transforms.output.formats import format_of
 from transforms.output.layout import FLOAT32
 
@@ -53,14 +54,14 @@ def parse_vector(data: bytes) -> list[float]:
     try:
         vector = orjson.loads(data)
     except orjson.JSONDecodeError:
-        raise WrongLine("the vector is no JSON") from None
+        raise WrongLine("the vector is not JSON") from None
     # Without what numbers are made of, an array of numbers is two brackets: cheaper than to ask each for its type.
     if data.translate(None, _IN_NUMBERS) == b"[]":
         numbers: list[float] = vector
         return numbers
     if is_array_of_numbers(vector):
         return vector
-    raise WrongLine("the vector is no array of numbers")
+    raise WrongLine("the vector is not an array of numbers")
 
 
 def is_array_of_numbers(value: object) -> TypeGuard[list[float]]:
@@ -192,7 +193,7 @@ def read_document(path: str, place: int, text_field: TextField, embedding_field:
     """Return the text and the vector, float32[dimensions], of the record at a place of an output.
 
     Raises:
-        ValueError: if there is no such record, because the file has changed since it was checked.
+        NotProven: if there is no such record, because the file has changed since it was checked.
     """
     form = format_of(path)
     row = form.read_at(path, place, embedding_field)
@@ -200,12 +201,12 @@ def read_document(path: str, place: int, text_field: TextField, embedding_field:
         text, vector = form.text_and_vector(row, text_field, embedding_field)
         if vector is not None:
             return text, np.array(vector, dtype=np.float32)
-    raise ValueError(f"{path}, {form.PLACE} {place}: the record was checked, and has changed since")
+    raise NotProven(f"{path}, {form.PLACE} {place}: the record has changed since it was checked. Verify again.")
 
 
 def vector_of(document: Document, embedding_field: str) -> object:
     """Return the value of a document's embedding field; None if it has none."""
-    content = document.line.removeprefix(b"\xef\xbb\xbf")
+    content = document.line.removeprefix(BOM)
     try:
         record = orjson.loads(content)
     except orjson.JSONDecodeError:  # what is no JSON to orjson alone, such as a lone surrogate in another field

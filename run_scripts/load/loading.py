@@ -22,7 +22,7 @@ from pipeline.logs import configure_logging
 
 configure_logging()  # first of all: Beam warns when it is imported
 
-from pipeline.errors import ExitCode, NotProven, UsageError, told
+from pipeline.errors import ExitCode, NotProven, UsageError, describe_error
 from pipeline.job.ledger import read_ledger
 from pipeline.job.sharding import read_plan
 from pipeline.job.spec import JobSpec, require_job
@@ -82,7 +82,7 @@ class EmbeddedFolder:
             follow from the shard's name and the row's place in it.
 
     Raises:
-        UsageError: if it is no output folder.
+        UsageError: if it is not an output folder.
         NotProven: if it is not complete, or its ledger does not balance: then rows of shards that are being done again
             would be taken for removed ones.
     """
@@ -327,7 +327,7 @@ def run(
         with contextlib.closing(open_table(options.database, name, folder)) as table:
             load(folder, table)
     except (UsageError, NotProven, StorageError, OSError) as error:
-        print(f"{sys.argv[0]}: {told(error)}", file=sys.stderr)
+        print(f"{sys.argv[0]}: {describe_error(error)}", file=sys.stderr)
         return {UsageError: ExitCode.USAGE, NotProven: ExitCode.NOT_PROVEN}.get(type(error), ExitCode.FAILED)
     return ExitCode.DONE
 

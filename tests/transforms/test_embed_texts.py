@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -36,13 +36,15 @@ def simulator() -> Iterator[Simulator]:
         yield Simulator(server.url)
 
 
-def is_vector_of(text: str) -> Callable[[Any], None]:
-    def check(element: Any) -> None:
-        vector = element[1]
-        assert vector.dtype == np.float32
-        assert vector.tobytes() == expected_vector(text).tobytes()
+def vectors_of(texts: Mapping[Any, str]) -> Callable[[list[Any]], None]:
+    """Hold the elements against the vectors of these texts, by their keys."""
 
-    return check
+    def check(element: Any) -> None:
+        key, vector = element
+        assert vector.dtype == np.float32
+        assert vector.tobytes() == expected_vector(texts[key]).tobytes()
+
+    return each_by(lambda one: one[0], dict.fromkeys(texts, check))
 
 
 def test_every_key_gets_the_vector_of_its_own_text_and_equal_texts_are_sent_once(simulator: Simulator) -> None:
@@ -53,9 +55,7 @@ def test_every_key_gets_the_vector_of_its_own_text_and_equal_texts_are_sent_once
         outputs = (
             pipeline | beam.Create(texts.items(), reshuffle=False) | EmbedTexts(EndpointSettings((simulator.url,)))
         )
-        assert_that(
-            outputs.vectors, each_by(lambda one: one[0], {key: is_vector_of(text) for key, text in texts.items()})
-        )
+        assert_that(outputs.vectors, vectors_of(texts))
         assert_that(outputs.dead_letters, is_empty(), label="no dead letters")
     # 1,300 different texts, and canaries and probes; "the same" once for each batch that it is in
     assert 1300 < simulator.statistics()["texts"] < 1400
@@ -74,8 +74,7 @@ def test_a_text_that_cannot_be_embedded_takes_no_neighbour_along(simulator: Simu
     endpoint = EndpointSettings((simulator.url,), overlong=Overlong.DEAD_LETTER)
     with local_pipeline() as pipeline:
         outputs = pipeline | beam.Create(texts.items()) | EmbedTexts(endpoint)
-        vectors = {"good": is_vector_of("a"), "last": is_vector_of("b")}
-        assert_that(outputs.vectors, each_by(lambda one: one[0], vectors))
+        assert_that(outputs.vectors, vectors_of({"good": "a", "last": "b"}))
         rejected = outputs.dead_letters | beam.Map(lambda one: (one.key, one.reason, one.detail.split(":")[0]))
         expected = [
             ("refused", Reason.REJECTED_BY_ENDPOINT, "Input validation error"),

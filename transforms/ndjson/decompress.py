@@ -18,7 +18,7 @@ COMPRESSIONS = (".gz", ".bz2", ".zst")
 # The size of a zstd file's window is the writer's choice (`zstd --long=31` makes the largest). Memory is only touched
 # as far as the data fill it, so that a header that claims much costs little.
 MAX_WINDOW_LOG = 31
-MAGIC_BYTES = 18  # as much of a file as tells its codec, and a zstd frame's window
+MAGIC_BYTES = 18  # enough of a file to recognise its codec, and a zstd frame's window
 _INPUT_BYTES = 1 << 16
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")  # a zstd frame that holds no data, such as pzstd writes first
@@ -87,7 +87,7 @@ def _decoded(file: BinaryIO, codec: str | None) -> Iterator[bytes]:
     if codec is None:
         raise ValueError("it does not begin as a gzip, bzip2 or zstd file does")
     if codec == "gzip":
-        # read1 gives what is at hand: a larger read would drop, together with the damage, the good bytes before it.
+        # read1 returns what there is: a larger read would drop, together with the damage, the good bytes before it.
         return iter(functools.partial(gzip.GzipFile(fileobj=file).read1, CHUNK_BYTES), b"")
     return _streams(file, bz2.BZ2Decompressor if codec == "bzip2" else start_zstd)
 

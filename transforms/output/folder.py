@@ -139,7 +139,7 @@ class OutputFolder:
         """Return a small file's bytes; None if it is not there.
 
         Raises:
-            StorageError: if it has more than `max_bytes`, is no regular file, or cannot be in this folder.
+            StorageError: if it has more than `max_bytes`, is not a regular file, or cannot be in this folder.
         """
         return storage.read_bytes(self.path(name), max_bytes)
 
@@ -153,7 +153,7 @@ class OutputFolder:
         return storage.WrittenFile(name, size, crc32c)
 
     def move(self, name: str, target: str) -> None:
-        """Give a file of this folder another name; a missing file is no error."""
+        """Give a file of this folder another name; a missing file is not an error."""
         storage.move(self.path(name), self._path_to_replace(target))
 
     def tidy(self) -> None:

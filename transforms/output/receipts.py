@@ -1,4 +1,4 @@
-"""Receipts: what proves that a shard happened. A shard without a receipt did not."""
+"""Receipts: the proof that a shard is done. Without a valid receipt, it is not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from transforms.output.layout import FLOAT32, FORMATS, VECTOR_TYPES
 from transforms.storage.api import FileStat, WrittenFile
 
 _MAX_COUNT = 1 << 53  # of records, bytes or milliseconds: beyond that, it is no count
-_MAX_SECONDS = 253_402_300_800.0  # the year 10000: later times cannot be shown
+MAX_SECONDS = 253_402_300_800.0  # the year 10000: later times cannot be shown
 _MAX_DIGEST = 64  # characters
 _MAX_INDEX = 10**9
 MAX_TRUNCATED_PLACES = 10
@@ -171,7 +171,7 @@ def decode_receipt(data: bytes) -> Receipt:
         receipt = build(Receipt, values)
         _check_bounds(receipt)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"this is no receipt: {error}") from error
+        raise ValueError(f"this is not a receipt: {error}") from error
     return receipt
 
 
@@ -217,7 +217,7 @@ def _check_bounds(receipt: Receipt) -> None:
     if not 0 <= receipt.index <= _MAX_INDEX or not receipt.shard.endswith(f"-{receipt.index:05d}"):
         raise ValueError(f"index {receipt.index} is not that of {receipt.shard!r}")
     for seconds in (receipt.started_at, receipt.finished_at):
-        if not (math.isfinite(seconds) and 0 <= seconds <= _MAX_SECONDS):
+        if not (math.isfinite(seconds) and 0 <= seconds <= MAX_SECONDS):
             raise ValueError(f"{seconds!r} is not a time")
     for reason in receipt.reasons:
         Reason(reason)
@@ -235,7 +235,7 @@ def _check_bounds(receipt: Receipt) -> None:
 
 
 def is_done(output: OutputFolder, shard: Shard, job: str) -> bool:
-    """Whether a shard has got a valid receipt, asked of the output folder now."""
+    """Return whether a shard has a valid receipt in the output folder now."""
     data = output.read(output.receipt(shard.name))
     if data is None:
         return False

@@ -1,4 +1,4 @@
-"""Partial shards: the vectors of shards that are not finished, put down in the output folder from time to time.
+"""Partial shards: the vectors of shards that are not finished, saved in the output folder from time to time.
 
 A file is one line of JSON, the SHA-256 of each text as sent (32 bytes: the texts themselves are not kept, so a key of 8
 bytes would not prove that two are equal), and the vectors, float32, little-endian.
@@ -29,7 +29,7 @@ from transforms.storage.base import StorageError
 
 FOLDER = f"{JOB}/partial"
 LOOK_SECONDS = 10.0
-SAVE_SECONDS = 20.0  # with a look before it: what has been computed is put down within 30 s
+SAVE_SECONDS = 20.0  # with a look before it: what has been computed is saved within 30 s
 DIGEST_BYTES = 32
 MAX_BYTES = 1 << 34
 _MAX_HEADER_BYTES = 4096
@@ -76,7 +76,7 @@ class _Entry:
 
 
 class PartialWriter:
-    """Puts the vectors of unfinished shards down, in a thread of its own.
+    """Saves the vectors of unfinished shards, in a thread of its own.
 
     Args:
         output: the folder.
@@ -120,13 +120,15 @@ class PartialWriter:
             entry = self._entries.pop(shard, None)
         if entry is None:
             return None
-        with entry.saving:  # what is being written is to be found in its place
+        with entry.saving:  # wait for a file that is being written, so that it is deleted with the others
             entry.is_watched = False
         return self._name(shard) if entry.saved else None
 
     def clear(self) -> None:
-        """Watch nothing."""
+        """Watch nothing, and save nothing of what was watched: another worker may finish these shards."""
         with self._lock:
+            for entry in self._entries.values():
+                entry.is_watched = False
             self._entries.clear()
 
     def close(self) -> None:
@@ -135,7 +137,7 @@ class PartialWriter:
         self._thread.join()
 
     def look(self) -> None:
-        """Put down what is new and old enough."""
+        """Save the vectors of each shard that has new ones and was not saved for long enough."""
         with self._lock:
             entries = list(self._entries.items())
         for shard, entry in entries:
@@ -161,8 +163,8 @@ class PartialWriter:
             self._output.write(
                 self._name(shard), encode_partial(shard, self._space, self._overlong, texts, vectors[rows])
             )
-        except (StorageError, OSError) as error:  # it costs nothing but some work, should the run end here
-            _logger.warning("the vectors of %s so far cannot be put down: %s", shard, error)
+        except (StorageError, OSError) as error:  # only some work is lost, and only if the run ends here
+            _logger.warning("the vectors of %s so far cannot be saved: %s", shard, error)
 
     def _name(self, shard: str) -> str:
         return f"{FOLDER}/{hashlib.sha256(shard.encode()).hexdigest()[:16]}-{self._output.run}"

@@ -56,7 +56,7 @@ class Store(Protocol):
         """Write a file whole or not at all; return its size in bytes and its CRC-32C in base64."""
 
     def move(self, path: str, target: str) -> None:
-        """Give a file another name in the same storage; a missing one is no error."""
+        """Give a file another name in the same storage; a missing one is not an error."""
 
     def delete(self, paths: Iterable[str]) -> None:
         """Delete files; missing ones are no error."""
@@ -100,7 +100,7 @@ def read_bytes(path: str, max_bytes: int = MAX_SMALL_FILE_BYTES) -> bytes | None
     """Return a small file's bytes; None if there is none.
 
     Raises:
-        StorageError: if it has more than `max_bytes`, or is no regular file.
+        StorageError: if it has more than `max_bytes`, or is not a regular file.
     """
     return _store_of(path).read(path, max_bytes)
 
@@ -164,7 +164,7 @@ def write_whole(path: str, temporary: str, chunks: Iterable[bytes]) -> tuple[int
 
 
 def move(path: str, target: str) -> None:
-    """Give a file another name in the same storage; a missing one is no error.
+    """Give a file another name in the same storage; a missing one is not an error.
 
     An object is copied within its store, and then deleted: interrupted between the two, it has both names.
     """

@@ -72,7 +72,7 @@ class Exchange:
         settings: the job's.
         space: that all vectors must be of.
         scheduler: takes back what was assigned.
-        handshake: for endpoints that were not met yet, or were away.
+        handshake: for endpoints without one yet, or that were away.
         timer: ends the run when nothing succeeds.
         backoff: draws delays.
         rng: chooses the canary's place.
@@ -123,7 +123,7 @@ class Exchange:
         """
         task, endpoint, profile = assignment.task, assignment.endpoint, assignment.profile
         if profile is None:
-            self._meet(assignment)
+            self._shake_hands(assignment)
         elif endpoint.one_by_one:
             self._send_one_by_one(assignment, profile)
         else:
@@ -136,11 +136,11 @@ class Exchange:
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
-    def _meet(self, assignment: Assignment) -> None:
+    def _shake_hands(self, assignment: Assignment) -> None:
         """Do the handshake that an endpoint needs first; the task goes back to where it was."""
         endpoint = assignment.endpoint
         try:
-            profile = self._handshake.meet(endpoint.url, self._space)
+            profile = self._handshake.read_profile(endpoint.url, self._space)
         except Unavailable as error:
             self._fail(assignment, assignment.task, _not_the_texts(error.failure))
             return
@@ -347,33 +347,43 @@ class Exchange:
         Raises:
             ModelChanged, PairingBroken: what the endpoint returns cannot be trusted.
         """
-        endpoint = assignment.endpoint
-        with self._canary_lock:
-            seen_at = self._wrong_canary_at.get(endpoint.url)
-            if seen_at is not None and assignment.started >= seen_at:
-                raise PairingBroken(self._two_models(endpoint, found))
-            if seen_at is None:
-                right = []
-                for delay in CANARY_DELAYS:
-                    self._wait(delay)
-                    try:
-                        vector = self._embed_canary(assignment, profile)
-                    except Unavailable as error:
-                        self._fail(assignment, task, _not_the_texts(error.failure))
-                        return
-                    right.append(self._is_canary(vector))
-                if not any(right):
-                    raise ModelChanged(
-                        f"{endpoint.url} serves another model than this job's vectors were made with, whatever its "
-                        f"name: the canary came back with another vector again and again ({found}). Vectors of its "
-                        "replies were not used. Look at what was deployed or restarted there."
-                    )
-                if not all(right):
-                    raise PairingBroken(self._two_models(endpoint, found))
-                self._wrong_canary_at[endpoint.url] = self._scheduler.clock()
-                logger.warning("%s returned a wrong canary once (%s); that reply was not used", endpoint.url, found)
+        try:
+            with self._canary_lock:
+                self._ask_for_the_canary_again(assignment, profile, found)
+        except Unavailable as error:
+            # Outside of the lock: what is done about a failure may come back here.
+            self._fail(assignment, task, _not_the_texts(error.failure))
+            return
         task.job.count_retries()
         self._scheduler.settle(assignment, Outcome.OBJECTED, [task])
+
+    def _ask_for_the_canary_again(self, assignment: Assignment, profile: EndpointProfile, found: str) -> None:
+        """Do what `_wrong_canary` says; one thread at a time.
+
+        Raises:
+            ModelChanged, PairingBroken: what the endpoint returns cannot be trusted.
+            Unavailable: it does not answer for now.
+        """
+        endpoint = assignment.endpoint
+        seen_at = self._wrong_canary_at.get(endpoint.url)
+        if seen_at is not None:
+            if assignment.started >= seen_at:
+                raise PairingBroken(self._two_models(endpoint, found))
+            return
+        right = []
+        for delay in CANARY_DELAYS:
+            self._wait(delay)
+            right.append(self._is_canary(self._embed_canary(assignment, profile)))
+        if not any(right):
+            raise ModelChanged(
+                f"{endpoint.url} serves another model than this job's vectors were made with, whatever its name: the "
+                f"canary came back with another vector again and again ({found}). Vectors of its replies were not "
+                "used. Look at what was deployed or restarted there."
+            )
+        if not all(right):
+            raise PairingBroken(self._two_models(endpoint, found))
+        self._wrong_canary_at[endpoint.url] = self._scheduler.clock()
+        logger.warning("%s returned a wrong canary once (%s); that reply was not used", endpoint.url, found)
 
     def _embed_canary(self, assignment: Assignment, profile: EndpointProfile) -> Vectors:
         # A slow endpoint has a queue, ours, that the canary waits in as well.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import itertools
+import re
 from collections.abc import Iterable, Sequence
 
 from pipeline.commands.options.check import CheckOptions
@@ -65,6 +67,8 @@ def parse(arguments: Sequence[str]) -> Options:
         parser.error("the command comes first, then its options: see tayyar --help")
     if meant := _closest(command, [*COMMANDS, SERVE], _CLOSE_COMMAND) if command not in COMMANDS else None:
         parser.error(f"unknown command {command}: did you mean {meant}?")
+    if where := _not_utf8(arguments):
+        parser.error(f"the value of {where} is not UTF-8: rename the file or the folder, or write it in UTF-8")
     if option := _secret_in_several_words(words):
         parser.error(f"the value of {option} must be one word: put quotes around it")
     if command in COMMANDS:
@@ -80,6 +84,18 @@ def parse(arguments: Sequence[str]) -> Options:
     elif rest:
         parser.error(f"unknown option {rest[0].partition('=')[0]}: see tayyar {command} --help")
     return make_options(options, parsed)
+
+
+def _not_utf8(words: Sequence[str]) -> str | None:
+    """Return the option whose value holds bytes that are not UTF-8; None if none does.
+
+    Paths and names are recorded in JSON, which cannot hold them. The value is not repeated: it may be a secret.
+    """
+    for former, word in itertools.pairwise(["", *words]):
+        if any("\ud800" <= character <= "\udfff" for character in word):
+            option = (word if word.startswith("--") else former).partition("=")[0]
+            return option if re.fullmatch("--[a-z_]+", option) else "an option"
+    return None
 
 
 def _refuse_misspelt(parser: argparse.ArgumentParser, command: str, words: Iterable[str]) -> None:

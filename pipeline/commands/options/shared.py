@@ -15,6 +15,7 @@ from transforms.tei.credentials import parse_header
 from transforms.tei.settings import EndpointSettings, Overlong
 
 _MIB = 1 << 20
+MAX_SHARD_BYTES = 1 << 40  # what job.json may hold, whose module imports too much for a command line
 _DAY = 86_400  # seconds
 
 
@@ -102,7 +103,7 @@ class RecordOptions(Options):
     embedding_field: str = option(default="embedding", meaning="the field that gets the vector")
     shard_bytes: int = option(
         default=16 * _MIB,
-        parse=number(int, 1),
+        parse=number(int, 1, MAX_SHARD_BYTES),
         metavar="BYTES",
         meaning="of a file that make a shard: one element, one output file, one receipt",
     )

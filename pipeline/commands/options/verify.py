@@ -42,7 +42,8 @@ class VerifyOptions(OutputOptions, MovedInputOptions, DeadLetterOptions, Connect
     seed: int = option(default=0, parse=int, metavar="N", meaning="of the choice")
 
     def __post_init__(self) -> None:
-        """Refuse an endpoint that nothing would be sent to."""
+        """Refuse an endpoint or a model that nothing would be sent to."""
         super().__post_init__()
-        if self.urls and not self.sample:
-            raise UsageError("--endpoint embeds documents again: say how many with --sample N.")
+        if (self.urls or self.model) and not self.sample:
+            name = "--endpoint" if self.urls else "--model"
+            raise UsageError(f"{name} is for embedding documents again. Give their number with --sample N.")

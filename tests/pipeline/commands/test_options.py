@@ -12,9 +12,10 @@ from pipeline.commands.options.parser import COMMANDS, parse
 from pipeline.commands.options.plan import PlanOptions
 from pipeline.commands.options.redrive import RedriveOptions
 from pipeline.commands.options.run import RunOptions
-from pipeline.commands.options.shared import absolute, output_folder
+from pipeline.commands.options.shared import MAX_SHARD_BYTES, absolute, output_folder
 from pipeline.commands.options.verify import VerifyOptions
 from pipeline.errors import UsageError
+from pipeline.job import spec
 from tests.commands import parsed, tayyar, tayyar_here
 from transforms.tei.settings import Overlong
 
@@ -78,7 +79,7 @@ def test_everything_that_is_given_arrives() -> None:
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
-        ("--shard_bytes", "0", "0 is not at least 1"),
+        ("--shard_bytes", "0", "0 is not from 1 to 1099511627776"),
         ("--shard_bytes", "16M", "invalid int value: '16M'"),
         ("--expected_dimensions", "0", "0 is not at least 1"),
         ("--dimensions", "0", "0 is not at least 1"),
@@ -97,6 +98,7 @@ def test_everything_that_is_given_arrives() -> None:
         ("--max_in_flight", "0", "0 is not at least 1"),
         ("--max_in_flight", "-5", "-5 is not at least 1"),
         ("--request_timeout", "0", "0 is not from 0.001 to 86400"),
+        ("--shard_bytes", "2000000000000", "2000000000000 is not from 1 to 1099511627776"),
         ("--request_timeout", "inf", "inf is not from 0.001 to 86400"),
         ("--request_timeout", "1e11", "1e11 is not from 0.001 to 86400"),
         ("--give_up_after", "-1", "-1 is not from 0 to 2592000"),
@@ -115,6 +117,8 @@ def test_everything_that_is_given_arrives() -> None:
         ("--embedding_field", "a\\b", "Use a plain name"),
         ("--embedding_field", "a/b", "Use a plain name"),
         ("--embedding_field", "a\nb", "Use a plain name"),
+        ("--text_field", "\udcff", "is not UTF-8"),
+        ("--output", "/out/\udcff", "is not UTF-8"),
         ("--embedding_field", "content", "would overwrite the text, which is in --text_field content"),
         ("--output", "", "names no folder"),
         ("--output", "/", "names no folder"),
@@ -316,3 +320,7 @@ def test_a_pattern_without_quotes_is_told_from_an_unknown_option(tmp_path: Path)
     assert "b.ndjson belongs to no option: put quotes" in said.stderr
     said = tayyar_here("run", "--input", "a.ndjson", "--output", tmp_path, "--setup_file", "./setup.py", code=2)
     assert "belongs to no option" not in said.stderr
+
+
+def test_the_largest_shard_is_one_that_job_json_can_hold() -> None:
+    assert MAX_SHARD_BYTES == spec.MAX_SHARD_BYTES

@@ -80,6 +80,12 @@ def test_where_nobody_watches_each_status_stands_below_the_former() -> None:
     assert text.count("running: ") == 2
 
 
+def test_a_name_from_elsewhere_stays_on_its_line_and_reorders_nothing() -> None:
+    running = replace(at(NOW, ELSEWHERE, NOW), why="process 1 on a\nfinished: \u202eall")
+    text = drawn(io.StringIO(), running)
+    assert text.startswith("running: process 1 on a\\nfinished: \\u202eall\n")
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, hash_tei: str) -> Path:
     """The output folder of a run of 90 documents in three files."""

@@ -175,10 +175,10 @@ def a_little_different(lines: list[bytes]) -> list[bytes]:
         (field_changed, "the line is not the source line with a vector"),
         (shortened, "the vector has 383 numbers, not 384"),
         (zero, "the vector is all zeros"),
-        (not_a_number, "the vector is no JSON"),
+        (not_a_number, "the vector is not JSON"),
         (beyond_float32, "the vector has numbers that no float32 holds"),
-        (nested, "the vector is no array of numbers"),
-        (null, "the vector is no array of numbers"),
+        (nested, "the vector is not an array of numbers"),
+        (null, "the vector is not an array of numbers"),
         (a_little_different, "its checksum is"),
     ],
 )
@@ -299,7 +299,7 @@ def test_deleted_dead_letters_are_found(out: Path) -> None:
     [
         (lambda lines: [lines[0].replace(b"broken", b"brocken"), *lines[1:]], "does not hold that line"),
         (lambda lines: [lines[0].replace(b"invalid_json", b"invalid_utf8"), *lines[1:]], "its checksum is"),
-        (lambda lines: [b"nonsense\n", *lines[1:]], "byte 0: this is no dead letter"),
+        (lambda lines: [b"nonsense\n", *lines[1:]], "byte 0: this is not a dead letter"),
         (lambda lines: lines[1:], "the line is not the source line with a vector|is missing|cannot have a vector"),
         (lambda lines: [*lines, lines[-1]], "no source line begins at byte"),
     ],
@@ -374,7 +374,7 @@ def test_a_terminal_is_shown_how_far_it_is(finished: Path, processes: int) -> No
     finally:
         os.close(terminal)
         os.close(master)
-    assert "64.0/64.0" in shown
+    assert "64 of 64 records" in shown
     assert " records/s" in shown
     assert "verified: 64 records" in shown
     assert "WARNING" not in shown
@@ -458,7 +458,7 @@ def test_control_c_promises_nothing(finished: Path) -> None:
                 said, _ = process.communicate(timeout=20)
     assert process.returncode == 130
     assert "tayyar: stopped" in said
-    assert "goes on from here" not in said
+    assert "continues from here" not in said
 
 
 def test_the_proof_takes_bounded_memory(tmp_path: Path, hash_tei: str) -> None:
@@ -527,7 +527,7 @@ def test_a_source_that_is_gone_is_checked_in_the_output_alone_and_the_last_line_
     said: list[str] = []
     assert verify(options(out), said.append) is ExitCode.DONE
     assert re.fullmatch(
-        rf"not checked: 1 of 2 sources, which are gone \({re.escape(str(source))}\): their 43 records were checked in "
+        rf"not checked: 1 of 2 sources, gone \({re.escape(str(source))}\): 43 records of them, checked in "
         r"the output alone; the vectors against the model \(give .*\)",
         said[-1],
     )

@@ -143,7 +143,7 @@ def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 
 def test_what_is_no_regular_file_is_refused_by_name(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.ndjson")
-    with pytest.raises(UsageError, match=r"pipe\.ndjson is no regular file"):
+    with pytest.raises(UsageError, match=r"pipe\.ndjson is not a regular file"):
         names(tmp_path, "*")
 
 
@@ -181,6 +181,14 @@ def test_shards_cover_a_file_without_gap_or_overlap(size: int, shard_bytes: int)
     assert [shard.last for shard in shards] == [False] * (len(shards) - 1) + [True]
 
 
+def test_more_shards_than_fit_into_memory_are_refused_with_the_option(tmp_path: Path) -> None:
+    with (tmp_path / "a.ndjson").open("wb") as file:
+        file.write(b'{"content": "a"}\n')
+        file.truncate(20_000_000)
+    with pytest.raises(UsageError, match="--shard_bytes 1 would cut the inputs into 20,000,000 shards"):
+        make_plan([str(tmp_path / "a.ndjson")], OUT, 1)
+
+
 def test_a_compressed_source_is_one_work_item() -> None:
     source = Source("/in/a.ndjson.gz", "a", 500, "0.0", compressed=True)
     (shard,) = Plan((source,), 10).shards_of(source)
@@ -198,11 +206,22 @@ def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_plan_is_no_output_folder(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=f"{tmp_path} is no output folder"):
+    with pytest.raises(UsageError, match=f"{tmp_path} is not an output folder"):
         read_plan(folder(tmp_path), 10)
 
 
-@pytest.mark.parametrize("data", [b"{}\n", b"5\n", b"nonsense", b'{"path":"/a","name":"a","size":5}\n'])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"{}\n",
+        b"5\n",
+        b"nonsense",
+        b'{"path":"/a","name":"a","size":5}\n',
+        b'{"path":"/a","name":"a","size":-5,"version":"1","compressed":false}\n',
+        # As many shards as would fill the memory.
+        b'{"path":"/a","name":"a","size":1152921504606846976,"version":"1","compressed":false}\n',
+    ],
+)
 def test_a_damaged_plan_is_named(tmp_path: Path, data: bytes) -> None:
     output = folder(tmp_path)
     output.write(output.plan, [data])

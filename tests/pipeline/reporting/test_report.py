@@ -253,7 +253,7 @@ def test_the_summary_is_what_the_user_of_the_tutorial_knows() -> None:
         "this run: 243,075 documents in 4 s of work, 60,769 documents/s; 3 min 05 s from start to end",
         "cost: $2.00 for the time of work, at $1,800 an hour",
         "not complete: 3 of an unknown number of shards are done (80% of about 303,835 records), shards are missing of "
-        "/in/more/wiki_07.ndjson.gz; the same run command goes on from here",
+        "/in/more/wiki_07.ndjson.gz; the same run command continues from here",
     ]
 
 
@@ -261,7 +261,7 @@ def test_an_unfinished_job_says_how_much_is_missing() -> None:
     *_, last = summary(unfinished_report(), None)
     assert last == (
         "not complete: 15 of 19 shards are done (78% of about 57 records), shards are missing of /in/a.ndjson; "
-        "the same run command goes on from here"
+        "the same run command continues from here"
     )
 
 
@@ -388,3 +388,13 @@ def test_the_report_is_saved_as_json_and_its_successor_reads_it(tmp_path: Path) 
     assert (saved["job"]["overlong"], saved["job"]["model"]["model_id"]) == ("truncate", JOB.model.model_id)
     assert saved["latency_ms"]["histogram"] == {"10": 60, "20": 39, "500": 1}
     assert read_former(output) == Former(1.3, 1.3 * 4 / 3600 / 243_075, WHOLE_RUN)
+
+
+@pytest.mark.parametrize(
+    "change", [{"started_at": 1e300}, {"started_at": -1.0}, {"wall_seconds": 1e300}, {"documents": 1 << 60}]
+)
+def test_a_last_run_that_cannot_be_shown_is_left_out(tmp_path: Path, change: dict[str, Any]) -> None:
+    output = folder(tmp_path)
+    run = dataclasses.asdict(WHOLE_RUN) | change
+    output.write(output.report, [json.dumps({"price_per_hour": 1.3, "last_run": run}).encode()])
+    assert read_former(output) == Former(1.3, None, None)

@@ -48,7 +48,7 @@ def at(now: float, by: RunMarker | None, *finished: float, seconds: float = 10.0
     [
         (None, [NOW], 10, True, State.FINISHED, "every shard"),
         (ELSEWHERE, [NOW], 10, True, State.FINISHED, "every shard"),
-        (None, [NOW], 10, False, State.STOPPED, "the same run command goes on"),
+        (None, [NOW], 10, False, State.STOPPED, "the same run command continues"),
         (GONE, [NOW], 10, False, State.STOPPED, "is gone"),
         (ELSEWHERE, [NOW - 599], 10, False, State.RUNNING, "elsewhere"),
         (ELSEWHERE, [NOW - 601], 10, False, State.STALLED, "no shard for 10 min 01 s"),
@@ -56,7 +56,7 @@ def at(now: float, by: RunMarker | None, *finished: float, seconds: float = 10.0
         (ELSEWHERE, [NOW - 751], 250, False, State.STALLED, "limit 12 min 30 s"),
         (None, [NOW - 5], 10, False, State.STOPPED, "last shard 5 s ago"),
         (REMOTE, [NOW - 599], 10, False, State.RUNNING, "is gone, but shards are being finished"),
-        (REMOTE, [NOW - 601], 10, False, State.STOPPED, "is gone; the same run command goes on"),
+        (REMOTE, [NOW - 601], 10, False, State.STOPPED, "is gone; the same run command continues"),
         (ELSEWHERE, [], 10, False, State.RUNNING, "has finished no shard yet"),
     ],
 )

@@ -108,7 +108,7 @@ def test_dataflow_is_given_what_it_can_reach() -> None:
     [
         (
             {"inputs": ("gs://b/in", "/here/*")},
-            "--input /here/* is on this machine, which Dataflow's workers do not see",
+            "--input /here/* is on this machine, which Dataflow's workers cannot see",
         ),
         ({"output": "/here"}, "--output /here is on this machine"),
         ({"output": "s3://b/out"}, "--output s3://b/out cannot be read by Dataflow's workers"),

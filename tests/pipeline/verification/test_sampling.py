@@ -205,9 +205,10 @@ def test_the_seed_chooses_and_processes_do_not(out: Path, simulator: Simulator) 
     assert found != findings(out, simulator, 60, seed=4)
 
 
-def test_an_endpoint_without_a_sample_is_refused() -> None:
-    with pytest.raises(UsageError, match="say how many with --sample N"):
-        parse(["verify", "--output", "out", "--endpoint", "http://127.0.0.1:1"])
+@pytest.mark.parametrize("option", [("--endpoint", "http://127.0.0.1:1"), ("--model", ".")])
+def test_an_endpoint_or_a_model_without_a_sample_is_refused(option: tuple[str, str]) -> None:
+    with pytest.raises(UsageError, match=f"{option[0]} is for embedding documents again"):
+        parse(["verify", "--output", "out", *option])
 
 
 def test_the_command_compares(finished: Path, simulator: Simulator) -> None:

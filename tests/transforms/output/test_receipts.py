@@ -231,7 +231,7 @@ def test_a_shard_of_which_anything_is_missing_is_not_done(tmp_path: Path, name: 
 @pytest.mark.parametrize("field", ["shard", "output", "dead_letter_output"])
 def test_what_names_a_file_outside_the_folder_is_no_receipt(field: str, name: str) -> None:
     value = name if field == "shard" else WrittenFile(name, 1, "AAAAAA==")
-    with pytest.raises(ValueError, match="this is no receipt"):
+    with pytest.raises(ValueError, match="this is not a receipt"):
         decode_receipt(encode_receipt(receipt(**{field: value})))
 
 

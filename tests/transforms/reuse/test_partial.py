@@ -56,7 +56,7 @@ def writer(output: OutputFolder, clock: Clock) -> PartialWriter:
 
 
 def saved(output: OutputFolder) -> list[str]:
-    """The texts whose vectors were put down."""
+    """The texts whose vectors were saved."""
     found = []
     for name in output.list(FOLDER):
         header, digests, vectors = decode_partial(output.read(name) or b"")
@@ -72,7 +72,7 @@ def decode(text: str) -> list[bytes]:
     return decode_partial(b"".join(encode_partial("x", "s", "truncate", [text], VECTORS[:1])))[1]
 
 
-def test_vectors_that_were_there_at_two_looks_are_put_down_when_the_shard_is_old_enough(tmp_path: Path) -> None:
+def test_vectors_that_were_there_at_two_looks_are_saved_when_the_shard_is_old_enough(tmp_path: Path) -> None:
     output, clock, pending = folder(tmp_path), Clock(), Pending()
     one = writer(output, clock)
     try:
@@ -107,6 +107,26 @@ def test_vectors_that_were_there_at_two_looks_are_put_down_when_the_shard_is_old
         one.close()
 
 
+def test_a_shard_that_is_forgotten_during_a_look_is_not_saved(tmp_path: Path) -> None:
+    class Forgotten(Pending):
+        def so_far(self) -> tuple[Vectors, frozenset[int]]:
+            if clock.now > 100:
+                one.clear()
+            return super().so_far()
+
+    output, clock, pending = folder(tmp_path), Clock(), Forgotten()
+    one = writer(output, clock)
+    try:
+        one.add("wiki-00000", TEXTS, pending)
+        pending.arrive(0)
+        one.look()
+        clock.now += 100
+        one.look()
+        assert saved(output) == []
+    finally:
+        one.close()
+
+
 def test_a_storage_that_fails_costs_nothing_but_the_saving(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class Full(OutputFolder):
         def write(self, name: str, chunks: object) -> WrittenFile:
@@ -122,7 +142,7 @@ def test_a_storage_that_fails_costs_nothing_but_the_saving(tmp_path: Path, caplo
         one.look()
     finally:
         one.close()
-    assert "the vectors of wiki-00000 so far cannot be put down" in caplog.text
+    assert "the vectors of wiki-00000 so far cannot be saved" in caplog.text
 
 
 @pytest.mark.parametrize("at", [0, 5, -40, -1])

@@ -200,6 +200,15 @@ def test_a_missing_file_is_named_with_the_export_that_makes_it(tiny: Path, name:
         EmbeddedTei(["--model", str(tiny)]).__enter__()
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "kind"), [("config.json", "[]", "object"), ("modules.json", "{}", "array")]
+)
+def test_a_file_that_holds_something_else_is_named(tiny: Path, name: str, content: str, kind: str) -> None:
+    (tiny / name).write_text(content)
+    with pytest.raises(ModelUnavailableError, match=rf"{name} does not hold a JSON {kind}: export"):
+        OnnxModel(tiny)
+
+
 def test_a_dense_module_is_refused(tiny: Path) -> None:
     write(tiny, "modules.json", [{"type": "sentence_transformers.models.Dense"}])
     with pytest.raises(ModelUnavailableError, match="has a module Dense"):
