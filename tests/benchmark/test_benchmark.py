@@ -97,7 +97,7 @@ def test_documents_are_of_the_tutorial_s_lengths_and_all_different() -> None:
 def test_what_a_process_leaves_behind_is_counted_and_ended() -> None:
     busy = "subprocess.Popen([sys.executable, '-c', 'while True: pass'])"
     usage = process.measure(process.program(f"import subprocess, sys, time; {busy}; time.sleep(1)"))
-    assert usage.cpu > 0.3
+    assert usage.cpu > 0.1
 
 
 def test_a_process_that_fails_is_an_error() -> None:

@@ -193,7 +193,7 @@ def test_another_model_than_the_jobs_is_refused(clean: Path, simulator: Simulato
 
 def test_an_unknown_reason_is_refused_with_those_that_there_are(clean: Path) -> None:
     said = tayyar_here("redrive", "--output", clean, "--reason", "bad_luck", code=2).stderr
-    assert "--reason bad_luck is none. Choose from empty_text, invalid_json" in said
+    assert "--reason bad_luck is not a reason. Choose from empty_text, invalid_json" in said
 
 
 def test_an_output_that_is_not_what_its_receipt_says_is_left_alone(damaged: Path, simulator: Simulator) -> None:
