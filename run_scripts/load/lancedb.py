@@ -61,8 +61,7 @@ class LanceTable:
             self._table.delete(f"loaded_from IN ({names})")
 
     def close(self) -> None:
-        """See `Table`. Merge what small commits have left, and add new rows to the table's indexes."""
-        self._table.optimize()
+        """See `Table`. Its owner calls `optimize()`, whose memory grows with the table."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
