@@ -67,7 +67,7 @@ def dataflow() -> Iterator[Dataflow]:
             self.do_GET()
 
         def log_message(self, *_: object) -> None:
-            pass
+            """Print no line for each request."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         service = Dataflow(server.server_port)

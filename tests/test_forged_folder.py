@@ -27,7 +27,7 @@ THEIRS = {"victim.ndjson": "theirs", "out/notes.txt": "theirs", "out/data/notes.
 
 
 class Stopped(Exception):
-    pass
+    """The process died."""
 
 
 class Stopping(OutputFolder):

@@ -9,7 +9,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +24,11 @@ from pipeline.job.sharding import make_plan
 from pipeline.job.spec import require_job
 from tests.commands import output_files, started, tayyar_here, texts_embedded
 from tests.documents import documents, write_ndjson
+from tests.dying_folder import Dying, Killed
 from tests.test_end_to_end import HANDSHAKE_TEXTS
 from transforms.output.folder import OutputFolder
 from transforms.reuse.index import IndexHandle
 from transforms.reuse.partial import encode_partial
-from transforms.storage.api import WrittenFile
 
 SHARD_BYTES = 10_000
 
@@ -225,39 +225,6 @@ def test_a_corpus_may_move_with_its_output(lived: Folder, tmp_path: Path) -> Non
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "moved/out/data").rglob("*.ndjson")}
     run(tmp_path / "moved/in", tmp_path / "moved/out", lived.url)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "moved/out/data").rglob("*.ndjson")} == before
-
-
-class Killed(Exception):
-    pass
-
-
-class Dying(OutputFolder):
-    """A folder on whose n-th change its process dies, before or after it."""
-
-    left = 0
-    before = True
-
-    def write(self, name: str, chunks: Iterable[bytes]) -> WrittenFile:
-        self._step(before=True)
-        written = super().write(name, chunks)
-        self._step(before=False)
-        return written
-
-    def move(self, name: str, target: str) -> None:
-        self._step(before=True)
-        super().move(name, target)
-        self._step(before=False)
-
-    def delete(self, names: Iterable[str]) -> None:
-        self._step(before=True)
-        super().delete(names)
-        self._step(before=False)
-
-    def _step(self, *, before: bool) -> None:
-        if before:
-            type(self).left -= 1
-        if type(self).left == 0 and before is type(self).before:
-            raise Killed
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 import orjson
@@ -221,14 +221,19 @@ def _check_shards(
     if problem := shared.find():
         checked.findings.add(problem)
     if gone:
-        paths = [sources[number].source.path for number in gone]
-        if len(gone) == len(sources):
-            checked.findings.add(f"{paths[0]}: is gone, as are all sources, so there is nothing to compare with")
-        records = sum(sources[number].records for number in gone)
-        checked.not_checked.append(
-            f"{len(gone)} of {len(sources)} sources, which are gone ({paths[0]}{' first' if gone[1:] else ''}): "
-            f"their {records} records were checked in the output alone"
-        )
+        _note_gone([sources[number] for number in gone], len(sources), checked)
+
+
+def _note_gone(gone: Sequence[SourceLedger], total: int, checked: _Checked) -> None:
+    """Note that the records of sources that no longer exist were checked in the output alone."""
+    paths = [source.source.path for source in gone]
+    if len(gone) == total:
+        checked.findings.add(f"{paths[0]}: is gone, as are all sources, so there is nothing to compare with")
+    records = sum(source.records for source in gone)
+    checked.not_checked.append(
+        f"{len(gone)} of {total} sources, which are gone ({paths[0]}{' first' if gone[1:] else ''}): "
+        f"their {records} records were checked in the output alone"
+    )
 
 
 def _sources_kept(ledger: Ledger) -> list[SourceLedger]:

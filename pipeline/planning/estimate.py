@@ -19,6 +19,7 @@ from pipeline.job.preflight import require_usable
 from pipeline.job.sharding import Plan, make_plan
 from pipeline.planning.sampling import Sample, take_sample
 from pipeline.planning.throughput import Speed, probe_speed
+from pipeline.planning.tokenize import CannotTokenize, count_tokens
 from pipeline.reporting.numbers import duration
 from pipeline.reporting.report import PLANNED
 from pipeline.runners.endpoint import reached
@@ -30,7 +31,6 @@ from transforms.tei.client import TeiClient, connect
 from transforms.tei.errors import EndpointUnreachable
 from transforms.tei.handshake import ServerInfo
 from transforms.tei.settings import EndpointSettings, Overlong
-from transforms.tei.tokenize import CannotTokenize, count_tokens
 
 NAME = f"{JOB}/estimate.json"
 VERSION = 1

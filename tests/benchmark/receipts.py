@@ -54,8 +54,7 @@ def _write(output: OutputFolder, source: Source, count: int) -> None:
         output.write(output.receipt(one.shard), [encode_receipt(one)])
 
     with ThreadPoolExecutor(32) as writers:
-        for _ in writers.map(write, range(count)):
-            pass
+        list(writers.map(write, range(count)))  # raises what a writer raised
 
 
 def _together(output: OutputFolder, source: Source, count: int, requests: Path) -> dict[str, table.Value]:

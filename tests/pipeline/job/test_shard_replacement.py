@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.job.shard_replacement import FOLDER, finish_replacements, replace_shard
+from tests.dying_folder import Dying, Killed
 from tests.shards import JOB, SOURCE, folder, receipt
 from transforms.elements import Shard
 from transforms.output.folder import OutputFolder
@@ -21,34 +22,6 @@ STEPS = 8  # the staged output, the intent, the output, the dead letters, the ke
 
 def is_planned(shard: str) -> bool:
     return shard == SHARD.name
-
-
-class Killed(Exception):
-    pass
-
-
-class Dying(OutputFolder):
-    """A folder on whose n-th write or deletion its process dies, before or after it."""
-
-    left = 0
-    before = True
-
-    def write(self, name: str, chunks: Iterable[bytes]) -> WrittenFile:
-        self._step(before=True)
-        written = super().write(name, chunks)
-        self._step(before=False)
-        return written
-
-    def delete(self, names: Iterable[str]) -> None:
-        self._step(before=True)
-        super().delete(names)
-        self._step(before=False)
-
-    def _step(self, *, before: bool) -> None:
-        if before:
-            type(self).left -= 1
-        if type(self).left == 0 and before is type(self).before:
-            raise Killed
 
 
 def written(path: str, content: bytes) -> WrittenFile | None:

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import pytest
 import requests
 
+from pipeline.planning.tokenize import CannotTokenize, count_tokens
 from tests.tei_simulator.process import TeiSimulator
 from transforms.tei.credentials import Credentials
 from transforms.tei.handshake import ServerInfo, parse_info
-from transforms.tei.tokenize import CannotTokenize, count_tokens
 from transforms.tei.transport import HttpTransport
 
 
