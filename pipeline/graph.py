@@ -9,7 +9,9 @@ import apache_beam as beam
 
 from transforms.elements import Shard
 from transforms.embed_shards import EmbedShards, PartialSettings
+from transforms.list_shards import ListShards
 from transforms.output.folder import OutputFolder
+from transforms.output.layout import Layout
 from transforms.output.receipts import Provenance
 from transforms.read_shards import ReadShards
 from transforms.reuse.index import IndexHandle
@@ -26,6 +28,7 @@ class Settings(NamedTuple):
         endpoint: where and how to embed; its `space` is known.
         output: where to.
         provenance: how shards are made, for their receipts; with the fields to read and to write.
+        layout: what the shards' outputs look like.
         shard_bytes: decompressed bytes a shard of an unsplittable source.
         max_dead_letter_ratio: dead letters a record that the run may have.
         former: index of former vectors; None if there are none.
@@ -34,6 +37,7 @@ class Settings(NamedTuple):
     endpoint: EndpointSettings
     output: OutputFolder
     provenance: Provenance
+    layout: Layout
     shard_bytes: int
     max_dead_letter_ratio: float
     former: IndexHandle | None = None
@@ -46,23 +50,29 @@ class Outputs(NamedTuple):
     totals: beam.PCollection
 
 
-def build(root: beam.Pipeline, work: Sequence[Shard], settings: Settings) -> Outputs:
-    """Build the graph.
+def build(root: beam.Pipeline, work: Sequence[Shard], settings: Settings, lists: Sequence[str] = ()) -> Outputs:
+    """Build the graph over the shards to do, or over lists of them in the output folder where there are any.
 
     Only shard descriptions and receipts cross a shuffle: a local runner keeps in memory whatever does, and documents
     and vectors would be all of it.
     """
     output, made = settings.output, settings.provenance
-    shards = root | "ListShards" >> beam.Create(work, reshuffle=False) | "SpreadShards" >> beam.Reshuffle()
+    shards = root | "ListShards" >> ListShards(work, output, lists) | "SpreadShards" >> beam.Reshuffle()
     documents = shards | "ReadShards" >> ReadShards(
-        made.text_field, made.embedding_field, settings.shard_bytes, output, made.digest
+        made.text_field,
+        made.embedding_field,
+        settings.shard_bytes,
+        output,
+        made.digest,
+        settings.max_dead_letter_ratio,
     )
     embedded = documents | "EmbedShards" >> EmbedShards(
         settings.endpoint,
         settings.max_dead_letter_ratio,
         settings.former,
         PartialSettings(output, made.space, made.overlong),
+        made.vector_type,
     )
     _ = embedded.dead_letters | "WriteDeadLetters" >> WriteDeadLetters(output)
-    receipts = embedded.documents | "WriteEmbedded" >> WriteEmbedded(output, made)
+    receipts = embedded.documents | "WriteEmbedded" >> WriteEmbedded(output, made, settings.layout)
     return Outputs(receipts, receipts | "SumReceipts" >> SumReceipts())

@@ -1,4 +1,4 @@
-"""Asks an output folder questions: embeds each and prints the document whose vector is nearest."""
+"""Ask questions of a table that `load/lancedb.py` made: embed each, and print the document whose vector is nearest."""
 
 from __future__ import annotations
 
@@ -7,32 +7,18 @@ import contextlib
 import sys
 import textwrap
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+import lancedb
 import numpy as np
 import numpy.typing as npt
 import orjson
 import requests
 
-from pipeline.embedded_tei.process import EmbeddedTei
-
-Vectors = npt.NDArray[np.float32]
+from pipeline.embedded_tei.process import EmbeddedTei, EmbeddedTeiError
 
 
-def read_documents(folder: Path) -> tuple[list[dict[str, Any]], Vectors]:
-    """Return the folder's n documents, each with the name of its file, and float32[n, dimensions]."""
-    documents, vectors = list[dict[str, Any]](), []
-    for path in sorted((folder / "data").glob("**/*.ndjson")):
-        name = path.relative_to(folder / "data")
-        for line in path.open("rb"):
-            document = orjson.loads(line)
-            vectors.append(np.array(document.pop("embedding"), np.float32))
-            documents.append(document | {"file": str(name)})
-    return documents, np.array(vectors, np.float32)
-
-
-def embed(url: str, text: str, prompt_name: str) -> Vectors:
+def embed(url: str, text: str, prompt_name: str) -> npt.NDArray[np.float32]:
     """Return float32[dimensions] of unit norm."""
     body = {"inputs": text, "prompt_name": prompt_name or None, "truncate": True}
     reply = requests.post(f"{url.rstrip('/')}/embed", json=body, timeout=60)
@@ -50,37 +36,40 @@ def endpoint(url: str | None) -> Iterator[str]:
         yield tei.url
 
 
-def answer(question: str, document: dict[str, Any], similarity: float) -> str:
+def answer(question: str, row: dict[str, Any], similarity: float) -> str:
     """Return what is printed: each text on lines of its own, so that a terminal can set it from right to left."""
+    document = orjson.loads(row["record"])
     title = document.get("title") or document.get("meta", {}).get("title") or document.get("id", "")
-    text = textwrap.wrap(document["content"], 100)
-    return "\n".join(
-        [question, f"  {similarity:.3f}  {document['file']}", f"    {title}", *(f"    {row}" for row in text)]
-    )
+    shard = row["loaded_from"].rpartition("@")[0]
+    text = textwrap.wrap(row["text"], 100)
+    return "\n".join([question, f"  {similarity:.3f}  {shard}", f"    {title}", *(f"    {line}" for line in text)])
 
 
 def main() -> int:
     """Ask."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("folder", type=Path, help="an output folder of tayyar run, with the text in `content`")
+    parser.add_argument("database", help="the folder of the LanceDB database, or s3://… or gs://…")
+    parser.add_argument("table")
     parser.add_argument("questions", nargs="+", metavar="question")
     parser.add_argument("--endpoint", metavar="URL", help="a TEI server of the same model; else an embedded TEI")
     parser.add_argument(
         "--prompt_name", default="query", help="the model's prompt for questions, '' for none (default: %(default)s)"
     )
     options = parser.parse_args()
-    documents, vectors = read_documents(options.folder)
-    if not documents:
-        parser.error(f"{options.folder} holds no embedded documents")
+    table = lancedb.connect(options.database).open_table(options.table)
     with endpoint(options.endpoint) as url:
         answers = []
         for question in options.questions:
-            similarities = vectors @ embed(url, question, options.prompt_name)  # of unit norm, so these are cosines
-            best = int(similarities.argmax())
-            answers.append(answer(question, documents[best], similarities[best]))
+            vector = embed(url, question, options.prompt_name)
+            # By Euclidean distance; of vectors of unit norm, the order is the same by cosine.
+            nearest = table.search(vector).limit(1).to_list()
+            answers += [answer(question, row, float(vector @ np.array(row["embedding"]))) for row in nearest]
     print("\n\n".join(answers))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (EmbeddedTeiError, requests.RequestException) as error:
+        sys.exit(f"ask.py: {error}")

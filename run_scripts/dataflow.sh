@@ -40,7 +40,7 @@
 # The token: name a secret (gsm:…). Workers do not have your environment, so env:NAME works only with an image that
 # sets it. The job is a batch job: nothing of Dataflow's Streaming Engine applies.
 #
-# Ctrl-C cancels the job; the same command goes on from what is done. How far it is, from anywhere:
+# Ctrl-C cancels the job; the same command continues from what is done. How far it is, from anywhere:
 #   tayyar status --output gs://BUCKET/embedded --watch
 set -euo pipefail
 . "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"

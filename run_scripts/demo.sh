@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Embeds the sample beside this file with a real model on this machine, shows what comes out, and asks it questions.
+# Embeds the sample beside this file with a real model on this machine, shows what comes out, loads it into LanceDB, and
+# asks it questions.
 # Needs Python 3.10 to 3.13 and, the first time, PyPI.
 set -euo pipefail
 . "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 
-use_environment local
+use_environment local,load
 cd -- "$root"
 PATH=$venv/bin:$PATH
 
@@ -26,15 +27,19 @@ sed -n -E '1s/\[([^],]*,[^],]*),[^]]*(,[^],]*)\]/[\1, …\2]/p' demo_output/data
 heading "The proof: inputs and outputs are read again and compared"
 show tayyar verify --output demo_output
 
-heading "Three questions: one in Arabic, two across the languages"
-python run_scripts/ask.py demo_output \
+heading "The next step: the vectors in a database, LanceDB, which is a folder as well"
+rm -rf demo_lancedb
+show python run_scripts/load/lancedb.py --output demo_output --database demo_lancedb
+
+heading "Three questions to the database: one in Arabic, two across the languages"
+python run_scripts/ask.py demo_lancedb demo_output \
     "لماذا نرى البرق قبل أن نسمع الرعد؟" \
     "ما أكبر حيوان عاش على الأرض؟" \
     "How many players are in a football team?"
 
 heading "Next"
 cat <<NEXT
-Ask something else:     $venv/bin/python run_scripts/ask.py demo_output "Who was Ibn Battuta and where did he travel?"
+Ask something else:     $venv/bin/python run_scripts/ask.py demo_lancedb demo_output "Who was Ibn Battuta and where did he travel?"
 Look at the report:     demo_output/_job/report.html
 Start a server:         run_scripts/start_tei.sh
 Embed your own files:   run_scripts/direct.sh --input 'YOUR/*.ndjson' --output embedded --endpoint http://127.0.0.1:8080

@@ -52,9 +52,10 @@ stamp() {
 # Whether the environment has the package with an extra.
 is_installed() {
     local extra=$1 installed
-    for installed in local local,aws dev gcp benchmark; do # dev holds all of local,aws, and that all of local
+    # dev holds all of local,aws and local,load, and each of these all of local.
+    for installed in local local,aws local,load dev gcp benchmark; do
         case $installed/$extra in
-            "$extra/$extra" | local,aws/local | dev/local | dev/local,aws) ;;
+            "$extra/$extra" | local,aws/local | local,load/local | dev/local | dev/local,aws | dev/local,load) ;;
             *) continue ;;
         esac
         if [ "$(cat "$venv/tayyar-$installed" 2>/dev/null)" = "$(stamp)" ]; then

@@ -12,12 +12,25 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import requests
 
 from pipeline.__main__ import main
+from pipeline.commands.options.declare import Options
+from pipeline.commands.options.parser import parse
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+OptionsT = TypeVar("OptionsT", bound=Options)
+
+
+def parsed(kind: type[OptionsT], *arguments: object) -> OptionsT:
+    """The options of a command line, which are of the command's kind."""
+    options = parse([str(argument) for argument in arguments])
+    assert isinstance(options, kind)
+    return options
 
 
 def command(*arguments: object) -> list[str]:

@@ -43,7 +43,11 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         yield {**KEYS, "AWS_ENDPOINT_URL_S3": url}
 
 
-@pytest.fixture(scope="module", params=KINDS)
+# The emulators are larger tools.
+STORAGES = [kind if kind == "local" else pytest.param(kind, marks=pytest.mark.outside) for kind in KINDS]
+
+
+@pytest.fixture(scope="module", params=STORAGES)
 def kind(request: pytest.FixtureRequest) -> Iterator[str]:
     """A kind of storage, its server running, and this process with its children pointing to it."""
     variables = {} if request.param == "local" else request.getfixturevalue(request.param)

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.test_pipeline import TestPipeline
 
 
-def local_pipeline() -> TestPipeline:
-    """Return a pipeline that runs in this process when its context ends, without trying to download a runner."""
-    return TestPipeline(runner="FnApiRunner")
+def local_pipeline(options: PipelineOptions | None = None) -> TestPipeline:
+    """Return a pipeline that runs on this machine when its context ends, without trying to download a runner.
+
+    Args:
+        options: of the runner; None for the one that works in this process.
+    """
+    return TestPipeline(runner="FnApiRunner", options=options)
 
 
 def equal_in_any_order(expected: Iterable[Any]) -> Callable[[list[Any]], None]:

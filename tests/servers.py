@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
-import pytest
 
 TOOLS = Path(os.environ.get("TAYYAR_TOOLS", Path.home() / ".cache" / "tayyar"))
 
@@ -21,6 +20,8 @@ def tool(name: str) -> str:
     """The path of a program that `.ci/tools` installs; without it, the test is skipped."""
     found = tool_path(name)
     if found is None:
+        import pytest  # here, because the benchmark uses this module in an environment without it
+
         pytest.skip(f"{name} is not here; .ci/tools installs it")
     return found
 

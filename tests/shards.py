@@ -12,10 +12,12 @@ import numpy as np
 
 from transforms.elements import DeadLetter, Document, EmbeddedShard, Reason, RequestStatistics, Shard, Source, Stage
 from transforms.output.folder import OutputFolder
+from transforms.output.layout import NDJSON, Layout
 from transforms.output.receipts import Provenance, Receipt, encode_receipt
 from transforms.storage.api import WrittenFile
 
 MADE = Provenance("0123456789abcdef", "fedcba9876543210", "tayyar/hash", "1.9.3", "content", "embedding", "truncate")
+LAYOUT = Layout(NDJSON, "embedding")
 JOB = MADE.digest
 SOURCE = Source("/in/wiki.ndjson", "wiki", size=250, version="1700000000.123456")
 
@@ -60,8 +62,11 @@ def receipt(index: int = 0, of: Source = SOURCE, /, **fields: Any) -> Receipt:
         sent=3,
         reused=0,
         duplicates=0,
+        nan_lines=0,
         dead_letters=0,
         reasons={},
+        truncated=0,
+        truncated_at=(),
         started_at=1000.0 + index,
         finished_at=1001.0 + index,
         output=WrittenFile(f"data/{name}.ndjson", 10, "AAAAAA=="),

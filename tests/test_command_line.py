@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import told
+from pipeline.errors import describe_error
 from pipeline.job.preflight import require_usable
 from tests.commands import ROOT, command, environment, tayyar, tayyar_here, texts_embedded
 from tests.documents import write_corpus
@@ -69,7 +69,8 @@ def test_a_plan_tries_its_folder_before_the_endpoint(corpus: Path, tmp_path: Pat
     (tmp_path / "file").write_text("")
     before = texts_embedded(hash_tei)
     options = ("--input", corpus, "--output", tmp_path / "file", "--endpoint", hash_tei)
-    assert f"--output {tmp_path / 'file'} cannot be written" in tayyar_here("plan", *options, code=2).stderr
+    refusal = f"tayyar: --output {tmp_path / 'file'} is a file, or lies below one. Give another folder.\n"
+    assert tayyar_here("plan", *options, code=2).stderr.endswith(refusal)
     assert texts_embedded(hash_tei) == before
 
 
@@ -78,7 +79,7 @@ def test_a_file_that_cannot_be_written_is_one_sentence(corpus: Path, tmp_path: P
     (tmp_path / "out/_job/report.json").unlink()
     (tmp_path / "out/_job/report.json").mkdir()
     said = tayyar_here("report", "--output", tmp_path / "out", code=1).stderr
-    assert "_job/report.json is no regular file" in said or "Is a directory. Check the path" in said
+    assert "_job/report.json is not a regular file" in said or "Is a directory. Check the path" in said
     assert said.count("\n") == 1
 
 
@@ -119,7 +120,7 @@ def test_a_place_that_fails_in_the_middle_is_no_wrong_usage(corpus: Path, tmp_pa
     receipts.symlink_to(tmp_path / "nowhere")  # only a run's later listing comes to it
     said = tayyar("run", *options, code=1).stderr
     assert (
-        "is a link, and none is followed in an output folder. Remove it.\nThe same command goes on from what is done."
+        "is a link, and none is followed in an output folder. Remove it.\nThe same command continues from what is done."
         in said
     )
 
@@ -127,13 +128,13 @@ def test_a_place_that_fails_in_the_middle_is_no_wrong_usage(corpus: Path, tmp_pa
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (FileNotFoundError("gs://b/a.ndjson"), "gs://b/a.ndjson is not there"),
+        (FileNotFoundError("gs://b/a.ndjson"), "gs://b/a.ndjson does not exist"),
         (PermissionError(13, "Permission denied", "/out/a"), "/out/a: Permission denied. Check the path"),
         (OSError("odd"), "odd"),
     ],
 )
 def test_an_error_of_the_system_is_told_with_its_place(error: OSError, words: str) -> None:
-    assert told(error).startswith(words)
+    assert describe_error(error).startswith(words)
 
 
 def test_a_terminal_of_few_characters_ends_no_command(

@@ -190,7 +190,7 @@ def test_a_job_that_fails_there_fails_here(
     with dataflow_sh(monkeypatch, place, service, *job(tei)) as process:
         said, _ = process.communicate(timeout=300)
     assert process.returncode == 1, said
-    assert "The same command goes on from what is done" in said
+    assert "The same command continues from what is done" in said
 
 
 @pytest.mark.outside

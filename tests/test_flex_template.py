@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.commands.options import make_parser, options_of
+from pipeline.commands.options.declare import declarations
+from pipeline.commands.options.run import RunOptions
 from run_scripts.flex_template.launch import to_arguments
 from run_scripts.flex_template.make_metadata import metadata
 from tests.commands import ROOT
@@ -63,7 +64,7 @@ def launch(template: Path, *parameters: str) -> subprocess.CompletedProcess[str]
 
 def test_the_parameters_are_the_options_of_run() -> None:
     assert metadata() == METADATA, "python -m run_scripts.flex_template.make_metadata"
-    options = {action.dest for action in options_of(make_parser(), "run")}
+    options = {option.flag[2:] for option in declarations(RunOptions)}
     assert {parameter["name"] for parameter in PARAMETERS} == options | {"sdk_container_image"}
     assert len(options) > 15
 

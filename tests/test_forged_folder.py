@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,12 @@ from hypothesis import strategies as st
 from pipeline.job.run_marker import RunMarker
 from pipeline.job.shard_replacement import replace_shard
 from pipeline.job.spec import require_job
-from tests.commands import output_files, tayyar_here
+from tests.commands import ROOT, environment, output_files, tayyar_here
 from tests.documents import documents, write_ndjson
+from transforms.elements import Shard, Source
 from transforms.output.folder import OutputFolder
 from transforms.output.receipts import decode_receipt
+from transforms.read_shards import record_damage
 from transforms.reuse.partial import encode_partial
 
 EXIT_CODES = {0, 1, 2, 3, 4, 5}
@@ -64,6 +69,10 @@ def template(tmp_path_factory: pytest.TempPathFactory, hash_tei: str) -> Path:
     ):
         output.write(f"{stem}.{name}", [output.read(copied) or b""])
     output.write("_job/reuse/stopped.index", [b"an index of a run that died"])
+    output.write("_job/verified.json", [b'{"at":"2026-01-02T03:04:05+00:00","findings":0}'])
+    record_damage(output, Shard(Source(receipt.source, "a", 1, "1"), 1, 0, None), "a.gz is truncated", 5)
+    estimate = {"records": 13, "tokens": 100, "requests": 1, "output_bytes": 9, "seconds": 1.5, "dollars": None}
+    output.write("_job/estimate.json", [json.dumps({"version": 1, **estimate, "price_per_hour": 1.0}).encode()])
     marker = RunMarker("elsewhere", 7, "2026-01-02T03:04:05+00:00", "")
     output.write(
         marker.name, [json.dumps({"host": "elsewhere", "pid": 7, "since": marker.since, "runner": ""}).encode()]
@@ -132,7 +141,27 @@ def forged(content: bytes, data: st.DataObject) -> bytes:
     return content[:at] + bytes([data.draw(st.integers(0, 255))]) + content[at + 1 :]
 
 
-@pytest.mark.parametrize("command", ["status", "report", "verify", "redrive", "run", "prune", "overwrite"])
+COMMANDS = ["status", "report", "verify", "redrive", "run", "prune", "overwrite"]
+
+
+def call(command: str, root: Path, url: str, folder: str = "out") -> list[object]:
+    """The arguments of a command for a copy of the template."""
+    out = root / folder
+    run: tuple[object, ...] = ("run", "--input", root / "in", "--output", out, "--shard_bytes", 2000, "--endpoint", url)
+    run = (*run, "--max_dead_letter_ratio", 1)
+    arguments: dict[str, tuple[object, ...]] = {
+        "status": ("status", "--output", out),
+        "report": ("report", "--output", out),
+        "verify": ("verify", "--output", out),
+        "redrive": ("redrive", "--output", out, "--endpoint", url),
+        "run": run,
+        "prune": (*run, "--prune"),
+        "overwrite": (*run, "--overwrite"),
+    }
+    return [*arguments[command]]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_any_bytes_in_any_file_end_in_a_sentence_and_touch_nothing_outside(
     template: Path, tmp_path_factory: pytest.TempPathFactory, hash_tei: str, command: str
 ) -> None:
@@ -146,18 +175,8 @@ def test_any_bytes_in_any_file_end_in_a_sentence_and_touch_nothing_outside(
         (root / "out" / name).write_bytes(content)
         if "run_markers" not in name and data.draw(st.booleans()):  # otherwise, a command elsewhere seems to be writing
             shutil.rmtree(root / "out/_job/run_markers")
-        inputs = ("--input", root / "in", "--output", root / "out", "--shard_bytes", 2000, "--endpoint", hash_tei)
-        arguments: dict[str, tuple[object, ...]] = {
-            "status": ("status", "--output", root / "out"),
-            "report": ("report", "--output", root / "out"),
-            "verify": ("verify", "--output", root / "out"),
-            "redrive": ("redrive", "--output", root / "out", "--endpoint", hash_tei),
-            "run": ("run", *inputs, "--max_dead_letter_ratio", 1),
-            "prune": ("run", *inputs, "--max_dead_letter_ratio", 1, "--prune"),
-            "overwrite": ("run", *inputs, "--max_dead_letter_ratio", 1, "--overwrite"),
-        }
         before = output_files(root / "out")
-        finished = tayyar_here(*arguments[command], code=None)
+        finished = tayyar_here(*call(command, root, hash_tei), code=None)
         assert finished.returncode in EXIT_CODES
         assert "Traceback" not in finished.stdout + finished.stderr
         assert {each: (root / each).read_text() for each in THEIRS} == THEIRS
@@ -168,3 +187,48 @@ def test_any_bytes_in_any_file_end_in_a_sentence_and_touch_nothing_outside(
         shutil.rmtree(root)
 
     check()
+
+
+def kinds(template: Path) -> list[str]:
+    """One file of each kind in `_job`: of those in a folder of their own, and of each ending, one."""
+    found = {(name.rpartition("/")[0], Path(name).suffix): name for name in names(template)}
+    found |= {(name, ""): name for name in names(template) if name.count("/") == 1}
+    return sorted(set(found.values()))
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command != "prune"])
+def test_a_pipe_or_a_device_in_any_place_hangs_nobody(
+    template: Path, tmp_path: Path, hash_tei: str, command: str
+) -> None:
+    """In a process of its own, with a time limit: what hangs in this one would hang the tests."""
+    tried = []
+    for number, name in enumerate(kinds(template)):
+        root = tmp_path / str(number)
+        shutil.copytree(template, root)
+        (root / "out" / name).unlink()
+        if number % 2 or os.geteuid() != 0:  # only root makes devices
+            os.mkfifo(root / "out" / name)
+        else:
+            os.mknod(root / "out" / name, 0o666 | stat.S_IFCHR, os.makedev(1, 5))  # /dev/zero, which has no end
+        tried.append([str(argument) for argument in call(command, root, hash_tei)])
+    finished = subprocess.run(
+        [sys.executable, "-c", _EACH, json.dumps(tried)],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert "Traceback" not in finished.stdout + finished.stderr
+    codes = [int(line.partition(" ")[2]) for line in finished.stdout.splitlines() if line.startswith("code ")]
+    assert len(codes) == len(tried), finished.stderr
+    assert set(codes) <= EXIT_CODES
+
+
+_EACH = """
+import json, sys
+from pipeline.__main__ import main
+for arguments in json.loads(sys.argv[1]):
+    print("code", main(arguments), flush=True)
+"""

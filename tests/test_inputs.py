@@ -14,6 +14,8 @@ import pytest
 from backports import zstd
 
 from tests.commands import tayyar_here
+from tests.tei_simulator.clients import Simulator
+from tests.tei_simulator.process import TeiSimulator
 
 TEXTS = [f"a sentence {n} about rivers and ports" for n in range(4)]
 
@@ -164,7 +166,7 @@ def test_a_loop_of_links_is_refused_by_the_links_name(tmp_path: Path) -> None:
         (b"a/b".ljust(257, b"\0") + b"ustar\x0000", "a tar archive", "Unpack it"),
         (b"PK\x03\x04" + bytes(50), "a zip archive", "Unpack it"),
         (b"\xfd7zXZ\x00" + bytes(50), "compressed by xz", "zstd"),
-        (b'"a"\n"b"\n', "JSON values that are no objects", "must be a JSON object"),
+        (b'"a"\n"b"\n', "JSON values that are not objects", "must be a JSON object"),
         (b"id,content\n1,a\n", "text or binary data, not JSON", "must be a JSON object"),
     ],
 )
@@ -181,14 +183,22 @@ def test_a_file_of_a_wrong_kind_is_refused_with_its_remedy(
 def test_ten_files_of_a_wrong_kind_are_named(tmp_path: Path) -> None:
     said = refused(put(tmp_path / "in", {f"{n:02d}.json": b"[]" for n in range(12)}))
     assert said.count("looks like a JSON array") == 10
-    assert "and 2 more files are of a wrong kind" in said
+    assert "and 2 more files of a wrong kind" in said
 
 
 def test_a_text_field_that_no_record_has_is_refused_with_those_that_there_are(tmp_path: Path) -> None:
     folder = put(tmp_path / "in", {"a.ndjson": b'{"id": 1, "meta": {"body": "a"}}\n'})
-    assert "--text_field content: none of the first 1 records has a text there" in refused(folder)
-    assert "Fields that they have: id, meta.body." in refused(folder)
+    assert "--text_field content: no text there in the first 1 record looked at" in refused(folder)
+    assert "Fields found: id, meta.body." in refused(folder)
     assert "For several fields, repeat the option." in refused(folder, "--text_field", "id,meta")
+
+
+def test_a_shard_of_too_many_records_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    lines = b"".join(b'{"content":"%d"}\n' % n for n in range(10)) * 70_000
+    folder = put(tmp_path / "in", {"a.ndjson": lines})
+    said = refused(folder)
+    assert "has lines of about 16 bytes, so about 700,000 records in a shard of --shard_bytes 16777216" in said
+    assert "run with --shard_bytes 3200000" in said
 
 
 @pytest.mark.parametrize("given", ["empty", "empty/", "nothing", "*.ndjson"])
@@ -240,6 +250,45 @@ def test_records_are_embedded_as_people_have_them(hash_tei: str, tmp_path: Path)
     run(hash_tei, tmp_path / "joined", out="joined_out")
     expected = [record["embedding"] for record in outputs(folder, "joined_out")["a-00000.ndjson"]]
     assert [record["embedding"] for record in outputs(folder)["a-00000.ndjson"]] == expected
+
+
+def test_lines_with_nan_are_counted(tmp_path: Path) -> None:
+    lines = [
+        b'{"content":"%d","x":%s}' % (n, x) for n, x in enumerate((b"1", b"NaN", b"1e999", b"[-Infinity]", b"NaN"))
+    ]
+    folder = put(tmp_path / "in", {"a.ndjson": b"\n".join([*lines, b'{"content":"","x":NaN}'])})
+    out = tmp_path / "out"
+
+    def counted() -> tuple[int, int]:
+        receipt = json.loads((out / "_job/receipts/a-00000.json").read_bytes())
+        report = json.loads((out / "_job/report.json").read_bytes())
+        return receipt["nan_lines"], report["totals"]["nan_lines"]
+
+    with TeiSimulator() as server:
+        server_faults = Simulator(server.url)
+        server_faults.set_faults(refuse_marker="4")
+        printed = run(server.url, folder, "--max_dead_letter_ratio", 1)
+        assert "2 embedded lines hold NaN or Infinity, which strict JSON parsers refuse" in printed
+        assert counted() == (2, 2)
+        server_faults.set_faults()
+        tayyar_here("redrive", "--output", out, "--endpoint", server.url)
+    assert counted() == (3, 3)
+    embedded = (out / "data/a-00000.ndjson").read_bytes().splitlines()
+    assert all(found.startswith(line[:-1] + b",") for found, line in zip(embedded, lines, strict=True))
+    verify = ("verify", "--output", out, "--max_dead_letter_ratio", 1)
+    tayyar_here(*verify)
+    receipt = out / "_job/receipts/a-00000.json"
+    receipt.write_text(receipt.read_text().replace('"nan_lines": 3', '"nan_lines": 2'))
+    assert "nan_lines is 2, but should be 3" in tayyar_here(*verify, code=5).stderr
+
+
+def test_a_run_without_hope_ends_while_it_reads(hash_tei: str, tmp_path: Path) -> None:
+    folder = put(tmp_path / "in", {"a.ndjson": ndjson() + b"{}\n" * 60_000})
+    said = run(hash_tei, folder, code=4)
+    assert (
+        "50000 of the first 50004 records are dead letters, far more than --max_dead_letter_ratio 0.01 allows" in said
+    )
+    assert "50000 of them are missing_text" in said
 
 
 def test_the_summary_tells_why_there_are_dead_letters(hash_tei: str, tmp_path: Path) -> None:

@@ -21,13 +21,16 @@ def test_python_of_the_readme_runs_as_it_stands(hash_tei: str) -> None:
     page = (ROOT / "pipeline" / "README.md").read_text(encoding="utf-8")
     _, _, section = page.partition("## From Python\n")
     blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 4
     program = "".join(blocks).replace("http://127.0.0.1:8080", hash_tei)
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     printed = done.stdout.splitlines()
     assert printed[:2] == ["(2, 384)", "{}"]
-    assert sorted(printed[2:]) == ["Reason.EMPTY_TEXT", "The Nile is long. (1, 384)"]
+    texts, items, shards = printed[2:4], printed[4:6], printed[6:]
+    assert sorted(texts) == ["nile float32 (384,)", "nobody the text is empty"]
+    assert sorted(items) == ["nile 384", "photo NotEmbedded('missing_text: the text is missing or null')"]
+    assert sorted(shards) == ["Reason.EMPTY_TEXT", "The Nile is long. (1, 384)"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

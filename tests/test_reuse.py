@@ -9,7 +9,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.job.former import count_new, forget_former
+from pipeline.job.former import count_new, forget_former, index_former
 from pipeline.job.ledger import Ledger, ReceiptCache
 from pipeline.job.preparation import prepare
 from pipeline.job.sharding import make_plan
@@ -25,6 +25,9 @@ from pipeline.job.spec import require_job
 from tests.commands import output_files, started, tayyar_here, texts_embedded
 from tests.documents import documents, write_ndjson
 from tests.dying_folder import Dying, Killed
+from tests.servers import wait_until
+from tests.tei_simulator.clients import Simulator
+from tests.tei_simulator.process import TeiSimulator
 from tests.test_end_to_end import HANDSHAKE_TEXTS
 from transforms.output.folder import OutputFolder
 from transforms.reuse.index import IndexHandle
@@ -47,9 +50,10 @@ def sent(output: Path) -> int:
 class Folder:
     """An output folder whose first run is done; `changed` runs again and says what was sent."""
 
-    def __init__(self, corpus: Path, output: Path, url: str) -> None:
+    def __init__(self, corpus: Path, output: Path, url: str, *, begin: bool = True) -> None:
         self.corpus, self.output, self.url = corpus, output, url
-        run(corpus, output, url)
+        if begin:
+            run(corpus, output, url)
 
     def changed(self, *options: object) -> int:
         """Run again, hold the folder against one that is made from nothing, and return how many texts were sent."""
@@ -157,6 +161,42 @@ def test_only_new_texts_are_sent(lived: Folder) -> None:
     lived.changed()
 
 
+def test_plan_finds_what_is_new_and_writes_its_estimate_alone(lived: Folder) -> None:
+    with (lived.corpus / "a.ndjson").open("ab") as file:
+        file.write(b'{"content": "appended"}\n')
+    shutil.copy(lived.corpus / "b.ndjson", lived.corpus / "e.ndjson")
+    before = {path: path.stat().st_mtime_ns for path in lived.output.rglob("*") if path.is_file()}
+    job = ("--input", f"{lived.corpus}/**", "--endpoint", lived.url, "--shard_bytes", SHARD_BYTES)
+    plan = ("plan", *job, "--price_per_hour", 1, "--max_in_flight", 8)
+    said = tayyar_here(*plan, "--output", lived.output).stdout
+    assert "of these, 600 documents are done; 1 text new among 601 documents to do: " in said
+    estimate = lived.output / "_job/estimate.json"
+    new = json.loads(estimate.read_bytes())["new"]
+    assert (new["done"], new["texts"], new["documents"], new["exact"]) == (600, 1, 601, True)
+    estimate.unlink()
+    assert {path: path.stat().st_mtime_ns for path in lived.output.rglob("*") if path.is_file()} == before
+    assert "to do" not in tayyar_here(*plan, "--output", lived.output, "--no_normalize").stdout  # another space
+    report = run(lived.corpus, lived.output, lived.url)
+    assert "600 documents done already; 1 text new among 601 documents to do" in report
+
+
+def test_of_much_work_a_share_is_counted(lived: Folder) -> None:
+    write_ndjson(lived.corpus / "a.ndjson", documents(300, seed=8))
+    touch(lived.corpus)
+    output = OutputFolder(str(lived.output), "plan")
+    job = require_job(output)
+    plan = make_plan([str(lived.corpus)], output.root, SHARD_BYTES)
+    work = [shard for source in plan.sources for shard in plan.shards_of(source)]
+    index = index_former(output, job, [], ReceiptCache())
+    assert index is not None
+    whole = count_new(work, plan, job, index)
+    assert (whole.texts, whole.documents, whole.exact) == (300, 900, True)
+    some = count_new(work, plan, job, index, 5 * SHARD_BYTES)
+    assert not some.exact
+    assert 0 < some.texts < some.documents < 900
+    assert str(some).startswith("about ")
+
+
 def test_equal_texts_within_a_shard_are_sent_once(tmp_path: Path, hash_tei: str) -> None:
     records = [{"id": number, "content": f"text {number % 7}"} for number in range(100)]
     write_ndjson(tmp_path / "in/a.ndjson", records)
@@ -167,7 +207,12 @@ def test_equal_texts_within_a_shard_are_sent_once(tmp_path: Path, hash_tei: str)
     assert [line["id"] for line in lines] == list(range(100))
     assert all(line["embedding"] == lines[line["id"] % 7]["embedding"] for line in lines)
     assert len({tuple(line["embedding"]) for line in lines}) == 7
-    tayyar_here("verify", "--output", tmp_path / "out")
+    verified = tayyar_here("verify", "--output", tmp_path / "out").stdout
+    assert "100 embedded (7 sent + 0 reused + 93 of equal texts), each line unchanged" in verified
+    path = tmp_path / "out/_job/receipts/a-00000.json"
+    path.write_bytes(json.dumps(receipt | {"sent": 6, "duplicates": 94}).encode())
+    found = tayyar_here("verify", "--output", tmp_path / "out", code=5).stderr
+    assert "a-00000.json: duplicates is 94, but only 93 texts occur before" in found
 
 
 def test_another_folder_of_the_same_space_gives_vectors_and_is_not_written_to(lived: Folder, tmp_path: Path) -> None:
@@ -210,11 +255,36 @@ def test_truncated_texts_are_not_reused_where_they_must_become_dead_letters(tmp_
     assert json.loads((output / "_job/receipts/a-00000.json").read_bytes())["sent"] == 1
 
 
+def test_truncated_texts_are_counted_and_their_places_are_named(tmp_path: Path, hash_tei: str) -> None:
+    long, longer = "word " * 600, "word " * 900
+    texts = ["short", long, "word " * 300, longer, long, *(f"a few words of number {number}" for number in range(100))]
+    write_ndjson(tmp_path / "in/a.ndjson", [{"content": text} for text in texts])
+    write_ndjson(tmp_path / "in/b.ndjson", [{"content": "short"}])
+    said = run(tmp_path / "in", tmp_path / "out", hash_tei)
+    offsets = [0]
+    for line in lines_in(tmp_path / "in/a.ndjson"):
+        offsets.append(offsets[-1] + len(line))
+    report = json.loads((tmp_path / "out/_job/report.json").read_bytes())
+    assert report["truncation"] == {
+        "method": "tokens",
+        "first": [{"source": str(tmp_path / "in/a.ndjson"), "offset": offsets[place]} for place in (1, 3, 4)],
+    }
+    assert [source["truncated"] for source in report["sources"]] == [3, 0]
+    assert "truncated: about 3 documents of 105 sent, by the tokens of replies" in said
+    run(tmp_path / "in", tmp_path / "refused", hash_tei, "--overlong", "dead_letter", code=4)
+    report = json.loads((tmp_path / "refused/_job/report.json").read_bytes())
+    assert (report["totals"]["truncated"], report["truncation"]["method"]) == (0, "refused")
+
+
 def test_what_was_embedded_of_a_gone_source_goes_with_prune_alone(lived: Folder) -> None:
     (lived.corpus / "b.ndjson").unlink()
     report = run(lived.corpus, lived.output, lived.url)
-    assert "1 inputs of former runs no longer exist" in report
+    assert "1 input of former runs no longer exists" in report
+    assert "kept: 300 documents of 1 input that no longer exist" in report
     assert (lived.output / "data/b-00000.ndjson").exists()
+    verified = tayyar_here("verify", "--output", lived.output).stdout
+    assert "verified: 600 records in 2 files" in verified
+    assert f"1 of 3 sources, gone ({lived.corpus}/b.ndjson): 300 records of them, checked in the output" in verified
     lived.changed()
     assert not [*lived.output.rglob("b-*")]
 
@@ -225,6 +295,56 @@ def test_a_corpus_may_move_with_its_output(lived: Folder, tmp_path: Path) -> Non
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "moved/out/data").rglob("*.ndjson")}
     run(tmp_path / "moved/in", tmp_path / "moved/out", lived.url)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "moved/out/data").rglob("*.ndjson")} == before
+
+
+@pytest.fixture
+def moved(tmp_path: Path) -> Iterator[Folder]:
+    """A folder with dead letters, one of them in a compressed file, whose inputs are elsewhere since."""
+    with TeiSimulator() as server:
+        simulator = Simulator(server.url)
+        simulator.set_faults(refuse_marker="1-7 ")
+        write_ndjson(tmp_path / "in/a.ndjson", ({"content": f"{number}-7 text"} for number in range(300)))
+        (tmp_path / "in/c").mkdir()
+        (tmp_path / "in/c/d.ndjson.gz").write_bytes(gzip.compress((tmp_path / "in/a.ndjson").read_bytes()))
+        run(tmp_path / "in", tmp_path / "out", server.url, "--max_dead_letter_ratio", 1)
+        simulator.set_faults()
+        shutil.copytree(tmp_path / "in", tmp_path / "elsewhere/now", copy_function=shutil.copyfile)
+        shutil.rmtree(tmp_path / "in")
+        yield Folder(tmp_path / "elsewhere/now", tmp_path / "out", server.url, begin=False)
+
+
+def test_inputs_that_have_moved_are_verified_and_redriven_where_they_are_now(moved: Folder) -> None:
+    here = ("--output", moved.output, "--input", f"{moved.corpus}/**")
+    options = ("--max_dead_letter_ratio", 1)
+    assert "is gone, as are all sources" in tayyar_here("verify", "--output", moved.output, *options, code=5).stderr
+    said = tayyar_here("verify", *here, *options).stdout
+    assert "verified: 600 records in 2 files" in said
+    assert "gone" not in said
+    assert "is gone now" in tayyar_here("redrive", "--output", moved.output, "--endpoint", moved.url, code=1).stderr
+    assert " dead letters sent again: " in tayyar_here("redrive", *here, "--endpoint", moved.url).stdout
+    assert "+ 0 dead letters" in tayyar_here("verify", *here).stdout
+    (moved.corpus / "new.ndjson").write_bytes(b'{"content": "new"}\n')
+    assert "new.ndjson: not embedded yet; run again" in tayyar_here("verify", *here, code=5).stderr
+
+
+def test_other_files_in_the_place_of_moved_inputs_are_found(moved: Folder) -> None:
+    here = ("--output", moved.output, "--input", f"{moved.corpus}/**")
+    path = moved.corpus / "a.ndjson"
+    lines = lines_in(path)
+    before = output_files(moved.output)
+    # As many bytes and lines, but two lines have changed places.
+    path.write_bytes(b"".join([*lines[:1], lines[11], *lines[1:11], *lines[12:]]))
+    assert "does not hold that line" in tayyar_here("verify", *here, "--max_dead_letter_ratio", 1, code=5).stderr
+    said = tayyar_here("redrive", *here, "--endpoint", moved.url, code=1).stderr
+    assert "a.ndjson is not the file that was embedded" in said
+    path.write_bytes(b"".join(lines) + b"{}\n")
+    said = tayyar_here("verify", *here, "--max_dead_letter_ratio", 1, code=5).stderr
+    assert f"{path} has {path.stat().st_size} bytes, but {path.stat().st_size - 3} were embedded" in said
+    said = tayyar_here("redrive", *here, "--endpoint", moved.url, code=2).stderr
+    assert "Give the files that were embedded" in said
+    assert {name: data for name, data in output_files(moved.output).items() if "a-" in name} == {
+        name: data for name, data in before.items() if "a-" in name
+    }
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +384,9 @@ def test_a_death_at_any_step_of_the_preparation_loses_no_vector(
         ledger, handle = preparation(OutputFolder(str(out), "last"), changed / "in")
         assert handle is not None
         plan = make_plan([str(changed / "in")], str(out), SHARD_BYTES)
-        assert count_new(ledger.work_left(), plan, require_job(OutputFolder(str(out), "x")), handle).new == 0
+        index = handle.open()
+        assert index is not None
+        assert count_new(ledger.work_left(), plan, require_job(OutputFolder(str(out), "x")), index).texts == 0
         if step % 4 == 0:
             run(changed / "in", out, hash_tei)
             assert sent(out) == 0
@@ -316,6 +438,32 @@ def test_kills_at_any_moment_of_runs_after_changes_lose_no_vector_that_was_paid_
     assert output_files(tmp_path / "out") == output_files(tmp_path / "nothing")
 
 
+@pytest.mark.parametrize("behind", [False, True])
+def test_two_runs_at_once_after_a_change_do_no_harm(tmp_path: Path, hash_tei: str, behind: bool) -> None:
+    write_ndjson(tmp_path / "in/a.ndjson", documents(3000, seed=1))
+    run(tmp_path / "in", tmp_path / "out", hash_tei)
+    lines = lines_in(tmp_path / "in/a.ndjson")
+    random.Random(2).shuffle(lines)
+    (tmp_path / "in/a.ndjson").write_bytes(b"".join(lines) + b'{"content": "new"}\n')
+    where = ("--input", tmp_path / "in", "--output", tmp_path / "out", "--endpoint", hash_tei)
+    options = (*where, "--shard_bytes", SHARD_BYTES)
+    with started("run", *options) as first:
+        if behind:
+            former = tmp_path / "out/_job/former"
+            wait_until(lambda: former.exists() or first.poll() is not None, "former outputs")
+        with started("run", *options) as second:
+            for process in (first, second):
+                said, _ = process.communicate(timeout=100)
+                assert process.returncode == 0, said
+    run(tmp_path / "in", tmp_path / "nothing", hash_tei)
+    assert output_files(tmp_path / "out") == output_files(tmp_path / "nothing")
+    tayyar_here("verify", "--output", tmp_path / "out")
+    before = texts_embedded(hash_tei)
+    run(tmp_path / "in", tmp_path / "out", hash_tei)  # of two that end together, each leaves the other what it may read
+    assert texts_embedded(hash_tei) - before <= HANDSHAKE_TEXTS
+    assert not {"former", "partial", "tmp", "run_markers"} & {path.name for path in (tmp_path / "out/_job").iterdir()}
+
+
 def test_what_an_unfinished_shard_had_put_down_is_not_sent_again(tmp_path: Path, hash_tei: str) -> None:
     write_ndjson(tmp_path / "in/a.ndjson", documents(60, seed=1))
     run(tmp_path / "in", tmp_path / "nothing", hash_tei, "--shard_bytes", 1_000_000)
@@ -341,8 +489,11 @@ def test_random_sequences_of_changes_and_settings_give_what_a_run_from_nothing_g
     tmp_path_factory: pytest.TempPathFactory, hash_tei: str, data: st.DataObject
 ) -> None:
     root = tmp_path_factory.mktemp("sequence")
-    pool = [f"text {number} " + "w " * (number % 30) for number in range(40)]
+    pool = ["", *(f"text {number} " + "w " * (number % 30) for number in range(40))]  # the blank one is a dead letter
     lines = st.lists(st.sampled_from(pool), min_size=1, max_size=40)
+    plain = ("--max_dead_letter_ratio", 1)
+    write_ndjson(root / "other/b.ndjson", ({"content": text} for text in data.draw(lines)))
+    run(root / "other", root / "former", hash_tei, *plain)
     for _ in range(data.draw(st.integers(2, 4))):
         name = data.draw(st.sampled_from(["a", "b", "c/d"]))
         path = root / f"in/{name}.ndjson"
@@ -352,8 +503,14 @@ def test_random_sequences_of_changes_and_settings_give_what_a_run_from_nothing_g
             write_ndjson(root / f"in/{name}.ndjson", ({"content": text} for text in data.draw(lines)))
         shard_bytes = data.draw(st.sampled_from([200, 900, 100_000]))
         field = data.draw(st.sampled_from(["embedding", "vector"]))
-        run(root / "in", root / "out", hash_tei, "--prune", "--shard_bytes", shard_bytes, "--embedding_field", field)
+        options = (*plain, "--shard_bytes", shard_bytes, "--embedding_field", field)
+        if (root / "out").exists() and data.draw(st.booleans()):
+            Dying.left, Dying.before = data.draw(st.integers(1, 12)), data.draw(st.booleans())
+            with contextlib.suppress(Killed):
+                preparation(Dying(str(root / "out"), "dying"), root / "in")
+        reuse = data.draw(st.sampled_from([(), ("--reuse", root / "former")]))
+        run(root / "in", root / "out", hash_tei, "--prune", *options, *reuse)
         shutil.rmtree(root / "nothing", ignore_errors=True)
-        run(root / "in", root / "nothing", hash_tei, "--shard_bytes", shard_bytes, "--embedding_field", field)
+        run(root / "in", root / "nothing", hash_tei, *options)
         assert output_files(root / "out") == output_files(root / "nothing")
-    tayyar_here("verify", "--output", root / "out")
+    tayyar_here("verify", "--output", root / "out", *plain)

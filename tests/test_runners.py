@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +17,7 @@ from tests.documents import mixed_corpus
 from tests.flink import Cluster, cluster, job_server_jar
 from tests.scripts import made_environment
 from tests.servers import tool, wait_until
-from tests.storages import Storage, expected, fill, job, outputs, place_of, s3_options, verify
+from tests.storages import Storage, embed, expected, fill, job, outputs, place_of, s3_options, verify
 from tests.tei_simulator.process import TeiSimulator
 
 Call = Callable[..., list[str]]
@@ -136,6 +138,40 @@ def test_a_killed_run_goes_on_where_it_was(
     verify(place)
 
 
+REUSED = [
+    ("gs", "in-process"),
+    ("s3", "multi-processing"),
+    ("gs", "prism"),
+    ("local", "flink"),
+    ("s3", "flink-cluster"),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "runner"),
+    [("local", "multi-processing"), *(pytest.param(*where, marks=OUTSIDE) for where in REUSED)],
+    indirect=True,
+)
+def test_only_new_texts_are_sent_after_a_change(place: Storage, runner: Call, tmp_path: Path, hash_tei: str) -> None:
+    files = mixed_corpus()
+    fill(place, files)
+    embed(place, hash_tei)
+    lines = files["wiki_00.ndjson"].splitlines(keepends=True)
+    changed = {
+        "wiki_00.ndjson": b"".join(reversed(lines)) + b'{"content": "new"}\n',
+        "renamed.json.bz2": files["a/b/wiki_02.json.bz2"],
+    }
+    fill(place, changed)
+    place.remove("in/a/b/wiki_02.json.bz2")
+    call(runner("run", *job(place, hash_tei, "--prune")), timeout=250)
+    report = json.loads(place.files()["out/_job/report.json"])
+    assert (report["last_run"]["sent"], report["last_run"]["reused"]) == (1, 300)
+    left = {name: data for name, data in (files | changed).items() if name != "a/b/wiki_02.json.bz2"}
+    assert outputs(place) == expected(left, tmp_path, hash_tei)
+    assert not [name for name in place.names() if re.search("/(former|partial|reuse|tmp)/", name)]
+    verify(place)
+
+
 def kill(program: Sequence[str], place: Storage, more: int) -> None:
     """Run the job until so many more shards are done, and kill its launcher."""
     enough = receipts(place) + more
@@ -183,7 +219,7 @@ def test_a_job_on_a_cluster_whose_worker_is_killed_fails_and_goes_on_when_it_is_
         assert flink_cluster.kill_a_worker()
         said, _ = process.communicate(timeout=120)
     assert process.returncode == 1, said
-    assert "The same command goes on" in said
+    assert "The same command continues" in said
     done = receipts(place)
     call(program, timeout=200)
     assert flink_cluster.jobs("finished") == finished + 1

@@ -26,18 +26,17 @@ def latency_bucket(milliseconds: float) -> int:
 
 @dataclass(slots=True)
 class RequestStatistics:
-    """Sums over requests. Mutable, and not shared between threads: whoever shares one locks it.
+    """Sums over requests. Mutable and not thread-safe: callers that share one must lock it.
 
     Attributes:
         tokens: as the server counted them, after truncation, special tokens included.
         requests: HTTP exchanges that succeeded.
-        retries: HTTP exchanges that were repeated, whatever for.
+        retries: HTTP exchanges that were repeated, for any reason.
         queue_ms: `x-queue-time` summed over texts.
         inference_ms: `x-inference-time` summed over texts.
-        throttled_ms: time spent waiting because the server had said to wait.
-        at_limit: texts of as many tokens as the model reads: cut, unless they fit exactly. A lower bound: the server
-            counts tokens by request, so texts are seen where all of a request are so long; that those of a length go
-            together makes it likely.
+        throttled_ms: time spent waiting because the server asked the client to wait.
+        at_limit: texts of as many tokens as the model reads: truncated, unless they fit exactly. A lower bound: the
+            server counts tokens by request, so texts are seen where nearly all of a request are so long.
     """
 
     tokens: int = 0
@@ -125,12 +124,14 @@ class Document(NamedTuple):
         line: the line verbatim, without its newline.
         text: what is sent to the endpoint; never blank.
         has_field: whether the line has the embedding field already, at its top level.
+        has_nan: whether the line holds NaN or Infinity, which strict JSON parsers refuse.
     """
 
     offset: int
     line: bytes
     text: str
     has_field: bool
+    has_nan: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +175,8 @@ class EmbeddedShard:
         started_at: seconds since the epoch at which its first text could be sent.
         reused: documents whose vector comes from a former output.
         duplicates: documents with the text of an earlier one of this shard, whose vector they share.
+        truncated: offsets of the documents whose text was sent and is too long for the model; ascending.
+        partial: names of files with partial vectors that nobody needs when this shard has its receipt.
     """
 
     shard: Shard
@@ -185,6 +188,8 @@ class EmbeddedShard:
     started_at: float
     reused: int = 0
     duplicates: int = 0
+    truncated: tuple[int, ...] = ()
+    partial: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import apache_beam as beam
 import orjson
 
 from transforms import coders  # noqa: F401 # coders registers how the elements are encoded
+from transforms.early_stop import check_dead_letter_ratio
 from transforms.elements import DeadLetter, Document, DocumentShard, Shard, Source
 from transforms.ndjson.decompress import DamagedSource, decompressed_chunks
 from transforms.ndjson.lines import Line, lines_beginning_in, split_lines
@@ -20,6 +22,7 @@ from transforms.storage import api as storage
 MAX_LINE_BYTES = 16 << 20
 # Python's objects take some 500 bytes a record beside its line: a shard of tiny lines would take many times its size.
 MAX_SHARD_RECORDS = 400_000
+_DEAD_LETTERS_A_LOOK = 50_000  # within one shard; whole shards are judged, sooner, when they are embedded
 DAMAGED = f"{JOB}/damaged"
 
 
@@ -56,15 +59,29 @@ def _require_few(records: int, source: Source, index: int) -> None:
     if records > MAX_SHARD_RECORDS:
         raise ShardTooDense(
             f"{source.path} has more than {MAX_SHARD_RECORDS} records in its shard {index}, which would take too much "
-            "memory. If such short lines are meant, run with a smaller --shard_bytes."
+            "memory. If the lines are meant to be so short, run with a smaller --shard_bytes."
         )
 
 
-def parse_shard(shard: Shard, lines: Iterable[Line], text_field: TextField, embedding_field: str) -> DocumentShard:
+def parse_shard(
+    shard: Shard,
+    lines: Iterable[Line],
+    text_field: TextField,
+    embedding_field: str,
+    max_dead_letter_ratio: float = 1.0,
+) -> DocumentShard:
     """Parse the lines of one shard.
+
+    Args:
+        shard: which one.
+        lines: of it.
+        text_field: the field to embed.
+        embedding_field: the field that gets the vector.
+        max_dead_letter_ratio: dead letters a record that the whole run may have.
 
     Raises:
         ShardTooDense: if there are more than `MAX_SHARD_RECORDS` of them.
+        TooManyDeadLetters: if so many of them are dead letters that the rest need not be tried.
     """
     documents: list[Document] = []
     dead_letters: list[DeadLetter] = []
@@ -78,6 +95,10 @@ def parse_shard(shard: Shard, lines: Iterable[Line], text_field: TextField, embe
             documents.append(record)
         else:
             dead_letters.append(record)
+            if len(dead_letters) % _DEAD_LETTERS_A_LOOK == 0:
+                check_dead_letter_ratio(
+                    records, Counter(letter.reason.value for letter in dead_letters), max_dead_letter_ratio
+                )
         if records > MAX_SHARD_RECORDS:
             _require_few(records, shard.source, shard.index)
     return DocumentShard(shard, tuple(documents), tuple(dead_letters), records)
@@ -113,7 +134,7 @@ def _require_unchanged(source: Source) -> None:
 
 @dataclass
 class ReadShards(beam.PTransform):  # type: ignore[misc] # Beam ships no types
-    """Shard descriptions in, `DocumentShard` out; shards that have got a valid receipt are left out.
+    """Shard descriptions in, `DocumentShard` out; shards that have a valid receipt are left out.
 
     Attributes:
         text_field: the field to embed, dotted for a nested one.
@@ -121,6 +142,7 @@ class ReadShards(beam.PTransform):  # type: ignore[misc] # Beam ships no types
         shard_bytes: how many decompressed bytes of an unsplittable source make a shard.
         output: where receipts are looked up.
         job: the digest that a valid receipt bears.
+        max_dead_letter_ratio: dead letters a record that the whole run may have; with far more it stops early.
     """
 
     text_field: TextField
@@ -128,11 +150,12 @@ class ReadShards(beam.PTransform):  # type: ignore[misc] # Beam ships no types
     shard_bytes: int
     output: OutputFolder
     job: str
+    max_dead_letter_ratio: float = 1.0
 
     def expand(self, shards: beam.PCollection) -> beam.PCollection:
         """Wire it."""
-        read = beam.ParDo(_ReadShard(self.text_field, self.embedding_field, self.shard_bytes, self.output, self.job))
-        return shards | read.with_output_types(DocumentShard)
+        settings = {each.name: getattr(self, each.name) for each in fields(_ReadShard)}
+        return shards | beam.ParDo(_ReadShard(**settings)).with_output_types(DocumentShard)
 
 
 @dataclass
@@ -142,6 +165,7 @@ class _ReadShard(beam.DoFn):  # type: ignore[misc]
     shard_bytes: int
     output: OutputFolder
     job: str
+    max_dead_letter_ratio: float
 
     def process(self, work: Shard) -> Iterator[DocumentShard]:
         if work.end is not None and is_done(self.output, work, self.job):
@@ -150,7 +174,7 @@ class _ReadShard(beam.DoFn):  # type: ignore[misc]
         try:
             for shard, lines in lines_of(work, self.shard_bytes):
                 if work.end is not None or not is_done(self.output, shard, self.job):
-                    yield parse_shard(shard, lines, self.text_field, self.embedding_field)
+                    yield parse_shard(shard, lines, self.text_field, self.embedding_field, self.max_dead_letter_ratio)
                 whole += 1
         except (DamagedSource, ShardTooDense) as damage:
             # Not raised: a runner would try it again and then end the run, with all other sources unfinished.
@@ -158,7 +182,7 @@ class _ReadShard(beam.DoFn):  # type: ignore[misc]
 
 
 def record_damage(output: OutputFolder, work: Shard, error: str, kept_bytes: int | None) -> None:
-    """Leave word for the command that a work item cannot be read to its end.
+    """Record for the command that a work item cannot be read to its end.
 
     Args:
         output: the folder.
@@ -166,7 +190,13 @@ def record_damage(output: OutputFolder, work: Shard, error: str, kept_bytes: int
         error: why it cannot be read.
         kept_bytes: how many (decompressed) bytes of a compressed source make whole shards, which are kept.
     """
-    kept = "" if kept_bytes is None else f" The records in its first {kept_bytes} decompressed bytes are kept."
+    kept = ""
+    if kept_bytes is not None:
+        kept = (
+            f" The records in its first {kept_bytes} decompressed bytes are kept."
+            if kept_bytes
+            else (" None of its records are kept: it has no whole shard before that.")
+        )
     name = f"{DAMAGED}/{work.source.name}" + ("" if work.end is None else f"-{work.index:05d}")
     output.write(f"{name}.json", [orjson.dumps({"source": work.source.path, "error": f"{error}{kept}"})])
 

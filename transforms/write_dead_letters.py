@@ -12,6 +12,7 @@ import orjson
 
 from transforms.elements import DeadLetter, Reason, ShardDeadLetters, Stage
 from transforms.output.folder import OutputFolder
+from transforms.output.json_fields import build
 
 
 def encode_dead_letter(letter: DeadLetter) -> bytes:
@@ -43,9 +44,9 @@ def decode_dead_letter(line: bytes) -> DeadLetter:
         text, encoded = fields.pop("line", None), fields.pop("line_base64", None)
         fields["line"] = base64.b64decode(encoded) if text is None else text.encode("utf-8")
         fields["stage"], fields["reason"] = Stage(fields["stage"]), Reason(fields["reason"])
-        return DeadLetter(**fields)
+        return build(DeadLetter, fields)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"this is no dead letter: {error}") from error
+        raise ValueError(f"this is not a dead letter: {error}") from error
 
 
 def encode_dead_letters(letters: Iterable[DeadLetter]) -> Iterator[bytes]:

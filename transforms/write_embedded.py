@@ -4,43 +4,51 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import apache_beam as beam
 
 from transforms.elements import EmbeddedShard
-from transforms.ndjson.splice import embedded_lines, json_key
 from transforms.output.folder import OutputFolder
-from transforms.output.receipts import Provenance, Receipt, encode_receipt
+from transforms.output.formats import format_of
+from transforms.output.layout import Layout
+from transforms.output.receipts import MAX_TRUNCATED_PLACES, Provenance, Receipt, encode_receipt
 from transforms.reuse.keys import encode_keys
 from transforms.storage.api import Crc32c, WrittenFile
 from transforms.write_dead_letters import encode_dead_letters
 
-_BLOCK_BYTES = 1 << 18  # as much as is still in the cache when it is written
 
-
-def write_shard(shard: EmbeddedShard, output: OutputFolder, provenance: Provenance) -> Receipt:
+def write_shard(shard: EmbeddedShard, output: OutputFolder, provenance: Provenance, layout: Layout) -> Receipt:
     """Write a shard's embedded documents, if it has any, and its keys and its receipt.
 
     Args:
         shard: with its vectors.
         output: where to.
         provenance: how it was made.
+        layout: what its output looks like.
     """
     name = shard.shard.name
     written = None
+    unfit: Counter[str] = Counter()
     if shard.documents:
-        lines = embedded_lines(shard.documents, shard.vectors, json_key(provenance.embedding_field))
-        written = output.write(output.embedded(name), _in_blocks(lines))
+        file = output.embedded(name, layout.format)
+        form = format_of(file)
+        rows = form.rows_of(shard.documents, shard.vectors, layout, unfit)
+        written = output.write(file, form.encode(rows, layout, shard.vectors.shape[1]))
         output.write(output.keys(name), [encode_keys(document.text for document in shard.documents)])
-    receipt = _receipt_of(shard, written, _dead_letter_file(shard, output), provenance)
+    receipt = _receipt_of(shard, written, _dead_letter_file(shard, output), provenance, unfit)
     output.write(output.receipt(name), [encode_receipt(receipt)])
+    output.delete(shard.partial)  # from here on, the output has their vectors
     return receipt
 
 
 def _receipt_of(
-    shard: EmbeddedShard, written: WrittenFile | None, dead_letter_file: WrittenFile | None, provenance: Provenance
+    shard: EmbeddedShard,
+    written: WrittenFile | None,
+    dead_letter_file: WrittenFile | None,
+    provenance: Provenance,
+    unfit: Mapping[str, int],
 ) -> Receipt:
     source = shard.shard.source
     return Receipt(
@@ -57,8 +65,12 @@ def _receipt_of(
         sent=len(shard.documents) - shard.reused - shard.duplicates,
         reused=shard.reused,
         duplicates=shard.duplicates,
+        nan_lines=sum(document.has_nan for document in shard.documents),
         dead_letters=len(shard.dead_letters),
         reasons=Counter(letter.reason.value for letter in shard.dead_letters),
+        truncated=len(shard.truncated),
+        truncated_at=shard.truncated[:MAX_TRUNCATED_PLACES],
+        unfit=unfit,
         started_at=shard.started_at,
         finished_at=time.time(),
         output=written,
@@ -79,20 +91,6 @@ def _dead_letter_file(shard: EmbeddedShard, output: OutputFolder) -> WrittenFile
     return WrittenFile(output.dead_letters(shard.shard.name), size, crc.base64())
 
 
-def _in_blocks(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """Join lines to blocks: a write a line costs more than encoding it."""
-    block: list[bytes] = []
-    size = 0
-    for line in lines:
-        block.append(line)
-        size += len(line)
-        if size >= _BLOCK_BYTES:
-            yield b"".join(block)
-            block, size = [], 0
-    if block:
-        yield b"".join(block)
-
-
 @dataclass
 class WriteEmbedded(beam.PTransform):  # type: ignore[misc] # Beam ships no types
     """`EmbeddedShard` in, `Receipt` out, when the shard's file and its receipt are written.
@@ -100,20 +98,23 @@ class WriteEmbedded(beam.PTransform):  # type: ignore[misc] # Beam ships no type
     Attributes:
         output: where to.
         provenance: how shards are made, for the receipts.
+        layout: what their outputs look like.
     """
 
     output: OutputFolder
     provenance: Provenance
+    layout: Layout
 
     def expand(self, embedded: beam.PCollection) -> beam.PCollection:
         """Wire it."""
-        return embedded | beam.ParDo(_WriteEmbedded(self.output, self.provenance))
+        return embedded | beam.ParDo(_WriteEmbedded(self.output, self.provenance, self.layout))
 
 
 @dataclass
 class _WriteEmbedded(beam.DoFn):  # type: ignore[misc]
     output: OutputFolder
     provenance: Provenance
+    layout: Layout
 
     def process(self, shard: EmbeddedShard) -> Iterator[Receipt]:
-        yield write_shard(shard, self.output, self.provenance)
+        yield write_shard(shard, self.output, self.provenance, self.layout)

@@ -8,7 +8,10 @@ from functools import partial
 
 from apache_beam.io.filesystems import FileSystems
 
-from pipeline.commands.options import CheckOptions, RunOptions, VerifyOptions
+from pipeline.commands.options.check import CheckOptions
+from pipeline.commands.options.run import RunOptions
+from pipeline.commands.options.shared import EndpointOptions
+from pipeline.commands.options.verify import VerifyOptions
 from pipeline.commands.run import run
 from pipeline.commands.verify import verify
 from pipeline.errors import ExitCode, PipelineFailed, UsageError
@@ -16,14 +19,14 @@ from pipeline.job.preflight import require_usable
 from pipeline.reporting.numbers import count
 from pipeline.runners.endpoint import reached
 from pipeline.runners.runner import beam_options
-from pipeline.runners.smoke_test import rehearse
+from pipeline.runners.smoke_test import run_smoke_test
 from transforms.output.folder import OutputFolder
 from transforms.tei.client import TeiClient, connect
 from transforms.tei.handshake import EndpointProfile
 from transforms.tei.settings import EndpointSettings
 from transforms.tei.transport import NoReply
 
-_PATIENCE = 10.0  # seconds
+_GIVE_UP_SECONDS = 10.0
 
 
 def check(options: CheckOptions, say: Callable[[str], None] = print) -> ExitCode:
@@ -37,9 +40,9 @@ def check(options: CheckOptions, say: Callable[[str], None] = print) -> ExitCode
         DONE.
 
     Raises:
-        EndpointError: if the endpoint cannot do the job; the message says what to mend.
+        EndpointError: if the endpoint cannot do the job; the message gives the remedy.
         UsageError: if the output folder cannot be written and read, or the runner's options cannot be.
-        PipelineFailed: if documents do not pass through the runner; the message says what to mend.
+        PipelineFailed: if documents do not pass through the runner; the message gives the remedy.
     """
     if options.beam:
         FileSystems.set_options(beam_options(options.beam))
@@ -48,16 +51,14 @@ def check(options: CheckOptions, say: Callable[[str], None] = print) -> ExitCode
                 "check sends ten documents through a runner into a temporary place below --output, and there is none. "
                 "Give the --output of the run, or leave out the runner's options."
             )
-    if not options.endpoint.urls:
-        model = options.model or "Tayyar's own small model"
-        say(f"without --endpoint: checking {model}, which is started here")
     # A person waits for the answer, so an endpoint that is not there is reported within seconds.
-    impatient = dataclasses.replace(options.endpoint, give_up_after=min(options.endpoint.give_up_after, _PATIENCE))
+    hurried = dataclasses.replace(options.endpoint, give_up_after=min(options.endpoint.give_up_after, _GIVE_UP_SECONDS))
     with reached(
-        impatient if options.endpoint.urls else options.endpoint,
+        hurried if options.endpoint.urls else options.endpoint,
         options.expected_dimensions,
         model=options.model,
         every_url=True,
+        say=say,
     ) as (endpoint, profile):
         for line in _findings(endpoint, profile):
             say(line)
@@ -65,33 +66,30 @@ def check(options: CheckOptions, say: Callable[[str], None] = print) -> ExitCode
             require_usable(OutputFolder(options.output, run="check"))
             say(f"output: {options.output} can be written and read")
             if options.beam:
-                smoke_test = partial(_embed_and_prove, options.beam)
-                say(f"runner: {rehearse(options.output, endpoint, options.beam, smoke_test)}")
+                smoke_test = partial(_embed_and_prove, options)
+                say(f"runner: {run_smoke_test(options.output, endpoint, options.beam, smoke_test)}")
     say("passed")
     return ExitCode.DONE
 
 
 def _embed_and_prove(
-    beam: tuple[str, ...], documents: str, output: str, endpoint: EndpointSettings, shard_bytes: int
+    checked: CheckOptions, documents: str, output: str, endpoint: EndpointSettings, shard_bytes: int
 ) -> None:
-    """Do what `run` and `verify` do with a few documents; raises as they do."""
+    """Do what `run` and `verify` do with a few documents; raise as they do."""
+    how = {each.name: getattr(checked, each.name) for each in dataclasses.fields(EndpointOptions)}
+    how |= {"urls": endpoint.urls, "model": None, "give_up_after": endpoint.give_up_after}  # of a server that runs
     options = RunOptions(
         inputs=(documents,),
         output=output,
-        endpoint=endpoint,
-        text_field="content",
-        embedding_field="embedding",
-        expected_dimensions=None,
         shard_bytes=shard_bytes,
         max_dead_letter_ratio=0.0,
-        price_per_hour=None,
-        overwrite=False,
-        beam=beam,
+        beam=checked.beam,
+        **how,
     )
     lines: list[str] = []
     if run(options, lines.append) is not ExitCode.DONE:
         raise PipelineFailed("\n".join(lines), ExitCode.TOO_MANY_DEAD_LETTERS)
-    verify(VerifyOptions(output), lines.append)
+    verify(VerifyOptions(output=output), lines.append)
 
 
 def _findings(endpoint: EndpointSettings, profile: EndpointProfile) -> Iterator[str]:
@@ -101,11 +99,12 @@ def _findings(endpoint: EndpointSettings, profile: EndpointProfile) -> Iterator[
             info = client.info()
         finally:
             client.close()
-        yield f"endpoint: {url} answers, TEI {info.version}{_said_of_token(endpoint, url)}"
+        yield f"endpoint: {url} answers, TEI {info.version}{_token_note(endpoint, url)}"
+        longer = "cut" if endpoint.overlong.value == "truncate" else "dead letters"
         yield (
-            f"limits: {info.max_concurrent_requests} texts in flight, {info.max_client_batch_size} a request, "
-            f"{info.max_input_length} tokens a text; longer ones are "
-            + ("cut" if endpoint.overlong.value == "truncate" else "dead letters")
+            f"limits: {count(info.max_concurrent_requests, 'text')} in flight, "
+            f"{info.max_client_batch_size:,} a request, {count(info.max_input_length, 'token')} a text; "
+            f"longer ones are {longer}"
         )
     identity = profile.identity
     yield (
@@ -118,17 +117,17 @@ def _findings(endpoint: EndpointSettings, profile: EndpointProfile) -> Iterator[
     )
 
 
-def _said_of_token(endpoint: EndpointSettings, url: str) -> str:
-    """Whether the token was needed: who answers without one as well has not looked at it."""
+def _token_note(endpoint: EndpointSettings, url: str) -> str:
+    """Return whether the token was needed: a server that answers without one has not checked it."""
     if endpoint.token is None:
         return ""
-    nobody = connect(dataclasses.replace(endpoint, token=None))
+    anonymous = connect(dataclasses.replace(endpoint, token=None))
     try:
-        status = nobody.get(f"{url.rstrip('/')}/info").status
+        status = anonymous.get(f"{url.rstrip('/')}/info").status
     except NoReply:
         status = 0
     finally:
-        nobody.close()
+        anonymous.close()
     if status == 200:
         return "; it asks for no token, yours was not needed"
     return ", token accepted" if status in (401, 403) else ", token sent"

@@ -12,34 +12,35 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import NoReturn
 
-from tqdm import tqdm
-
-from pipeline.commands.options import RedriveOptions
+from pipeline.commands.options.redrive import RedriveOptions
 from pipeline.commands.report import publish
 from pipeline.errors import ExitCode, NotProven, PipelineFailed, UsageError
 from pipeline.job import run_marker
-from pipeline.job.ledger import Ledger, read_ledger
+from pipeline.job.ledger import Ledger, read_ledger, relocate
 from pipeline.job.preparation import is_shard
 from pipeline.job.shard_replacement import finish_replacements, replace_shard
-from pipeline.job.sharding import read_plan
+from pipeline.job.sharding import make_plan, read_plan
 from pipeline.job.spec import JobSpec, ServedModel, join, require_job
 from pipeline.reporting.examples import read_dead_letters
-from pipeline.runners.endpoint import reached
-from pipeline.verification.shards import lines_of_output
+from pipeline.reporting.numbers import count
+from pipeline.reporting.report import VERIFIED
+from pipeline.runners.endpoint import reached, require_endpoint
+from pipeline.runners.progress import CountBar
+from pipeline.verification.shards import rows_of_output
 from transforms.elements import DeadLetter, Document, DocumentShard, EmbeddedShard, Reason, RequestStatistics, Shard
-from transforms.embed_shards import merge_embeddings
+from transforms.embed_shards import merge_embeddings, reject_unfit
 from transforms.ndjson.decompress import DamagedSource
 from transforms.ndjson.lines import Line
 from transforms.ndjson.parse import is_blank, parse_line
-from transforms.ndjson.splice import embedded_lines, json_key
 from transforms.output.folder import OutputFolder
-from transforms.output.receipts import Receipt
+from transforms.output.formats import Row, format_of
+from transforms.output.receipts import MAX_TRUNCATED_PLACES, Receipt
 from transforms.read_shards import MAX_LINE_BYTES, ShardTooDense, SourceChanged, lines_of
 from transforms.reuse.keys import KEY_BYTES, key_of
 from transforms.storage import api as storage
+from transforms.storage.api import WrittenFile
 from transforms.tei.client import TeiClient
 from transforms.tei.handshake import EndpointProfile
-from transforms.tei.settings import EndpointSettings
 from transforms.tei.vector_space import VectorSpace
 from transforms.write_dead_letters import encode_dead_letters
 
@@ -71,7 +72,7 @@ def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> Exit
         DONE, whatever came of them.
 
     Raises:
-        UsageError: if it is no output folder, a reason is none, or another command is at work there.
+        UsageError: if it is not an output folder, a reason does not exist, or another command is at work there.
         EndpointError: if the endpoint cannot do it, or serves another model than the job's.
         PipelineFailed: if a source is damaged, gone or changed.
         NotProven: if a shard's files are not what its receipt says.
@@ -89,9 +90,15 @@ def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> Exit
         finished = finish_replacements(output, lambda shard: is_shard(plan, shard))
         run_marker.remove_leftovers(output)
         if finished:
-            say(f"{finished} shards that an interrupted redrive had begun are finished")
+            say(f"{count(finished, 'shard')} that an interrupted redrive had begun: finished")
+        ledger = _read(output, job)
+        if options.inputs:
+            now = make_plan(options.inputs, output.root, job.shard_bytes, exclude=job.exclude)
+            ledger, problems = relocate(ledger, now)
+            if problems:
+                raise UsageError(f"{problems[0]}. Give the files that were embedded.")
         try:
-            tally = _send_again(_read(output, job), reasons, output, job, options.endpoint, options.model)
+            tally = _send_again(ledger, reasons, output, job, options, say)
         except (DamagedSource, ShardTooDense, SourceChanged) as error:
             raise PipelineFailed(str(error)) from error
         after = _read(output, job)
@@ -103,9 +110,9 @@ def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> Exit
 
 def _summary(tally: _Tally, after: Ledger) -> Iterator[str]:
     not_embedded = tally.sent - tally.embedded
-    yield f"{tally.sent} dead letters sent again: {tally.embedded} are embedded now, {not_embedded} are not"
-    for reason, count in sorted(tally.left.items()):
-        yield f"  {reason}: {count}"
+    yield f"{count(tally.sent, 'dead letter')} sent again: {tally.embedded:,} embedded now, {not_embedded:,} not"
+    for reason, left in sorted(tally.left.items()):
+        yield f"  {reason}: {left:,}"
     yield f"total: embeddings = {after.embedded}, documents = {after.records}, dead letters = {after.dead_letters}"
 
 
@@ -113,7 +120,7 @@ def _reasons(chosen: Collection[str]) -> set[str]:
     known = {reason.value for reason in Reason}
     for reason in chosen:
         if reason not in known:
-            raise UsageError(f"--reason {reason} is none. Choose from {', '.join(sorted(known))}.")
+            raise UsageError(f"--reason {reason} is not a reason. Choose from {', '.join(sorted(known))}.")
     return set(chosen) or known
 
 
@@ -122,26 +129,36 @@ def _read(output: OutputFolder, job: JobSpec) -> Ledger:
 
 
 def _send_again(
-    ledger: Ledger, reasons: set[str], output: OutputFolder, job: JobSpec, endpoint: EndpointSettings, model: str | None
+    ledger: Ledger,
+    reasons: set[str],
+    output: OutputFolder,
+    job: JobSpec,
+    options: RedriveOptions,
+    say: Callable[[str], None],
 ) -> _Tally:
     """Go through the shards that have such dead letters; several at once where a bucket is read or written."""
     tally = _Tally()
     wanted = sum(
-        count for receipt in ledger.receipts() for reason, count in receipt.reasons.items() if reason in reasons
+        letters for receipt in ledger.receipts() for reason, letters in receipt.reasons.items() if reason in reasons
     )
     if not wanted:
         return tally
+    require_endpoint(options.endpoint, options.model, job.served)
     settings = dataclasses.replace(
-        endpoint, prompt_name=job.prompt_name, normalize=job.normalize, overlong=job.overlong, dimensions=job.dimensions
+        options.endpoint,
+        prompt_name=job.prompt_name,
+        normalize=job.normalize,
+        overlong=job.overlong,
+        dimensions=job.dimensions,
     )
     counting = threading.Lock()
     paths = [output.root, *(source.source.path for source in ledger.sources)]
     threads_count = 1 if all(map(storage.is_local, paths)) else _THREADS_FOR_BUCKETS
     with (
         ThreadPoolExecutor(threads_count) as threads,  # outermost: they end when the client is closed
-        reached(settings, None, model=model) as (usable, profile),
+        reached(settings, None, model=options.model, say=say) as (usable, profile),
         _Client(dataclasses.replace(usable, space=_space_of(job, profile, output))) as client,
-        tqdm(total=wanted, unit=" dead letters", disable=None) as bar,
+        CountBar(wanted, "dead letter") as bar,
     ):
 
         def send(work: Shard, chosen: Mapping[int, Receipt]) -> None:
@@ -150,7 +167,7 @@ def _send_again(
                     one = _Redrive(chosen[shard.index], shard, output, job, client).run(lines, reasons)
                     with counting:
                         tally.add(one)
-                        bar.update(one.sent)
+                        bar.add(one.sent)
 
         futures = [threads.submit(send, work, chosen) for work, chosen in _work(ledger, reasons)]
         try:
@@ -200,6 +217,8 @@ class _Redrive:
         self._output = output
         self._job = job
         self._client = client
+        self._name = output.embedded(shard.name, job.output_format)
+        self._format = format_of(self._name)
         self._new_keys = bytearray()
 
     def run(self, lines: Iterable[Line], reasons: set[str]) -> _Tally:
@@ -212,18 +231,25 @@ class _Redrive:
         letters = self._letters()
         chosen = [letter for letter in letters if letter.reason.value in reasons]
         result = self._embed(chosen)
-        again = {letter.offset: letter for letter in result.dead_letters}
+        # As in the receipt: since then, the source may have moved.
+        again = {
+            letter.offset: dataclasses.replace(letter, source=self._receipt.source) for letter in result.dead_letters
+        }
         embedded = {document.offset for document in result.documents}
         left = [again.get(letter.offset, letter) for letter in letters if letter.offset not in embedded]
         if embedded:
-            vectors = embedded_lines(result.documents, result.vectors, json_key(self._job.embedding_field))
-            texts = {document.offset: document.text for document in result.documents}
-            new = dict(zip((document.offset for document in result.documents), vectors, strict=True))
+            unfit = Counter(self._receipt.unfit)
+            rows = self._format.rows_of(result.documents, result.vectors, self._job.layout, unfit)
+            documents = {document.offset: document for document in result.documents}
+            new = dict(zip((document.offset for document in result.documents), rows, strict=True))
             gone = {letter.offset for letter in left}
+            merged = self._merged(lines, new, gone, documents)
+            # Receipts keep their times, so nothing else would show that the verification is of other outputs.
+            self._output.delete([VERIFIED])
             replace_shard(
                 self._output,
-                self._new_receipt(result, left),
-                self._merged(lines, new, gone, texts),
+                self._new_receipt(result, left, unfit),
+                self._format.encode(merged, self._job.layout, result.vectors.shape[1]),
                 b"".join(encode_dead_letters(left)),
                 lambda: bytes(self._new_keys),
             )
@@ -244,6 +270,7 @@ class _Redrive:
         documents = tuple(record for record in records if isinstance(record, Document))
         unread = tuple(record for record in records if isinstance(record, DeadLetter))
         embeddings = self._client.submit([document.text for document in documents]).result()
+        embeddings = reject_unfit(embeddings, self._job.vector_type)
         embedded, _ = merge_embeddings(
             DocumentShard(self._shard, documents, unread, len(records)), embeddings, self._receipt.started_at
         )
@@ -257,39 +284,53 @@ class _Redrive:
             parse_line(line, letter.source, self._job.text_field, self._job.embedding_field, MAX_LINE_BYTES) or letter
         )
 
-    def _new_receipt(self, result: EmbeddedShard, left: list[DeadLetter]) -> Receipt:
+    def _new_receipt(self, result: EmbeddedShard, left: list[DeadLetter], unfit: Mapping[str, int]) -> Receipt:
         """Return the receipt as if the documents had succeeded the first time: its times stay, its costs add up."""
         return dataclasses.replace(
             self._receipt,
+            output=self._receipt.output or WrittenFile(self._name, 0, ""),
             embedded=self._receipt.embedded + len(result.documents),
             sent=self._receipt.sent + len(result.documents),
+            nan_lines=self._receipt.nan_lines + sum(document.has_nan for document in result.documents),
             dead_letters=len(left),
             reasons=Counter(letter.reason.value for letter in left),
+            unfit=unfit,
+            truncated=self._receipt.truncated + len(result.truncated),
+            truncated_at=tuple(sorted((*self._receipt.truncated_at, *result.truncated))[:MAX_TRUNCATED_PLACES]),
             statistics=add_statistics(self._receipt.statistics, result.statistics),
         )
 
     def _merged(
-        self, lines: Iterable[Line], new: Mapping[int, bytes], gone: set[int], texts: Mapping[int, str]
-    ) -> Iterator[bytes]:
-        """Yield the shard's output lines with the new ones in their places; gather their keys on the way.
+        self, lines: Iterable[Line], new: Mapping[int, Row], gone: set[int], documents: Mapping[int, Document]
+    ) -> Iterator[Row]:
+        """Yield the shard's output rows with the new ones in their places; gather their keys on the way.
 
         Raises:
             NotProven: if the output is not what the receipt says.
+            SourceChanged: if the dead letters are not lines of the source.
         """
-        old, old_keys = self._old_lines(), self._old_keys()
+        old, old_keys = self._old_rows(), self._old_keys()
         self._new_keys.clear()
+        placed = 0
         for line in lines:
             if line.offset in new:
-                self._new_keys += key_of(texts[line.offset])
+                document = documents[line.offset]
+                placed += line.content == document.line
+                self._new_keys += key_of(document.text)
                 yield new[line.offset]
             elif line.offset not in gone and not is_blank(line):
                 found = next(old, None)
                 if found is None:
-                    raise self._mismatch(self._output.embedded(self._shard.name))
+                    raise self._mismatch(self._name)
                 self._new_keys += next(old_keys)
-                yield found.content + b"\n"
+                yield self._format.stored(found)
         if next(old, None) is not None:
-            raise self._mismatch(self._output.embedded(self._shard.name))
+            raise self._mismatch(self._name)
+        if placed < len(new):
+            raise SourceChanged(
+                f"{self._shard.source.path} is not the file that was embedded: dead letters are not among its lines. "
+                "Say with --input where that file is."
+            )
 
     def _old_keys(self) -> Iterator[bytes]:
         """Yield the keys of the old output's documents; zeros, which match no text, where the file is damaged."""
@@ -299,11 +340,11 @@ class _Redrive:
         for start in range(0, len(data), KEY_BYTES):
             yield data[start : start + KEY_BYTES]
 
-    def _old_lines(self) -> Iterator[Line]:
+    def _old_rows(self) -> Iterator[Row]:
         def refuse(_: str) -> NoReturn:
-            raise self._mismatch(self._output.embedded(self._shard.name))
+            raise self._mismatch(self._name)
 
-        return lines_of_output(self._output, self._receipt.output, refuse)
+        return rows_of_output(self._output, self._receipt.output, self._job.layout, refuse)
 
     def _mismatch(self, name: str) -> NotProven:
         return NotProven(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from pipeline.commands.options import ReportOptions
+from pipeline.commands.options.report import ReportOptions
 from pipeline.errors import ExitCode
 from pipeline.job.ledger import Ledger, read_ledger
 from pipeline.job.sharding import read_plan
@@ -62,8 +62,8 @@ def publish(
         run: what the run did that ends with this report; None for that of the former report.
     """
     estimate = read_estimate(output)
-    former_price, former_run = read_former(output)
-    prices = (price_per_hour, former_price, (estimate or {}).get("price_per_hour"))
+    former = read_former(output)
+    prices = (price_per_hour, former.price_per_hour, (estimate or {}).get("price_per_hour"))
     made = make_report(
         ledger,
         job,
@@ -73,7 +73,8 @@ def publish(
         estimate=estimate,
         verified=read_verified(output, ledger),
         # A run that had nothing to do is not the one whose call and duration a reader looks for.
-        last_run=former_run if former_run and not (run and run.work_seconds) else run,
+        last_run=former.last_run if former.last_run and not (run and run.work_seconds) else run,
+        former_price=former.dollars_per_document,
     )
     write_report(made, output)
     output.write(prometheus.NAME, [prometheus.exposition(made)])

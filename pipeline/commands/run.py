@@ -11,13 +11,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
-from importlib import metadata
 
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from pipeline import graph
-from pipeline.commands.options import RunOptions
+from pipeline.commands.options.run import RunOptions
 from pipeline.commands.report import publish
 from pipeline.errors import ExitCode, PipelineFailed
 from pipeline.job import run_marker
@@ -26,10 +25,11 @@ from pipeline.job.ledger import Ledger, ReceiptCache, read_ledger, stale_files
 from pipeline.job.preflight import require_usable
 from pipeline.job.preparation import join_folder, prepare
 from pipeline.job.sharding import Plan, make_plan
-from pipeline.job.spec import JobSpec, ServedModel
+from pipeline.job.spec import JobSpec, describe_job, read_job
 from pipeline.planning import estimate
+from pipeline.planning.sampling import sample_lines
 from pipeline.reporting.examples import examples_of
-from pipeline.reporting.explain import explain_dead_letters
+from pipeline.reporting.explain import explain_dead_letters, too_many_dead_letters
 from pipeline.reporting.numbers import count, size
 from pipeline.reporting.report import run_of, summary
 from pipeline.runners.endpoint import reached
@@ -37,10 +37,12 @@ from pipeline.runners.parallelism import count_processes
 from pipeline.runners.progress import Progress
 from pipeline.runners.runner import beam_options, require_reach, run_pipeline, template_of
 from transforms.elements import Shard
-from transforms.output.folder import OutputFolder
+from transforms.list_shards import write_lists
+from transforms.output.folder import DEAD_LETTERS, OutputFolder
+from transforms.output.layout import Column
+from transforms.output.values import choose_columns
 from transforms.read_shards import DAMAGED, read_damage
 from transforms.reuse.index import IndexHandle
-from transforms.tei.handshake import EndpointProfile
 from transforms.tei.settings import EndpointSettings
 from transforms.tei.sharing import settled_texts
 
@@ -58,7 +60,7 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
     Raises:
         UsageError: before anything is sent.
         EndpointError: if the endpoint cannot do the job.
-        PipelineFailed: if anything else fails it; running again goes on from there.
+        PipelineFailed: if anything else fails it; running again continues from there.
         NotProven: if records are missing in the end.
     """
     started = time.time()
@@ -68,12 +70,23 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
     require_usable(output)
     shared = dataclasses.replace(options.endpoint, processes=count_processes(pipeline_options))
     with ExitStack() as stack:
-        stack.enter_context(_without_looking_through_what_is_loaded())
+        stack.enter_context(_gc_frozen())
         with reached(shared, options.expected_dimensions, model=options.model) as (endpoint, profile):
             job = join_folder(
                 output,
                 plan,
-                _job_of(options, endpoint, profile),
+                describe_job(
+                    endpoint,
+                    profile,
+                    inputs=options.inputs,
+                    exclude=options.exclude,
+                    text_field=options.text_field,
+                    embedding_field=options.embedding_field,
+                    shard_bytes=options.shard_bytes,
+                    output_format=options.output_format.value,
+                    vector_type=options.vector_type.value,
+                    columns=_columns_of(options, plan, output),
+                ),
                 say,
                 overwrite=options.overwrite,
                 keep=(estimate.NAME,),
@@ -90,7 +103,7 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
             say(_after_a_template(template_of(pipeline_options), output))
             return ExitCode.DONE
         ledger.require_balance()
-        if not others:
+        if not run_marker.writers(output):  # others that have begun meanwhile may read them
             forget_former(output)
         arguments = sys.argv[1:] if sys.argv[1:2] == ["run"] else []  # none where another program calls this
         done = run_of(before, ledger, arguments, endpoint.urls, started, time.time())
@@ -112,7 +125,7 @@ def _pipeline_options(options: RunOptions) -> PipelineOptions:
 
 
 @contextmanager
-def _without_looking_through_what_is_loaded() -> Iterator[None]:
+def _gc_frozen() -> Iterator[None]:
     """Spare the garbage collector what is loaded by now, and stays: that took it 0.25 s a run."""
     gc.freeze()
     try:
@@ -124,8 +137,9 @@ def _without_looking_through_what_is_loaded() -> Iterator[None]:
 def _judge(ledger: Ledger, options: RunOptions, output: OutputFolder, say: Callable[[str], None]) -> ExitCode:
     if ledger.dead_letters > options.max_dead_letter_ratio * ledger.records:
         say(
-            f"{ledger.dead_letters} of {ledger.records} records are dead letters, more than --max_dead_letter_ratio "
-            f"{options.max_dead_letter_ratio} allows; they are in {output.path('dead_letters')}"
+            too_many_dead_letters(
+                ledger.dead_letters, ledger.records, options.max_dead_letter_ratio, output.path(DEAD_LETTERS)
+            )
         )
         return ExitCode.TOO_MANY_DEAD_LETTERS
     return ExitCode.DONE
@@ -135,21 +149,11 @@ def _run_name() -> str:
     return f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{socket.gethostname()}-{os.getpid()}"
 
 
-def _job_of(options: RunOptions, endpoint: EndpointSettings, profile: EndpointProfile) -> JobSpec:
-    """Return the job as this run alone describes it."""
-    return JobSpec(
-        space=profile.space,
-        history=(ServedModel.of(profile.identity, endpoint.prompt_name, datetime.now(timezone.utc)),),
-        overlong=endpoint.overlong,
-        dimensions=endpoint.dimensions,
-        text_field=options.text_field,
-        embedding_field=options.embedding_field,
-        shard_bytes=options.shard_bytes,
-        inputs=options.inputs,
-        exclude=options.exclude,
-        version=metadata.version("tayyar"),
-        wire_format=profile.wire.format.value,
-    )
+def _columns_of(options: RunOptions, plan: Plan, output: OutputFolder) -> tuple[Column, ...]:
+    """Return the columns with their types; those that the folder has for them already stay."""
+    former = read_job(output) if options.columns and not options.overwrite else None
+    sample = sample_lines(plan, options.text_field, options.embedding_field)
+    return choose_columns(options.columns, sample, former.columns if former is not None else ())
 
 
 def _opening(plan: Plan, before: Ledger, job: JobSpec, index: IndexHandle | None) -> str:
@@ -160,12 +164,9 @@ def _opening(plan: Plan, before: Ledger, job: JobSpec, index: IndexHandle | None
 
 
 def _new(plan: Plan, before: Ledger, job: JobSpec, index: IndexHandle | None) -> str:
-    """Return how many documents are new, if there are vectors that others may have already."""
-    if index is None:
-        return ""
-    found = count_new(before.work_left(), plan, job, index)
-    about = "" if found.exact else "about "
-    return f"; {about}{count(found.new, 'text')} new among {about}{count(found.documents, 'document')} to do"
+    """Return how many texts are new, if there are former vectors."""
+    former = None if index is None else index.open()
+    return "" if former is None else f"; {count_new(before.work_left(), plan, job, former)}"
 
 
 def _graph_settings(
@@ -175,6 +176,7 @@ def _graph_settings(
         endpoint=dataclasses.replace(endpoint, space=job.space),
         output=output,
         provenance=job.provenance,
+        layout=job.layout,
         shard_bytes=options.shard_bytes,
         max_dead_letter_ratio=options.max_dead_letter_ratio,
         former=index,
@@ -207,12 +209,15 @@ def _embed(
         # Texts settled in this process count at once; what other processes do shows in their receipts.
         settled = settled_texts if settings.endpoint.processes == 1 else None
         with Progress(output, seen, _stored_bytes(work), cache=cache, compressed=compressed, settled=settled):
-            run_pipeline(options, lambda pipeline: graph.build(pipeline, work, settings), say)
+            lists = write_lists(work, output)
+            run_pipeline(options, lambda pipeline: graph.build(pipeline, work, settings, lists), say)
+            if not template_of(options):  # a job that is started later needs them then
+                output.delete(lists)
     files = output.list()
     ledger = read_ledger(before.plan, output, settings.provenance.digest, files, cache)
     output.delete(stale_files(ledger, output, files))
     if damaged := read_damage(output, files):
-        raise PipelineFailed("\n".join([*damaged, "Everything else is done. Mend what is named here and run again."]))
+        raise PipelineFailed("\n".join([*damaged, "Everything else is done. Fix what is named here and run again."]))
     return ledger
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from pipeline.errors import UsageError
@@ -17,7 +18,10 @@ def serve(arguments: Sequence[str]) -> int:
     try:
         from pipeline.embedded_tei import server
     except ImportError as error:
-        raise UsageError(f"the embedded TEI is not installed ({error}): pip install 'tayyar[local]'") from error
+        raise UsageError(
+            f"the embedded TEI needs a package that is missing ({error}): "
+            f"{sys.executable} -m pip install 'tayyar[local]'"
+        ) from error
     parser = argparse.ArgumentParser(
         prog="tayyar serve",
         description="Serve a model by TEI's protocol on this machine's cores: a small multilingual one that comes with "

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import sys
-import threading
 import time
 from dataclasses import asdict
 from types import TracebackType
@@ -15,8 +13,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from pipeline.commands.options import StatusOptions
+from pipeline.commands.options.status import StatusOptions
 from pipeline.errors import ExitCode
+from pipeline.escaping import escaped_line
 from pipeline.job.ledger import ReceiptCache
 from pipeline.job.spec import require_job
 from pipeline.planning.estimate import read_estimate
@@ -24,7 +23,6 @@ from pipeline.reporting.status import State, Status, lines_of, read_status
 from transforms.output.folder import OutputFolder
 
 REDRAW_SECONDS = 3.0
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def status(options: StatusOptions, stream: TextIO | None = None) -> ExitCode:
@@ -54,7 +52,7 @@ def status(options: StatusOptions, stream: TextIO | None = None) -> ExitCode:
                     screen.show(found)
                 if not options.watch or found.state in (State.FINISHED, State.STOPPED):
                     return ExitCode.DONE
-                threading.Event().wait(REDRAW_SECONDS)
+                time.sleep(REDRAW_SECONDS)
     except KeyboardInterrupt:
         return ExitCode.DONE
 
@@ -86,8 +84,8 @@ class Screen:
 
     def show(self, found: Status) -> None:
         """Draw a status."""
-        # Names of hosts and models come from outside, and shall not move a terminal's cursor.
-        text = "\n".join(_CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", line) for line in lines_of(found))
+        # Names of hosts and models come from outside, and must not move a terminal's cursor.
+        text = "\n".join(map(escaped_line, lines_of(found)))
         if self._live is None:
             self._stream.write(text + "\n")
             self._stream.flush()

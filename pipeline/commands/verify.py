@@ -7,25 +7,30 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 import orjson
-from tqdm import tqdm
 
-from pipeline.commands.options import VerifyOptions
+from pipeline.commands.options.verify import VerifyOptions
 from pipeline.errors import ExitCode, NotProven, UsageError
-from pipeline.job.ledger import Ledger, SourceLedger, read_ledger
+from pipeline.job.ledger import Ledger, SourceLedger, read_ledger, relocate
 from pipeline.job.sharding import make_plan, read_plan
 from pipeline.job.spec import JobSpec, require_job
+from pipeline.reporting.explain import too_many_dead_letters
+from pipeline.reporting.numbers import count
+from pipeline.reporting.report import write_verified
 from pipeline.reporting.schema import Totals
 from pipeline.reporting.timeline import sum_statistics
-from pipeline.runners.endpoint import reached
+from pipeline.runners.endpoint import reached, require_endpoint
+from pipeline.runners.progress import CountBar
 from pipeline.verification.findings import Findings
 from pipeline.verification.parallel import processes_for, run_parallel
 from pipeline.verification.sampling import Sample, SpotCheck, require_same_space
 from pipeline.verification.shards import Expected, Outcome, ShardWork, check_shards, is_own_file
 from pipeline.verification.vectors import SharedVectors, norm_tolerance
 from transforms.elements import Shard, Source
-from transforms.output.folder import DEAD_LETTERS, JOB, OutputFolder
+from transforms.output.folder import DATA, DEAD_LETTERS, OutputFolder
+from transforms.output.layout import Layout
 from transforms.output.receipts import Receipt
 from transforms.storage import api as storage
+from transforms.storage.api import WrittenFile
 from transforms.storage.base import FileStat
 
 _SHOWN_MISSING = 3
@@ -65,8 +70,13 @@ def verify(options: VerifyOptions, say: Callable[[str], None] = print) -> ExitCo
     job = require_job(output)
     files = output.list()
     ledger = read_ledger(read_plan(output, job.shard_bytes), output, job.digest, files)
+    problems: list[str] = []
+    if options.inputs:
+        now = make_plan(options.inputs, output.root, job.shard_bytes, exclude=job.exclude)
+        ledger, problems = relocate(ledger, now)
+        job = dataclasses.replace(job, inputs=options.inputs)
     if not options.sample:
-        checked = _check_folder(ledger, output, files, job, options)
+        checked = _check_folder(ledger, problems, output, files, job, options)
         compared = None
     else:
         settings = dataclasses.replace(
@@ -76,13 +86,14 @@ def verify(options: VerifyOptions, say: Callable[[str], None] = print) -> ExitCo
             overlong=job.overlong,
             dimensions=job.dimensions,
         )
-        with reached(settings, None, model=options.model) as (
+        require_endpoint(settings, options.model, job.served)
+        with reached(settings, None, model=options.model, say=say) as (
             endpoint,
             profile,
         ):  # before the folder is read, which may take minutes
             require_same_space(job.space, profile.space)
             usable = dataclasses.replace(endpoint, space=job.space)
-            checked = _check_folder(ledger, output, files, job, options)
+            checked = _check_folder(ledger, problems, output, files, job, options)
             spot_check = SpotCheck(usable, job.text_field, job.embedding_field, options.min_cosine)
             picks = checked.sample.picks
             compared = spot_check.run(picks, checked.findings) if picks else None
@@ -90,13 +101,20 @@ def verify(options: VerifyOptions, say: Callable[[str], None] = print) -> ExitCo
 
 
 def _check_folder(
-    ledger: Ledger, output: OutputFolder, files: Mapping[str, FileStat], job: JobSpec, options: VerifyOptions
+    ledger: Ledger,
+    problems: Sequence[str],
+    output: OutputFolder,
+    files: Mapping[str, FileStat],
+    job: JobSpec,
+    options: VerifyOptions,
 ) -> _Checked:
     checked = _Checked(sample=Sample(options.sample))
     findings = checked.findings
+    for problem in problems:
+        findings.add(problem)
     _check_complete(ledger, findings)
     _check_inputs(ledger, output, job, checked)
-    _check_files(ledger, output, files, findings)
+    _check_files(ledger, output, files, job, findings)
     _check_shards(ledger, output, job, options, checked)
     if ledger.complete:  # the report of an unfinished job is of some moment
         _check_report(ledger, output, findings)
@@ -113,9 +131,10 @@ def _check_complete(ledger: Ledger, findings: Findings) -> None:
     if expected is None:
         left = [source.source.path for source in ledger.sources if not source.complete]
         shown = ", ".join(left[:_SHOWN_MISSING]) + (f" and {len(left) - 3} more" if len(left) > _SHOWN_MISSING else "")
-        findings.add(f"{done} shards are done, and {shown} not completely; run again")
+        is_done = "is done" if done == 1 else "are done"
+        findings.add(f"{count(done, 'shard')} {is_done}, and {shown} not completely; run again")
     else:
-        findings.add(f"{done} of {expected} shards are done; run again")
+        findings.add(f"{done:,} of {count(expected, 'shard')} are done; run again")
 
 
 def _check_inputs(ledger: Ledger, output: OutputFolder, job: JobSpec, checked: _Checked) -> None:
@@ -143,21 +162,21 @@ def _check_inputs(ledger: Ledger, output: OutputFolder, job: JobSpec, checked: _
         checked.findings.add(f"{path}: not embedded yet; run again")
 
 
-def _check_files(ledger: Ledger, output: OutputFolder, files: Mapping[str, FileStat], findings: Findings) -> None:
+def _check_files(
+    ledger: Ledger, output: OutputFolder, files: Mapping[str, FileStat], job: JobSpec, findings: Findings
+) -> None:
     """Add a finding for each file that no receipt vouches for, and for each one that is a link."""
     vouched = ledger.vouched_files(output)
-    data = output.embedded("").rpartition("/")[0]
-    folders = tuple(f"{folder}/" for folder in (data, DEAD_LETTERS, output.receipts) if folder)
+    folders = tuple(f"{folder}/" for folder in (DATA, DEAD_LETTERS, output.receipts))
     for name in sorted(files):
-        is_output = name.startswith(folders) or (not data and not name.startswith(f"{JOB}/"))
-        if is_output and name not in vouched:
+        if name.startswith(folders) and name not in vouched:
             findings.add(f"{name}: no valid receipt vouches for this file; run again, and remove it if it stays")
     for name in sorted(vouched):
         if not is_own_file(output, name):
             findings.add(f"{name}: is a link, or in a folder that is one, and may be anybody's file")
     for receipt in ledger.receipts():
         for written, expected in (
-            (receipt.output, output.embedded(receipt.shard)),
+            (receipt.output, output.embedded(receipt.shard, job.output_format)),
             (receipt.dead_letter_output, output.dead_letters(receipt.shard)),
         ):
             if written is not None and written.path != expected:
@@ -170,10 +189,10 @@ def _check_shards(
     """Check every shard that is done, and equal vectors over all of them."""
     expected = Expected(
         text_field=job.text_field,
-        embedding_field=job.embedding_field,
+        layout=job.layout,
         shard_bytes=job.shard_bytes,
         dimensions=job.model.dimensions,
-        norm_tolerance=norm_tolerance(job.model.dtype) if job.normalize else None,
+        norm_tolerance=norm_tolerance(job.model.dtype, job.vector_type) if job.normalize else None,
         models=frozenset(served.model_id for served in job.history),
     )
     # Sources that the inputs no longer have are checked as those that no longer exist: in their output alone.
@@ -184,32 +203,24 @@ def _check_shards(
         if number >= len(ledger.sources) or storage.stat(source.source.path) is None
     ]
     items = [
-        ShardWork(
-            work,
-            number,
-            receipts,
-            output,
-            _expected_of(expected, receipts),
-            number in gone,
-            options.sample,
-            options.seed,
-        )
+        ShardWork(work, number, receipts, output, its_own, number in gone, options.sample, options.seed)
         for number, source in enumerate(sources)
         for work, receipts in _work_of(ledger, source, number in gone)
-        if all(_is_readable(receipt, output) for receipt in receipts.values())
+        for its_own in [_expected_of(expected, receipts, job)]
+        if all(_is_readable(receipt, output, its_own.layout) for receipt in receipts.values())
     ]
     shared = SharedVectors(
-        lambda source, shard: output.path(output.embedded(Shard(sources[source].source, shard, 0, None).name)),
+        lambda source, shard: output.path(_output_of(sources[source].receipts[shard]).path),
         job.text_field,
         job.embedding_field,
     )
     found: dict[int, Outcome] = {}
     size = sum(receipt.output.bytes for receipt in ledger.receipts() if receipt.output)
-    with tqdm(total=ledger.records, unit=" records", unit_scale=True, disable=None) as bar:
+    with CountBar(ledger.records, "record") as bar:
         for index, outcome in run_parallel(check_shards, items, processes_for(options.processes, size)):
             shared.add(outcome.rows)
             checked.sample.add(outcome.picks)
-            bar.update(outcome.records)
+            bar.add(outcome.records)
             if outcome.findings.count or outcome.broken:
                 found[index] = dataclasses.replace(outcome, rows=outcome.rows[:0], picks=[])
     broken = set[str]()
@@ -231,8 +242,8 @@ def _note_gone(gone: Sequence[SourceLedger], total: int, checked: _Checked) -> N
         checked.findings.add(f"{paths[0]}: is gone, as are all sources, so there is nothing to compare with")
     records = sum(source.records for source in gone)
     checked.not_checked.append(
-        f"{len(gone)} of {total} sources, which are gone ({paths[0]}{' first' if gone[1:] else ''}): "
-        f"their {records} records were checked in the output alone"
+        f"{len(gone)} of {count(total, 'source')}, gone ({paths[0]}{' first' if paths[1:] else ''}): "
+        f"{count(records, 'record')} of them, checked in the output alone"
     )
 
 
@@ -248,12 +259,21 @@ def _sources_kept(ledger: Ledger) -> list[SourceLedger]:
     ]
 
 
-def _expected_of(expected: Expected, receipts: Mapping[int, Receipt]) -> Expected:
+def _expected_of(expected: Expected, receipts: Mapping[int, Receipt], job: JobSpec) -> Expected:
     """Return what holds for shards that are made with the settings in their receipts, which may be a former run's."""
-    if not receipts:
+    one = next(iter(receipts.values()), None)
+    if one is None or one.output is None or one.job == job.digest:
         return expected
-    made = next(iter(receipts.values())).provenance
-    return dataclasses.replace(expected, text_field=made.text_field, embedding_field=made.embedding_field)
+    made = one.provenance
+    layout = Layout(one.output.path.rpartition(".")[2], made.embedding_field, made.vector_type, None)
+    tolerance = norm_tolerance(job.model.dtype, made.vector_type) if job.normalize else None
+    return dataclasses.replace(expected, text_field=made.text_field, layout=layout, norm_tolerance=tolerance)
+
+
+def _output_of(receipt: Receipt) -> WrittenFile:
+    """Return the output of a shard with documents."""
+    assert receipt.output is not None
+    return receipt.output
 
 
 def _work_of(ledger: Ledger, source: SourceLedger, is_gone: bool) -> Iterator[tuple[Shard, Mapping[int, Receipt]]]:
@@ -269,9 +289,9 @@ def _work_of(ledger: Ledger, source: SourceLedger, is_gone: bool) -> Iterator[tu
             yield shard, {shard.index: source.receipts[shard.index]}
 
 
-def _is_readable(receipt: Receipt, output: OutputFolder) -> bool:
+def _is_readable(receipt: Receipt, output: OutputFolder, layout: Layout) -> bool:
     """Whether a receipt's files are the shard's own: others were found before, and are not read."""
-    names = (output.embedded(receipt.shard), output.dead_letters(receipt.shard))
+    names = (output.embedded(receipt.shard, layout.format), output.dead_letters(receipt.shard))
     written = (receipt.output, receipt.dead_letter_output)
     return all(
         file is None or (file.path == name and is_own_file(output, name))
@@ -290,6 +310,12 @@ def _check_report(ledger: Ledger, output: OutputFolder, findings: Findings) -> N
         "shards": len(receipts),
         "records": ledger.records,
         "embedded": ledger.embedded,
+        "sent": ledger.sent,
+        "reused": ledger.reused,
+        "duplicates": ledger.duplicates,
+        "truncated": ledger.truncated,
+        "nan_lines": sum(receipt.nan_lines for receipt in receipts),
+        "unfit": ledger.unfit(),
         "dead_letters": ledger.dead_letters,
         "dead_letters_by_reason": dict(ledger.reasons()),
         "output_bytes": sum(receipt.output.bytes for receipt in receipts if receipt.output),
@@ -300,13 +326,20 @@ def _check_report(ledger: Ledger, output: OutputFolder, findings: Findings) -> N
         totals = orjson.loads(data)["totals"]
         wrong = [name for name, value in expected.items() if totals[name] != value]
     except (ValueError, KeyError, TypeError):
-        findings.add(f"{output.report}: is no report; write it again with tayyar report")
+        findings.add(f"{output.report}: is not a report; write it again with tayyar report")
         return
     for name in wrong:
         findings.add(
             f"{output.report}: {name} is {totals[name]}, but {expected[name]} in the receipts; "
             "write it again with tayyar report"
         )
+
+
+def _origins(ledger: Ledger) -> str:
+    """Return where the vectors come from, in parentheses; nothing if the endpoint made all of them."""
+    if not ledger.reused and not ledger.duplicates:
+        return ""
+    return f" ({ledger.sent:,} sent + {ledger.reused:,} reused + {ledger.duplicates:,} of equal texts)"
 
 
 def _conclude(
@@ -320,26 +353,27 @@ def _conclude(
 ) -> ExitCode:
     """Print what was proven, or raise NotProven with what was found."""
     findings = checked.findings
+    write_verified(output, findings.count)
     if findings.count:
         shown = "\n".join(f"  {finding}" for finding in findings.first)
         meaning = f"\n{compared}" if compared else ""
-        noun = "finding" if findings.count == 1 else "findings"
         more = ", the first of them" if findings.count > len(findings.first) else ""
-        raise NotProven(f"{findings.count} {noun} in {output.root}{more}:\n{shown}{meaning}")
+        raise NotProven(f"{count(findings.count, 'finding')} in {output.root}{more}:\n{shown}{meaning}")
     say(
-        f"verified: {ledger.records} records in {len(ledger.sources)} files = "
-        f"{ledger.embedded} embedded, each line unchanged and once, "
-        f"with a vector of {job.model.dimensions} finite numbers, + {ledger.dead_letters} dead letters"
+        f"verified: {count(ledger.records, 'record')} in {count(len(ledger.sources), 'file')} = "
+        f"{ledger.embedded:,} embedded{_origins(ledger)}, each line unchanged and once, "
+        f"with a vector of {count(job.model.dimensions, 'finite number')}, + "
+        f"{count(ledger.dead_letters, 'dead letter')}"
     )
     if compared:
         say(compared)
     if checked.not_checked:
         say(f"not checked: {'; '.join(checked.not_checked)}")
     if ledger.dead_letters > options.max_dead_letter_ratio * ledger.records:
-        everything = "all" if ledger.dead_letters == ledger.records else f"{ledger.dead_letters} of"
         say(
-            f"{everything} {ledger.records} records are dead letters, more than --max_dead_letter_ratio "
-            f"{options.max_dead_letter_ratio} allows; they are in {output.root}/{DEAD_LETTERS}"
+            too_many_dead_letters(
+                ledger.dead_letters, ledger.records, options.max_dead_letter_ratio, output.path(DEAD_LETTERS)
+            )
         )
         return ExitCode.TOO_MANY_DEAD_LETTERS
     return ExitCode.DONE

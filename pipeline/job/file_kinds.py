@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import dataclasses
 import functools
 import json
 import re
@@ -57,12 +58,15 @@ class FileKind:
         problem: what it holds instead of records, as in "it looks like …"; None if it holds them.
         remedy: a sentence on what to do then.
         records: the objects in its complete first lines, for a look at their fields.
+        bytes_per_record: mean length of those lines that are not blank, whatever they hold, with the bytes between
+            them; 0 if there is no complete one.
     """
 
     compressed: bool = False
     problem: str | None = None
     remedy: str = ""
     records: tuple[dict[str, Any], ...] = ()
+    bytes_per_record: float = 0
 
 
 def look_at_all(
@@ -98,7 +102,7 @@ def look_at(file: FileStat, read_beginning: Callable[[str, int], bytes] = storag
         unpacked, ended = _unpack(_beginning(file.path, _BLOCK_BYTES, read_beginning), codec)
     # A first block that cannot be read says nothing; what is damaged ends its own source when it is read.
     kind = kind_of(unpacked, whole=ended) if unpacked else FileKind()
-    return FileKind(True, kind.problem, kind.remedy, kind.records)
+    return dataclasses.replace(kind, compressed=True)
 
 
 def _beginning(path: str, count: int, read_beginning: Callable[[str, int], bytes]) -> bytes:
@@ -142,8 +146,8 @@ def kind_of(head: bytes, whole: bool) -> FileKind:
         head: the bytes.
         whole: whether they are all that there is; otherwise the last line may be cut off.
     """
-    for encoding, name in ((name, pattern) for pattern, name in _ENCODINGS):
-        if name.match(head):
+    for beginning, encoding in _ENCODINGS:
+        if beginning.match(head):
             remedy = f"Convert it: iconv -f {encoding} -t UTF-8 FILE > NEW"
             return FileKind(problem=f"{encoding[:6]} text, not UTF-8", remedy=remedy)
     for magic, problem, remedy in _MAGIC:
@@ -172,14 +176,15 @@ def _kind_of_text(head: bytes, whole: bool) -> FileKind:
     if text.startswith(b"{") and first is None and _begins_with_two_objects(text):
         return FileKind(problem="JSON objects without a newline between them", remedy=_ONE_A_LINE)
     if records:
-        return FileKind(records=records)
+        size = len(head) if whole else len(head) - len(lines[-1])
+        return FileKind(records=records, bytes_per_record=size / len(complete))
     if text.startswith(b"{"):
         # One line that is longer than the head looks like this, too.
         indented = len(complete) > 1 and _is_indented(complete)
         return FileKind(problem="an indented JSON document", remedy=_ONE_A_LINE) if indented else FileKind()
     if not complete and not whole:
         return FileKind(problem="text or binary data, not JSON", remedy=_NOT_JSON)
-    problem = "JSON values that are no objects" if first is not None else "text or binary data, not JSON"
+    problem = "JSON values that are not objects" if first is not None else "text or binary data, not JSON"
     return FileKind(problem=problem, remedy=_NOT_JSON)
 
 

@@ -4,16 +4,17 @@ The outputs of shards that will be done again move to `_job/former/`, each under
 
     X.json       the receipt, written first
     X.u64        a copy of the keys
-    X.ndjson     the output itself, moved
+    X.ndjson     the output itself, moved; or X.parquet
 
 Only then are the shard's other files deleted. An interruption between two steps leaves the output in one of its two
-places, with receipt and keys beside it, and the next run goes on from there.
+places, with receipt and keys beside it, and the next run continues from there.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -24,14 +25,16 @@ from pipeline.errors import UsageError
 from pipeline.job.ledger import Ledger, ReceiptCache
 from pipeline.job.sharding import Plan
 from pipeline.job.spec import JobSpec, require_job
+from pipeline.reporting.numbers import count, percent
 from transforms.elements import Shard
 from transforms.ndjson.decompress import DamagedSource
 from transforms.output.folder import JOB, OutputFolder
+from transforms.output.layout import FLOAT32
 from transforms.output.receipts import Receipt, decode_receipt, encode_receipt
 from transforms.read_shards import ShardTooDense, SourceChanged, lines_of, parse_shard
 from transforms.reuse import partial
 from transforms.reuse.index import FOLDER as INDEX_FOLDER
-from transforms.reuse.index import FormerFile, IndexHandle, write_index
+from transforms.reuse.index import FormerFile, ReuseIndex, make_index
 from transforms.reuse.keys import KEY_BYTES
 from transforms.reuse.reuse import count_known, distinct
 from transforms.storage import api as storage
@@ -40,7 +43,7 @@ from transforms.storage.base import StorageError
 from transforms.tei.settings import Overlong
 
 FOLDER = f"{JOB}/former"
-COUNTED_BYTES = 128 << 20  # of inputs that are read to say how many documents are new; beyond that, it is estimated
+COUNTED_BYTES = 128 << 20  # of records that a run reads to find how many texts are new: a second or two
 _MAX_KEY_FILE_BYTES = 1 << 34
 _READERS = 32
 _logger = logging.getLogger(__name__)
@@ -56,11 +59,18 @@ class _Source(NamedTuple):
 
 
 class New(NamedTuple):
-    """How many of the documents that are left to do have no vector yet; `exact` unless only some were read."""
+    """How many texts of documents that were read have no vector yet; `exact` if all were read that are left to do."""
 
-    new: int
+    texts: int
     documents: int
     exact: bool
+
+    def __str__(self) -> str:
+        """Describe it for a person."""
+        if self.exact:
+            return f"{count(self.texts, 'text')} new among {count(self.documents, 'document')} to do"
+        share = percent(self.texts / self.documents) if self.documents else "an unknown share"
+        return f"about {share} of the texts to do are new, estimated from {count(self.documents, 'document')}"
 
 
 def set_aside(
@@ -102,38 +112,38 @@ def set_aside(
         output.delete([output.receipt(receipt.shard)])
 
 
-def build_index(
+def index_former(
     output: OutputFolder, job: JobSpec, others: Sequence[OutputFolder], cache: ReceiptCache
-) -> IndexHandle | None:
-    """Build the index of all vectors that may be used again.
+) -> ReuseIndex | None:
+    """Return the index of all vectors that may be used again; None if there are none.
 
     Args:
         output: the folder.
         job: of the run.
         others: further folders, as `require_same_space` has accepted them.
         cache: of the receipts.
-
-    Returns:
-        where the index is; None if there are no such vectors.
     """
     sources: list[_Source] = []
     for folder in (output, *others):
         space = job.space.digest if folder is output else require_job(folder).space.digest
         files = folder.list()
         receipts = cache if folder is output else ReceiptCache()
-        sources += _outputs(folder, files, receipts)
-        sources = [source for source in sources if source.output is not folder or _space_of(source.receipt) == space]
-    usable = [source for source in sources if _fits(source.receipt.provenance.overlong, job.overlong)]
-    entries = list(_with_keys(usable))
-    entries += _partial_shards(output, job)
-    return write_index(output, entries, output.run)
+        sources += (source for source in _outputs(folder, files, receipts) if _space_of(source.receipt) == space)
+    usable = [
+        source
+        for source in sources
+        if _fits(source.receipt.provenance.overlong, job.overlong)
+        # Towards fewer bits only: numbers that were rounded once stay so.
+        and source.receipt.provenance.vector_type in (FLOAT32, job.vector_type)
+    ]
+    return make_index([*_with_keys(usable), *_partial_shards(output, job)])
 
 
 def require_same_space(folders: Iterable[str], job: JobSpec) -> list[OutputFolder]:
     """Return the output folders that vectors may come from besides the run's own; nothing is written to them.
 
     Raises:
-        UsageError: if one is no output folder, or its vectors are of another space.
+        UsageError: if one is not an output folder, or its vectors are of another space.
     """
     found = []
     for path in folders:
@@ -150,36 +160,43 @@ def require_same_space(folders: Iterable[str], job: JobSpec) -> list[OutputFolde
 
 
 def count_new(
-    work: Sequence[Shard], plan: Plan, job: JobSpec, handle: IndexHandle, max_bytes: int = COUNTED_BYTES
+    work: Sequence[Shard], plan: Plan, job: JobSpec, index: ReuseIndex, max_bytes: int = COUNTED_BYTES
 ) -> New:
     """Read what is left to do, and count the documents whose text has no vector yet.
+
+    Nothing is sent: a text's key decides. Of much work, only some is read, chosen at random.
 
     Args:
         work: the work items that are left.
         plan: of the run.
         job: of the run.
-        handle: of the index.
-        max_bytes: stored bytes after which the rest is estimated.
+        index: of the former vectors.
+        max_bytes: of records, decompressed, after which no more are read.
     """
-    index = handle.open()
-    new = documents = read_bytes = 0
-    total = sum(shard.source.size if shard.end is None else shard.end - shard.start for shard in work)
-    for item in work:
-        if read_bytes >= max_bytes:
-            break
-        try:
-            for shard, lines in lines_of(item, plan.shard_bytes):
-                parsed = parse_shard(shard, lines, job.text_field, job.embedding_field)
-                texts = distinct([document.text for document in parsed.documents]).texts
-                documents += len(parsed.documents)
-                new += len(texts) - (count_known(texts, index) if index is not None and texts else 0)
-        except (DamagedSource, ShardTooDense, SourceChanged, StorageError, OSError) as error:  # the run will report it
-            _logger.debug("%s cannot be counted: %s", item.name, error)
-        read_bytes += item.source.size if item.end is None else item.end - item.start
-    if read_bytes >= total:
-        return New(new, documents, exact=True)
-    scale = total / max(1, read_bytes)
-    return New(round(new * scale), round(documents * scale), exact=False)
+    new = documents = 0
+    left = max_bytes
+    items = sorted(work, key=lambda item: item.source.path)
+    if sum(_stored_bytes(item) for item in work) > max_bytes:
+        items = random.Random(0).sample(items, len(items))
+    with tqdm(desc="looking for new texts", leave=False, unit=" documents", disable=None, delay=2) as bar:
+        for item in items:
+            try:
+                for shard, lines in lines_of(item, plan.shard_bytes):
+                    if left <= 0:
+                        return New(new, documents, exact=False)
+                    parsed = parse_shard(shard, lines, job.text_field, job.embedding_field)
+                    texts = distinct([document.text for document in parsed.documents]).texts
+                    documents += len(parsed.documents)
+                    new += len(texts) - (count_known(texts, index) if texts else 0)
+                    left -= plan.shard_bytes if shard.end is None else shard.end - shard.start
+                    bar.update(len(parsed.documents))
+            except (DamagedSource, ShardTooDense, SourceChanged, StorageError, OSError) as error:
+                _logger.debug("%s cannot be counted: %s", item.name, error)  # the run reports it
+    return New(new, documents, exact=True)
+
+
+def _stored_bytes(item: Shard) -> int:
+    return item.source.size if item.end is None else item.end - item.start
 
 
 def forget_former(output: OutputFolder) -> None:
@@ -235,7 +252,7 @@ def _with_keys(sources: Sequence[_Source]) -> Iterator[tuple[FormerFile, bytes]]
 
 
 def _partial_shards(output: OutputFolder, job: JobSpec) -> Iterator[tuple[FormerFile, bytes]]:
-    """Yield what unfinished shards have put down."""
+    """Yield the saved vectors of unfinished shards."""
     for name, file in output.list(partial.FOLDER).items():
         try:
             header, digests, _ = partial.decode_partial(output.read(name, partial.MAX_BYTES) or b"")

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.errors import UsageError
 from pipeline.job.file_kinds import FileKind, look_at_all
+from pipeline.reporting.numbers import count
 from transforms.elements import Reason
 from transforms.ndjson.decompress import COMPRESSIONS
 from transforms.ndjson.parse import TextField, Unusable, text_of
@@ -144,7 +145,7 @@ def require_records(found: Sequence[Candidate]) -> tuple[list[tuple[Candidate, F
     if wrong:
         lines = [f"{path} looks like {kind.problem}. {kind.remedy}" for path, kind in wrong[:MAX_NAMED]]
         more = len(wrong) - len(lines)
-        more_line = [f"and {more} more files are of a wrong kind"] if more else []
+        more_line = [f"and {count(more, 'more file')} of a wrong kind"] if more else []
         rest = [*more_line, "Leave files out with --exclude PATTERN."]
         raise UsageError("\n".join([*lines, *rest]))
     return taken, left_out
@@ -171,7 +172,7 @@ def require_text(kinds: Iterable[FileKind], text_field: TextField) -> None:
         names = ", ".join(name for name, _ in fields.most_common(_SHOWN_FIELDS)) or "none"
         hint = " For several fields, repeat the option." if "," in wanted and isinstance(text_field, str) else ""
         raise UsageError(
-            f"--text_field {wanted}: none of the first {records} records has a text there. Fields that they have: "
+            f"--text_field {wanted}: no text there in the first {count(records, 'record')} looked at. Fields found: "
             f"{names}.{hint} Give the one that holds the text with --text_field."
         )
 
@@ -197,7 +198,7 @@ def describe(left_out: Sequence[LeftOut], shown: int = 3) -> str:
     """Return one sentence on the files that are left out: how many, the reasons, the first names."""
     reasons = Counter(one.reason for one in left_out)
     parts = []
-    for reason, count in reasons.most_common():
+    for reason, many in reasons.most_common():
         names = [one.path for one in left_out if one.reason == reason][:shown]
-        parts.append(f"{count} ({reason}): {', '.join(names)}{', …' if count > len(names) else ''}")
-    return f"left out {len(left_out)} files: {'; '.join(parts)}"
+        parts.append(f"{many:,} ({reason}): {', '.join(names)}{', …' if many > len(names) else ''}")
+    return f"left out {count(len(left_out), 'file')}: {'; '.join(parts)}"

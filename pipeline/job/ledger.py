@@ -6,7 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tqdm import tqdm
 
@@ -19,8 +19,8 @@ from transforms.storage.api import FileStat
 
 _READERS = 32  # receipts are small files: reading them is waiting, most of all in a bucket
 _SHARD_FILE = re.compile(
-    rf"(?:(?P<receipt>{JOB}/receipts/)|(?P<keys>{JOB}/keys/)|{DATA}/|{DEAD_LETTERS}/)"
-    r"(?P<name>.+)-(?P<index>\d{5}|[1-9]\d{5,})\.(?(receipt)json|(?(keys)u64|ndjson))"
+    rf"(?:(?P<receipt>{JOB}/receipts/)|(?P<keys>{JOB}/keys/)|(?P<data>{DATA}/)|{DEAD_LETTERS}/)"
+    r"(?P<name>.+)-(?P<index>\d{5}|[1-9]\d{5,})\.(?(receipt)json|(?(keys)u64|(?(data)(?:ndjson|parquet)|ndjson)))"
 )
 
 
@@ -41,6 +41,26 @@ class SourceLedger:
     def embedded(self) -> int:
         """Documents that have their vector."""
         return sum(receipt.embedded for receipt in self.receipts.values())
+
+    @property
+    def sent(self) -> int:
+        """Documents whose text the endpoint embedded."""
+        return sum(receipt.sent for receipt in self.receipts.values())
+
+    @property
+    def reused(self) -> int:
+        """Documents that took the vector of a former output."""
+        return sum(receipt.reused for receipt in self.receipts.values())
+
+    @property
+    def duplicates(self) -> int:
+        """Documents that took the vector of an equal text in their shard."""
+        return sum(receipt.duplicates for receipt in self.receipts.values())
+
+    @property
+    def truncated(self) -> int:
+        """Documents whose text was sent and is too long for the model."""
+        return sum(receipt.truncated for receipt in self.receipts.values())
 
     @property
     def dead_letters(self) -> int:
@@ -83,6 +103,26 @@ class Ledger:
         return sum(source.embedded for source in self.sources)
 
     @property
+    def sent(self) -> int:
+        """Documents whose text the endpoint embedded; `embedded` = `sent` + `reused` + `duplicates`."""
+        return sum(source.sent for source in self.sources)
+
+    @property
+    def reused(self) -> int:
+        """Documents that took the vector of a former output."""
+        return sum(source.reused for source in self.sources)
+
+    @property
+    def duplicates(self) -> int:
+        """Documents that took the vector of an equal text in their shard."""
+        return sum(source.duplicates for source in self.sources)
+
+    @property
+    def truncated(self) -> int:
+        """Documents whose text was sent and is too long for the model."""
+        return sum(source.truncated for source in self.sources)
+
+    @property
     def dead_letters(self) -> int:
         """Records set aside."""
         return sum(source.dead_letters for source in self.sources)
@@ -99,6 +139,13 @@ class Ledger:
             len(source.receipts) if source.complete else self.plan.shard_count(source.source) for source in self.sources
         ]
         return None if None in counts else sum(filter(None, counts))
+
+    def unfit(self) -> dict[str, int]:
+        """Return the values that do not fit their column, by the column's name, in alphabetical order."""
+        unfit: Counter[str] = Counter()
+        for receipt in self.receipts():
+            unfit.update(receipt.unfit)
+        return dict(sorted(unfit.items()))
 
     def reasons(self) -> Counter[str]:
         """Return the dead letters by reason."""
@@ -183,6 +230,25 @@ def read_ledger(
     gone = [receipt for its in by_source.values() for receipt in its]
     whole = tuple(receipt for receipt in gone if receipt.files_are_there(files))
     return Ledger(plan, sources, tuple(sorted({receipt.source for receipt in gone})), named, whole)
+
+
+def relocate(ledger: Ledger, now: Plan) -> tuple[Ledger, list[str]]:
+    """Return the ledger with the sources at the paths where another plan finds files of their names, and what is amiss.
+
+    A source that is not in that plan stays where it was. So does one whose file has another size there: it is another
+    file, or has changed since it was embedded.
+    """
+    found = {source.name: source for source in now.sources}
+    sources, problems = [], []
+    for one in ledger.sources:
+        here = found.get(one.source.name, one.source)
+        if (here.size, here.compressed) == (one.source.size, one.source.compressed):
+            one = replace(one, source=replace(one.source, path=here.path, version=here.version))
+        else:
+            problems.append(f"{here.path} has {here.size} bytes, but {one.source.size} were embedded: another file")
+        sources.append(one)
+    plan = replace(ledger.plan, sources=tuple(one.source for one in sources))
+    return replace(ledger, plan=plan, sources=tuple(sources)), problems
 
 
 def read_receipts(output: OutputFolder, names: Collection[str]) -> Iterator[Receipt]:

@@ -1,4 +1,4 @@
-"""Whether places can be used: said before anything is sent; and an output folder tried with a file."""
+"""Checks that paths can be read and written, before anything is sent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline.errors import UsageError, told
+from pipeline.errors import UsageError, describe_error
 from transforms.output.folder import OutputFolder
 from transforms.storage.base import StorageError
 
@@ -17,15 +17,15 @@ _PROBE = b'{"tayyar": "a probe"}\n'
 
 @contextmanager
 def opening() -> Iterator[None]:
-    """Refuse a place that cannot be read or written at the beginning, as it was given; also a decorator.
+    """Turn a path that cannot be read or written into a usage error; also a decorator.
 
     Raises:
-        UsageError: in the place of a StorageError or an OSError.
+        UsageError: instead of a StorageError or an OSError.
     """
     try:
         yield
     except (StorageError, OSError) as error:
-        raise UsageError(told(error)) from error
+        raise UsageError(describe_error(error)) from error
 
 
 @opening()
@@ -42,9 +42,12 @@ def require_usable(output: OutputFolder) -> None:
         found = output.read(name)
         output.delete([name])
         output.tidy()
+    except (NotADirectoryError, FileExistsError) as error:
+        raise UsageError(f"--output {output.root} is a file, or lies below one. Give another folder.") from error
     except OSError as error:
-        raise UsageError(
-            f"--output {output.root} cannot be written: {error}. Check its permissions, or give another folder."
+        raise UsageError(  # without the temporary file's name, which says nothing to the user
+            f"--output {output.root} cannot be written: {error.strerror or error}. Check its permissions, or "
+            "give another folder."
         ) from error
     if found != _PROBE:
         raise UsageError(f"--output {output.root} does not give back what was written to it. Give another folder.")

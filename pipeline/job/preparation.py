@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 from pipeline.errors import UsageError
 from pipeline.job import run_marker
-from pipeline.job.former import build_index, forget_indexes, set_aside
+from pipeline.job.former import forget_indexes, index_former, set_aside
 from pipeline.job.ledger import Ledger, ReceiptCache, planned_files, read_ledger, shard_of, stale_files
 from pipeline.job.shard_replacement import finish_replacements
 from pipeline.job.sharding import Plan, read_plan, write_plan
 from pipeline.job.spec import JobSpec, is_first_edition, join, read_job, renamed, write_job
+from pipeline.reporting.numbers import count
 from transforms.output.folder import JOB, OutputFolder
-from transforms.reuse.index import IndexHandle
+from transforms.reuse.index import IndexHandle, write_index
 
 _ANY_SHARD_BYTES = 1 << 24  # where the former plan's are not known; names of shards decide all the same
 _logger = logging.getLogger(__name__)
@@ -102,9 +103,9 @@ def prepare(
     ledger = read_ledger(plan, output, job.digest, files, cache)
     if ledger.gone and not prune:
         _logger.warning(
-            "%d inputs of former runs no longer exist, %s first; what was embedded of them stays in %s "
-            "(--prune removes it)",
-            len(ledger.gone),
+            "%s of former runs %s, %s first; what was embedded of them stays in %s (--prune removes it)",
+            count(len(ledger.gone), "input"),
+            "no longer exists" if len(ledger.gone) == 1 else "no longer exist",
             ledger.gone[0],
             output.root,
         )
@@ -116,8 +117,8 @@ def prepare(
         _delete_stale(ledger, former, output, files)
     write_job(job, output)
     write_plan(plan, output)
-    index = build_index(output, job, reuse, cache) if ledger.work_left() else None
-    return Prepared(ledger, index)
+    index = index_former(output, job, reuse, cache) if ledger.work_left() else None
+    return Prepared(ledger, None if index is None else write_index(output, index, output.run))
 
 
 def read_former_plan(output: OutputFolder) -> Plan | None:

@@ -13,13 +13,14 @@ from datetime import datetime, timezone
 
 import orjson
 
+from transforms import list_shards
 from transforms.output.folder import JOB, OutputFolder
 from transforms.output.json_fields import build
 from transforms.storage import api as storage
 from transforms.storage.base import StorageError
 
 FOLDER = f"{JOB}/run_markers"
-# Workers elsewhere put down what they have every 30 s, and give up after ten minutes without an endpoint.
+# Workers elsewhere save their vectors every 30 s, and give up after ten minutes without an endpoint.
 REMOTE_SILENCE_SECONDS = 3600.0
 _LOCAL_RUNNERS = ("", "fnapi", "fnapirunner", "directrunner", "bundlebaseddirectrunner", "prismrunner", "prism")
 _MAX_TEXT = 1000  # characters of a host's or a runner's name
@@ -158,10 +159,10 @@ def registered(output: OutputFolder, runner: str = "") -> Iterator[list[Writer]]
 
 
 def remove_leftovers(output: OutputFolder) -> None:
-    """Delete the markers and temporary files of commands that died; only for a command that is alone."""
+    """Delete what commands that died left: markers, temporary files, lists; only for a command that is alone."""
     alive = {one.marker for one in writers(output)}
     output.delete([one.name for one in _read_all(output) if one.is_gone and one not in alive])
-    output.delete(output.list(output.temporary))
+    output.delete([*output.list(output.temporary), *output.list(list_shards.FOLDER)])
 
 
 def _withdraw(output: OutputFolder, me: RunMarker) -> None:
@@ -192,11 +193,11 @@ def decode_marker(data: bytes) -> RunMarker:
         marker = build(RunMarker, orjson.loads(data))
         seconds = marker.since_seconds
     except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
-        raise ValueError(f"this is no run marker: {error}") from error
+        raise ValueError(f"this is not a run marker: {error}") from error
     if datetime.fromisoformat(marker.since).tzinfo is None or not math.isfinite(seconds):
-        raise ValueError("this is no run marker: its time has no zone")
+        raise ValueError("this is not a run marker: its time has no zone")
     if not 0 < marker.pid < _MAX_PID or max(len(marker.host), len(marker.runner)) > _MAX_TEXT:
-        raise ValueError("this is no run marker: a value is out of bounds")
+        raise ValueError("this is not a run marker: a value is out of bounds")
     return marker
 
 

@@ -14,10 +14,10 @@ everything that is left to do follows from these two files, and doing it twice d
 from __future__ import annotations
 
 import base64
-import dataclasses
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import orjson
@@ -47,15 +47,17 @@ def replace_shard(
 
     Args:
         output: the folder.
-        new: the receipt that the shard gets, but for its files' sizes and checksums.
+        new: the receipt that the shard gets, with its output's name, but for its files' sizes and checksums.
         blocks: the new output; an exception in it leaves everything as it was.
         letters: the new dead-letter file; empty for none.
         keys: returns the new key file, once the blocks have been read.
     """
+    if new.output is None:
+        raise ValueError(f"the new receipt of {new.shard} names no output")
     staged = output.write(_staged(new.shard), blocks)
-    receipt = dataclasses.replace(
+    receipt = replace(
         new,
-        output=WrittenFile(output.embedded(new.shard), staged.bytes, staged.crc32c),
+        output=WrittenFile(new.output.path, staged.bytes, staged.crc32c),
         dead_letter_output=_file_of(output.dead_letters(new.shard), letters) if letters else None,
     )
     intent = {
@@ -123,7 +125,7 @@ def _decode_intent(output: OutputFolder, name: str, is_shard: Callable[[str], bo
         for chunk in _content(output.path(_staged(shard))):
             crc.update(chunk)
             size += len(chunk)
-        if receipt.output != WrittenFile(output.embedded(shard), size, crc.base64()):
+        if receipt.output is None or replace(receipt.output, bytes=size, crc32c=crc.base64()) != receipt.output:
             raise ValueError("its staged output is not that of its receipt")
     return _Intent(receipt, letters, keys)
 
@@ -153,7 +155,8 @@ def _is_progress(output: OutputFolder, intended: Receipt) -> bool:
 
 def _carry_out(output: OutputFolder, intent: _Intent) -> None:
     shard = intent.receipt.shard
-    output.write(output.embedded(shard), _content(output.path(_staged(shard))))
+    if intent.receipt.output is not None:
+        output.write(intent.receipt.output.path, _content(output.path(_staged(shard))))
     if intent.letters:
         output.write(output.dead_letters(shard), [intent.letters])
     else:
@@ -179,7 +182,7 @@ def _content(path: str) -> Iterator[bytes]:
 
 
 def _staged(shard: str) -> str:
-    return f"{_stem(shard)}.ndjson"
+    return f"{_stem(shard)}.output"
 
 
 def _intent(shard: str) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 
 import orjson
 
 from pipeline.errors import UsageError
+from pipeline.job.file_kinds import FileKind
 from pipeline.job.input_selection import (
     FORMATS,
     Candidate,
@@ -24,14 +25,17 @@ from pipeline.job.input_selection import (
     without_links,
 )
 from pipeline.job.preflight import opening
+from pipeline.reporting.numbers import count
 from transforms.elements import Shard, Source
 from transforms.ndjson.decompress import COMPRESSIONS
 from transforms.ndjson.parse import TextField
 from transforms.output.folder import OutputFolder, check_name
 from transforms.output.json_fields import build
+from transforms.read_shards import MAX_SHARD_RECORDS
 from transforms.storage import api as storage
 
 _SOURCE_FIELDS = [one.name for one in fields(Source)]
+_MAX_SHARDS = 10_000_000  # each one is a file, and an object of this process
 _MAX_NAME_BYTES = 800  # object stores allow 1024 for all, with the output folder and the endings
 _logger = logging.getLogger(__name__)
 
@@ -48,16 +52,16 @@ class Plan:
         """Return a source's work items: its shards, or for an unsplittable one itself as a whole."""
         if source.compressed:
             return [Shard(source, 0, 0, None)]
-        count = self.shard_count(source) or 1
+        shards = self.shard_count(source) or 1
         return [
             Shard(
                 source,
                 index,
                 index * self.shard_bytes,
                 min((index + 1) * self.shard_bytes, source.size),
-                index == count - 1,
+                index == shards - 1,
             )
-            for index in range(count)
+            for index in range(shards)
         ]
 
     def shard_count(self, source: Source) -> int | None:
@@ -85,8 +89,8 @@ def make_plan(
         exclude: patterns of files to leave out.
 
     Raises:
-        UsageError: if a pattern matches nothing, a file that must hold records does not, or two files' outputs would
-            have the same name.
+        UsageError: if a pattern matches nothing, a file that must hold records does not, two files' outputs would have
+            the same name, or a shard would have too many records.
     """
     found: dict[str, Candidate] = {}
     left_out: list[LeftOut] = []
@@ -116,18 +120,45 @@ def make_plan(
         raise UsageError(_nothing_matches(patterns[0], len(distinct)))
     if text_field is not None:
         require_text((kind for _, kind in taken), text_field)
+    _require_few_records(taken, shard_bytes)
     sources: dict[str, Source] = {}
     for one, kind in taken:
         file = one.file
         _add(sources, Source(file.path, stem(one.name), file.size, file.version, kind.compressed), output_root)
     _require_distinct_cases(sources, output_root)
+    shards = _min_shards(sources.values(), shard_bytes)
+    if shards > _MAX_SHARDS:
+        raise UsageError(
+            f"--shard_bytes {shard_bytes} would cut the inputs into {shards:,} shards, more than {_MAX_SHARDS:,}. "
+            "Give a larger number."
+        )
     if left_out:
         _logger.warning("%s", describe(left_out))
     return Plan(tuple(sources[name] for name in sorted(sources)), shard_bytes, tuple(left_out))
 
 
+def _min_shards(sources: Iterable[Source], shard_bytes: int) -> int:
+    """Return how many shards there will be; a compressed source counts as one."""
+    return sum(1 if source.compressed else -(-source.size // shard_bytes) for source in sources)
+
+
+def _require_few_records(taken: Iterable[tuple[Candidate, FileKind]], shard_bytes: int) -> None:
+    """Refuse a file whose shards will have too many records if all its lines are as short as its first ones."""
+    for one, kind in taken:
+        # A compressed file holds more than its size: how much more is not known yet.
+        size = min(shard_bytes, one.file.size)
+        if kind.bytes_per_record and size / kind.bytes_per_record > MAX_SHARD_RECORDS:
+            fitting = int(kind.bytes_per_record * MAX_SHARD_RECORDS / 2)
+            raise UsageError(
+                f"{one.file.path} has lines of about {kind.bytes_per_record:.0f} bytes, so about "
+                f"{size / kind.bytes_per_record:,.0f} records in a shard of --shard_bytes {shard_bytes}: more than "
+                f"the {MAX_SHARD_RECORDS:,} that fit into memory. If the lines are meant to be so short, run with "
+                f"--shard_bytes {fitting}."
+            )
+
+
 def _nothing_matches(pattern: str, passed_over: int) -> str:
-    also = f" that holds records; {passed_over} others were passed over" if passed_over else ""
+    also = f" that holds records; {count(passed_over, 'other file')} passed over" if passed_over else ""
     return (
         f"--input {pattern} matches no file{also}. Check the path; put quotes around a pattern, so that the shell "
         "leaves it alone."
@@ -139,7 +170,7 @@ def _require_readable(path: str) -> None:
     if not _is_utf8(path):
         raise UsageError(f"--input {path!a} has a name that is not UTF-8. Rename the file.")
     if storage.is_local(path) and not os.path.isfile(path):
-        raise UsageError(f"--input {path} is no regular file but a pipe, a socket or a device. Leave it out.")
+        raise UsageError(f"--input {path} is not a regular file but a pipe, a socket or a device. Leave it out.")
 
 
 def _is_below(path: str, folder: str) -> bool:
@@ -176,7 +207,7 @@ def check_source_name(name: str, *, on_disk: bool) -> None:
         ValueError: with the reason, which completes the sentence "its name …".
     """
     check_name(name, on_disk=on_disk)
-    check_name(f"{name}-00000.ndjson", on_disk=on_disk)
+    check_name(f"{name}-00000.parquet", on_disk=on_disk)
     if len(name.encode()) > _MAX_NAME_BYTES:
         raise ValueError(f"has {len(name.encode())} bytes, where an output's may have {_MAX_NAME_BYTES}")
 
@@ -229,12 +260,14 @@ def read_plan(output: OutputFolder, shard_bytes: int) -> Plan:
     """
     data = output.read(output.plan)
     if data is None:
-        raise UsageError(f"{output.root} is no output folder of Tayyar: it has no {output.plan}. Check --output.")
+        raise UsageError(f"{output.root} is not an output folder of Tayyar: it has no {output.plan}. Check --output.")
     try:
         lines = [orjson.loads(line) for line in data.splitlines()]
         sources = tuple(build(Source, {name: line[name] for name in _SOURCE_FIELDS}) for line in lines)
         if not sources:
             raise ValueError("it names no file")
+        if min(source.size for source in sources) < 0 or _min_shards(sources, shard_bytes) > _MAX_SHARDS:
+            raise ValueError("a size is out of bounds")
         return Plan(sources, shard_bytes)
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from datetime import datetime
+from dataclasses import asdict, astuple, dataclass, fields, replace
+from datetime import datetime, timezone
+from importlib import metadata
 from typing import Any
 
 import orjson
@@ -15,12 +16,22 @@ from pipeline.job.preflight import opening
 from transforms.ndjson.parse import TextField
 from transforms.output.folder import OutputFolder
 from transforms.output.json_fields import build, require_text
+from transforms.output.layout import (
+    FLOAT32,
+    FORMATS,
+    NDJSON,
+    PARQUET,
+    VECTOR_TYPES,
+    Column,
+    Layout,
+    decode_columns,
+)
 from transforms.output.receipts import Provenance
-from transforms.tei.settings import ModelIdentity, Overlong
+from transforms.tei.handshake import EndpointProfile
+from transforms.tei.settings import EndpointSettings, ModelIdentity, Overlong
 from transforms.tei.vector_space import VectorSpace
 
 FORMAT = 2
-NDJSON = "ndjson"
 MAX_SHARD_BYTES = 1 << 40
 _MAX_HISTORY = 100  # entries that are kept, the latest: a server may be updated every week for years
 
@@ -89,7 +100,10 @@ class JobSpec:
         inputs: the patterns, as given but absolute.
         wire_format: how vectors came over the wire; recorded, shapes nothing.
         version: Tayyar's; recorded, shapes nothing.
-        output_format: of the embedded records.
+        output_format: of the embedded records, `ndjson` or `parquet`.
+        vector_type: in which the vectors' numbers are written, `float32` or `float16`.
+        columns: of Parquet, beside the record, its text and its vector; with the type that each has in all files.
+        pyarrow: the version that writes Parquet; None for NDJSON. Recorded, shapes nothing.
         exclude: patterns of files that are left out of the inputs; recorded, shapes nothing.
     """
 
@@ -104,6 +118,9 @@ class JobSpec:
     wire_format: str
     version: str
     output_format: str = NDJSON
+    vector_type: str = FLOAT32
+    columns: tuple[Column, ...] = ()
+    pyarrow: str | None = None
     exclude: tuple[str, ...] = ()
 
     @property
@@ -145,7 +162,13 @@ class JobSpec:
             text_field=self.text_field,
             embedding_field=self.embedding_field,
             overlong=self.overlong.value,
+            vector_type=self.vector_type,
         )
+
+    @property
+    def layout(self) -> Layout:
+        """What the shards' outputs look like."""
+        return Layout(self.output_format, self.embedding_field, self.vector_type, self.columns)
 
     @property
     def digest(self) -> str:
@@ -154,14 +177,52 @@ class JobSpec:
 
     def _settings_digest(self) -> str:
         """Return 16 hexadecimal digits for what shapes a shard's files besides its vectors."""
-        shaping = {
+        shaping: dict[str, object] = {
             "text_field": self.text_field,
             "embedding_field": self.embedding_field,
             "shard_bytes": self.shard_bytes,
             "overlong": self.overlong.value,
             "output_format": self.output_format,
         }
+        # Only where they are not what they always were: digests of folders that exist must stay.
+        if self.vector_type != FLOAT32:
+            shaping["vector_type"] = self.vector_type
+        if self.columns:
+            shaping["columns"] = [astuple(column) for column in self.columns]
         return hashlib.sha256(orjson.dumps(shaping, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+
+
+def describe_job(
+    endpoint: EndpointSettings,
+    profile: EndpointProfile,
+    *,
+    inputs: tuple[str, ...],
+    exclude: tuple[str, ...],
+    text_field: TextField,
+    embedding_field: str,
+    shard_bytes: int,
+    output_format: str,
+    vector_type: str,
+    columns: tuple[Column, ...],
+) -> JobSpec:
+    """Return the job as one run alone describes it, before it joins a folder."""
+    return JobSpec(
+        space=profile.space,
+        history=(ServedModel.of(profile.identity, endpoint.prompt_name, datetime.now(timezone.utc)),),
+        overlong=endpoint.overlong,
+        dimensions=endpoint.dimensions,
+        text_field=text_field,
+        embedding_field=embedding_field,
+        shard_bytes=shard_bytes,
+        inputs=inputs,
+        exclude=exclude,
+        version=metadata.version("tayyar"),
+        wire_format=profile.wire.format.value,
+        output_format=output_format,
+        vector_type=vector_type,
+        columns=columns,
+        pyarrow=metadata.version("pyarrow") if output_format == PARQUET else None,
+    )
 
 
 def join(existing: JobSpec | None, new: JobSpec, root: str) -> JobSpec:
@@ -209,7 +270,7 @@ def renamed(existing: JobSpec | None, joined: JobSpec) -> str | None:
         return None
     return (
         f"the endpoint has other names than before ({existing.served}; now {joined.served}), but its vectors are the "
-        "same: the run goes on"
+        "same: the run continues"
     )
 
 
@@ -222,6 +283,7 @@ def encode_job(job: JobSpec) -> bytes:
         "min_cosine": job.space.min_cosine,
     }
     values["history"] = [asdict(served) for served in job.history]
+    values["columns"] = [asdict(column) for column in job.columns]
     return orjson.dumps({"format": FORMAT} | values, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
@@ -245,15 +307,18 @@ def decode_job(data: bytes) -> JobSpec:
         values["overlong"] = Overlong(values["overlong"])
         values["inputs"] = tuple(require_text(pattern) for pattern in values["inputs"])
         values["exclude"] = tuple(require_text(pattern) for pattern in values["exclude"])
+        values["columns"] = decode_columns(values["columns"])
         if isinstance(values["text_field"], list):
             values["text_field"] = tuple(require_text(name) for name in values["text_field"])
         job = build(JobSpec, values)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"this describes no job: {error}") from error
+        raise ValueError(f"this is not a job description: {error}") from error
     if not job.history or not 1 <= job.shard_bytes <= MAX_SHARD_BYTES or not job.text_field or not job.embedding_field:
-        raise ValueError("this describes no job: a value is out of bounds")
+        raise ValueError("this is not a job description: a value is out of bounds")
+    if job.output_format not in FORMATS or job.vector_type not in VECTOR_TYPES:
+        raise ValueError("this is not a job description: its output has an unknown format")
     if job.dimensions is not None and job.dimensions != job.space.dimensions:
-        raise ValueError("this describes no job: its dimensions are not those of its vectors")
+        raise ValueError("this is not a job description: its dimensions are not those of its vectors")
     return job
 
 
@@ -280,7 +345,7 @@ def read_job(output: OutputFolder) -> JobSpec | None:
         return None
     if is_first_edition(data):
         raise UsageError(
-            f"{output.root} was written by Tayyar's first edition, which kept no record of the vectors of known "
+            f"{output.root} was written by Tayyar's first edition, which kept no record of the vectors of probe "
             "sentences: nothing can show that new vectors would fit. Choose another --output."
         )
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import itertools
 import math
 import random
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from pipeline.job.sharding import Plan
 from transforms.elements import DeadLetter, Document, Source
-from transforms.ndjson.decompress import decompressed_chunks
+from transforms.ndjson.decompress import DamagedSource, decompressed_chunks
 from transforms.ndjson.lines import Line, lines_beginning_in, split_lines
 from transforms.ndjson.parse import TextField, parse_line
 from transforms.read_shards import MAX_LINE_BYTES
@@ -100,6 +101,24 @@ def take_sample(plan: Plan, text_field: TextField, embedding_field: str, seed: i
             compressed.add(len(found), stored)
             bar.update()
     return Sample(tuple(records), plain.total() + compressed.total())
+
+
+def sample_lines(plan: Plan, text_field: TextField, embedding_field: str, seed: int = 0) -> Iterator[bytes]:
+    """Yield the lines of the documents in such a sample; a source that cannot be read yields none.
+
+    Nothing is read before the first line is asked for.
+    """
+    rng = random.Random(seed)
+    plain = [source for source in plan.sources if not source.compressed]
+    packed = [source for source in plan.sources if source.compressed]
+    blocks: list[_Block | Source] = [*_blocks(plain, rng)]
+    for part in blocks + [packed[index] for index in _some(len(packed), COMPRESSED_FILES, rng)]:
+        with contextlib.suppress(DamagedSource):  # the run will report it
+            source = part.source if isinstance(part, _Block) else part
+            lines = _lines_in(part) if isinstance(part, _Block) else _beginning(part)[0]
+            for record in _records(lines, source, text_field, embedding_field):
+                if isinstance(record.parsed, Document):
+                    yield record.parsed.line
 
 
 def _some(count: int, most: int, rng: random.Random) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from pipeline.reporting.numbers import count
 from pipeline.reporting.schema import Example
 from transforms.elements import Reason
 
@@ -31,10 +32,20 @@ def explain_dead_letters(reasons: Mapping[str, int], examples: Mapping[str, Sequ
         examples: some of each reason; of the first, `source`, `offset` and `detail` are shown.
     """
     total = sum(reasons.values())
-    for reason, count in sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0])):
+    for reason, many in sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0])):
         first = next(iter(examples.get(reason, ())), None)
         place = "" if first is None else f", first {first.source}, byte {first.offset}: {first.detail}"
-        yield f"  {reason}: {count}{place}"
-    for reason, count in reasons.items():
-        if count >= _NEARLY_ALL * total and reason in {one.value for one in _REMEDIES}:
+        yield f"  {reason}: {many:,}{place}"
+    for reason, many in reasons.items():
+        if many >= _NEARLY_ALL * total and reason in {one.value for one in _REMEDIES}:
             yield f"  likely cause: {_REMEDIES[Reason(reason)]}"
+
+
+def too_many_dead_letters(dead_letters: int, records: int, allowed: float, folder: str) -> str:
+    """Return what is said of a job that has more dead letters a record than allowed."""
+    share = "all" if dead_letters == records else f"{dead_letters:,} of"
+    verb = "is a dead letter" if records == 1 else "are dead letters"
+    return (
+        f"{share} {count(records, 'record')} {verb}, more than --max_dead_letter_ratio {allowed} allows; "
+        f"they are in {folder}"
+    )

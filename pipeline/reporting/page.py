@@ -10,6 +10,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup, escape
 
+from pipeline.escaping import escaped
 from pipeline.reporting.charts import endpoint_chart, latency_chart, rate_chart
 from pipeline.reporting.numbers import (
     count,
@@ -22,7 +23,7 @@ from pipeline.reporting.numbers import (
     size,
     timestamp,
 )
-from pipeline.reporting.report import progress
+from pipeline.reporting.report import progress, truncated
 from pipeline.reporting.schema import Report
 
 _TEMPLATE = Path(__file__).with_name("page.html")
@@ -34,7 +35,11 @@ _MANY_RETRIES = (10, 0.02)  # at least so many, and of all requests
 def render(report: Report) -> str:
     """Return the page. Texts in a report may come from documents, so all of them are escaped."""
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_without_control_characters,
     )
     formats = (count, dollars, duration, milliseconds, number, percent, progress, rate, size, timestamp)
     environment.filters |= {function.__name__: function for function in formats}
@@ -74,9 +79,11 @@ def _remarks(report: Report) -> Iterator[str]:
     if totals.dead_letters:
         share = percent(totals.dead_letters / totals.records)
         yield f"{count(totals.dead_letters, 'dead letter')} ({share} of the records): their reasons stand below."
-    if totals.at_limit:
-        many = "One text has" if totals.at_limit == 1 else f"At least {totals.at_limit:,} texts have"
-        yield f"{many} as many tokens as the model reads, and may have been cut."
+    if sentence := truncated(report):
+        yield f"Truncated: {sentence}."
+    if totals.nan_lines:
+        hold = "line holds" if totals.nan_lines == 1 else "lines hold"
+        yield f"{totals.nan_lines:,} embedded {hold} NaN or Infinity, which strict JSON parsers refuse."
     if totals.retries >= max(_MANY_RETRIES[0], _MANY_RETRIES[1] * totals.requests):
         yield f"{totals.retries:,} requests had to be repeated, where {totals.requests:,} succeeded."
     if totals.seconds and totals.throttled_ms / 1000 > totals.seconds:
@@ -84,9 +91,14 @@ def _remarks(report: Report) -> Iterator[str]:
         yield f"The endpoint asked the client to wait: {throttled}, summed over requests that waited side by side."
 
 
+def _without_control_characters(value: object) -> object:
+    """Return a text in which nothing reorders what is shown; it is not markup yet, which is made of such texts."""
+    return escaped(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def _breakable(text: str) -> Markup:
     """Return a path or a name, escaped, that a narrow page breaks behind its separators and not in mid-word."""
-    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[/_.,=])(?=[^/_.,=])", text))
+    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[/_.,=])(?=[^/_.,=])", escaped(text)))
 
 
 def _moment(iso: str) -> str:

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from pipeline.escaping import escaped
 from pipeline.reporting.schema import Latency, Report
 from transforms.output.folder import JOB
 
@@ -15,7 +16,10 @@ NAME = f"{JOB}/report.prom"
 _TOTALS = {
     "records": ("tayyar_records", "Lines that are not blank, in the shards done."),
     "embedded": ("tayyar_documents_embedded", "Documents that have their vector."),
+    "sent": ("tayyar_documents_sent", "Documents whose text the endpoint embedded."),
     "reused": ("tayyar_documents_reused", "Documents that took the vector of a former output."),
+    "duplicates": ("tayyar_documents_duplicate", "Documents that took the vector of an equal text in their shard."),
+    "truncated": ("tayyar_documents_truncated", "Documents sent that have more tokens than the model reads."),
     "shards": ("tayyar_shards_done", "Shards that have their receipt."),
     "shards_expected": ("tayyar_shards_expected", "Shards that there will be."),
     "output_bytes": ("tayyar_output_bytes", "Bytes of embedded documents written."),
@@ -24,6 +28,7 @@ _TOTALS = {
     "retries": ("tayyar_retries", "Requests that were repeated."),
     "seconds": ("tayyar_work_seconds", "Time in which at least one shard was under way."),
     "dollars": ("tayyar_dollars", "Cost of the endpoint for the time of work."),
+    "dollars_not_spent": ("tayyar_dollars_not_spent", "Reused and duplicate documents at the price of one sent."),
 }
 _MILLISECONDS = {
     "queue_ms": ("tayyar_queue_seconds", "Time in the endpoint's queue, summed over texts."),
@@ -70,7 +75,8 @@ class _ReportCollector(Collector):
         info = GaugeMetricFamily(
             "tayyar_job_info", "What the vectors are.", labels=("model", "sha", "dimensions", "space")
         )
-        info.add_metric((model.model_id, model.sha or "", str(model.dimensions), report.job.space), 1)
+        names = (model.model_id, model.sha or "", str(model.dimensions), report.job.space)
+        info.add_metric([escaped(name) for name in names], 1)
         yield info
         for field, (name, about) in _TOTALS.items():
             if getattr(totals, field) is not None:

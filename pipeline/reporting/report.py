@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import orjson
@@ -21,16 +23,19 @@ from pipeline.reporting.schema import (
     Comparison,
     DeadLetterReason,
     Example,
+    Gone,
     JobSettings,
     LastRun,
     Latency,
     Model,
     ModelNames,
     Period,
+    Place,
     PlanComparison,
     Report,
     SourceReport,
     Totals,
+    Truncation,
     Verified,
     encode,
 )
@@ -38,12 +43,17 @@ from pipeline.reporting.timeline import active_seconds, bottleneck, sum_statisti
 from transforms.elements import RequestStatistics
 from transforms.output.folder import JOB, OutputFolder
 from transforms.output.json_fields import build
-from transforms.output.receipts import Receipt
+from transforms.output.receipts import MAX_SECONDS, Receipt
+from transforms.storage.base import StorageError
+from transforms.tei.settings import Overlong
 
 VERIFIED = f"{JOB}/verified.json"  # written by `verify`
 PLANNED = ("records", "tokens", "requests", "output_bytes", "seconds", "dollars")
+_MAX_AMOUNT = 1 << 53  # of findings, documents, seconds or dollars
 _MAX_FILES = 30  # lines of the summary
+_MAX_PLACES = 10  # of truncated texts
 _SECRET = re.compile(r"--\w*(secret|password|token|key|credential)\w*", re.IGNORECASE)
+_logger = logging.getLogger(__name__)
 
 
 def make_report(
@@ -56,6 +66,7 @@ def make_report(
     estimate: Mapping[str, Any] | None = None,
     verified: Verified | None = None,
     last_run: LastRun | None = None,
+    former_price: float | None = None,
 ) -> Report:
     """Return the report as the value that report.json holds; `schema` describes each field.
 
@@ -68,10 +79,11 @@ def make_report(
         estimate: what `plan` expected; None if it saved nothing.
         verified: the last `verify`; None if there was none.
         last_run: the last run that reached its end; None if none did.
+        former_price: dollars of a document that was sent, from the former report; None if it is not known.
     """
     receipts = list(ledger.receipts())
     sums = sum_statistics(receipts)
-    totals = _totals(ledger, receipts, sums, price_per_hour, estimate)
+    totals = _totals(ledger, receipts, sums, price_per_hour, estimate, former_price)
     return Report(
         version=VERSION,
         made_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -92,6 +104,8 @@ def make_report(
             DeadLetterReason(reason, number, tuple((examples or {}).get(reason, ())))
             for reason, number in totals.dead_letters_by_reason.items()
         ),
+        truncation=_truncation(receipts, job, sums),
+        gone=_gone(ledger),
         plan=None if estimate is None else _comparison(estimate, totals, price_per_hour),
         verified=verified,
         last_run=last_run,
@@ -127,8 +141,13 @@ def _totals(
     sums: RequestStatistics,
     price_per_hour: float | None,
     estimate: Mapping[str, Any] | None,
+    former_price: float | None,
 ) -> Totals:
     seconds = active_seconds(receipts)
+    price = former_price
+    if price_per_hour is not None and ledger.sent:
+        # The time of shards whose vectors all were there already says nothing about the endpoint's.
+        price = price_per_hour * active_seconds(receipt for receipt in receipts if receipt.sent) / 3600 / ledger.sent
     return Totals(
         sources=len(ledger.sources),
         sources_complete=sum(source.complete for source in ledger.sources),
@@ -137,16 +156,39 @@ def _totals(
         records=ledger.records,
         records_expected=expected_records(ledger, (estimate or {}).get("records")),
         embedded=ledger.embedded,
-        sent=sum(receipt.sent for receipt in receipts),
-        reused=sum(receipt.reused for receipt in receipts),
-        duplicates=sum(receipt.duplicates for receipt in receipts),
+        sent=ledger.sent,
+        reused=ledger.reused,
+        duplicates=ledger.duplicates,
+        truncated=ledger.truncated,
+        nan_lines=sum(receipt.nan_lines for receipt in receipts),
+        unfit=ledger.unfit(),
         dead_letters=ledger.dead_letters,
         dead_letters_by_reason=dict(sorted(ledger.reasons().items())),
         output_bytes=sum(receipt.output.bytes for receipt in receipts if receipt.output is not None),
         seconds=round(seconds, 3),
         documents_per_second=round(ledger.embedded / seconds, 2) if seconds else None,
         dollars=None if price_per_hour is None else round(price_per_hour * seconds / 3600, 6),
+        dollars_per_document=price,
+        dollars_not_spent=None if price is None else round(price * (ledger.reused + ledger.duplicates), 6),
         **{field.name: getattr(sums, field.name) for field in fields(sums) if field.name != "latency_ms"},
+    )
+
+
+def _truncation(receipts: Sequence[Receipt], job: JobSpec, sums: RequestStatistics) -> Truncation:
+    places = (Place(receipt.source, offset) for receipt in receipts for offset in receipt.truncated_at)
+    method: Literal["tokens", "characters", "refused"] = "tokens" if sums.tokens or not sums.requests else "characters"
+    if job.overlong is Overlong.DEAD_LETTER:
+        method = "refused"
+    return Truncation(method, tuple(itertools.islice(places, _MAX_PLACES)))
+
+
+def _gone(ledger: Ledger) -> Gone:
+    receipts = ledger.gone_receipts
+    return Gone(
+        sources=len({receipt.source for receipt in receipts}),
+        records=sum(receipt.records for receipt in receipts),
+        embedded=sum(receipt.embedded for receipt in receipts),
+        dead_letters=sum(receipt.dead_letters for receipt in receipts),
     )
 
 
@@ -201,6 +243,10 @@ def _source_report(ledger: Ledger, source: SourceLedger) -> SourceReport:
         complete=source.complete,
         records=source.records,
         embedded=source.embedded,
+        sent=source.sent,
+        reused=source.reused,
+        duplicates=source.duplicates,
+        truncated=source.truncated,
         dead_letters=source.dead_letters,
     )
 
@@ -242,6 +288,9 @@ def run_of(
         wall_seconds=round(now - started_at, 3),
         work_seconds=round(active_seconds(new), 3),
         documents=sum(receipt.embedded for receipt in new),
+        sent=sum(receipt.sent for receipt in new),
+        reused=sum(receipt.reused for receipt in new),
+        duplicates=sum(receipt.duplicates for receipt in new),
     )
 
 
@@ -264,25 +313,68 @@ def _command_line(arguments: Sequence[str]) -> str:
 def read_verified(output: OutputFolder, ledger: Ledger) -> Verified | None:
     """Return what the last `verify` of a folder left; None if it left nothing that can be read."""
     try:
-        fields = orjson.loads(output.read(VERIFIED) or b"null")
-        at = str(fields["at"])
+        found = orjson.loads(output.read(VERIFIED) or b"null")
+        at, findings = found["at"], found["findings"]
         ended = datetime.fromisoformat(at).timestamp()
-        last = max((receipt.finished_at for receipt in ledger.receipts()), default=0.0)
-        findings = int(fields["findings"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError):
         return None
+    if type(findings) is not int or not 0 <= findings <= _MAX_AMOUNT:
+        return None
+    last = max((receipt.finished_at for receipt in ledger.receipts()), default=0.0)
     return Verified(at=at, passed=findings == 0, findings=findings, current=ended >= last)
 
 
-def read_former(output: OutputFolder) -> tuple[float | None, LastRun | None]:
-    """Return the price and the last run of the report that is there, which its successor shows again."""
+def write_verified(output: OutputFolder, findings: int) -> None:
+    """Save what a `verify` that ends now has found, for the next report.
+
+    A folder that cannot be written, such as a read-only copy, can be verified all the same.
+    """
+    at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    try:
+        output.write(VERIFIED, [orjson.dumps({"at": at, "findings": findings}, option=orjson.OPT_APPEND_NEWLINE)])
+        output.tidy()
+    except (StorageError, OSError) as error:
+        _logger.warning("the report will not show this verification, because it cannot be saved: %s", error)
+
+
+class Former(NamedTuple):
+    """What a report takes over from its predecessor.
+
+    Attributes:
+        price_per_hour: of the endpoint, in dollars; None if it is not known.
+        dollars_per_document: of a document that was sent; None if it is not known.
+        last_run: the last run that reached its end; None if none did.
+    """
+
+    price_per_hour: float | None
+    dollars_per_document: float | None
+    last_run: LastRun | None
+
+
+def read_former(output: OutputFolder) -> Former:
+    """Return what the report that is in the folder hands on."""
     try:
         former = orjson.loads(output.read(output.report) or b"{}")
         price, run = former.get("price_per_hour"), former.get("last_run")
+        per_document = former.get("totals", {}).get("dollars_per_document")
         kept = None if run is None else build(LastRun, {**run, "endpoints": tuple(run["endpoints"])})
     except (ValueError, AttributeError, TypeError, KeyError):
-        return None, None
-    return (float(price) if isinstance(price, (int, float)) and price >= 0 else None), kept
+        return Former(None, None, None)
+    if kept is not None and not _is_plausible(kept):
+        kept = None
+    return Former(_valid_price(price), _valid_price(per_document), kept)
+
+
+def _valid_price(value: object) -> float | None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    return float(value) if 0 <= value <= _MAX_AMOUNT else None
+
+
+def _is_plausible(run: LastRun) -> bool:
+    """Return whether the numbers in a report that may have been edited can be shown."""
+    amounts = (run.wall_seconds, run.work_seconds, run.documents, run.sent, run.reused, run.duplicates)
+    return 0 <= run.started_at <= MAX_SECONDS and all(0 <= amount <= _MAX_AMOUNT for amount in amounts)
 
 
 def write_report(report: Report, output: OutputFolder) -> None:
@@ -309,15 +401,40 @@ def summary(report: Report, run: LastRun | None) -> Iterator[str]:
     else:
         per_second = f", {rate(run.documents / run.work_seconds)}" if run.work_seconds else ""
         yield (
-            f"this run: {count(run.documents, 'document')} in {duration(run.work_seconds)} of work{per_second}; "
-            f"{duration(run.wall_seconds)} from start to end"
+            f"this run: {count(run.documents, 'document')}{_origins(run)} in {duration(run.work_seconds)} of work"
+            f"{per_second}; {duration(run.wall_seconds)} from start to end"
         )
         if run.documents != totals.embedded:
             yield f"the job: {the_job}"
     if totals.dollars is not None:
         yield f"cost: {dollars(totals.dollars)} for the time of work, at {dollars(report.price_per_hour)} an hour"
+    if totals.dollars_not_spent:
+        yield f"not spent: {dollars(totals.dollars_not_spent)} for reused vectors and equal texts"
     if not report.complete:
-        yield f"not complete: {progress(report)}; the same run command goes on from here"
+        yield f"not complete: {progress(report)}; the same run command continues from here"
+
+
+def _origins(run: LastRun) -> str:
+    """Return where a run's vectors come from, in parentheses; nothing if the endpoint made all of them."""
+    if not run.reused and not run.duplicates:
+        return ""
+    parts = [f"{run.sent:,} sent"]
+    parts += [f"{run.reused:,} reused"] if run.reused else []
+    parts += [f"{run.duplicates:,} of equal texts"] if run.duplicates else []
+    return f" ({', '.join(parts)})"
+
+
+def truncated(report: Report) -> str | None:
+    """Return one sentence on texts that were truncated; None if none is known."""
+    many, first = report.totals.truncated, report.truncation.first
+    if not many:
+        return None
+    by = "by the tokens of replies and the lengths of texts"
+    if report.truncation.method == "characters":
+        by = "of which only the beginning is sent; the endpoint counts no tokens, so there may be more"
+    place = f"; the first is at byte {first[0].offset:,} of {first[0].source}" if first else ""
+    about = "at least" if report.truncation.method == "characters" else "about"
+    return f"{about} {count(many, 'document')} of {report.totals.sent:,} sent, {by}{place}"
 
 
 def progress(report: Report) -> str:
@@ -342,6 +459,7 @@ def counts(report: Report) -> Iterator[str]:
     sources = sorted(report.sources, key=lambda source: source.complete) if many else report.sources
     for source in sources[:_MAX_FILES]:
         dead = f", dead letters = {source.dead_letters}" if source.dead_letters else ""
+        dead += f", truncated = {source.truncated}" if source.truncated else ""
         shards = "" if source.complete else f" ({source.shards:,} of {count(source.shards_expected, 'shard')})"
         yield f"{file_name(source)}: embeddings = {source.embedded}, documents = {source.records}{dead}{shards}"
     if many:
@@ -350,6 +468,15 @@ def counts(report: Report) -> Iterator[str]:
     yield f"total: embeddings = {totals.embedded}, documents = {totals.records}, dead letters = {totals.dead_letters}"
     for reason, number in totals.dead_letters_by_reason.items():
         yield f"  {reason}: {number}"
+    if sentence := truncated(report):
+        yield f"truncated: {sentence}"
+    if gone := report.gone.sources:
+        yield f"kept: {count(report.gone.embedded, 'document')} of {count(gone, 'input')} that no longer exist"
+    if totals.nan_lines:
+        hold = "line holds" if totals.nan_lines == 1 else "lines hold"
+        yield f"{totals.nan_lines:,} embedded {hold} NaN or Infinity, which strict JSON parsers refuse"
+    for name, number in totals.unfit.items():
+        yield f"column {name}: {count(number, 'value')} of another type, null there and whole in the record"
 
 
 def file_name(source: SourceReport) -> str:

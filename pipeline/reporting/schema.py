@@ -125,6 +125,9 @@ class Totals:
         sent: documents whose text the endpoint embedded.
         reused: documents that took the vector of a former output.
         duplicates: documents that took the vector of an equal text in their shard.
+        truncated: documents whose text was sent and has more tokens than the model reads, as far as `truncation` says.
+        nan_lines: embedded lines that hold NaN or Infinity, which strict JSON parsers refuse.
+        unfit: values that do not fit their column and are null there, by the column's name; of Parquet.
         at_limit: texts of as many tokens as the model reads, which were cut unless they fit exactly; a lower bound.
         dead_letters: records that could not be embedded.
         dead_letters_by_reason: the same by reason.
@@ -132,6 +135,8 @@ class Totals:
         seconds: of work, in which at least one shard was under way; pauses between runs do not count.
         documents_per_second: embedded documents by these seconds.
         dollars: these seconds at price_per_hour.
+        dollars_per_document: of a document that was sent; of former runs if none was; null if it is not known.
+        dollars_not_spent: reused and duplicate documents at that price.
         tokens: as the endpoint counted them, after truncation, special tokens included.
         requests: that succeeded.
         retries: requests that were repeated.
@@ -153,6 +158,9 @@ class Totals:
     sent: int
     reused: int
     duplicates: int
+    truncated: int
+    nan_lines: int
+    unfit: Mapping[str, int]
     at_limit: int
     dead_letters: int
     dead_letters_by_reason: Mapping[str, int]
@@ -160,6 +168,8 @@ class Totals:
     seconds: float
     documents_per_second: float | None
     dollars: float | None
+    dollars_per_document: float | None
+    dollars_not_spent: float | None
     tokens: int
     requests: int
     retries: int
@@ -338,7 +348,10 @@ class LastRun:
         started_at: in seconds since the epoch.
         wall_seconds: from the command to its report.
         work_seconds: of these, in which at least one shard was under way.
-        documents: that got their vector in this run.
+        documents: that got their vector in this run: sent + reused + duplicates.
+        sent: of these, whose text the endpoint embedded.
+        reused: of these, that took the vector of a former output.
+        duplicates: of these, that took the vector of an equal text in their shard.
     """
 
     command: str
@@ -347,6 +360,9 @@ class LastRun:
     wall_seconds: float
     work_seconds: float
     documents: int
+    sent: int
+    reused: int
+    duplicates: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,7 +377,11 @@ class SourceReport:
         shards_expected: that there will be; null while those of a compressed file cannot be counted.
         complete: whether all of them are done.
         records: lines that are not blank, in the shards done.
-        embedded: documents that have their vector.
+        embedded: documents that have their vector: sent + reused + duplicates.
+        sent: documents whose text the endpoint embedded.
+        reused: documents that took the vector of a former output.
+        duplicates: documents that took the vector of an equal text in their shard.
+        truncated: documents whose text was sent and has more tokens than the model reads, as far as it is known.
         dead_letters: records that could not be embedded.
     """
 
@@ -371,6 +391,55 @@ class SourceReport:
     shards: int
     shards_expected: int | None
     complete: bool
+    records: int
+    embedded: int
+    sent: int
+    reused: int
+    duplicates: int
+    truncated: int
+    dead_letters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a record is.
+
+    Attributes:
+        source: the input file.
+        offset: of the line's first byte, after decompression.
+    """
+
+    source: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Truncation:
+    """How truncated texts were found.
+
+    Attributes:
+        method: tokens: by the tokens that the endpoint counts in a request, and the lengths of its texts; exact where
+            all texts of a request are truncated or none. characters: the endpoint counts no tokens, so only texts are
+            known of which the client sends the beginning. refused: there are none, they became dead letters.
+        first: the first ten.
+    """
+
+    method: Literal["tokens", "characters", "refused"]
+    first: tuple[Place, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """Outputs of inputs that the last run's patterns did not match; not part of the totals. `run --prune` removes them.
+
+    Attributes:
+        sources: input files.
+        records: lines that are not blank.
+        embedded: documents that have their vector.
+        dead_letters: records that could not be embedded.
+    """
+
+    sources: int
     records: int
     embedded: int
     dead_letters: int
@@ -394,6 +463,8 @@ class Report:
         timeline: the course of the job.
         bottleneck: what limited its speed.
         dead_letters: by reason, with examples.
+        truncation: how truncated texts were found, and where they are.
+        gone: what the folder keeps of inputs that no longer exist.
         plan: beside what happened; null if `tayyar plan` saved nothing.
         verified: the last `tayyar verify`; null if there was none.
         last_run: the last run that reached its end; null if none did.
@@ -413,6 +484,8 @@ class Report:
     timeline: Timeline
     bottleneck: Bottleneck
     dead_letters: tuple[DeadLetterReason, ...]
+    truncation: Truncation
+    gone: Gone
     plan: PlanComparison | None
     verified: Verified | None
     last_run: LastRun | None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from pipeline.job.ledger import Ledger, ReceiptCache, read_ledger
 from pipeline.job.run_marker import RunMarker, read_marker
@@ -15,13 +16,14 @@ from pipeline.reporting.report import expected_records
 from pipeline.reporting.timeline import active_seconds, bottleneck, sum_statistics
 from transforms.output.folder import OutputFolder
 from transforms.output.receipts import Receipt
+from transforms.reuse.partial import count_partial
 
 VERSION = 1
 RECENT_SECONDS = 300.0
 # A run that has no success for ten minutes gives up by itself (--give_up_after); a slow shard may take longer.
 STALLED_AFTER_SECONDS = 600.0
 STALLED_AFTER_SHARDS = 3
-_GOES_ON = "the same run command goes on from here"
+_CONTINUES = "the same run command continues from here"
 
 
 class State(enum.Enum):
@@ -45,11 +47,15 @@ class Status:
         shards: how many there are; None while a compressed file's are not counted. `shards_done` have their receipt.
         records: lines that are not blank, in the shards done; `records_expected` estimates all of them, by bytes or
             from `tayyar plan`.
+        embedded: documents that have their vector, in the shards done: `sent` by the endpoint, `reused` from former
+            outputs, or `duplicates` with an equal text in their shard.
+        partial: documents of unfinished shards whose vectors are saved.
         dead_letters: by reason.
-        recent_rate: documents a second over the last five minutes; None without a run at work.
-        overall_rate: documents a second of work, in which at least one shard was under way.
+        recent_rate: documents sent a second over the last five minutes; None without a run at work.
+        overall_rate: documents sent a second of work, in which at least one shard was under way.
         work_seconds: that time.
-        seconds_left: by records, at the recent rate, or else the overall one; None where nothing is known.
+        seconds_left: at the records a second, reused ones among them, of the same time as the recent rate, or else the
+            overall one; None where nothing is known.
         tokens: as the endpoint counted them; `requests` and `retries` likewise are sums.
         throttled_seconds: requests waited so long because the endpoint asked for it, summed over requests.
         queue_ms: mean time of a text in the endpoint's queue; `inference_ms` likewise in its device. None where the
@@ -70,6 +76,10 @@ class Status:
     records: int
     records_expected: int | None
     embedded: int
+    sent: int
+    reused: int
+    duplicates: int
+    partial: int
     dead_letters: dict[str, int]
     recent_rate: float | None
     overall_rate: float | None
@@ -102,12 +112,19 @@ def read_status(
     """
     job = require_job(output)
     plan = read_plan(output, job.shard_bytes)
-    ledger = read_ledger(plan, output, job.digest, output.list(), cache)
-    return status_of(ledger, job, read_marker(output), now, planned_records)
+    files = output.list()
+    ledger = read_ledger(plan, output, job.digest, files, cache)
+    partial = count_partial(output, files, {receipt.shard for receipt in ledger.receipts()}, job.space.digest)
+    return status_of(ledger, job, read_marker(output), now, planned_records, partial)
 
 
 def status_of(
-    ledger: Ledger, job: JobSpec, marker: RunMarker | None, now: float, planned_records: float | None = None
+    ledger: Ledger,
+    job: JobSpec,
+    marker: RunMarker | None,
+    now: float,
+    planned_records: float | None = None,
+    partial: int = 0,
 ) -> Status:
     """Return how far a job is.
 
@@ -117,16 +134,19 @@ def status_of(
         marker: of the run at work; None if there is none.
         now: seconds since the epoch.
         planned_records: what `plan` expected.
+        partial: documents of unfinished shards whose vectors are saved.
     """
     receipts = list(ledger.receipts())
     state, why = decide_state(ledger.complete, receipts, marker, now)
     busy = active_seconds(receipts)
-    overall = ledger.embedded / busy if busy else None
-    recent = _recent_rate(receipts, marker, now) if state in (State.RUNNING, State.STALLED) else None
+    is_at_work = state in (State.RUNNING, State.STALLED)
+    overall = ledger.sent / busy if busy else None
+    recent = _recent_rate(receipts, marker, now, "sent") if is_at_work else None
     expected = expected_records(ledger, planned_records)
-    per_second = (recent or overall or 0) * (ledger.records / ledger.embedded if ledger.embedded else 1)  # records
+    recent_records = _recent_rate(receipts, marker, now, "records") if is_at_work else None
+    per_second = recent_records or (ledger.records / busy if busy else None)
     sums = sum_statistics(receipts)
-    limit = bottleneck(sums, sum(receipt.sent for receipt in receipts), busy)
+    limit = bottleneck(sums, ledger.sent, busy)
     left = (expected - ledger.records) / per_second if expected is not None and per_second else None
     return Status(
         version=VERSION,
@@ -140,6 +160,10 @@ def status_of(
         records=ledger.records,
         records_expected=expected,
         embedded=ledger.embedded,
+        sent=ledger.sent,
+        reused=ledger.reused,
+        duplicates=ledger.duplicates,
+        partial=partial,
         dead_letters=dict(sorted(ledger.reasons().items())),
         recent_rate=_rounded(recent, 2),
         overall_rate=_rounded(overall, 2),
@@ -173,9 +197,9 @@ def decide_state(complete: bool, receipts: list[Receipt], marker: RunMarker | No
     if marker is None:
         # A job that a service started from a template leaves no marker, so a shard finished just now may be its.
         elsewhere = f" (last shard {duration(now - last)} ago: a template's job may still run)"
-        return State.STOPPED, f"no run is at work; {_GOES_ON}{elsewhere if now - last <= limit else ''}"
+        return State.STOPPED, f"no run is at work; {_CONTINUES}{elsewhere if now - last <= limit else ''}"
     if marker.is_gone and not (marker.is_remote and now - last <= limit):
-        return State.STOPPED, f"{marker}, is gone; {_GOES_ON}"
+        return State.STOPPED, f"{marker}, is gone; {_CONTINUES}"
     silent = now - max(last, marker.since_seconds)
     if _is_stalled(silent, limit, receipts):
         return State.STALLED, (
@@ -200,12 +224,14 @@ def _max_silent_seconds(receipts: list[Receipt]) -> float:
     return max(STALLED_AFTER_SECONDS, STALLED_AFTER_SHARDS * longest)
 
 
-def _recent_rate(receipts: list[Receipt], marker: RunMarker | None, now: float) -> float | None:
-    """Return the documents a second of the last minutes of the run that is at work."""
+def _recent_rate(
+    receipts: list[Receipt], marker: RunMarker | None, now: float, counted: Literal["sent", "records"]
+) -> float | None:
+    """Return how many documents or records were counted a second in the last minutes of the run that is at work."""
     if marker is None:
         return None
     start = max(now - RECENT_SECONDS, marker.since_seconds)
-    documents = sum(receipt.embedded for receipt in receipts if start < receipt.finished_at <= now)
+    documents: int = sum(getattr(receipt, counted) for receipt in receipts if start < receipt.finished_at <= now)
     return documents / (now - start) if now > start else None
 
 
@@ -221,6 +247,12 @@ def lines_of(status: Status) -> Iterator[str]:
         f"{count(status.shards, 'shard')}, {status.sources_done:,} of {count(status.sources, 'file')}"
     )
     yield f"rate: {', '.join(_rates(status))}"
+    not_sent = [f"{status.reused:,} took a former output's vector"] if status.reused else []
+    not_sent += [f"{status.duplicates:,} that of an equal text"] if status.duplicates else []
+    if not_sent:
+        yield f"not sent: {', '.join(not_sent)}"
+    if status.partial:
+        yield f"saved: {count(status.partial, 'vector')} of unfinished shards"
     if status.dead_letters:
         reasons = ", ".join(f"{reason} {number:,}" for reason, number in status.dead_letters.items())
         yield f"dead letters: {sum(status.dead_letters.values()):,} ({reasons})"
@@ -252,8 +284,8 @@ def _of_expected(status: Status) -> str:
 
 
 def _rates(status: Status) -> Iterator[str]:
-    if not status.embedded or status.overall_rate is None:
-        yield "not known yet"
+    if not status.sent or status.overall_rate is None:
+        yield "nothing was sent" if status.embedded else "not known yet"
         return
     if status.recent_rate is not None:
         yield f"{rate(status.recent_rate)} over the last minutes"

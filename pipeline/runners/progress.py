@@ -19,6 +19,7 @@ from transforms.output.receipts import Receipt
 from transforms.storage.base import StorageError
 
 _INTERVAL_SECONDS = 1.0
+_BAR = "{percentage:3.0f}%|{bar}| {desc}"
 _PAUSE_A_LOOK = 20.0  # listing a bucket of many receipts takes seconds, and costs a little each time
 # Dead letters of these reasons were in the endpoint's hands; those of other reasons were not sent.
 _SENT = {Reason.OVERLONG_TEXT.value, Reason.REJECTED_BY_ENDPOINT.value, Reason.INVALID_VECTOR.value}
@@ -135,9 +136,46 @@ class Progress:
             words.append(rate((documents - dead_letters) / seconds))
             if expected is not None and documents < expected:
                 words.append(f"{duration(seconds * (expected - documents) / documents)} left")
-        self._bar.bar_format = "{desc}" if expected is None else "{percentage:3.0f}%|{bar}| {desc}"
+        self._bar.bar_format = "{desc}" if expected is None else _BAR
         self._bar.n, self._bar.total = documents, expected
         self._bar.set_description_str(", ".join(words))
+
+
+class CountBar:
+    """A bar of things that are counted one after another, with numbers in the same form as a run's.
+
+    Args:
+        total: how many there are.
+        noun: what they are, in the singular.
+        visible: whether to show it; None for only where a person watches.
+    """
+
+    def __init__(self, total: int, noun: str, visible: bool | None = None) -> None:
+        self._total = total
+        self._noun = noun
+        self._started = time.monotonic()
+        self._bar = tqdm(total=total, disable=None if visible is None else not visible, bar_format=_BAR)
+        self.add(0)
+
+    def __enter__(self) -> CountBar:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.refresh()
+        self._bar.close()
+
+    def add(self, number: int) -> None:
+        """Count some more."""
+        done, seconds = int(self._bar.n) + number, time.monotonic() - self._started
+        words = [f"{done:,} of {count(self._total, self._noun)}"]
+        if done and seconds > 0:
+            words.append(rate(done / seconds, f"{self._noun}s"))
+            if done < self._total:
+                words.append(f"{duration(seconds * (self._total - done) / done)} left")
+        self._bar.set_description_str(", ".join(words), refresh=not number)
+        self._bar.update(number)
 
 
 def _texts_sent(receipt: Receipt) -> int:

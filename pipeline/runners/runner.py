@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import logging
 import os
 import re
+import shlex
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -16,15 +19,15 @@ from apache_beam.options.pipeline_options import (
     PipelineOptions,
     StandardOptions,
     WorkerOptions,
-    _BeamArgumentParser,
 )
 from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.runners.runner import PipelineState
+from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from pipeline.errors import ExitCode, PipelineFailed, UsageError
-from transforms.embed_shards import TooManyDeadLetters
+from transforms.early_stop import TooManyDeadLetters
 from transforms.ndjson.decompress import DamagedSource
 from transforms.read_shards import SourceChanged
 from transforms.storage import api as storage
@@ -38,6 +41,7 @@ _IN_PROCESS = {"fnapirunner", "fnapi"}
 # These ask their job server which options it knows; what it does not know is refused there.
 _PORTABLE = {"flinkrunner", "flink", "portablerunner", "portable", "prismrunner", "prism", "sparkrunner", "spark"}
 _FAR = {"dataflowrunner", "dataflow"}
+_WORKER = "pipeline.runners.worker"
 _LOST_WORKER = "Channel closed prematurely"
 _WHERE = re.compile(r"( \[while running '[^']*'\])+$")
 _NAMED_ERROR = re.compile(r"transforms\.[\w.]+\.(\w+): (.*)")
@@ -68,7 +72,7 @@ def beam_options(arguments: Sequence[str]) -> PipelineOptions:
     options = PipelineOptions([*defaults, *arguments])
     runner = options.view_as(StandardOptions).runner.lower()
     if runner not in _PORTABLE:
-        _refuse_unknown(arguments)
+        _refuse_unknown(options, arguments)
     if options.view_as(DirectOptions).direct_running_mode == "multi_threading":
         raise UsageError(
             "--direct_running_mode multi_threading is refused: in this mode Beam's local runner silently loses "
@@ -86,24 +90,19 @@ def _require_runner(options: PipelineOptions) -> None:
     try:
         beam.runners.create_runner(name)
     except (ValueError, ImportError) as error:
-        raise UsageError(f"--runner {name} is no runner of this Beam: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"--runner {name} is not a runner of this Beam: {str(error).splitlines()[0]}") from error
 
 
-def _refuse_unknown(arguments: Sequence[str]) -> None:
-    parser = _BeamArgumentParser(allow_abbrev=False, add_help=False)
-    for options in _all_subclasses(PipelineOptions):
-        options._add_argparse_args(parser)
-    _, unknown = parser.parse_known_args(list(arguments))
-    if unknown:
-        # What stands behind the name may be a secret under a misspelt one.
-        raise UsageError(f"unknown option {unknown[0].partition('=')[0]}: neither Tayyar nor Beam has it. See --help.")
+def _refuse_unknown(options: PipelineOptions, arguments: Sequence[str]) -> None:
+    def refuse(parser: argparse.ArgumentParser) -> None:
+        _, unknown = parser.parse_known_args(list(arguments))
+        if unknown:
+            # What stands behind the name may be a secret under a misspelt one.
+            name = unknown[0].partition("=")[0]
+            raise UsageError(f"unknown option {name}: neither Tayyar nor Beam has it. See --help.")
 
-
-def _all_subclasses(options: type[PipelineOptions]) -> Iterator[type[PipelineOptions]]:
-    for subclass in options.__subclasses__():
-        if subclass.__module__.startswith("apache_beam.options") and "_add_argparse_args" in vars(subclass):
-            yield subclass
-        yield from _all_subclasses(subclass)
+    # Beam hands its parser, which has the options of all its classes, to a function that may add others.
+    options.get_all_options(add_extra_args_fn=refuse)
 
 
 def make_runner(options: PipelineOptions) -> beam.runners.PipelineRunner | str:
@@ -113,9 +112,15 @@ def make_runner(options: PipelineOptions) -> beam.runners.PipelineRunner | str:
         return name
     _let_workers_import_this()
     # By its name alone, the runner would give its worker processes no pipeline options at all.
+    environment = None
+    direct = options.view_as(DirectOptions)
+    if direct.direct_running_mode == "multi_processing":
+        # With the mode set, the runner would start Beam's module instead of the one whose log is ours.
+        direct.direct_running_mode = None
+        environment = SubprocessSDKEnvironment.from_command_string(f"{shlex.quote(sys.executable)} -m {_WORKER}")
     encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options(drop_default=True))
     info = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
-    return fn_runner.FnApiRunner(provision_info=fn_runner.ExtendedProvisionInfo(info))
+    return fn_runner.FnApiRunner(default_environment=environment, provision_info=fn_runner.ExtendedProvisionInfo(info))
 
 
 def _let_workers_import_this() -> None:
@@ -136,10 +141,10 @@ def require_reach(options: PipelineOptions, inputs: Sequence[str], output: str, 
         return
     for name, path in [*(("input", pattern) for pattern in inputs), ("output", output)]:
         if storage.is_local(path):
-            raise UsageError(f"--{name} {path} is on this machine, which Dataflow's workers do not see. Give gs://….")
+            raise UsageError(f"--{name} {path} is on this machine, which Dataflow's workers cannot see. Give gs://….")
         if path.startswith("s3://") and not options.view_as(WorkerOptions).sdk_container_image:
             raise UsageError(
-                f"--{name} {path} cannot be read by Dataflow's workers, who install Tayyar without its extra [aws]. "
+                f"--{name} {path} cannot be read by Dataflow's workers, which install Tayyar without its extra [aws]. "
                 "Give gs://…, or an image that has it and keys of AWS: --sdk_container_image."
             )
     if not urls:
@@ -160,6 +165,7 @@ def run_pipeline(
     """Build a pipeline and run it to its end; a job that runs elsewhere is cancelled if this is interrupted.
 
     Raises:
+        UsageError: if Beam refuses the options.
         EndpointError: if the endpoint stopped it.
         PipelineFailed: if anything else did.
     """
@@ -177,7 +183,7 @@ def run_pipeline(
         raise meaning_of(error) from error
     # A runner that does not wait for the end gives None.
     if state not in (None, PipelineState.DONE):
-        raise PipelineFailed(f"the runner ended in state {state}; its own log says why")
+        raise PipelineFailed(f"the runner ended in state {state}; see its own log")
 
 
 def _finished(result: beam.runners.runner.PipelineResult) -> str | None:
@@ -193,7 +199,7 @@ def _finished(result: beam.runners.runner.PipelineResult) -> str | None:
 def _say_where(
     result: beam.runners.runner.PipelineResult, options: PipelineOptions, say: Callable[[str], None]
 ) -> None:
-    """Tell where a job can be watched that runs on Dataflow."""
+    """Print where a job on Dataflow can be watched."""
     if options.view_as(StandardOptions).runner.lower() in _FAR:
         cloud = options.view_as(GoogleCloudOptions)
         console = "https://console.cloud.google.com/dataflow/jobs"

@@ -21,8 +21,8 @@ from transforms.tei.errors import EndpointError, EndpointUnreachable
 from transforms.tei.settings import EndpointSettings, is_loopback
 
 # Of one length: each is a shard, so that they spread over as many workers as ten can.
-_DOCUMENTS = [f'{{"content": "Document {number} of a rehearsal: الماء يجري"}}\n'.encode() for number in range(10)]
-_PATIENCE = 60.0  # seconds: the launcher has just reached the endpoint
+_DOCUMENTS = [f'{{"content": "Document {number} of a smoke test: الماء يجري"}}\n'.encode() for number in range(10)]
+_GIVE_UP_SECONDS = 60.0  # the launcher has just reached the endpoint
 EmbedAndProve = Callable[[str, str, EndpointSettings, int], None]
 _REMEDIES = (
     (
@@ -47,7 +47,7 @@ _REMEDIES = (
 )
 
 
-def rehearse(root: str, endpoint: EndpointSettings, beam: Sequence[str], embed_and_prove: EmbedAndProve) -> str:
+def run_smoke_test(root: str, endpoint: EndpointSettings, beam: Sequence[str], embed_and_prove: EmbedAndProve) -> str:
     """Embed ten documents with a runner, prove them, and remove all of it.
 
     Args:
@@ -61,16 +61,16 @@ def rehearse(root: str, endpoint: EndpointSettings, beam: Sequence[str], embed_a
 
     Raises:
         UsageError: the runner's options cannot be used.
-        PipelineFailed: something does not hold on the workers; the message says what to mend.
+        PipelineFailed: something does not hold on the workers; the message gives the remedy.
     """
     runner = beam_options(beam).view_as(StandardOptions).runner
-    name = f"rehearsal-{socket.gethostname()}-{os.getpid()}"
+    name = f"smoke-test-{socket.gethostname()}-{os.getpid()}"
     parent = OutputFolder(root, name)
     place = OutputFolder(f"{root}/{parent.temporary}/{name}", name)
     started = time.monotonic()
     try:
         place.write("in/documents.ndjson", _DOCUMENTS)
-        patient = dataclasses.replace(endpoint, give_up_after=min(endpoint.give_up_after, _PATIENCE))
+        patient = dataclasses.replace(endpoint, give_up_after=min(endpoint.give_up_after, _GIVE_UP_SECONDS))
         embed_and_prove(place.path("in/documents.ndjson"), place.path("out"), patient, len(_DOCUMENTS[0]))
     except (EndpointError, StorageError, PipelineFailed, NotProven) as error:
         raise PipelineFailed(

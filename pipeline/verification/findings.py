@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 MAX_SHOWN = 10
-# An output line is an input line and a vector, whose size is not known where lines are cut.
-MAX_OUTPUT_LINE_BYTES = 1 << 30
 
 
 class WrongLine(Exception):
-    """An output line is not what it should be; the message says why."""
+    """An output line is not what it should be; the message gives the reason."""
 
 
 @dataclass

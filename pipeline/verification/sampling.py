@@ -2,43 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
+import logging
 import random
 import statistics
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-
-from pipeline.errors import UsageError
-from pipeline.verification.findings import MAX_OUTPUT_LINE_BYTES, MAX_SHOWN, Findings
+from pipeline.errors import NotProven, UsageError
+from pipeline.reporting.numbers import count
+from pipeline.verification.findings import MAX_SHOWN, Findings
 from pipeline.verification.vectors import read_document
-from transforms.elements import Document, Vectors
-from transforms.ndjson.lines import chunks_from, split_lines
-from transforms.ndjson.parse import TextField, parse_line
-from transforms.storage import api as storage
+from transforms.elements import Vectors
+from transforms.ndjson.parse import TextField
+from transforms.output.formats import format_of
 from transforms.tei.client import TeiClient
 from transforms.tei.settings import EndpointSettings
 from transforms.tei.vector_space import VectorSpace, cosine
 
+_logger = logging.getLogger(__name__)
 _NEIGHBOURS = 32  # lines before and behind one with a wrong vector: those of one request are mixed up most easily
 
 
 class Pick(NamedTuple):
-    """A line that may be embedded again.
+    """A record that may be embedded again.
 
     Attributes:
-        key: random; of all lines, those with the largest keys are the sample.
+        key: random; of all records, those with the largest keys are the sample.
         path: of its file.
-        offset: of its first byte there.
+        place: in its file: see `Format.PLACE`.
     """
 
     key: float
     path: str
-    offset: int
+    place: int
 
 
 class Sample:
@@ -54,10 +55,10 @@ class Sample:
         self._random = random.Random(seed)
         self._picks: list[Pick] = []  # a heap
 
-    def offer(self, path: str, offset: int) -> None:
-        """Take a line into account."""
+    def offer(self, path: str, place: int) -> None:
+        """Take a record into account."""
         if self._size:
-            self.add([Pick(self._random.random(), path, offset)])
+            self.add([Pick(self._random.random(), path, place)])
 
     def add(self, picks: Iterable[Pick]) -> None:
         """Take the picks of another sample of this size into account."""
@@ -69,7 +70,7 @@ class Sample:
     @property
     def picks(self) -> list[Pick]:
         """The lines chosen, in the order of their places."""
-        return sorted(self._picks, key=lambda pick: (pick.path, pick.offset))
+        return sorted(self._picks, key=lambda pick: (pick.path, pick.place))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,10 @@ def require_same_space(folder: VectorSpace, endpoint: VectorSpace) -> None:
     )
 
 
+def _place_of(pick: Pick) -> str:
+    return f"{format_of(pick.path).PLACE} {pick.place}"
+
+
 class SpotCheck:
     """Embeds documents again and compares each vector with the one that was written.
 
@@ -140,7 +145,7 @@ class SpotCheck:
         Raises:
             EndpointError: if the endpoint cannot do it, or serves another model.
         """
-        written = [self._read(pick) for pick in picks]
+        written = [_Written(pick, *read_document(pick.path, pick.place, *self._fields)) for pick in picks]
         client = TeiClient(self._endpoint)
         cosines, wrong, mixed_up = list[float](), 0, 0
         try:
@@ -149,9 +154,7 @@ class SpotCheck:
                 rejection = again.rejections.get(index)
                 if rejection is not None:
                     wrong += 1
-                    findings.add(
-                        f"{one.pick.path}, byte {one.pick.offset}: gets no vector any more: {rejection.detail}"
-                    )
+                    findings.add(f"{one.pick.path}, {_place_of(one.pick)}: gets no vector any more: {rejection.detail}")
                     continue
                 cosines.append(cosine(one.vector, again.vectors[index]))
                 if cosines[-1] < self._min_cosine:
@@ -162,13 +165,9 @@ class SpotCheck:
         if wrong:
             return self._meaning(wrong, len(written), mixed_up)
         return (
-            f"embedded again: {len(cosines)} documents; cosines with what was written: "
+            f"embedded again: {count(len(cosines), 'document')}; cosines with what was written: "
             f"{min(cosines):.6f} or more, median {statistics.median(cosines):.6f}"
         )
-
-    def _read(self, pick: Pick) -> _Written:
-        text, vector = read_document(pick.path, pick.offset, *self._fields)
-        return _Written(pick, text, np.array(vector, dtype=np.float32))
 
     def _explain(self, one: _Written, found: float, client: TeiClient, findings: Findings) -> bool:
         """Add a wrong vector to the findings, and return whether it is that of a line nearby."""
@@ -182,25 +181,30 @@ class SpotCheck:
         best = max(range(len(cosines)), key=cosines.__getitem__, default=None)
         is_neighbours = best is not None and cosines[best] >= self._min_cosine
         whose = f"; it is that of line {neighbours[best][0]}" if best is not None and is_neighbours else ""
-        findings.add(f"{one.pick.path}, line {number} (byte {one.pick.offset}): {problem}{whose}")
+        findings.add(f"{one.pick.path}, line {number} ({_place_of(one.pick)}): {problem}{whose}")
         return is_neighbours
 
     def _neighbours(self, pick: Pick) -> tuple[int, list[tuple[int, str]]]:
         """Return a line's number, from 1, and the texts of the lines before and behind it with theirs."""
         before: deque[tuple[int, str]] = deque(maxlen=_NEIGHBOURS)
-        with storage.open_for_reading(pick.path) as file:
-            lines = split_lines(chunks_from(file), 0, MAX_OUTPUT_LINE_BYTES)
-            documents = ((parse_line(line, pick.path, *self._fields, MAX_OUTPUT_LINE_BYTES)) for line in lines)
-            texts = ((number, one) for number, one in enumerate(documents, 1) if isinstance(one, Document))
-            for number, document in texts:
-                if document.offset == pick.offset:
-                    behind = [(other, one.text) for other, one in itertools.islice(texts, _NEIGHBOURS)]
-                    return number, [*before, *behind]
-                before.append((number, document.text))
-        raise ValueError(f"{pick.path}, byte {pick.offset}: the line was checked, and is gone since")
+        places = ((number, place, text) for number, (place, text) in enumerate(self._texts(pick.path), 1))
+        for number, place, text in places:
+            if place == pick.place:
+                behind = [(other, text) for other, _, text in itertools.islice(places, _NEIGHBOURS)]
+                return number, [*before, *behind]
+            before.append((number, text))
+        raise NotProven(f"{pick.path}, {_place_of(pick)}: the record has changed since it was checked. Verify again.")
 
-    def _meaning(self, wrong: int, count: int, mixed_up: int) -> str:
-        found = f"{wrong} of {count} documents that were embedded again have another vector."
+    def _texts(self, path: str) -> Iterator[tuple[int, str]]:
+        """Yield the place and the text of each record in an output."""
+        form, (text_field, embedding_field) = format_of(path), self._fields
+        for row in form.read_texts(path, embedding_field, _logger.debug, None):
+            with contextlib.suppress(ValueError):  # a line without a text, which is a finding already
+                yield form.place(row), form.text_and_vector(row, text_field, embedding_field)[0]
+
+    def _meaning(self, wrong: int, compared: int, mixed_up: int) -> str:
+        has = "has" if wrong == 1 else "have"
+        found = f"{wrong:,} of {count(compared, 'document')} embedded again {has} another vector."
         if mixed_up:
             return f"{found} Vectors stand beside texts that are not theirs: what wrote them mixed up their order."
         return (

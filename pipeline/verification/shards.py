@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import struct
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,7 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.verification.findings import MAX_OUTPUT_LINE_BYTES, Findings, WrongLine
+from pipeline.reporting.numbers import count
+from pipeline.verification.findings import Findings, WrongLine
+from pipeline.verification.rows import row_check
 from pipeline.verification.sampling import Pick, Sample
 from pipeline.verification.vectors import (
     ROW,
@@ -20,20 +21,18 @@ from pipeline.verification.vectors import (
     SharedVectors,
     digest_vectors,
     find_wrong_vector,
-    is_array_of_numbers,
-    parse_vector,
-    vector_of,
 )
 from transforms.elements import DeadLetter, Document, Shard, Stage
 from transforms.ndjson.decompress import DamagedSource
-from transforms.ndjson.lines import Line, chunks_from, split_lines
+from transforms.ndjson.lines import Line
 from transforms.ndjson.parse import TextField, parse_line
-from transforms.ndjson.splice import json_key, split_document
 from transforms.output.folder import OutputFolder
+from transforms.output.formats import Row, format_of
+from transforms.output.layout import NDJSON, Layout
 from transforms.output.receipts import Receipt
 from transforms.read_shards import MAX_LINE_BYTES, ShardTooDense, SourceChanged, lines_of
 from transforms.storage import api as storage
-from transforms.storage.api import Crc32c, WrittenFile
+from transforms.storage.api import WrittenFile
 from transforms.write_dead_letters import decode_dead_letter
 
 _BLOCK = 128  # vectors that numpy works on at once: they stay in the cache
@@ -45,7 +44,7 @@ class Expected:
 
     Attributes:
         text_field: what was embedded.
-        embedding_field: which field has the vector.
+        layout: what its output looks like.
         shard_bytes: decompressed bytes that make a shard.
         dimensions: numbers of a vector.
         norm_tolerance: how far a vector's norm may be from 1; None for vectors that are not normalized.
@@ -53,7 +52,7 @@ class Expected:
     """
 
     text_field: TextField
-    embedding_field: str
+    layout: Layout
     shard_bytes: int
     dimensions: int
     norm_tolerance: float | None
@@ -109,9 +108,9 @@ def check_shards(item: ShardWork) -> Outcome:
     outcome, sample, expected = Outcome(), Sample(item.sample, f"{item.seed} {item.work.name}"), item.expected
 
     def path_of(_: int, shard: int) -> str:
-        return item.output.path(item.output.embedded(Shard(item.work.source, shard, 0, None).name))
+        return item.output.path(_output_name(item, Shard(item.work.source, shard, 0, None)))
 
-    shared = SharedVectors(path_of, expected.text_field, expected.embedding_field)
+    shared = SharedVectors(path_of, expected.text_field, expected.layout.embedding_field)
     shards: Iterable[tuple[Shard, Iterable[Line] | None]]
     shards = [(item.work, None)] if item.without_source else lines_of(item.work, expected.shard_bytes)
     try:
@@ -123,13 +122,17 @@ def check_shards(item: ShardWork) -> Outcome:
             rows = check.run(lines)
             outcome.records += receipt.records
             if problem := shared.judge(rows):
-                outcome.findings.add(f"{item.output.embedded(shard.name)}: {problem}")
+                outcome.findings.add(f"{_output_name(item, shard)}: {problem}")
             else:
                 shared.add(rows)
     except (DamagedSource, ShardTooDense, SourceChanged) as error:
         outcome.broken = str(error)
     outcome.picks, outcome.rows = sample.picks, shared.rows
     return outcome
+
+
+def _output_name(item: ShardWork, shard: Shard) -> str:
+    return item.output.embedded(shard.name, item.expected.layout.format)
 
 
 class _ShardCheck:
@@ -143,10 +146,11 @@ class _ShardCheck:
         self._source_number = item.source_number
         self._findings = findings
         self._sample = sample
-        self._key = json_key(item.expected.embedding_field)
-        self._name = item.output.embedded(shard.name)
+        self._layout = item.expected.layout
+        self._name = _output_name(item, shard)
         self._path = item.output.path(self._name)
-        self._pack = struct.Struct(f"{item.expected.dimensions}f").pack
+        self._format = format_of(self._name)
+        self._row_check = row_check(self._layout, item.expected.dimensions)
         self._packed: list[bytes] = []  # vectors not yet checked as numbers
         self._offsets = array("Q")
         self._texts = bytearray()
@@ -160,7 +164,7 @@ class _ShardCheck:
         Args:
             lines: of its source; None if that is gone.
         """
-        embedded = lines_of_output(self._output, self._receipt.output, self._findings.add)
+        embedded = rows_of_output(self._output, self._receipt.output, self._layout, self._findings.add)
         letters = self._dead_letters()
         counts = self._alone(embedded, letters) if lines is None else self._beside(lines, embedded, letters)
         self._check_block()
@@ -169,13 +173,13 @@ class _ShardCheck:
         self._compare(counts, known_end=lines is not None)
         return self._rows()
 
-    def _beside(self, lines: Iterable[Line], embedded: Iterator[Line], letters: Iterator[DeadLetter]) -> dict[str, int]:
+    def _beside(self, lines: Iterable[Line], embedded: Iterator[Row], letters: Iterator[DeadLetter]) -> dict[str, int]:
         """Compare the output with the source, and return what is there of each kind."""
         source, expected = self._shard.source.path, self._expected
         letter = next(letters, None)
-        records = found_count = letter_count = 0
+        records = found_count = letter_count = nan_lines = 0
         for line in lines:
-            parsed = parse_line(line, source, expected.text_field, expected.embedding_field, MAX_LINE_BYTES)
+            parsed = parse_line(line, source, expected.text_field, self._layout.embedding_field, MAX_LINE_BYTES)
             if parsed is None:
                 continue
             records += 1
@@ -190,69 +194,71 @@ class _ShardCheck:
                 self._note(f"{self._name}: the line at byte {line.offset} of {source} is missing")
                 continue
             found_count += 1
+            if isinstance(parsed, Document):
+                nan_lines += parsed.has_nan
             if self._wrong is None:
                 try:
                     self._check_line(parsed, found)
                 except WrongLine as error:
-                    self._note(f"{self._name}, byte {found.offset}: {error} (byte {line.offset} of {source})")
+                    self._note(f"{self._name}, {self._place(found)}: {error} (byte {line.offset} of {source})")
         if letter is not None:
             name = self._output.dead_letters(self._shard.name)
             self._note(f"{name}: no source line begins at byte {letter.offset}")
             letter_count += 1 + sum(1 for _ in letters)
         surplus = sum(1 for _ in embedded)
         if surplus:
-            self._note(f"{self._name}: {surplus} lines more than the source has")
-        return {"records": records, "embedded": found_count + surplus, "dead_letters": letter_count}
+            self._note(f"{self._name}: {count(surplus, 'line')} more than the source has")
+        return {
+            "records": records,
+            "embedded": found_count + surplus,
+            "nan_lines": nan_lines,
+            "dead_letters": letter_count,
+        }
 
-    def _alone(self, embedded: Iterator[Line], letters: Iterator[DeadLetter]) -> dict[str, int]:
+    def _alone(self, embedded: Iterator[Row], letters: Iterator[DeadLetter]) -> dict[str, int]:
         """Check the output without its source: every line is a document with its vector."""
-        expected, found_count, letter_count = self._expected, 0, 0
+        expected, found_count, letter_count, nan_lines = self._expected, 0, 0, 0
         for found in embedded:
             found_count += 1
-            parsed = parse_line(found, self._path, expected.text_field, expected.embedding_field, MAX_OUTPUT_LINE_BYTES)
+            parsed = self._row_check.parse(found, self._path, expected.text_field)
+            if isinstance(parsed, Document):
+                nan_lines += parsed.has_nan
             if self._wrong is None:
                 try:
                     if not isinstance(parsed, Document):
                         raise WrongLine(f"the line is {parsed.reason.value if parsed else 'blank'}")
-                    vector = vector_of(parsed, expected.embedding_field)
-                    if not is_array_of_numbers(vector):
-                        raise WrongLine("the vector is no array of numbers")
-                    self._add_vector(vector, parsed.text, found.offset)
+                    self._add_vector(self._row_check.vector_alone(found, parsed), parsed.text, found)
                 except WrongLine as error:
-                    self._note(f"{self._name}, byte {found.offset}: {error}")
+                    self._note(f"{self._name}, {self._place(found)}: {error}")
         for letter in letters:
             letter_count += 1
             if letter.source != self._receipt.source:  # the source may have moved since
                 name = self._output.dead_letters(self._shard.name)
                 self._note(f"{name}: the dead letter of byte {letter.offset} names another source, {letter.source}")
-        return {"records": found_count + letter_count, "embedded": found_count, "dead_letters": letter_count}
+        return {
+            "records": found_count + letter_count,
+            "embedded": found_count,
+            "nan_lines": nan_lines,
+            "dead_letters": letter_count,
+        }
 
-    def _check_line(self, parsed: Document | DeadLetter, found: Line) -> None:
-        """Check that a line is its source line with a vector; the vector's numbers are checked later, in blocks.
+    def _check_line(self, parsed: Document | DeadLetter, found: Row) -> None:
+        """Check that a row is its source line with a vector; the vector's numbers are checked later, in blocks.
 
         Raises:
             WrongLine: with the reason.
         """
-        content = found.content
         if isinstance(parsed, DeadLetter):
             raise WrongLine(f"the source line is {parsed.reason.value}, so it cannot have a vector")
-        before, behind = split_document(parsed, self._key)
-        length = len(content) - len(before) - len(behind)
-        if length < 0 or not content.startswith(before) or not content.endswith(behind):
-            raise WrongLine("the line is not the source line with a vector")
-        vector = parse_vector(content[len(before) : len(before) + length])
-        self._add_vector(vector, parsed.text, found.offset)
+        self._add_vector(self._row_check.vector_beside(found, parsed), parsed.text, found)
 
-    def _add_vector(self, vector: list[float], text: str, offset: int) -> None:
-        """Take the vector of a line to those that are checked in blocks."""
-        dimensions = self._expected.dimensions
-        if len(vector) != dimensions:
-            raise WrongLine(f"the vector has {len(vector)} numbers, not {dimensions}")
-        # A quarter of the time of numpy.array. What float32 cannot hold becomes infinite, and is found in its block.
-        self._packed.append(self._pack(*vector))
-        self._offsets.append(offset)
+    def _add_vector(self, packed: bytes, text: str, found: Row) -> None:
+        """Take the vector of a row, the bytes of float32[dimensions], to those that are checked in blocks."""
+        place = self._format.place(found)
+        self._packed.append(packed)
+        self._offsets.append(place)
         self._texts += hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8]
-        self._sample.offer(self._path, offset)
+        self._sample.offer(self._path, place)
         if len(self._packed) == _BLOCK:
             self._check_block()
 
@@ -264,11 +270,13 @@ class _ShardCheck:
         wrong = find_wrong_vector(vectors, self._expected.norm_tolerance)
         if wrong is not None and self._wrong is None:
             index, problem = wrong
-            self._wrong = (
-                f"{self._name}, byte {self._offsets[len(self._offsets) - len(self._packed) + index]}: {problem}"
-            )
+            place = self._offsets[len(self._offsets) - len(self._packed) + index]
+            self._wrong = f"{self._name}, {self._format.PLACE} {place}: {problem}"
         self._digests.append(digest_vectors(vectors))
         self._packed.clear()
+
+    def _place(self, row: Row) -> str:
+        return f"{self._format.PLACE} {self._format.place(row)}"
 
     def _note(self, wrong: str) -> None:
         """Note what is wrong, unless something before it is: the block not yet checked holds earlier lines."""
@@ -317,9 +325,13 @@ class _ShardCheck:
             self._findings.add(f"{name}: reasons are {recorded}, but should be {expected}")
         if not receipt.balances:
             self._findings.add(f"{name}: does not balance")
+        # Documents that `redrive` put in have texts of their own, so there may be fewer.
+        repeated = len(self._offsets) - len(np.unique(np.frombuffer(self._texts, np.uint64)))
+        if self._wrong is None and receipt.duplicates > repeated:
+            self._findings.add(f"{name}: duplicates is {receipt.duplicates}, but only {repeated} texts occur before")
 
     def _dead_letters(self) -> Iterator[DeadLetter]:
-        for line in lines_of_output(self._output, self._receipt.dead_letter_output, self._findings.add):
+        for line in lines_of_letters(self._output, self._receipt.dead_letter_output, self._findings.add):
             try:
                 letter = decode_dead_letter(line.content)
             except ValueError as error:
@@ -340,34 +352,29 @@ def is_own_file(output: OutputFolder, name: str) -> bool:
     return os.path.realpath(f"{output.root}/{name}") == f"{os.path.realpath(output.root)}/{name}"
 
 
-def lines_of_output(
-    output: OutputFolder, written: WrittenFile | None, complain: Callable[[str], None]
-) -> Iterator[Line]:
-    """Yield the lines of an output file, and compare its checksum with its receipt's when it ends.
+def rows_of_output(
+    output: OutputFolder, written: WrittenFile | None, layout: Layout, complain: Callable[[str], None]
+) -> Iterator[Row]:
+    """Yield the rows of an output, and compare its checksum with its receipt's.
 
     Args:
         output: the folder.
-        written: the file as its receipt describes it; None for no file, which has no lines.
+        written: the file as its receipt describes it; None for no file, which has no rows.
+        layout: of the file.
         complain: is called with what is wrong with the file as a whole.
     """
     if written is None:
         return
-    crc, end = Crc32c(), b"\n"
-
-    def summed(chunks: Iterable[bytes]) -> Iterator[bytes]:
-        nonlocal end
-        for chunk in chunks:
-            crc.update(chunk)
-            end = chunk[-1:]
-            yield chunk
-
     try:
-        with storage.open_for_reading(output.path(written.path)) as file:
-            yield from split_lines(summed(chunks_from(file)), 0, MAX_OUTPUT_LINE_BYTES)
+        yield from format_of(written.path).read_rows(
+            output.path(written.path), layout, lambda problem: complain(f"{written.path}: {problem}"), written
+        )
     except FileNotFoundError:
         complain(f"{written.path}: was there a moment ago and is gone now")
-        return
-    if end != b"\n":
-        complain(f"{written.path}: its last line does not end with a newline")
-    if crc.base64() != written.crc32c:
-        complain(f"{written.path}: its checksum is {crc.base64()}, but {written.crc32c} in its receipt")
+
+
+def lines_of_letters(
+    output: OutputFolder, written: WrittenFile | None, complain: Callable[[str], None]
+) -> Iterator[Line]:
+    """Yield the lines of a file of dead letters as `rows_of_output` does the rows of an output."""
+    return rows_of_output(output, written, Layout(NDJSON, ""), complain)

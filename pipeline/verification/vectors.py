@@ -12,17 +12,18 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from pipeline.verification.findings import MAX_OUTPUT_LINE_BYTES, WrongLine
+from pipeline.errors import NotProven
+from pipeline.verification.findings import WrongLine
 from transforms.elements import Document, Vectors
-from transforms.ndjson.lines import lines_beginning_in
-from transforms.ndjson.parse import TextField, parse_line
-from transforms.storage import api as storage
+from transforms.ndjson.parse import BOM, TextField
+from transforms.output.formats import format_of
+from transforms.output.layout import FLOAT32
 
 # How far a norm may be from 1: what rounding each number of a vector to its type can do, and some more for the sum.
 _NORM_TOLERANCE = {"float32": 1e-4, "float16": 1e-3, "bfloat16": 8e-3}
 _IN_NUMBERS = b"0123456789+-.eE,"
 
-# One row for each embedded document: digests of its vector and its text, and where its line is.
+# One row for each embedded document: digests of its vector and its text, and its place in which file.
 ROW = np.dtype([("vector", "u8"), ("text", "u8"), ("source", "u4"), ("shard", "u4"), ("offset", "u8")])
 Rows = npt.NDArray[np.void]
 _MAX_ROWS = 1 << 20  # 32 MB
@@ -31,12 +32,17 @@ _ALLOWED_PAIRS = 2
 _ALLOWED_SHARE = 0.001
 _MAX_PAIRS_READ = 200
 _MAX_PREFIX = 1000  # characters; of texts with the same beginning, truncation may leave the same
-_READ_BYTES = 1 << 16
 
 
-def norm_tolerance(dtype: str) -> float:
-    """Return how far the norm of a normalized vector may be from 1, by the type in which the model computes."""
-    return _NORM_TOLERANCE.get(dtype, max(_NORM_TOLERANCE.values()))
+def norm_tolerance(dtype: str, vector_type: str = FLOAT32) -> float:
+    """Return how far the norm of a normalized vector may be from 1.
+
+    Args:
+        dtype: the type in which the model computes.
+        vector_type: the type to which its vectors were rounded again when they were written.
+    """
+    computed = _NORM_TOLERANCE.get(dtype, max(_NORM_TOLERANCE.values()))
+    return computed if vector_type == FLOAT32 else computed + _NORM_TOLERANCE[vector_type]
 
 
 def parse_vector(data: bytes) -> list[float]:
@@ -48,14 +54,14 @@ def parse_vector(data: bytes) -> list[float]:
     try:
         vector = orjson.loads(data)
     except orjson.JSONDecodeError:
-        raise WrongLine("the vector is no JSON") from None
+        raise WrongLine("the vector is not JSON") from None
     # Without what numbers are made of, an array of numbers is two brackets: cheaper than to ask each for its type.
     if data.translate(None, _IN_NUMBERS) == b"[]":
         numbers: list[float] = vector
         return numbers
     if is_array_of_numbers(vector):
         return vector
-    raise WrongLine("the vector is no array of numbers")
+    raise WrongLine("the vector is not an array of numbers")
 
 
 def is_array_of_numbers(value: object) -> TypeGuard[list[float]]:
@@ -160,11 +166,12 @@ class SharedVectors:
     def _unexplained(self, one: np.void, other: np.void) -> str | None:
         """Return the places of two documents whose texts no tokenizer takes for the same; None for others."""
         (path, text, vector), (other_path, other_text, other_vector) = map(self._read, (one, other))
-        if vector != other_vector or is_same_to_a_tokenizer(text, other_text):
+        if not np.array_equal(vector, other_vector) or is_same_to_a_tokenizer(text, other_text):
             return None
-        return f"{path}, byte {one['offset']}, and {other_path}, byte {other['offset']},"
+        places = format_of(path).PLACE, format_of(other_path).PLACE
+        return f"{path}, {places[0]} {one['offset']}, and {other_path}, {places[1]} {other['offset']},"
 
-    def _read(self, row: np.void) -> tuple[str, str, object]:
+    def _read(self, row: np.void) -> tuple[str, str, Vectors]:
         text_field, embedding_field = self._fields
         path, offset = self._path_of(int(row["source"]), int(row["shard"])), int(row["offset"])
         text, vector = read_document(path, offset, text_field, embedding_field)
@@ -182,23 +189,24 @@ def _folded(text: str) -> str:
     return "".join(filter(str.isalnum, unicodedata.normalize("NFKD", text).casefold()))
 
 
-def read_document(path: str, offset: int, text_field: TextField, embedding_field: str) -> tuple[str, list[float]]:
-    """Return the text and the vector of the output line that begins at a byte of a file.
+def read_document(path: str, place: int, text_field: TextField, embedding_field: str) -> tuple[str, Vectors]:
+    """Return the text and the vector, float32[dimensions], of the record at a place of an output.
 
     Raises:
-        ValueError: if there is no such line, because the file has changed since it was checked.
+        NotProven: if there is no such record, because the file has changed since it was checked.
     """
-    with storage.open_for_reading(path, _READ_BYTES) as file:
-        for line in lines_beginning_in(file, offset, offset + 1, MAX_OUTPUT_LINE_BYTES, _READ_BYTES):
-            document = parse_line(line, path, text_field, embedding_field, MAX_OUTPUT_LINE_BYTES)
-            if isinstance(document, Document) and isinstance(vector := vector_of(document, embedding_field), list):
-                return document.text, vector
-    raise ValueError(f"{path}, byte {offset}: the line was checked, and has changed since")
+    form = format_of(path)
+    row = form.read_at(path, place, embedding_field)
+    if row is not None:
+        text, vector = form.text_and_vector(row, text_field, embedding_field)
+        if vector is not None:
+            return text, np.array(vector, dtype=np.float32)
+    raise NotProven(f"{path}, {form.PLACE} {place}: the record has changed since it was checked. Verify again.")
 
 
 def vector_of(document: Document, embedding_field: str) -> object:
     """Return the value of a document's embedding field; None if it has none."""
-    content = document.line.removeprefix(b"\xef\xbb\xbf")
+    content = document.line.removeprefix(BOM)
     try:
         record = orjson.loads(content)
     except orjson.JSONDecodeError:  # what is no JSON to orjson alone, such as a lone surrogate in another field

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.__main__ import main
-from pipeline.commands.options import make_parser, options_of
+from pipeline.commands.options.declare import declarations
+from pipeline.commands.options.run import RunOptions
 
 _SETUP = Path(__file__).with_name("setup.py")
-_OPTIONS = options_of(make_parser(), "run")
-_SWITCHES = {action.dest for action in _OPTIONS if action.nargs == 0}
+_OPTIONS = {option.flag.removeprefix("--"): option for option in declarations(RunOptions)}
+_SWITCHES = {name for name, option in _OPTIONS.items() if option.is_switch}
 # What separates the parts of a list; paths may hold blanks, and a header has one behind its name.
 _SEPARATORS = {"input": r"\s+(?=\w+://)", "header": r"\s+(?=[^\s:]+:\s*(?:env|file|gsm|literal):)"}
-_LISTS = {
-    action.dest: _SEPARATORS.get(action.dest, r"\s+")
-    for action in _OPTIONS
-    if isinstance(action, argparse._AppendAction)
-}
+_LISTS = {name: _SEPARATORS.get(name, r"\s+") for name, option in _OPTIONS.items() if option.repeatable}
 
 
 def to_arguments(parameters: Sequence[str]) -> Iterator[str]:

@@ -5,12 +5,12 @@ python -m run_scripts.flex_template.make_metadata
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.commands.options import make_parser, options_of
+from pipeline.commands.options.declare import Declaration, declarations
+from pipeline.commands.options.run import RunOptions
 
 PATH = Path(__file__).with_name("metadata.json")
 _PLACE = r"^gs://[^/\s].*"  # workers have no library for s3://
@@ -29,6 +29,7 @@ _HELP = {
     "header": "further headers, as NAME: REFERENCE with a reference like the token's, or literal:VALUE for what is "
     "plainly no secret; several with blanks between them",
 }
+_NUMBERS = {"int": r"^[0-9]+$", "float": r"^[0-9]+(\.[0-9]+)?$"}
 _REQUIRED = ("input", "output", "endpoint")  # without an endpoint, a server would be started beside the launcher
 
 
@@ -44,13 +45,13 @@ def metadata() -> dict[str, Any]:
     return {
         "name": "Tayyar",
         "description": "Embeds the documents of NDJSON files through a Text Embeddings Inference endpoint.",
-        "parameters": [*(_parameter(action) for action in options_of(make_parser(), "run")), image],
+        "parameters": [*map(_parameter, declarations(RunOptions)), image],
     }
 
 
-def _parameter(action: argparse.Action) -> dict[str, Any]:
-    name = action.dest
-    text = _HELP.get(name) or str(action.help) % {"default": action.default}
+def _parameter(option: Declaration) -> dict[str, Any]:
+    name = option.flag.removeprefix("--")
+    text = _HELP.get(name) or option.shown_meaning
     found: dict[str, Any] = {
         "name": name,
         "label": name.replace("_", " ").capitalize(),
@@ -60,15 +61,15 @@ def _parameter(action: argparse.Action) -> dict[str, Any]:
     }
     if name in _REGEXES:
         found["regexes"] = [_REGEXES[name]]
-    if isinstance(action, argparse._StoreTrueAction):
+    if option.is_switch:
         found["paramType"] = "BOOLEAN"
-    elif action.choices is not None:
+    elif option.choices is not None:
         found["paramType"] = "ENUM"
-        found["enumOptions"] = [{"value": choice, "label": choice} for choice in action.choices]
-    elif action.type is not None:
-        found["regexes"] = [r"^[0-9]+$" if getattr(action.type, "__name__", "") == "int" else r"^[0-9]+(\.[0-9]+)?$"]
-    if action.default not in (None, False) and action.default != []:
-        found["defaultValue"] = str(action.default)
+        found["enumOptions"] = [{"value": choice.value, "label": choice.value} for choice in option.choices]
+    elif (kind := getattr(option.parse, "__name__", "")) in _NUMBERS:
+        found["regexes"] = [_NUMBERS[kind]]
+    if not option.is_switch and option.shown_default:
+        found["defaultValue"] = option.shown_default
     return found
 
 

@@ -16,7 +16,7 @@ from pipeline.job.sharding import Plan, make_plan
 from pipeline.runners.endpoint import probed
 from tests.documents import documents
 from tests.matchers import each_by, equal_in_any_order, local_pipeline
-from tests.shards import MADE
+from tests.shards import LAYOUT, MADE
 from transforms.elements import Document, Shard
 from transforms.ndjson.lines import Line
 from transforms.ndjson.parse import parse_line
@@ -64,7 +64,7 @@ def plainly(data: bytes, url: str) -> tuple[bytes, list[int]]:
 
 def settings(url: str, output: OutputFolder, shard_bytes: int, max_in_flight: int | None = None) -> graph.Settings:
     endpoint, profile = probed(EndpointSettings((url,), max_in_flight=max_in_flight), 384)
-    return graph.Settings(dataclasses.replace(endpoint, space=profile.space), output, MADE, shard_bytes, 1.0)
+    return graph.Settings(dataclasses.replace(endpoint, space=profile.space), output, MADE, LAYOUT, shard_bytes, 1.0)
 
 
 def shards_of(plan: Plan) -> list[Shard]:

@@ -49,7 +49,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m tests.tei_simulator", usage="%(prog)s [OPTIONS]", description=__doc__, allow_abbrev=False
     )
-    server.add_server_arguments(parser)
+    server.add_server_arguments(parser, _DEFAULTS)
     parser.add_argument("--padded", action="store_true", help="a batch costs its longest text times its size")
     parser.add_argument("--generation", choices=sorted(GENERATIONS), default="1.9", help="the version to reply like")
     parser.add_argument("--faults", metavar="JSON", default="{}", help="several faults at once")

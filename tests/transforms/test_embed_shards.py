@@ -14,9 +14,9 @@ import requests
 from apache_beam.testing.util import assert_that, is_empty
 
 from tests.matchers import each_by, local_pipeline
-from tests.shards import MADE, documents, folder, letter
+from tests.shards import LAYOUT, MADE, documents, folder, letter
 from tests.tei_simulator.process import TeiSimulator
-from transforms import embed_shards
+from transforms.early_stop import TooManyDeadLetters, early_limit
 from transforms.elements import (
     DocumentShard,
     EmbeddedShard,
@@ -28,9 +28,10 @@ from transforms.elements import (
     Stage,
     Vectors,
 )
-from transforms.embed_shards import EmbedShards, TooManyDeadLetters, _EmbedShard, early_limit, merge_embeddings
+from transforms.embed_shards import EmbedShards, _EmbedShard, merge_embeddings
 from transforms.ndjson.lines import split_lines
 from transforms.read_shards import parse_shard
+from transforms.tei import sharing
 from transforms.tei.client import TeiClient
 from transforms.tei.errors import EndpointError, EndpointUnreachable, ModelChanged
 from transforms.tei.settings import EndpointSettings, Overlong
@@ -195,7 +196,7 @@ def test_a_run_without_hope_ends_behind_the_shard_that_shows_it(
     shards = [shard_of(["text"] * (1000 - broken), broken=broken), shard_of(["text"], 1)]
     pipeline = local_pipeline()
     embedded = pipeline | beam.Create(shards, reshuffle=False) | EmbedShards(settings(hash_tei, space), 0.01)
-    _ = embedded.documents | WriteEmbedded(folder(tmp_path), MADE)
+    _ = embedded.documents | WriteEmbedded(folder(tmp_path), MADE, LAYOUT)
     if hopeless:
         with pytest.raises(TooManyDeadLetters, match=r"101 of the first 1000 records .* 101 of them are"):
             pipeline.run()
@@ -221,8 +222,6 @@ def test_an_endpoint_that_is_not_there_ends_the_run(space: VectorSpace) -> None:
 
 
 def test_after_a_pipeline_no_client_is_left(hash_tei: str, space: VectorSpace) -> None:
-    from transforms.tei import sharing
-
     endpoint = settings(hash_tei, space, max_in_flight=7)
     with local_pipeline() as pipeline:
         _ = pipeline | beam.Create([shard_of(TEXTS[0])]) | EmbedShards(endpoint)
@@ -288,7 +287,7 @@ def test_the_backlog_is_bounded_for_a_process_and_not_for_each_of_its_threads(sp
         def look() -> None:
             nonlocal most
             while not looking.wait(0.002):
-                most = max(most, embed_shards.backlog.documents)
+                most = max(most, sharing.backlog.documents)
 
         def embed(number: int) -> int:
             do_fn = _EmbedShard(endpoint, max_dead_letter_ratio=1.0)
@@ -308,7 +307,7 @@ def test_the_backlog_is_bounded_for_a_process_and_not_for_each_of_its_threads(sp
             assert list(pool.map(embed, range(threads))) == [shards_each] * threads
         looking.set()
         watcher.join()
-    assert embed_shards.backlog.documents == embed_shards.backlog.memory == 0
+    assert sharing.backlog.documents == sharing.backlog.memory == 0
     # One shard that each thread has in its hands, and what keeps the endpoint busy, once. A limit for each thread
     # would let 6 * (20 + 40) documents wait.
     assert most <= threads * 20 + 2 * 20 + 20
@@ -323,4 +322,4 @@ def test_a_bundle_that_fails_leaves_nothing_in_the_backlog(space: VectorSpace) -
         list(do_fn.process(shard_of(TEXTS[0])))
     do_fn.start_bundle()
     do_fn.teardown()
-    assert embed_shards.backlog.documents == embed_shards.backlog.memory == 0
+    assert sharing.backlog.documents == sharing.backlog.memory == 0

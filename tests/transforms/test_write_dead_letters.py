@@ -71,6 +71,8 @@ def test_a_line_that_is_not_utf8_is_kept_as_base64() -> None:
         b"{",
         encode_dead_letter(letter(0)).replace(b'"line":', b'"lime":'),
         encode_dead_letter(letter(0)).replace(b'"offset":', b'"offsets":'),
+        encode_dead_letter(letter(0)).replace(b'"offset":0', b'"offset":"0"'),
+        encode_dead_letter(letter(0)).replace(b'"attempts":0', b'"attempts":null'),
         encode_dead_letter(letter(0)).replace(b"missing_text", b"no_such_reason"),
         encode_dead_letter(letter(0)).replace(b'"read"', b'"write"'),
         encode_dead_letter(letter(0)).replace(b'"line":"{}"', b'"line":5'),
@@ -78,7 +80,7 @@ def test_a_line_that_is_not_utf8_is_kept_as_base64() -> None:
     ],
 )
 def test_what_is_no_dead_letter_is_refused(line: bytes) -> None:
-    with pytest.raises(ValueError, match="no dead letter"):
+    with pytest.raises(ValueError, match="not a dead letter"):
         decode_dead_letter(line)
 
 

@@ -18,7 +18,7 @@ COMPRESSIONS = (".gz", ".bz2", ".zst")
 # The size of a zstd file's window is the writer's choice (`zstd --long=31` makes the largest). Memory is only touched
 # as far as the data fill it, so that a header that claims much costs little.
 MAX_WINDOW_LOG = 31
-MAGIC_BYTES = 18  # as much of a file as tells its codec, and a zstd frame's window
+MAGIC_BYTES = 18  # enough of a file to recognise its codec, and a zstd frame's window
 _INPUT_BYTES = 1 << 16
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")  # a zstd frame that holds no data, such as pzstd writes first
@@ -59,8 +59,8 @@ def decompressed_chunks(file: BinaryIO, path: str, stored_bytes: int) -> Iterato
             yield chunk
     except MemoryError as error:
         raise DamagedSource(
-            f"{path} cannot be decompressed in the memory that is left: its window alone takes "
-            f"{window_bytes(head) >> 20} MiB. Give each worker more memory, or compress the file without --long."
+            f"{path} cannot be decompressed in the memory that is left{str(error) and ': '}{error}. "
+            "Give each worker more memory, or compress the file without --long."
         ) from error
     except (EOFError, OSError, ValueError, zlib.error, zstd.ZstdError) as error:
         raise DamagedSource(
@@ -87,7 +87,7 @@ def _decoded(file: BinaryIO, codec: str | None) -> Iterator[bytes]:
     if codec is None:
         raise ValueError("it does not begin as a gzip, bzip2 or zstd file does")
     if codec == "gzip":
-        # read1 gives what is at hand: a larger read would drop, together with the damage, the good bytes before it.
+        # read1 returns what there is: a larger read would drop, together with the damage, the good bytes before it.
         return iter(functools.partial(gzip.GzipFile(fileobj=file).read1, CHUNK_BYTES), b"")
     return _streams(file, bz2.BZ2Decompressor if codec == "bzip2" else start_zstd)
 
@@ -116,6 +116,9 @@ def _streams(file: BinaryIO, start: Callable[[], _Decompressor]) -> Iterator[byt
     """Decompress one stream behind the other; the library's own BZ2File takes a damaged second one for rubbish."""
     data = file.read(_INPUT_BYTES)
     while data:
+        if len(data) < MAGIC_BYTES:  # what is behind a stream may be the first few bytes of the next one
+            data += file.read(_INPUT_BYTES)
+        head = data[:MAGIC_BYTES]
         decompressor = start()
         while not decompressor.eof:
             if decompressor.needs_input and not data and not (data := file.read(_INPUT_BYTES)):
@@ -125,7 +128,7 @@ def _streams(file: BinaryIO, start: Callable[[], _Decompressor]) -> Iterator[byt
             except zstd.ZstdError as error:
                 # libzstd has no other way to report it than its message.
                 if "not enough memory" in str(error):
-                    raise MemoryError(str(error)) from error
+                    raise MemoryError(f"its window alone takes {window_bytes(head) >> 20} MiB") from error
                 raise
             if chunk:
                 yield chunk

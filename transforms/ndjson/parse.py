@@ -45,8 +45,8 @@ def parse_line(
                 Reason.LINE_TOO_LONG,
                 f"the line has {line.length} bytes, more than {max_line_bytes}; only its beginning is kept here",
             )
-        record = parse_object(_json_of(line))
-        return Document(line.offset, line.content, text_of(record, text_field), embedding_field in record)
+        record, has_nan = parse_object(_json_of(line))
+        return Document(line.offset, line.content, text_of(record, text_field), embedding_field in record, has_nan)
     except Unusable as unusable:
         if is_blank(line):
             return None
@@ -64,31 +64,40 @@ def _json_of(line: Line) -> bytes:
     return line.content.removeprefix(BOM)
 
 
-def parse_object(content: bytes) -> dict[str, Any]:
-    """Return the object that a line holds.
+def parse_object(content: bytes) -> tuple[dict[str, Any], bool]:
+    """Return the object that a line holds, and whether NaN or Infinity is in it.
 
     Raises:
         Unusable: if it holds anything else, saying why.
     """
+    has_nan = False
     try:
         value = orjson.loads(content)
     except orjson.JSONDecodeError as error:
-        value = _parse_leniently(content, error)
+        value, has_nan = _parse_leniently(content, error)
     if not isinstance(value, dict):
         raise Unusable(Reason.NOT_AN_OBJECT, f"the line holds {_kind(value)}, not an object")
-    return value
+    return value, has_nan
 
 
-def _parse_leniently(content: bytes, error: orjson.JSONDecodeError) -> Any:
+def _parse_leniently(content: bytes, error: orjson.JSONDecodeError) -> tuple[Any, bool]:
     """Parse what orjson refuses: lone surrogates and huge numbers, which JSON allows, and NaN, which Python writes."""
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as invalid:
         raise Unusable(Reason.INVALID_UTF8, f"byte {invalid.start} of the line: {invalid.reason}") from error
+    has_nan = False
+
+    def constant(name: str) -> float:
+        nonlocal has_nan
+        has_nan = True
+        return float(name)
+
     try:
-        return json.loads(text, parse_int=float)
+        value = json.loads(text, parse_int=float, parse_constant=constant)
     except (ValueError, RecursionError):
         raise Unusable(Reason.INVALID_JSON, str(error)) from error
+    return value, has_nan
 
 
 def text_of(record: dict[str, Any], text_field: TextField) -> str:
@@ -122,6 +131,16 @@ def _text_in(record: dict[str, Any], field: str) -> str:
     if not value or value.isspace():
         raise Unusable(Reason.EMPTY_TEXT, f"the field {field!r} is {'blank' if value else 'empty'}")
     return value
+
+
+def value_of(record: dict[str, Any], field: str) -> Any:
+    """Return the value of the field of just this name, or else of the path that its dots spell; None for no field."""
+    if field in record:
+        return record[field]
+    try:
+        return _at_path(record, field)
+    except Unusable:
+        return None
 
 
 def _at_path(record: dict[str, Any], path: str) -> Any:

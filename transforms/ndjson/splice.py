@@ -45,7 +45,7 @@ def split_at_vector(line: bytes, key: bytes) -> tuple[bytes, bytes]:
 
 
 def split_document(document: Document, key: bytes) -> tuple[bytes, bytes]:
-    """Do what `split_at_vector` does, 20 times faster: parsing has told whether the field is there."""
+    """Do what `split_at_vector` does, 20 times faster: parsing has found whether the field is there."""
     line = document.line
     if not document.has_field:
         return _behind_last_field(line, key)
@@ -117,7 +117,7 @@ def _value_end(line: bytes, start: int) -> int:
             depth += 1 if first in b"{[" else -1
         if depth == 0:
             return token.end()
-    raise ValueError("the line is no JSON object")
+    raise ValueError("the line is not a JSON object")
 
 
 def _end_of(pattern: re.Pattern[bytes], line: bytes, start: int) -> int:

@@ -92,9 +92,9 @@ class OutputFolder:
         """The folder of the files that are not yet whole, of all runs."""
         return f"{JOB}/tmp"
 
-    def embedded(self, shard: str) -> str:
-        """The embedded documents of the shard with this name."""
-        return f"{DATA}/{shard}.ndjson"
+    def embedded(self, shard: str, output_format: str = "ndjson") -> str:
+        """Return the name of the file of a shard's embedded documents, in `ndjson` or `parquet`."""
+        return f"{DATA}/{shard}.{output_format}"
 
     def dead_letters(self, shard: str) -> str:
         """The dead letters of the shard with this name."""
@@ -139,7 +139,7 @@ class OutputFolder:
         """Return a small file's bytes; None if it is not there.
 
         Raises:
-            StorageError: if it has more than `max_bytes`, is no regular file, or cannot be in this folder.
+            StorageError: if it has more than `max_bytes`, is not a regular file, or cannot be in this folder.
         """
         return storage.read_bytes(self.path(name), max_bytes)
 
@@ -153,11 +153,8 @@ class OutputFolder:
         return storage.WrittenFile(name, size, crc32c)
 
     def move(self, name: str, target: str) -> None:
-        """Give a file of this folder another name; a missing file is no error."""
-        path = self._path_to_replace(target)
-        digest = hashlib.sha256(target.encode()).hexdigest()[:16]
-        temporary = f"{self.temporary}/{self.run}-{os.getpid()}-{threading.get_ident()}-{digest}"
-        storage.move(self.path(name), path, self._path_to_replace(temporary))
+        """Give a file of this folder another name; a missing file is not an error."""
+        storage.move(self.path(name), self._path_to_replace(target))
 
     def tidy(self) -> None:
         """Delete the folder of temporary files if nothing is in it."""

@@ -1,7 +1,8 @@
-"""Receipts: what proves that a shard happened. A shard without a receipt did not."""
+"""Receipts: the proof that a shard is done. Without a valid receipt, it is not."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -12,14 +13,16 @@ import orjson
 
 from transforms.elements import Reason, RequestStatistics, Shard
 from transforms.ndjson.parse import TextField
-from transforms.output.folder import OutputFolder, check_name
+from transforms.output.folder import DATA, OutputFolder, check_name
 from transforms.output.json_fields import build, require_text
+from transforms.output.layout import FLOAT32, FORMATS, VECTOR_TYPES
 from transforms.storage.api import FileStat, WrittenFile
 
 _MAX_COUNT = 1 << 53  # of records, bytes or milliseconds: beyond that, it is no count
-_MAX_SECONDS = 253_402_300_800.0  # the year 10000: later times cannot be shown
+MAX_SECONDS = 253_402_300_800.0  # the year 10000: later times cannot be shown
 _MAX_DIGEST = 64  # characters
 _MAX_INDEX = 10**9
+MAX_TRUNCATED_PLACES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,7 @@ class Provenance:
         text_field: the field that was embedded, or several.
         embedding_field: the field that got the vector.
         overlong: `truncate` or `dead_letter`.
+        vector_type: in which the vectors' numbers were written, `float32` or `float16`.
     """
 
     space: str
@@ -43,6 +47,7 @@ class Provenance:
     text_field: TextField
     embedding_field: str
     overlong: str
+    vector_type: str = FLOAT32
 
     @property
     def digest(self) -> str:
@@ -62,12 +67,16 @@ class Receipt:
         sent: documents whose text the endpoint embedded for this shard.
         reused: documents whose vector comes from a former output.
         duplicates: documents with the text of an earlier one of this shard, whose vector they share.
+        nan_lines: embedded lines that hold NaN or Infinity, which strict JSON parsers refuse.
         reasons: the dead letters by reason.
+        truncated: documents whose text was sent and is too long for the model, as far as replies show it.
+        truncated_at: the byte offsets of the first ten of them.
         started_at: seconds since the epoch; `finished_at` likewise.
         output: the embedded documents; None if there are none.
         dead_letter_output: the dead letters; None if there are none.
         statistics: what the requests took.
         provenance: how it was made.
+        unfit: values that the type of their column cannot hold, which are null there, by the column's name.
     """
 
     shard: str
@@ -83,14 +92,18 @@ class Receipt:
     sent: int
     reused: int
     duplicates: int
+    nan_lines: int
     dead_letters: int
     reasons: Mapping[str, int]
+    truncated: int
+    truncated_at: tuple[int, ...]
     started_at: float
     finished_at: float
     output: WrittenFile | None
     dead_letter_output: WrittenFile | None
     statistics: RequestStatistics
     provenance: Provenance
+    unfit: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def job(self) -> str:
@@ -152,12 +165,13 @@ def decode_receipt(data: bytes) -> Receipt:
             made["text_field"] = tuple(require_text(name) for name in made["text_field"])
         for name in ("output", "dead_letter_output"):
             values[name] = None if values[name] is None else build(WrittenFile, values[name])
+        values["truncated_at"] = tuple(values["truncated_at"])
         values["statistics"] = build(RequestStatistics, numbers)
         values["provenance"] = build(Provenance, made)
         receipt = build(Receipt, values)
         _check_bounds(receipt)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"this is no receipt: {error}") from error
+        raise ValueError(f"this is not a receipt: {error}") from error
     return receipt
 
 
@@ -170,14 +184,27 @@ def _check_bounds(receipt: Receipt) -> None:
     statistics = receipt.statistics
     counts: dict[str, Any] = {
         name: getattr(receipt, name)
-        for name in ("start", "source_size", "records", "embedded", "sent", "reused", "duplicates", "dead_letters")
+        for name in (
+            "start",
+            "source_size",
+            "records",
+            "embedded",
+            "sent",
+            "reused",
+            "duplicates",
+            "nan_lines",
+            "dead_letters",
+            "truncated",
+        )
     }
     counts |= {
         field.name: getattr(statistics, field.name) for field in fields(statistics) if field.name != "latency_ms"
     }
+    counts |= {f"truncated_at {place}": offset for place, offset in enumerate(receipt.truncated_at)}
     counts |= {f"latency_ms {bound}": count for bound, count in statistics.latency_ms.items()}
     counts |= {f"bound {bound}": bound for bound in statistics.latency_ms}
     counts |= {f"reasons {reason}": count for reason, count in receipt.reasons.items()}
+    counts |= {f"unfit {column}": count for column, count in receipt.unfit.items()}
     written = [file for file in (receipt.output, receipt.dead_letter_output) if file is not None]
     counts |= {f"bytes of {file.path}": file.bytes for file in written}
     if receipt.end is not None:
@@ -185,15 +212,17 @@ def _check_bounds(receipt: Receipt) -> None:
     for name, count in counts.items():
         if type(count) is not int or not 0 <= count <= _MAX_COUNT:
             raise ValueError(f"{name} is {count!r}")
+    if len(receipt.truncated_at) > MAX_TRUNCATED_PLACES:
+        raise ValueError(f"truncated_at has {len(receipt.truncated_at)} offsets")
     if not 0 <= receipt.index <= _MAX_INDEX or not receipt.shard.endswith(f"-{receipt.index:05d}"):
         raise ValueError(f"index {receipt.index} is not that of {receipt.shard!r}")
     for seconds in (receipt.started_at, receipt.finished_at):
-        if not (math.isfinite(seconds) and 0 <= seconds <= _MAX_SECONDS):
+        if not (math.isfinite(seconds) and 0 <= seconds <= MAX_SECONDS):
             raise ValueError(f"{seconds!r} is not a time")
     for reason in receipt.reasons:
         Reason(reason)
     check_name(receipt.shard, on_disk=False)
-    allowed = {f"data/{receipt.shard}.ndjson", f"data/{receipt.shard}.parquet"}
+    allowed = {f"{DATA}/{receipt.shard}.{output_format}" for output_format in FORMATS}
     if receipt.output is not None and receipt.output.path not in allowed:
         raise ValueError(f"{receipt.output.path!r} is not a name of this shard's output")
     letters = receipt.dead_letter_output
@@ -201,10 +230,12 @@ def _check_bounds(receipt: Receipt) -> None:
         raise ValueError(f"{letters.path!r} is not the name of this shard's dead letters")
     if max(len(receipt.provenance.space), len(receipt.provenance.settings)) > _MAX_DIGEST:
         raise ValueError("a digest is too long")
+    if receipt.provenance.vector_type not in VECTOR_TYPES:
+        raise ValueError(f"vector_type is {receipt.provenance.vector_type!r}")
 
 
 def is_done(output: OutputFolder, shard: Shard, job: str) -> bool:
-    """Whether a shard has got a valid receipt, asked of the output folder now."""
+    """Return whether a shard has a valid receipt in the output folder now."""
     data = output.read(output.receipt(shard.name))
     if data is None:
         return False

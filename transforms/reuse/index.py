@@ -71,16 +71,11 @@ class ReuseIndex:
         return len(self.keys)
 
 
-def write_index(output: OutputFolder, entries: Iterable[tuple[FormerFile, bytes]], name: str) -> IndexHandle | None:
-    """Build and write the index.
+def make_index(entries: Iterable[tuple[FormerFile, bytes]]) -> ReuseIndex | None:
+    """Return an index in memory; None if there is nothing in it.
 
     Args:
-        output: the folder.
         entries: files, and for each the keys of its documents in their order.
-        name: of the index, no other run's.
-
-    Returns:
-        where it is; None if there is nothing in it.
     """
     files: list[FormerFile] = []
     keys, places, rows = [], [], []
@@ -94,19 +89,22 @@ def write_index(output: OutputFolder, entries: Iterable[tuple[FormerFile, bytes]
         return None
     every_key = np.concatenate(keys)
     order = np.argsort(every_key, kind="stable")
-    description = orjson.dumps({"files": [asdict(file) for file in files], "documents": len(order)})
+    return ReuseIndex(files, every_key[order], np.concatenate(places)[order], np.concatenate(rows)[order])
+
+
+def write_index(output: OutputFolder, index: ReuseIndex, name: str) -> IndexHandle:
+    """Write an index for the workers, and return where it is.
+
+    Args:
+        output: the folder.
+        index: what they look up.
+        name: of the index, no other run's.
+    """
+    description = orjson.dumps({"files": [asdict(file) for file in index.files], "documents": len(index)})
     description += b" " * (-len(description) % _ALIGNMENT)
     handle = IndexHandle(output, f"{FOLDER}/{name}.index")
-    output.write(
-        handle.name,
-        [
-            len(description).to_bytes(_ALIGNMENT, "little"),
-            description,
-            every_key[order].tobytes(),
-            np.concatenate(places)[order].tobytes(),
-            np.concatenate(rows)[order].tobytes(),
-        ],
-    )
+    arrays = (array.tobytes() for array in (index.keys, index.places, index.rows))
+    output.write(handle.name, [len(description).to_bytes(_ALIGNMENT, "little"), description, *arrays])
     return handle
 
 

@@ -15,7 +15,7 @@ def text_as_sent(text: str) -> bytes:
 
 def key_of(text: str) -> bytes:
     """Return the first 8 bytes of the SHA-256 of a text as sent."""
-    return hashlib.sha256(text.encode("utf-8", "replace")).digest()[:KEY_BYTES]
+    return hashlib.sha256(text_as_sent(text)).digest()[:KEY_BYTES]
 
 
 def encode_keys(texts: Iterable[str]) -> bytes:

@@ -1,4 +1,4 @@
-"""Partial shards: the vectors of shards that are not finished, put down in the output folder from time to time.
+"""Partial shards: the vectors of shards that are not finished, saved in the output folder from time to time.
 
 A file is one line of JSON, the SHA-256 of each text as sent (32 bytes: the texts themselves are not kept, so a key of 8
 bytes would not prove that two are equal), and the vectors, float32, little-endian.
@@ -11,8 +11,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -23,12 +23,13 @@ from transforms.elements import Vectors
 from transforms.output.folder import JOB, OutputFolder
 from transforms.output.json_fields import build
 from transforms.reuse.keys import KEY_BYTES, text_as_sent
+from transforms.storage import api as storage
 from transforms.storage.api import Crc32c
 from transforms.storage.base import StorageError
 
 FOLDER = f"{JOB}/partial"
 LOOK_SECONDS = 10.0
-SAVE_SECONDS = 20.0  # with a look before it: what has been computed is put down within 30 s
+SAVE_SECONDS = 20.0  # with a look before it: what has been computed is saved within 30 s
 DIGEST_BYTES = 32
 MAX_BYTES = 1 << 34
 _MAX_HEADER_BYTES = 4096
@@ -70,10 +71,12 @@ class _Entry:
     since: float
     seen: npt.NDArray[np.bool_] | None = None
     saved: int = 0
+    saving: threading.Lock = field(default_factory=threading.Lock)
+    is_watched: bool = True
 
 
 class PartialWriter:
-    """Puts the vectors of unfinished shards down, in a thread of its own.
+    """Saves the vectors of unfinished shards, in a thread of its own.
 
     Args:
         output: the folder.
@@ -111,14 +114,21 @@ class PartialWriter:
         with self._lock:
             self._entries[shard] = _Entry(texts, pending, self._clock())
 
-    def remove(self, shard: str) -> None:
-        """Watch a shard no longer; its file stays until the run ends, or the next one begins."""
+    def remove(self, shard: str) -> str | None:
+        """Watch a shard no longer, and return the name of its file; None if none was written."""
         with self._lock:
-            self._entries.pop(shard, None)
+            entry = self._entries.pop(shard, None)
+        if entry is None:
+            return None
+        with entry.saving:  # wait for a file that is being written, so that it is deleted with the others
+            entry.is_watched = False
+        return self._name(shard) if entry.saved else None
 
     def clear(self) -> None:
-        """Watch nothing."""
+        """Watch nothing, and save nothing of what was watched: another worker may finish these shards."""
         with self._lock:
+            for entry in self._entries.values():
+                entry.is_watched = False
             self._entries.clear()
 
     def close(self) -> None:
@@ -127,7 +137,7 @@ class PartialWriter:
         self._thread.join()
 
     def look(self) -> None:
-        """Put down what is new and old enough."""
+        """Save the vectors of each shard that has new ones and was not saved for long enough."""
         with self._lock:
             entries = list(self._entries.items())
         for shard, entry in entries:
@@ -138,20 +148,26 @@ class PartialWriter:
             entry.seen = present
             count = int(complete.sum())
             if count > entry.saved and self._clock() - entry.since >= self._save_seconds:
-                self._save(shard, entry, vectors, np.flatnonzero(complete))
-                entry.saved, entry.since = count, self._clock()
+                with entry.saving:
+                    if entry.is_watched:
+                        self._save(shard, entry, vectors, np.flatnonzero(complete))
+                        entry.saved, entry.since = count, self._clock()
 
     def _watch(self) -> None:
         while not self._closed.wait(self._look_seconds):
             self.look()
 
     def _save(self, shard: str, entry: _Entry, vectors: Vectors, rows: npt.NDArray[np.intp]) -> None:
-        name = f"{FOLDER}/{hashlib.sha256(shard.encode()).hexdigest()[:16]}-{self._output.run}"
         texts = [entry.texts[row] for row in rows]
         try:
-            self._output.write(name, encode_partial(shard, self._space, self._overlong, texts, vectors[rows]))
-        except (StorageError, OSError) as error:  # it costs nothing but some work, should the run end here
-            _logger.warning("the vectors of %s so far cannot be put down: %s", shard, error)
+            self._output.write(
+                self._name(shard), encode_partial(shard, self._space, self._overlong, texts, vectors[rows])
+            )
+        except (StorageError, OSError) as error:  # only some work is lost, and only if the run ends here
+            _logger.warning("the vectors of %s so far cannot be saved: %s", shard, error)
+
+    def _name(self, shard: str) -> str:
+        return f"{FOLDER}/{hashlib.sha256(shard.encode()).hexdigest()[:16]}-{self._output.run}"
 
 
 def encode_partial(shard: str, space: str, overlong: str, texts: Sequence[str], vectors: Vectors) -> list[bytes]:
@@ -199,6 +215,28 @@ def decode_header(line: bytes) -> PartialHeader:
     if header.documents < 0 or header.dimensions < 1 or math.prod((header.documents, header.dimensions)) > MAX_BYTES:
         raise ValueError("the header's numbers are out of bounds")
     return header
+
+
+def count_partial(output: OutputFolder, files: Iterable[str], done: Collection[str], space: str) -> int:
+    """Return how many vectors of unfinished shards are saved.
+
+    Args:
+        output: the folder.
+        files: the names in it.
+        done: names of the shards that have their receipt.
+        space: digest of the vectors that count.
+    """
+    total = 0
+    for name in files:
+        if name.startswith(f"{FOLDER}/"):
+            try:
+                header = decode_header(
+                    storage.read_beginning(output.path(name), _MAX_HEADER_BYTES).partition(b"\n")[0] + b"\n"
+                )
+            except (ValueError, StorageError, OSError):  # it may be gone by now
+                continue
+            total += header.documents if header.space == space and header.shard not in done else 0
+    return total
 
 
 def keys_of(digests: Sequence[bytes]) -> bytes:

@@ -5,26 +5,26 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from transforms.elements import Vectors
-from transforms.ndjson.lines import chunks_from, split_lines
-from transforms.ndjson.parse import Unusable, parse_object, text_of
+from transforms.output.formats import format_of
+from transforms.output.layout import FLOAT32
+from transforms.output.values import fits_type
 from transforms.reuse.index import FormerFile, ReuseIndex
 from transforms.reuse.keys import encode_keys, text_as_sent
 from transforms.reuse.partial import MAX_BYTES, decode_partial
 from transforms.storage import api as storage
-from transforms.storage.api import Crc32c
+from transforms.storage.api import WrittenFile
 from transforms.storage.base import StorageError
 
 FILES_ALWAYS_OPENED = 16  # of those that have the most texts of a shard
 MAX_SKIPPED_SHARE = 0.01  # of a shard's texts that are sent, because the files that have them are not worth opening
 _MAX_CANDIDATES = 64  # places of one text that are tried
-_MAX_LINE_BYTES = 1 << 27  # of an output: a record and its vector
 _logger = logging.getLogger(__name__)
 
 
@@ -53,10 +53,12 @@ class Found(NamedTuple):
     Attributes:
         vectors: float32[n, dimensions]; rows of zeros where there is none.
         mask: bool[n]: which texts have one.
+        used_up: paths of the files of partial vectors that have no others than these.
     """
 
     vectors: Vectors
     mask: npt.NDArray[np.bool_]
+    used_up: Sequence[str] = ()
 
 
 def count_known(texts: Sequence[str], index: ReuseIndex) -> int:
@@ -66,17 +68,18 @@ def count_known(texts: Sequence[str], index: ReuseIndex) -> int:
     return int((index.keys[places] == keys).sum())
 
 
-def find_vectors(texts: Sequence[str], index: ReuseIndex, dimensions: int) -> Found:
+def find_vectors(texts: Sequence[str], index: ReuseIndex, dimensions: int, vector_type: str = FLOAT32) -> Found:
     """Look for former vectors of texts that differ from each other.
 
     Args:
         texts: of a shard.
         index: of the former vectors.
         dimensions: of a vector.
+        vector_type: in which the vectors will be written; those that do not fit it are not used.
     """
     found = Found(np.zeros((len(texts), dimensions), dtype=np.float32), np.zeros(len(texts), dtype=bool))
     candidates = _candidates(texts, index)
-    skipped = 0
+    skipped, used_up = 0, list[str]()
     # Files with the most texts come first. A text that a damaged file does not give may be in another one.
     for number, place in enumerate(sorted(candidates, key=lambda place: -len(candidates[place]))):
         wanted = {row: text for text, row in candidates[place] if not found.mask[text]}
@@ -87,14 +90,20 @@ def find_vectors(texts: Sequence[str], index: ReuseIndex, dimensions: int) -> Fo
             continue
         file = index.files[place]
         try:
-            rows = _read_partial(file, wanted, texts) if file.text_field is None else _read_rows(file, wanted, texts)
+            if file.text_field is None:
+                rows, count = _read_partial(file, wanted, texts)
+                used_up += [file.path] if len(rows) == count else []
+            else:
+                rows = _read_rows(file, wanted, texts)
             for text, vector in rows.items():
                 if vector.shape == (dimensions,) and np.isfinite(vector).all() and vector.any():
                     found.vectors[text] = vector
                     found.mask[text] = True
         except (StorageError, OSError, ValueError) as error:
             _logger.warning("%s gives no vectors (%s): its texts are sent again", file.path, error)
-    return found
+    if vector_type != FLOAT32:
+        found.mask[:] = fits_type(found.vectors, vector_type)
+    return found._replace(used_up=used_up)
 
 
 def _candidates(texts: Sequence[str], index: ReuseIndex) -> Mapping[int, list[tuple[int, int]]]:
@@ -116,41 +125,36 @@ def _read_rows(file: FormerFile, wanted: Mapping[int, int], texts: Sequence[str]
         ValueError: if the file is not the one that its receipt vouches for.
     """
     assert file.text_field is not None
-    crc, size, rows = Crc32c(), 0, dict[int, Vectors]()
+    form, rows = format_of(file.path), dict[int, Vectors]()
+    written = WrittenFile(file.path, file.bytes, file.crc32c)
 
-    def checked() -> Iterator[bytes]:
-        nonlocal size
-        with storage.open_for_reading(file.path) as stream:
-            for chunk in chunks_from(stream):
-                crc.update(chunk)
-                size += len(chunk)
-                yield chunk
+    # Raised when the file has been read: a byte that was changed may be in a vector that still looks like one.
+    def refuse(problem: str) -> NoReturn:
+        raise ValueError(problem)
 
-    for row, line in enumerate(split_lines(checked(), 0, _MAX_LINE_BYTES)):
-        text = wanted.get(row)
-        if text is None:
+    for number, row in enumerate(form.read_texts(file.path, file.embedding_field, refuse, written)):
+        place = wanted.get(number)
+        if place is None:
             continue
         try:
-            record = parse_object(line.content.removeprefix(b"\xef\xbb\xbf"))
-            if text_of(record, file.text_field) == texts[text]:
-                rows[text] = np.array(record[file.embedding_field], dtype=np.float32)
-        except (Unusable, KeyError, TypeError, ValueError, OverflowError):
+            text, vector = form.text_and_vector(row, file.text_field, file.embedding_field)
+            if text_as_sent(text) == text_as_sent(texts[place]):
+                rows[place] = np.array(vector, dtype=np.float32)
+        except (TypeError, ValueError, OverflowError):
             continue  # the checksum decides whether the file is damaged
-    # Only now: a byte that was changed may be in a vector that still looks like one.
-    if (size, crc.base64()) != (file.bytes, file.crc32c):
-        raise ValueError("its checksum is not the one of its receipt")
     return rows
 
 
-def _read_partial(file: FormerFile, wanted: Mapping[int, int], texts: Sequence[str]) -> dict[int, Vectors]:
-    """Return the wanted vectors of an unfinished shard.
+def _read_partial(file: FormerFile, wanted: Mapping[int, int], texts: Sequence[str]) -> tuple[dict[int, Vectors], int]:
+    """Return the wanted vectors of an unfinished shard, and how many vectors its file has.
 
     Raises:
         ValueError: if the file is damaged.
     """
     _, digests, vectors = decode_partial(storage.read_bytes(file.path, MAX_BYTES) or b"")
-    return {
+    found = {
         text: vectors[row]
         for row, text in wanted.items()
         if row < len(digests) and hashlib.sha256(text_as_sent(texts[text])).digest() == digests[row]
     }
+    return found, len(digests)

@@ -55,6 +55,9 @@ class Store(Protocol):
     def write_whole(self, path: str, temporary: str, chunks: Iterable[bytes]) -> tuple[int, str]:
         """Write a file whole or not at all; return its size in bytes and its CRC-32C in base64."""
 
+    def move(self, path: str, target: str) -> None:
+        """Give a file another name in the same storage; a missing one is not an error."""
+
     def delete(self, paths: Iterable[str]) -> None:
         """Delete files; missing ones are no error."""
 
@@ -97,7 +100,7 @@ def read_bytes(path: str, max_bytes: int = MAX_SMALL_FILE_BYTES) -> bytes | None
     """Return a small file's bytes; None if there is none.
 
     Raises:
-        StorageError: if it has more than `max_bytes`, or is no regular file.
+        StorageError: if it has more than `max_bytes`, or is not a regular file.
     """
     return _store_of(path).read(path, max_bytes)
 
@@ -160,19 +163,12 @@ def write_whole(path: str, temporary: str, chunks: Iterable[bytes]) -> tuple[int
     return _store_of(path).write_whole(path, temporary, chunks)
 
 
-def move(path: str, target: str, temporary: str) -> None:
-    """Give a file another name in the same storage; a missing one is no error.
+def move(path: str, target: str) -> None:
+    """Give a file another name in the same storage; a missing one is not an error.
 
-    An object is copied and then deleted: interrupted between the two, it has both names.
+    An object is copied within its store, and then deleted: interrupted between the two, it has both names.
     """
-    if is_local(path):
-        local.move(path, target)
-        return
-    if stat(path) is None:
-        return
-    with open_for_reading(path) as file:
-        write_whole(target, temporary, iter(lambda: file.read(BUFFER_BYTES), b""))
-    delete([path])
+    _store_of(path).move(path, target)
 
 
 def delete(paths: Iterable[str]) -> None:

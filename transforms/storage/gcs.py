@@ -10,6 +10,7 @@ import contextlib
 import functools
 import io
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO
@@ -39,6 +40,7 @@ _REQUEST: dict[str, Any] = {
     "retry": DEFAULT_RETRY.with_timeout(_RETRY_SECONDS),
     "timeout": (5.0, 60.0),  # seconds to connect, and for the next bytes
 }
+_making_client = threading.Lock()
 _NO_PERMISSION = "these credentials may not do this. Grant their account roles/storage.objectUser"
 
 
@@ -128,6 +130,20 @@ def write_whole(path: str, temporary: str, chunks: Iterable[bytes]) -> tuple[int
     return size, crc32c
 
 
+def move(path: str, target: str) -> None:
+    """Copy an object within the store, which takes several requests for a large one, and delete it."""
+    copy, token = _blob(target), None
+    try:
+        with _explained(path):
+            while True:
+                token, _, _ = copy.rewrite(_blob(path), token, **_REQUEST)
+                if token is None:
+                    break
+    except FileNotFoundError:
+        return
+    _delete(path)
+
+
 def delete(paths: Iterable[str]) -> None:
     """Delete objects; missing ones are no error."""
     with ThreadPoolExecutor(PARALLEL) as threads:
@@ -149,8 +165,13 @@ def _blob(path: str) -> Any:  # the library's types are not complete
     return _client().bucket(bucket).blob(name)
 
 
-@functools.cache
 def _client() -> storage.Client:
+    with _making_client:  # functools.cache lets several threads make one each
+        return _make_client()
+
+
+@functools.cache
+def _make_client() -> storage.Client:
     # Private, but Beam has no public way to read the options that it gave to a worker process.
     options = (FileSystems._pipeline_options or PipelineOptions([])).view_as(GoogleCloudOptions)
     session = AuthorizedSession(_credentials(options))

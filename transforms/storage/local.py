@@ -106,7 +106,7 @@ def open_for_reading(path: str, buffer_bytes: int = -1) -> BinaryIO:
 
 
 def _not_regular(path: str) -> StorageError:
-    return StorageError(f"{path} is no regular file but a folder, a named pipe, a socket or a device. Remove it.")
+    return StorageError(f"{path} is not a regular file but a folder, a named pipe, a socket or a device. Remove it.")
 
 
 def write_whole(path: str, temporary: str, chunks: Iterable[bytes]) -> tuple[int, str]:
@@ -142,7 +142,7 @@ def _make_parent(path: str) -> None:
 
 
 def move(path: str, target: str) -> None:
-    """Rename a file; a missing one is no error."""
+    """Rename a file; a missing one is not an error."""
     _make_parent(target)
     with contextlib.suppress(FileNotFoundError):
         os.replace(path, target)

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import itertools
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
@@ -28,12 +29,12 @@ from transforms.storage.chunks import Crc32c, spooled
 
 try:
     import boto3
+    from boto3.s3.transfer import TransferConfig
     from botocore import exceptions
     from botocore.config import Config
 except ImportError as missing:
     raise StorageError(
-        f"s3:// needs a library that is not installed ({missing.name}): in Tayyar's folder, "
-        f"{sys.executable} -m pip install '.[aws]'"
+        f"s3:// needs a library that is not installed ({missing.name}): {sys.executable} -m pip install 'tayyar[aws]'"
     ) from missing
 
 _KEYS_PER_DELETION = 1000  # S3's own limit
@@ -41,6 +42,7 @@ _MAX_PUT_BYTES = 5 << 30  # of an object that is uploaded by one request; S3's o
 _PART_BYTES = 64 << 20  # of a larger object, held in memory
 _MAX_PARTS = 10_000  # of an upload; S3's own limit
 _READ_ATTEMPTS = 4
+_making_client = threading.Lock()
 _CREDENTIALS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 
 
@@ -167,6 +169,18 @@ def _put_in_parts(path: str, file: BinaryIO, crc32c: str, part_bytes: int) -> No
         raise
 
 
+def move(path: str, target: str, *, max_copy_bytes: int = _MAX_PUT_BYTES, part_bytes: int = _PART_BYTES) -> None:
+    """Copy an object within the store, in parts if it has more than `max_copy_bytes`, and delete it."""
+    source, copy = (dict(zip(("Bucket", "Key"), split_url(each), strict=True)) for each in (path, target))
+    config = TransferConfig(multipart_threshold=max_copy_bytes, multipart_chunksize=part_bytes)
+    try:
+        with _explained(path):
+            _client().copy(source, copy["Bucket"], copy["Key"], Config=config)
+    except FileNotFoundError:
+        return
+    delete([path])
+
+
 def delete(paths: Iterable[str]) -> None:
     """Delete objects; missing ones are no error."""
     by_bucket = itertools.groupby(sorted(map(split_url, paths)), key=lambda parts: parts[0])
@@ -188,8 +202,13 @@ def _delete(bucket: str, names: list[str]) -> None:
         raise StorageError(f"s3://{bucket}/{failed[0]['Key']} cannot be deleted: {failed[0]['Message']}")
 
 
-@functools.cache
 def _client() -> Any:  # boto3 makes its classes when it runs
+    with _making_client:  # functools.cache lets several threads make one each
+        return _make_client()
+
+
+@functools.cache
+def _make_client() -> Any:
     # Private, but Beam has no public way to read the options that it gave to a worker process.
     options = (FileSystems._pipeline_options or PipelineOptions([])).view_as(S3Options)
     return boto3.session.Session().client(

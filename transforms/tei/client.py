@@ -126,7 +126,7 @@ class TeiClient:
             return self._settled_before + sum(job.settled for job in self._jobs)
 
     def info(self) -> ServerInfo:
-        """Return what `/info` of the first URL that answers says.
+        """Return `/info` of the first URL that answers.
 
         Raises:
             EndpointError: it cannot be read.
@@ -142,15 +142,15 @@ class TeiClient:
         Raises:
             EndpointError: an endpoint cannot do the job, or they differ.
         """
-        first = self._meet()
+        first = self._first_profile()
         for url in self._urls:
             if url == first.url:
                 continue
             try:
                 if every_url:
-                    self._until_answered([url], lambda url: self._handshake().meet(url, first.space))
+                    self._until_answered([url], lambda url: self._handshake().read_profile(url, first.space))
                 else:
-                    self._handshake().meet(url, first.space)
+                    self._handshake().read_profile(url, first.space)
             except Unavailable as error:
                 logger.warning("%s does not answer (%s): it is used once it does", url, error)
             except ModelChanged as error:
@@ -166,9 +166,14 @@ class TeiClient:
             EndpointError: the run must stop, or the client is closed.
         """
         scheduler = self._start()
-        profile = self._meet()
+        profile = self._first_profile()
         job = Job(next(self._numbers), texts, profile.space.dimensions)
-        kept = _reject_overlong(job, texts, profile.info) if self._settings.overlong is Overlong.DEAD_LETTER else None
+        kept = None
+        if self._settings.overlong is Overlong.DEAD_LETTER:
+            kept = _reject_overlong(job, texts, profile.info)
+        else:
+            max_characters = profile.info.max_characters
+            job.truncate(index for index, text in enumerate(texts) if len(text) > max_characters)
         # The canary takes one place, or goes before and after a group of texts that are sent one by one.
         batch_limit = min(profile.info.batch_limit, self._settings.max_in_flight or profile.info.batch_limit)
         max_documents = batch_limit - 1 if batch_limit > 1 else GROUP_TEXTS
@@ -185,6 +190,7 @@ class TeiClient:
     def close(self) -> None:
         """End at once what is under way; a thread that waits for it gets an EndpointError. May be called twice."""
         self._closing.set()
+        self._timer.stop()
         self._stop(EndpointError("the client was closed"))
         for _ in range(CLOSE_TRIES):
             if self._transport is not None:
@@ -202,12 +208,12 @@ class TeiClient:
     def _pause(self, attempts: int) -> None:
         self._closing.wait(self._backoff.full(FIRST_PAUSE, MAX_PAUSE, attempts))
 
-    def _meet(self) -> EndpointProfile:
+    def _first_profile(self) -> EndpointProfile:
         """Return the profile of the URL that answered first."""
         with self._starting:
             if self._profile is None:
                 expected = self._settings.space
-                profile = self._until_answered(self._urls, lambda url: self._handshake().meet(url, expected))
+                profile = self._until_answered(self._urls, lambda url: self._handshake().read_profile(url, expected))
                 wire = profile.wire.format.value
                 logger.info("embedding with %s by %s: %s", profile.identity, wire, profile.wire_reason)
                 self._profile = profile
@@ -223,7 +229,7 @@ class TeiClient:
                 try:
                     answer = ask(url)
                 except Unavailable as error:
-                    self._raise_if_over()  # what a closed client does not reach is no failure of the endpoint's
+                    self._raise_if_over()  # not a failure of the endpoint: the client was closed
                     asked_for.append(error.failure.retry_after or 0.0)
                     overloaded = error.failure.action is Action.SLOW_DOWN
                     cause = "too many requests are in flight at" if overloaded else "no answer from"
@@ -239,7 +245,7 @@ class TeiClient:
         with self._starting:
             self._raise_if_over()
             if self._scheduler is None:
-                self._scheduler = self._open(self._meet(), self._handshake())
+                self._scheduler = self._open(self._first_profile(), self._handshake())
                 if self._closing.is_set():
                     self._scheduler.stop()
             return self._scheduler

@@ -30,7 +30,7 @@ def check_reference(reference: str) -> None:
     """Refuse a secret that is written out instead of being named.
 
     Raises:
-        ValueError: it is no reference. The message does not repeat it, because it may be the secret itself.
+        ValueError: it is not a reference. The message does not repeat it, because it may be the secret itself.
     """
     scheme, colon, name = reference.partition(":")
     if not colon or scheme not in SCHEMES or not name:
@@ -72,8 +72,7 @@ class Credentials:
     Args:
         token: reference to a bearer token; None for none.
         headers: pairs of a header's name and its value's reference.
-        urls: of the endpoints; what they hold of user names and passwords is redacted, too.
-        environment: where `env:` looks, and where proxies' addresses are.
+        environment: where `env:` looks, and where proxies' addresses are, whose passwords are redacted, too.
         fetch_secret: reads a secret's payload by its resource name; by default Google's Secret Manager.
 
     Attributes:
@@ -194,7 +193,7 @@ def resolve(
 
     Raises:
         EndpointRefused: there is no usable value; the message names the reference, never the value.
-        ValueError: it is no reference.
+        ValueError: it is not a reference.
     """
     check_reference(reference)
     scheme, _, name = reference.partition(":")

@@ -141,6 +141,7 @@ class GiveUpTimer:
         self._failing_since: float | None = None
         self._succeeded_at = float("-inf")
         self._next_notice = FIRST_NOTICE
+        self._stopped = False
         self._lock = threading.Lock()
 
     def record_success(self) -> None:
@@ -162,6 +163,8 @@ class GiveUpTimer:
         """
         now = self._clock()
         with self._lock:
+            if self._stopped:
+                return
             if self._failing_since is None:
                 self._failing_since = max(started, self._succeeded_at)
             seconds = now - self._failing_since
@@ -169,13 +172,19 @@ class GiveUpTimer:
             if notice:
                 self._next_notice = 2 * seconds
         if seconds >= self._limit:
+            # Commands that a person waits for set limits of their own, so the message names no option.
             raise EndpointUnreachable(
-                f"no request to {url} has succeeded for {seconds:.0f} s, longer than --give_up_after "
-                f"({self._limit:g} s) allows; the last one: {message}"
+                f"no request to {url} has succeeded for {seconds:.0f} s; the client gives up after {self._limit:g} s. "
+                f"The last one: {message}"
             )
         if notice:
             left = self._limit - seconds
             logger.warning("%s %s for %.0f s (%s); waiting for %.0f s more", cause, url, seconds, message, left)
+
+    def stop(self) -> None:
+        """Count no more failures: the client itself is about to end what is under way."""
+        with self._lock:
+            self._stopped = True
 
     @property
     def left(self) -> float:

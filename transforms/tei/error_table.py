@@ -102,6 +102,7 @@ def classify(status: int, headers: Mapping[str, str], body: bytes) -> Failure:
     that asking again will not change.
     """
     message, is_json = _message(body)
+    message = " ".join(message.split())  # on one line: another one could look like a line of ours
     row = next((row for row in TABLE if _fits(row, status, message, is_json)), None)
     action = row.action if row else (Action.WAIT if status >= 500 else Action.STOP)
     reason = row.reason if row else Reason.REJECTED_BY_ENDPOINT
@@ -131,7 +132,7 @@ def _message(body: bytes) -> tuple[str, bool]:
     try:
         content = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return " ".join(body.decode("utf-8", "replace").split()), False
+        return body.decode("utf-8", "replace"), False
     if isinstance(content, dict):
         for key in ("error", "message"):
             value = content.get(key)

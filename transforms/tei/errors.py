@@ -1,10 +1,10 @@
-"""What ends a run at the endpoint. Every one of these is for a person to mend, and exit code 3."""
+"""What ends a run at the endpoint. Each one needs a person to fix it, and leads to exit code 3."""
 
 from __future__ import annotations
 
 
 class EndpointError(Exception):
-    """The endpoint cannot do this job; the message says why and what to mend. Never holds a token or a text."""
+    """The endpoint cannot do this job; the message gives the reason and the remedy. Never holds a token or a text."""
 
 
 class EndpointRefused(EndpointError):
@@ -24,4 +24,4 @@ class PairingBroken(EndpointError):
 
 
 class NotTei(EndpointRefused):
-    """Something else than TEI answers: at the first handshake a mistake, later perhaps a gateway's page."""
+    """Something other than TEI answers: at the first handshake a mistake, later perhaps a gateway's page."""

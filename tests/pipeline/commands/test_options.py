@@ -1,25 +1,22 @@
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from pipeline.commands.options import (
-    RunOptions,
-    absolute,
-    check_options,
-    make_parser,
-    output_folder,
-    plan_options,
-    redrive_options,
-    run_options,
-    verify_options,
-)
+from pipeline.commands.options.check import CheckOptions
+from pipeline.commands.options.declare import declarations
+from pipeline.commands.options.parser import COMMANDS, parse
+from pipeline.commands.options.plan import PlanOptions
+from pipeline.commands.options.redrive import RedriveOptions
+from pipeline.commands.options.run import RunOptions
+from pipeline.commands.options.shared import MAX_SHARD_BYTES, absolute, output_folder
+from pipeline.commands.options.verify import VerifyOptions
 from pipeline.errors import UsageError
-from tests.commands import tayyar, tayyar_here
+from pipeline.job import spec
+from tests.commands import parsed, tayyar, tayyar_here
 from transforms.tei.settings import Overlong
 
 ROOT = Path(__file__).parents[3]
@@ -27,8 +24,7 @@ SECRET = "hf_thisIsASecret"
 
 
 def given(*arguments: str) -> RunOptions:
-    parsed, rest = make_parser().parse_known_args(["run", "--input", "/in", "--output", "/out", *arguments])
-    return run_options(parsed, rest)
+    return parsed(RunOptions, "run", "--input", "/in", "--output", "/out", *arguments)
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -83,7 +79,7 @@ def test_everything_that_is_given_arrives() -> None:
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
-        ("--shard_bytes", "0", "0 is not at least 1"),
+        ("--shard_bytes", "0", "0 is not from 1 to 1099511627776"),
         ("--shard_bytes", "16M", "invalid int value: '16M'"),
         ("--expected_dimensions", "0", "0 is not at least 1"),
         ("--dimensions", "0", "0 is not at least 1"),
@@ -102,6 +98,7 @@ def test_everything_that_is_given_arrives() -> None:
         ("--max_in_flight", "0", "0 is not at least 1"),
         ("--max_in_flight", "-5", "-5 is not at least 1"),
         ("--request_timeout", "0", "0 is not from 0.001 to 86400"),
+        ("--shard_bytes", "2000000000000", "2000000000000 is not from 1 to 1099511627776"),
         ("--request_timeout", "inf", "inf is not from 0.001 to 86400"),
         ("--request_timeout", "1e11", "1e11 is not from 0.001 to 86400"),
         ("--give_up_after", "-1", "-1 is not from 0 to 2592000"),
@@ -120,6 +117,8 @@ def test_everything_that_is_given_arrives() -> None:
         ("--embedding_field", "a\\b", "Use a plain name"),
         ("--embedding_field", "a/b", "Use a plain name"),
         ("--embedding_field", "a\nb", "Use a plain name"),
+        ("--text_field", "\udcff", "is not UTF-8"),
+        ("--output", "/out/\udcff", "is not UTF-8"),
         ("--embedding_field", "content", "would overwrite the text, which is in --text_field content"),
         ("--output", "", "names no folder"),
         ("--output", "/", "names no folder"),
@@ -226,17 +225,37 @@ def test_dimensions_of_a_job_that_exists_are_in_its_folder(command: list[str]) -
 
 
 def test_every_command_that_embeds_takes_headers() -> None:
-    header = ["--header", "x-api-key: env:KEY"]
-    parsed, _ = make_parser().parse_known_args(["check", *header, "--dimensions", "256"])
-    assert check_options(parsed, []).endpoint.headers == (("x-api-key", "env:KEY"),)
-    assert check_options(parsed, []).endpoint.dimensions == 256
-    parsed, _ = make_parser().parse_known_args(["plan", "--input", "/in", *header, "--dimensions", "256"])
-    assert plan_options(parsed).endpoint.headers == (("x-api-key", "env:KEY"),)
-    assert plan_options(parsed).endpoint.dimensions == 256
-    parsed, _ = make_parser().parse_known_args(["redrive", "--output", "/out", *header])
-    assert redrive_options(parsed).endpoint.headers == (("x-api-key", "env:KEY"),)
-    parsed, _ = make_parser().parse_known_args(["verify", "--output", "/out", *header])
-    assert verify_options(parsed).endpoint.headers == (("x-api-key", "env:KEY"),)
+    header, key = ("--header", "x-api-key: env:KEY"), (("x-api-key", "env:KEY"),)
+    check = parsed(CheckOptions, "check", *header, "--dimensions", 256).endpoint
+    assert (check.headers, check.dimensions) == (key, 256)
+    plan = parsed(PlanOptions, "plan", "--input", "/in", *header, "--dimensions", 256).endpoint
+    assert (plan.headers, plan.dimensions) == (key, 256)
+    assert parsed(RedriveOptions, "redrive", "--output", "/out", *header).endpoint.headers == key
+    assert parsed(VerifyOptions, "verify", "--output", "/out", *header).endpoint.headers == key
+
+
+def test_check_takes_every_option_of_run_and_passes_none_of_them_to_beam() -> None:
+    ignored = ["--input", "/in", "--prune", "--overwrite", "--reuse", "/old", "--shard_bytes", 5, "--price_per_hour", 1]
+    assert parsed(CheckOptions, "check", *ignored, "--direct_num_workers=2").beam == ("--direct_num_workers=2",)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["run", "--endpiont", "http://h:1"], ["run", "--endpiont=http://h:1"], ["verify", "--endpiont", "http://h:1"]],
+)
+def test_a_misspelt_option_is_found_although_required_ones_are_missing(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(arguments)
+    assert "unknown option --endpiont: did you mean --endpoint?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("word", "meant"), [("runn", "run"), ("stauts", "status"), ("serv", "serve")])
+def test_a_misspelt_command_is_found(word: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse([word, "--output", "out"])
+    assert f"unknown command {word}: did you mean {meant}?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("missing", ["--input", "--output"])
@@ -244,7 +263,7 @@ def test_input_and_output_are_required(capsys: pytest.CaptureFixture[str], missi
     arguments = {"--input": "/in", "--output": "/out"}
     del arguments[missing]
     with pytest.raises(SystemExit):
-        make_parser().parse_known_args(["run", *(word for pair in arguments.items() for word in pair)])
+        parse(["run", *(word for pair in arguments.items() for word in pair)])
     assert f"required: {missing}" in capsys.readouterr().err
 
 
@@ -254,10 +273,10 @@ def test_no_option_may_be_abbreviated(abbreviation: str) -> None:
     assert given(abbreviation).beam == (abbreviation,)
 
 
-@pytest.mark.parametrize("arguments", [[], ["embed"], ["ru"]])
+@pytest.mark.parametrize("arguments", [["embed"], ["--output", "run"]])
 def test_a_command_is_required(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        make_parser().parse_known_args(arguments)
+        parse(arguments)
     assert ended.value.code == 2
     assert "COMMAND" in capsys.readouterr().err
 
@@ -276,20 +295,20 @@ def test_paths_are_made_absolute_where_they_are_local(monkeypatch: pytest.Monkey
     assert output_folder("s3://bucket/out//") == "s3://bucket/out"
 
 
-def test_help_names_every_option_with_its_meaning(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_every_option_with_its_meaning(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        make_parser().parse_args(["run", "--help"])
+        parse([command, "--help"])
     assert ended.value.code == 0
-    shown = capsys.readouterr().out
-    commands = next(a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction))
-    for action in commands.choices["run"]._actions:
-        assert action.help
-        assert action.option_strings[-1] in shown
+    shown = "".join(capsys.readouterr().out.split())  # lines are wrapped anywhere
+    for option in declarations(COMMANDS[command]):
+        assert option.flag in shown
+        assert option.meaning.replace(" ", "") in shown
 
 
 def test_the_command_line_is_there_before_anything_heavy() -> None:
     program = (
-        "import sys, pipeline.commands.options, pipeline.__main__; "
+        "import sys, pipeline.__main__; "
         "print([name for name in ('apache_beam', 'numpy', 'requests') if name in sys.modules])"
     )
     shown = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -301,3 +320,7 @@ def test_a_pattern_without_quotes_is_told_from_an_unknown_option(tmp_path: Path)
     assert "b.ndjson belongs to no option: put quotes" in said.stderr
     said = tayyar_here("run", "--input", "a.ndjson", "--output", tmp_path, "--setup_file", "./setup.py", code=2)
     assert "belongs to no option" not in said.stderr
+
+
+def test_the_largest_shard_is_one_that_job_json_can_hold() -> None:
+    assert MAX_SHARD_BYTES == spec.MAX_SHARD_BYTES

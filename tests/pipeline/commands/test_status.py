@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands.options import StatusOptions
+from pipeline.commands.options.status import StatusOptions
 from pipeline.commands.status import Screen, status
 from pipeline.errors import ExitCode
 from pipeline.job.run_marker import RunMarker
@@ -80,6 +80,12 @@ def test_where_nobody_watches_each_status_stands_below_the_former() -> None:
     assert text.count("running: ") == 2
 
 
+def test_a_name_from_elsewhere_stays_on_its_line_and_reorders_nothing() -> None:
+    running = replace(at(NOW, ELSEWHERE, NOW), why="process 1 on a\nfinished: \u202eall")
+    text = drawn(io.StringIO(), running)
+    assert text.startswith("running: process 1 on a\\nfinished: \\u202eall\n")
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, hash_tei: str) -> Path:
     """The output folder of a run of 90 documents in three files."""
@@ -100,7 +106,7 @@ def broken(whole: Path, tmp_path: Path) -> Path:
 
 def said(output: Path, **how: bool) -> str:
     stream = io.StringIO()
-    options = StatusOptions(str(output), how.get("watch", False), how.get("json", False))
+    options = StatusOptions(output=str(output), **how)
     assert status(options, stream) is ExitCode.DONE
     return stream.getvalue()
 

@@ -21,11 +21,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.commands.options import VerifyOptions, make_parser, run_options
+from pipeline.commands.options.run import RunOptions
+from pipeline.commands.options.verify import VerifyOptions
 from pipeline.commands.run import run
 from pipeline.commands.verify import verify
 from pipeline.errors import ExitCode, NotProven, UsageError
-from tests.commands import ROOT, command, environment, started, tayyar_here
+from tests.commands import ROOT, command, environment, parsed, started, tayyar_here
 from tests.documents import documents
 from transforms.elements import DeadLetter, Reason, Stage
 from transforms.output.folder import OutputFolder
@@ -36,7 +37,7 @@ NOT_CHECKED = "not checked: the vectors against the model (give --sample N and -
 
 
 def options(out: Path, **more: Any) -> VerifyOptions:
-    return VerifyOptions(str(out), max_dead_letter_ratio=1.0, **more)
+    return VerifyOptions(output=str(out), max_dead_letter_ratio=1.0, **more)
 
 
 def job(root: Path, url: str) -> Path:
@@ -47,8 +48,8 @@ def job(root: Path, url: str) -> Path:
     (root / "in" / "plain.ndjson").write_bytes(data)
     (root / "in" / "packed.ndjson.gz").write_bytes(gzip.compress(b"\r\n".join([*lines[40:], b"broken", b""])))
     arguments = ["run", "--input", str(root / "in"), "--output", str(root / "out"), "--endpoint", url]
-    parsed, rest = make_parser().parse_known_args([*arguments, "--shard_bytes=3000", "--max_dead_letter_ratio=1"])
-    assert run(run_options(parsed, rest), say=lambda _: None) is ExitCode.DONE
+    options = parsed(RunOptions, *arguments, "--shard_bytes=3000", "--max_dead_letter_ratio=1")
+    assert run(options, say=lambda _: None) is ExitCode.DONE
     return root
 
 
@@ -174,10 +175,10 @@ def a_little_different(lines: list[bytes]) -> list[bytes]:
         (field_changed, "the line is not the source line with a vector"),
         (shortened, "the vector has 383 numbers, not 384"),
         (zero, "the vector is all zeros"),
-        (not_a_number, "the vector is no JSON"),
+        (not_a_number, "the vector is not JSON"),
         (beyond_float32, "the vector has numbers that no float32 holds"),
-        (nested, "the vector is no array of numbers"),
-        (null, "the vector is no array of numbers"),
+        (nested, "the vector is not an array of numbers"),
+        (null, "the vector is not an array of numbers"),
         (a_little_different, "its checksum is"),
     ],
 )
@@ -220,7 +221,7 @@ def test_a_truncated_output_is_found(out: Path, name: str, forge: bool) -> None:
 
 def test_lines_more_than_the_source_has_are_found(out: Path) -> None:
     edit(out, "data/plain-00001.ndjson", lambda lines: [*lines, lines[-1]], forge=True)
-    assert "data/plain-00001.ndjson: 1 lines more than the source has" in findings(out)
+    assert "data/plain-00001.ndjson: 1 line more than the source has" in findings(out)
 
 
 @pytest.mark.parametrize("shard", ["plain-00000", "plain-00001", "packed-00000", "packed-00001"])
@@ -298,7 +299,7 @@ def test_deleted_dead_letters_are_found(out: Path) -> None:
     [
         (lambda lines: [lines[0].replace(b"broken", b"brocken"), *lines[1:]], "does not hold that line"),
         (lambda lines: [lines[0].replace(b"invalid_json", b"invalid_utf8"), *lines[1:]], "its checksum is"),
-        (lambda lines: [b"nonsense\n", *lines[1:]], "byte 0: this is no dead letter"),
+        (lambda lines: [b"nonsense\n", *lines[1:]], "byte 0: this is not a dead letter"),
         (lambda lines: lines[1:], "the line is not the source line with a vector|is missing|cannot have a vector"),
         (lambda lines: [*lines, lines[-1]], "no source line begins at byte"),
     ],
@@ -373,7 +374,7 @@ def test_a_terminal_is_shown_how_far_it_is(finished: Path, processes: int) -> No
     finally:
         os.close(terminal)
         os.close(master)
-    assert "64.0/64.0" in shown
+    assert "64 of 64 records" in shown
     assert " records/s" in shown
     assert "verified: 64 records" in shown
     assert "WARNING" not in shown
@@ -408,6 +409,29 @@ def test_a_source_that_changed_behind_its_own_back_is_found(out: Path, source: P
     assert "the line is not the source line with a vector" in findings(out)
 
 
+def test_the_next_report_shows_when_it_was_verified_and_with_which_result(out: Path) -> None:
+    def reported() -> dict[str, Any]:
+        tayyar_here("report", "--output", out)
+        found: dict[str, Any] = json.loads((out / "_job/report.json").read_bytes())["verified"]
+        return found
+
+    assert verify(options(out), lambda _: None) is ExitCode.DONE
+    found = reported()
+    assert (found["passed"], found["findings"], found["current"]) == (True, 0, True)
+    (out / "data/x.ndjson").write_bytes(b"x")
+    (out / "data/y.ndjson").write_bytes(b"y")
+    findings(out)
+    found = reported()
+    assert (found["passed"], found["findings"]) == (False, 2)
+
+
+def test_a_folder_that_cannot_be_written_can_be_verified(out: Path) -> None:
+    (out / "_job/tmp").write_bytes(b"where new files would be written first")
+    said = tayyar_here("verify", "--output", out, "--max_dead_letter_ratio", 1)
+    assert "verified: 64 records" in said.stdout
+    assert "the report will not show this verification, because it cannot be saved" in said.stderr
+
+
 def test_ten_findings_are_shown_and_all_are_counted(out: Path) -> None:
     for number in range(25):
         (out / "data" / f"plain-{1000 + number:05d}.ndjson").write_bytes(b"x")
@@ -418,10 +442,10 @@ def test_ten_findings_are_shown_and_all_are_counted(out: Path) -> None:
 
 def test_a_folder_that_holds_no_job_is_refused(tmp_path: Path, out: Path) -> None:
     with pytest.raises(UsageError, match=f"{tmp_path} is not an output folder"):
-        verify(VerifyOptions(str(tmp_path)))
+        verify(VerifyOptions(output=str(tmp_path)))
     (out / "_job" / "plan.ndjson").unlink()
     with pytest.raises(UsageError, match=r"no _job/plan\.ndjson"):
-        verify(VerifyOptions(str(out)))
+        verify(VerifyOptions(output=str(out)))
 
 
 def test_control_c_promises_nothing(finished: Path) -> None:
@@ -434,7 +458,7 @@ def test_control_c_promises_nothing(finished: Path) -> None:
                 said, _ = process.communicate(timeout=20)
     assert process.returncode == 130
     assert "tayyar: stopped" in said
-    assert "goes on from here" not in said
+    assert "continues from here" not in said
 
 
 def test_the_proof_takes_bounded_memory(tmp_path: Path, hash_tei: str) -> None:
@@ -442,12 +466,11 @@ def test_the_proof_takes_bounded_memory(tmp_path: Path, hash_tei: str) -> None:
     lines = [b'{"content":"%s %d","embedding":null}' % (text.encode(), number) for number in range(1500)]
     (tmp_path / "in.ndjson").write_bytes(b"\n".join(lines))
     arguments = ["run", "--input", f"{tmp_path}/in.ndjson", "--output", f"{tmp_path}/out", "--endpoint", hash_tei]
-    parsed, rest = make_parser().parse_known_args(arguments)
-    run(run_options(parsed, rest), say=lambda _: None)
+    run(parsed(RunOptions, *arguments), say=lambda _: None)
     assert (tmp_path / "out" / "data" / "in-00000.ndjson").stat().st_size > 12 << 20
     tracemalloc.start()
     try:
-        verify(VerifyOptions(f"{tmp_path}/out"), lambda _: None)
+        verify(VerifyOptions(output=f"{tmp_path}/out"), lambda _: None)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -504,7 +527,7 @@ def test_a_source_that_is_gone_is_checked_in_the_output_alone_and_the_last_line_
     said: list[str] = []
     assert verify(options(out), said.append) is ExitCode.DONE
     assert re.fullmatch(
-        rf"not checked: 1 of 2 sources, which are gone \({re.escape(str(source))}\): their 43 records were checked in "
+        rf"not checked: 1 of 2 sources, gone \({re.escape(str(source))}\): 43 records of them, checked in "
         r"the output alone; the vectors against the model \(give .*\)",
         said[-1],
     )
@@ -544,8 +567,7 @@ def test_more_dead_letters_than_allowed_end_with_their_exit_code(finished: Path)
 def test_a_job_of_dead_letters_alone_is_no_success(tmp_path: Path, hash_tei: str) -> None:
     (tmp_path / "in.ndjson").write_bytes(b'{"content":""}\n' * 5)
     arguments = ["run", "--input", f"{tmp_path}/in.ndjson", "--output", f"{tmp_path}/out", "--endpoint", hash_tei]
-    parsed, rest = make_parser().parse_known_args([*arguments, "--max_dead_letter_ratio=1"])
-    assert run(run_options(parsed, rest), say=lambda _: None) is ExitCode.DONE
+    assert run(parsed(RunOptions, *arguments, "--max_dead_letter_ratio=1"), say=lambda _: None) is ExitCode.DONE
     shown = tayyar_here("verify", "--output", tmp_path / "out", code=4).stdout
     assert "all 5 records are dead letters, more than --max_dead_letter_ratio 0.01 allows" in shown
     tayyar_here("verify", "--output", tmp_path / "out", "--max_dead_letter_ratio", 1)
@@ -635,8 +657,7 @@ def test_long_lines_of_escaped_names_are_checked_in_linear_time(tmp_path: Path, 
     (tmp_path / "in.ndjson").write_bytes(b'{"content":"one",%s}\n' % names)
     assert (tmp_path / "in.ndjson").stat().st_size > 8 << 20
     arguments = ["run", "--input", f"{tmp_path}/in.ndjson", "--output", f"{tmp_path}/out", "--endpoint", hash_tei]
-    parsed, rest = make_parser().parse_known_args(arguments)
-    assert run(run_options(parsed, rest), say=lambda _: None) is ExitCode.DONE
+    assert run(parsed(RunOptions, *arguments), say=lambda _: None) is ExitCode.DONE
     started = time.process_time()
     assert verify(options(tmp_path / "out"), lambda _: None) is ExitCode.DONE
     assert time.process_time() - started < 3

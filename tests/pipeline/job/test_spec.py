@@ -12,6 +12,7 @@ import pytest
 from pipeline.errors import UsageError
 from pipeline.job.spec import JobSpec, ServedModel, encode_job, join, read_job, renamed, write_job
 from tests.shards import folder
+from transforms.output.layout import Column
 from transforms.tei.settings import ModelIdentity, Overlong
 from transforms.tei.vector_space import PROBE_TEXTS, VectorSpace
 
@@ -48,12 +49,15 @@ OTHER_SETTINGS: dict[str, Any] = {
     "embedding_field": "vector",
     "shard_bytes": 1,
     "output_format": "parquet",
+    "vector_type": "float16",
+    "columns": (Column("id", "string"),),
 }
 ONLY_RECORDED: dict[str, Any] = {
     "inputs": ("/other/*.ndjson",),
     "wire_format": "/v1/embeddings, base64",
     "version": "9.9",
     "exclude": ("**/old",),
+    "pyarrow": "99.0.0",
     "dimensions": 384,
 }
 

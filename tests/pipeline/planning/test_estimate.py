@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.planning.estimate import NAME
+from pipeline.planning.estimate import NAME, read_estimate
 from tests.commands import tayyar, tayyar_here, texts_embedded
 from tests.documents import documents, write_ndjson
 from tests.tei_simulator.process import TeiSimulator
@@ -92,4 +92,14 @@ def test_without_an_output_folder_nothing_is_written(corpus: Path, tmp_path: Pat
 
 def test_a_text_field_that_nothing_has_is_refused(corpus: Path, hash_tei: str) -> None:
     said = tayyar_here("plan", "--input", corpus, "--endpoint", hash_tei, "--text_field", "body", code=2).stderr
-    assert "--text_field body: none of the first 26 records has a text there" in said
+    assert "--text_field body: no text there in the first 26 records looked at" in said
+
+
+@pytest.mark.parametrize("name", ["records", "seconds", "price_per_hour"])
+@pytest.mark.parametrize("value", ["-1", "1e300", "18446744073709551615", '"7"', "true", "[]"])
+def test_a_saved_estimate_out_of_bounds_is_none(tmp_path: Path, name: str, value: str) -> None:
+    output = OutputFolder(str(tmp_path), "test")
+    output.write(NAME, [b'{"records":5}'])
+    assert read_estimate(output) == {"records": 5}
+    output.write(NAME, [f'{{"{name}":{value}}}'.encode()])
+    assert read_estimate(output) is None

@@ -4,6 +4,7 @@ import numpy as np
 
 from pipeline.planning.throughput import Level, Speed, probe_speed
 from pipeline.runners.endpoint import probed
+from tests.commands import texts_embedded
 from tests.tei_simulator.process import TeiSimulator
 from transforms.tei.settings import EndpointSettings
 
@@ -26,7 +27,7 @@ def test_a_device_of_known_speed_is_found_to_have_it() -> None:
     # How far both are below what their devices can is the test's machine's affair.
     assert found.best.documents_per_second < 400
     assert 2 < found.best.documents_per_second / slower.best.documents_per_second < 6
-    assert found.embeddings.vectors.shape == (32, 384)
+    assert found.embeddings.vectors.shape == (4, 384)
     assert np.isfinite(found.embeddings.vectors).all()
 
 
@@ -39,3 +40,24 @@ def test_the_best_is_the_fastest() -> None:
     levels = (Level(32, 10.0), Level(64, 30.0), Level(128, 20.0))
     embeddings = speed_of("{}", permits=4).embeddings
     assert Speed(levels, embeddings).best == levels[1]
+
+
+def test_a_slow_endpoint_is_measured_as_far_as_the_time_allows_and_no_longer() -> None:
+    with TeiSimulator(["--faults", '{"texts_per_second": 60}', "--max_batch_requests", "4"]) as server:
+        settings, _ = probed(EndpointSettings((server.url,)), None)
+        before = texts_embedded(server.url)
+        found = probe_speed(settings, 512, TEXTS, max_seconds=3)
+        embedded = texts_embedded(server.url) - before
+    assert [level.in_flight for level in found.levels] == [32]
+    assert 20 < found.best.documents_per_second < 70
+    # 96 texts and more were asked for before the end, and what was under way then was not waited for.
+    assert embedded < 300
+
+
+def test_an_endpoint_that_embeds_nothing_in_time_is_known_by_its_first_texts() -> None:
+    with TeiSimulator(["--faults", '{"texts_per_second": 60}', "--max_batch_requests", "4"]) as server:
+        settings, _ = probed(EndpointSettings((server.url,)), None)
+        found = probe_speed(settings, 512, TEXTS, max_seconds=0)
+    (level,) = found.levels
+    assert level.in_flight == 4
+    assert 10 < level.documents_per_second < 60

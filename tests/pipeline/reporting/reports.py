@@ -68,7 +68,7 @@ def nasty_report(estimate: Mapping[str, Any] | None = ESTIMATE) -> Report:
         examples=examples,
         estimate=estimate,
         verified=Verified("2026-01-02T03:04:05+00:00", passed=True, findings=0, current=True),
-        last_run=LastRun(f"tayyar run {SCRIPT}", (SCRIPT,), 1000.0, 120.0, 107.0, 228),
+        last_run=LastRun(f"tayyar run {SCRIPT}", (SCRIPT,), 1000.0, 120.0, 107.0, 228, 228, 0, 0),
     )
 
 

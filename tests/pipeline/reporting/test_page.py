@@ -67,6 +67,25 @@ def test_what_documents_hold_is_text_and_never_markup() -> None:
     assert names.isdisjoint({"script", "img", "iframe", "link", "object"})
 
 
+def test_what_hides_or_reorders_text_is_shown_as_an_escape() -> None:
+    unsafe = "a\x1b[2J\u202eb"
+    report = nasty_report()
+    model = dataclasses.replace(report.job.model, model_id=unsafe, sha=unsafe)
+    example = dataclasses.replace(
+        report.dead_letters[0].examples[0], text=unsafe, detail=unsafe, source=f"/in/{unsafe}"
+    )
+    report = dataclasses.replace(
+        report,
+        output=unsafe,
+        job=dataclasses.replace(report.job, model=model),
+        dead_letters=(dataclasses.replace(report.dead_letters[0], examples=(example,)),),
+        sources=(dataclasses.replace(report.sources[0], path=f"/in/{unsafe}"),),
+    )
+    page = render(report)
+    assert not re.search("[\x00-\x08\x0b-\x1f\u202e]", page)
+    assert page.count("a\\x1b[2J\\u202eb") >= 8
+
+
 def test_the_page_needs_nothing_else() -> None:
     for tag, attributes in Tags(render(nasty_report())).found:
         for name, value in attributes.items():

@@ -33,8 +33,18 @@ def test_prometheus_reads_what_the_report_holds() -> None:
     assert found["tayyar_texts_in_queue", ""] == report.bottleneck.texts_in_queue
     assert found["tayyar_device_busy_ratio", ""] == report.bottleneck.device_busy
     assert found["tayyar_dollars", ""] == report.totals.dollars
+    assert found["tayyar_dollars_not_spent", ""] == report.totals.dollars_not_spent
+    sent, reused, duplicates = (found[f"tayyar_documents_{name}", ""] for name in ("sent", "reused", "duplicate"))
+    assert sent + reused + duplicates == report.totals.embedded
     assert found["tayyar_complete", ""] == 1
     assert found["tayyar_job_info", SCRIPT] == 1
+
+
+def test_what_hides_or_reorders_text_is_an_escape() -> None:
+    report = nasty_report()
+    model = dataclasses.replace(report.job.model, model_id="a\x1b[2J\u202eb")
+    report = dataclasses.replace(report, job=dataclasses.replace(report.job, model=model))
+    assert parsed(report)["tayyar_job_info", "a\\x1b[2J\\u202eb"] == 1
 
 
 def test_the_histogram_counts_up() -> None:

@@ -14,6 +14,7 @@ from pipeline.job.ledger import Ledger, SourceLedger
 from pipeline.job.sharding import Plan
 from pipeline.reporting.report import (
     VERIFIED,
+    Former,
     expected_records,
     file_name,
     make_report,
@@ -30,6 +31,7 @@ from tests.pipeline.reporting.reports import unfinished_report
 from tests.shards import folder, receipt
 from transforms.elements import RequestStatistics, Source
 from transforms.storage.api import WrittenFile
+from transforms.tei.settings import Overlong
 
 FIRST = Source("/in/wiki_00.ndjson", "wiki_00", 200, "1.0")
 SECOND = Source("/in/more/wiki_07.ndjson.gz", "more/wiki_07", 50, "2.0", compressed=True)
@@ -89,6 +91,9 @@ def test_the_report_adds_up() -> None:
         "sent": 243_075,
         "reused": 0,
         "duplicates": 0,
+        "truncated": 0,
+        "nan_lines": 0,
+        "unfit": {},
         "at_limit": 6,
         "dead_letters": 3,
         "dead_letters_by_reason": {"empty_text": 2, "missing_text": 1},
@@ -96,6 +101,8 @@ def test_the_report_adds_up() -> None:
         "seconds": 4.0,
         "documents_per_second": 60768.75,
         "dollars": 2.0,
+        "dollars_per_document": 2.0 / 243_075,
+        "dollars_not_spent": 0.0,
         "tokens": 300,
         "requests": 30,
         "retries": 3,
@@ -108,15 +115,91 @@ def test_the_report_adds_up() -> None:
     }
     assert report.latency_ms == Latency(10, 20, 20, {10: 60, 20: 39, 500: 1})
     assert (report.complete, report.balanced, report.price_per_hour) == (False, True, 1800.0)
-    assert report.sources[1] == SourceReport(SECOND.path, "more/wiki_07", 50, 1, None, False, 10, 7, 3)
+    assert report.sources[1] == SourceReport(SECOND.path, "more/wiki_07", 50, 1, None, False, 10, 7, 7, 0, 0, 0, 3)
 
 
 def test_vectors_that_were_reused_say_nothing_of_the_endpoint() -> None:
     one = receipt(0, FIRST, embedded=100, sent=10, reused=80, duplicates=10, records=100, statistics=statistics())
     report = make_report(Ledger(Plan((FIRST,), 100), (SourceLedger(FIRST, {0: one}, True),)), JOB, "/out", None)
     assert (report.totals.sent, report.totals.reused, report.totals.duplicates) == (10, 80, 10)
+    (source,) = report.sources
+    assert (source.sent, source.reused, source.duplicates) == (10, 80, 10)
     found = report.bottleneck
     assert (found.queue_ms_per_text, found.inference_ms_per_text, found.round_trip_ms_per_text) == (0.7, 0.5, 5.0)
+
+
+def reused_ledger() -> Ledger:
+    """A shard that took 2 s and another one that took 10 and sent nothing."""
+    sent = receipt(
+        0, FIRST, embedded=100, sent=40, reused=50, duplicates=10, records=100, started_at=0.0, finished_at=2.0,
+        truncated=12, truncated_at=tuple(range(0, 20, 2)),
+    )  # fmt: skip
+    none = receipt(1, FIRST, embedded=30, sent=0, reused=30, records=30, started_at=10.0, finished_at=20.0)
+    gone = receipt(0, SECOND, embedded=7, records=8, dead_letters=1, reasons={"empty_text": 1})
+    done = SourceLedger(FIRST, {0: sent, 1: none}, True)
+    return Ledger(Plan((FIRST,), 100), (done,), (SECOND.path,), gone_receipts=(gone,))
+
+
+def test_what_was_not_sent_would_have_cost_what_the_others_did() -> None:
+    report = make_report(reused_ledger(), JOB, "/out", 3600.0)
+    assert report.totals.dollars_per_document == pytest.approx(2.0 / 40)
+    assert report.totals.dollars_not_spent == pytest.approx(90 * 2.0 / 40)
+    run = run_of(Ledger(Plan((FIRST,), 100), ()), reused_ledger(), [], [], 0.0, 21.0)
+    assert (run.documents, run.sent, run.reused, run.duplicates) == (130, 40, 80, 10)
+    lines = list(summary(report, run))
+    assert (
+        "this run: 130 documents (40 sent, 80 reused, 10 of equal texts) in 12 s of work, 10.8 documents/s; "
+        "21 s from start to end"
+    ) in lines
+    assert "not spent: $4.50 for reused vectors and equal texts" in lines
+    assert make_report(reused_ledger(), JOB, "/out", None).totals.dollars_not_spent is None
+
+
+def test_where_nothing_was_sent_the_price_of_a_document_is_that_of_the_former_report(tmp_path: Path) -> None:
+    output = folder(tmp_path)
+    write_report(make_report(reused_ledger(), JOB, "/out", 3600.0), output)
+    none = receipt(0, FIRST, embedded=30, sent=0, reused=30, records=30)
+    only_reused = Ledger(Plan((FIRST,), 100), (SourceLedger(FIRST, {0: none}, True),))
+    former = read_former(output).dollars_per_document
+    report = make_report(only_reused, JOB, "/out", 3600.0, former_price=former)
+    assert report.totals.dollars_not_spent == pytest.approx(30 * 0.05)
+    assert make_report(only_reused, JOB, "/out", 3600.0).totals.dollars_not_spent is None
+
+
+def test_truncated_texts_are_counted_by_file_and_the_first_ten_have_places() -> None:
+    report = make_report(reused_ledger(), JOB, "/out", None)
+    assert (report.totals.truncated, report.sources[0].truncated, report.truncation.method) == (12, 12, "tokens")
+    assert [(place.source, place.offset) for place in report.truncation.first] == [
+        (FIRST.path, offset) for offset in range(0, 20, 2)
+    ]
+    lines = list(summary(report, None))
+    assert lines[0] == "wiki_00.ndjson: embeddings = 130, documents = 130, truncated = 12"
+    assert (
+        "truncated: about 12 documents of 40 sent, by the tokens of replies and the lengths of texts; "
+        "the first is at byte 0 of /in/wiki_00.ndjson"
+    ) in lines
+
+
+@pytest.mark.parametrize(
+    ("tokens", "overlong", "method"),
+    [(9, Overlong.TRUNCATE, "tokens"), (0, Overlong.TRUNCATE, "characters"), (9, Overlong.DEAD_LETTER, "refused")],
+)
+def test_a_report_names_the_way_in_which_truncated_texts_are_found(
+    tokens: int, overlong: Overlong, method: str
+) -> None:
+    one = receipt(0, FIRST, statistics=RequestStatistics(tokens=tokens, requests=1), truncated=1, truncated_at=(7,))
+    job = dataclasses.replace(JOB, overlong=overlong)
+    report = make_report(Ledger(Plan((FIRST,), 100), (SourceLedger(FIRST, {0: one}, True),)), job, "/out", None)
+    assert report.truncation.method == method
+    if method == "characters":
+        assert any("there may be more" in line for line in summary(report, None))
+
+
+def test_what_is_kept_of_inputs_that_are_gone_is_counted_apart() -> None:
+    report = make_report(reused_ledger(), JOB, "/out", None)
+    assert dataclasses.asdict(report.gone) == {"sources": 1, "records": 8, "embedded": 7, "dead_letters": 1}
+    assert (report.totals.records, report.totals.embedded, report.totals.dead_letters) == (130, 130, 0)
+    assert "kept: 7 documents of 1 input that no longer exist" in list(summary(report, None))
 
 
 def test_a_report_names_the_space_and_all_names_of_its_model() -> None:
@@ -156,7 +239,7 @@ def test_quantiles_are_the_buckets_in_which_they_lie(histogram: dict[int, int]) 
         assert getattr(report.latency_ms, name) == values[rank - 1]
 
 
-WHOLE_RUN = LastRun("", (), 0.0, 185.4, 4.0, 243_075)
+WHOLE_RUN = LastRun("", (), 0.0, 185.4, 4.0, 243_075, 243_075, 0, 0)
 
 
 def test_the_summary_is_what_the_user_of_the_tutorial_knows() -> None:
@@ -170,7 +253,7 @@ def test_the_summary_is_what_the_user_of_the_tutorial_knows() -> None:
         "this run: 243,075 documents in 4 s of work, 60,769 documents/s; 3 min 05 s from start to end",
         "cost: $2.00 for the time of work, at $1,800 an hour",
         "not complete: 3 of an unknown number of shards are done (80% of about 303,835 records), shards are missing of "
-        "/in/more/wiki_07.ndjson.gz; the same run command goes on from here",
+        "/in/more/wiki_07.ndjson.gz; the same run command continues from here",
     ]
 
 
@@ -178,7 +261,7 @@ def test_an_unfinished_job_says_how_much_is_missing() -> None:
     *_, last = summary(unfinished_report(), None)
     assert last == (
         "not complete: 15 of 19 shards are done (78% of about 57 records), shards are missing of /in/a.ndjson; "
-        "the same run command goes on from here"
+        "the same run command continues from here"
     )
 
 
@@ -192,7 +275,7 @@ def test_of_many_files_those_that_are_not_complete_come_first() -> None:
 
 def test_the_summary_of_a_resumed_run_tells_both() -> None:
     report = make_report(ledger(), JOB, "/out", None)
-    lines = list(summary(report, LastRun("", (), 0.0, 2.5, 0.5, 75)))
+    lines = list(summary(report, LastRun("", (), 0.0, 2.5, 0.5, 75, 75, 0, 0)))
     assert "this run: 75 documents in 0.5 s of work, 150 documents/s; 2.5 s from start to end" in lines
     assert "the job: 243,075 documents in 4 s of work, 60,769 documents/s" in lines
 
@@ -261,7 +344,18 @@ def test_the_last_verification_is_read(tmp_path: Path, saved: bytes, findings: i
     assert (found.passed, found.findings, found.current) == (not findings, findings, current)
 
 
-@pytest.mark.parametrize("saved", [b"", b"[]", b"{}", b'{"at": 5, "findings": 0}', b'{"at": "today", "findings": 0}'])
+@pytest.mark.parametrize(
+    "saved",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"at": 5, "findings": 0}',
+        b'{"at": "today", "findings": 0}',
+        b'{"at": "2026-01-02", "findings": -1}',
+        b'{"at": "2026-01-02", "findings": 1e999}',
+    ],
+)
 def test_a_damaged_verification_is_none(tmp_path: Path, saved: bytes) -> None:
     output = folder(tmp_path)
     output.write(VERIFIED, [saved])
@@ -272,7 +366,7 @@ def test_a_damaged_verification_is_none(tmp_path: Path, saved: bytes) -> None:
 def test_a_damaged_former_report_is_none(tmp_path: Path, saved: bytes) -> None:
     output = folder(tmp_path)
     output.write(output.report, [saved])
-    assert read_former(output) == (None, None)
+    assert read_former(output) == Former(None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -284,7 +378,7 @@ def test_a_damaged_former_report_is_none(tmp_path: Path, saved: bytes) -> None:
     ],
 )
 def test_a_file_is_named_with_the_folders_that_its_outputs_keep(path: str, name: str, shown: str) -> None:
-    assert file_name(SourceReport(path, name, 1, 1, 1, True, 0, 0, 0)) == shown
+    assert file_name(SourceReport(path, name, 1, 1, 1, True, 0, 0, 0, 0, 0, 0, 0)) == shown
 
 
 def test_the_report_is_saved_as_json_and_its_successor_reads_it(tmp_path: Path) -> None:
@@ -293,4 +387,14 @@ def test_the_report_is_saved_as_json_and_its_successor_reads_it(tmp_path: Path) 
     saved: dict[str, Any] = json.loads(output.read(output.report) or b"")
     assert (saved["job"]["overlong"], saved["job"]["model"]["model_id"]) == ("truncate", JOB.model.model_id)
     assert saved["latency_ms"]["histogram"] == {"10": 60, "20": 39, "500": 1}
-    assert read_former(output) == (1.3, WHOLE_RUN)
+    assert read_former(output) == Former(1.3, 1.3 * 4 / 3600 / 243_075, WHOLE_RUN)
+
+
+@pytest.mark.parametrize(
+    "change", [{"started_at": 1e300}, {"started_at": -1.0}, {"wall_seconds": 1e300}, {"documents": 1 << 60}]
+)
+def test_a_last_run_that_cannot_be_shown_is_left_out(tmp_path: Path, change: dict[str, Any]) -> None:
+    output = folder(tmp_path)
+    run = dataclasses.asdict(WHOLE_RUN) | change
+    output.write(output.report, [json.dumps({"price_per_hour": 1.3, "last_run": run}).encode()])
+    assert read_former(output) == Former(1.3, None, None)

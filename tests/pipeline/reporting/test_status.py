@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import replace
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
@@ -47,7 +48,7 @@ def at(now: float, by: RunMarker | None, *finished: float, seconds: float = 10.0
     [
         (None, [NOW], 10, True, State.FINISHED, "every shard"),
         (ELSEWHERE, [NOW], 10, True, State.FINISHED, "every shard"),
-        (None, [NOW], 10, False, State.STOPPED, "the same run command goes on"),
+        (None, [NOW], 10, False, State.STOPPED, "the same run command continues"),
         (GONE, [NOW], 10, False, State.STOPPED, "is gone"),
         (ELSEWHERE, [NOW - 599], 10, False, State.RUNNING, "elsewhere"),
         (ELSEWHERE, [NOW - 601], 10, False, State.STALLED, "no shard for 10 min 01 s"),
@@ -55,7 +56,7 @@ def at(now: float, by: RunMarker | None, *finished: float, seconds: float = 10.0
         (ELSEWHERE, [NOW - 751], 250, False, State.STALLED, "limit 12 min 30 s"),
         (None, [NOW - 5], 10, False, State.STOPPED, "last shard 5 s ago"),
         (REMOTE, [NOW - 599], 10, False, State.RUNNING, "is gone, but shards are being finished"),
-        (REMOTE, [NOW - 601], 10, False, State.STOPPED, "is gone; the same run command goes on"),
+        (REMOTE, [NOW - 601], 10, False, State.STOPPED, "is gone; the same run command continues"),
         (ELSEWHERE, [], 10, False, State.RUNNING, "has finished no shard yet"),
     ],
 )
@@ -110,6 +111,27 @@ def test_an_endpoint_that_reports_no_times_is_not_called_idle() -> None:
     assert lines[-1] == (
         "endpoint: 64 texts in flight, times in its queue and its device not reported; 20 requests, 1 repeated"
     )
+
+
+def test_the_rate_is_the_endpoints_and_the_time_left_counts_reused_documents() -> None:
+    one = receipt(
+        0, SOURCE, records=50, embedded=50, sent=10, reused=35, duplicates=5, started_at=NOW - 10, finished_at=NOW
+    )
+    half = Ledger(Plan((SOURCE,), 100), (SourceLedger(SOURCE, {0: one}, False),))
+    began = datetime.fromtimestamp(NOW - 20, timezone.utc).isoformat()
+    found = status_of(half, JOB, replace(ELSEWHERE, since=began), NOW, partial=12)
+    assert (found.sent, found.reused, found.duplicates, found.partial) == (10, 35, 5, 12)
+    assert found.recent_rate == pytest.approx(10 / 20)
+    assert found.overall_rate == pytest.approx(10 / 10)
+    assert found.seconds_left == pytest.approx(450 / (50 / 20))
+    assert "not sent: 35 took a former output's vector, 5 that of an equal text" in lines_of(found)
+    assert "saved: 12 vectors of unfinished shards" in lines_of(found)
+
+
+def test_where_all_vectors_are_reused_there_is_no_rate() -> None:
+    one = receipt(0, SOURCE, records=50, embedded=50, sent=0, reused=50)
+    whole = Ledger(Plan((SOURCE,), 100), (SourceLedger(SOURCE, {0: one}, True),))
+    assert "rate: nothing was sent" in lines_of(status_of(whole, JOB, None, NOW))
 
 
 def test_where_nothing_was_sent_there_is_no_line_of_the_endpoint() -> None:

@@ -23,6 +23,13 @@ def test_stretches_are_parted_by_pauses_alone() -> None:
     assert stretches_of(receipts) == [Stretch(100, 107, 0.0), Stretch(200, 201, 7.0)]
 
 
+def test_a_clock_that_is_set_back_makes_no_time_negative() -> None:
+    receipts = [shard(100, 104), shard(300, 290), shard(200, 201)]
+    assert stretches_of(receipts) == [Stretch(100, 104, 0.0), Stretch(200, 201, 4.0), Stretch(290, 290, 5.0)]
+    found = timeline(receipts)
+    assert sum(found.documents_per_second) * found.bucket_seconds == pytest.approx(30)
+
+
 SHARDS = st.lists(
     st.tuples(st.floats(0, 5000), st.floats(0.01, 300), st.integers(0, 9000)).map(
         lambda t: shard(t[0], t[0] + t[1], t[2])

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipeline.runners.progress import Progress, records_expected
+from pipeline.runners.progress import CountBar, Progress, records_expected
 from tests.shards import SOURCE, folder, put, receipt
 from transforms.elements import Source
 from transforms.output.folder import OutputFolder
@@ -29,6 +30,13 @@ def test_the_bar_counts_the_receipts_that_appear(tmp_path: Path, capsys: pytest.
     assert last.startswith("100%|")
     # The receipts are of the seconds 1001 to 1003.
     assert last.endswith("| 2,500 of 2,500 documents, 1,250 documents/s")
+
+
+def test_a_bar_of_other_things_has_the_same_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    with CountBar(1200, "dead letter", visible=True) as bar:
+        assert shown(capsys).endswith("| 0 of 1,200 dead letters")
+        bar.add(1200)
+    assert re.search(r"^100%\|.*\| 1,200 of 1,200 dead letters, [\d,]+ dead letters/s$", shown(capsys))
 
 
 class Run:

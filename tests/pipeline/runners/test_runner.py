@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import os
 import pickle
 import re
@@ -15,14 +14,12 @@ from apache_beam.options.pipeline_options import DirectOptions, SetupOptions, St
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.testing.util import assert_that, equal_to
 
-from pipeline.commands.options import RunOptions, make_parser, run_options
 from pipeline.errors import ExitCode, PipelineFailed, UsageError
 from pipeline.runners.runner import beam_options, make_runner, meaning_of, require_reach, run_pipeline
-from transforms.embed_shards import TooManyDeadLetters
+from transforms.early_stop import TooManyDeadLetters
 from transforms.ndjson.decompress import DamagedSource
 from transforms.read_shards import SourceChanged
 from transforms.tei import errors
-from transforms.tei.settings import EndpointSettings
 
 ENDPOINT_ERRORS = [
     errors.EndpointError,
@@ -85,19 +82,10 @@ def test_the_main_session_is_never_pickled() -> None:
     assert beam_options(["--save_main_session"]).view_as(SetupOptions).save_main_session is False
 
 
-def told(**different: Any) -> RunOptions:
-    options = run_options(
-        make_parser().parse_args(
-            ["run", "--input", "gs://b/in/*", "--output", "gs://b/out", "--endpoint", "http://tei"]
-        ),
-        [],
-    )
-    return dataclasses.replace(options, **different)
-
-
-def reach(**different: Any) -> tuple[tuple[str, ...], str, tuple[str, ...]]:
-    options = told(**different)
-    return options.inputs, options.output, options.endpoint.urls
+def reach(
+    inputs: tuple[str, ...] = ("gs://b/in/*",), output: str = "gs://b/out", urls: tuple[str, ...] = ("http://tei",)
+) -> tuple[tuple[str, ...], str, tuple[str, ...]]:
+    return inputs, output, urls
 
 
 def test_options_that_beams_validator_refuses_are_wrong_usage() -> None:
@@ -120,11 +108,11 @@ def test_dataflow_is_given_what_it_can_reach() -> None:
     [
         (
             {"inputs": ("gs://b/in", "/here/*")},
-            "--input /here/* is on this machine, which Dataflow's workers do not see",
+            "--input /here/* is on this machine, which Dataflow's workers cannot see",
         ),
         ({"output": "/here"}, "--output /here is on this machine"),
         ({"output": "s3://b/out"}, "--output s3://b/out cannot be read by Dataflow's workers"),
-        ({"endpoint": EndpointSettings(())}, "Give the address of a server"),
+        ({"urls": ()}, "Give the address of a server"),
     ],
 )
 def test_what_dataflow_cannot_reach_is_refused(runner: str, different: dict[str, Any], message: str) -> None:

@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.commands.options import VerifyOptions, make_parser, run_options, verify_options
+from pipeline.commands.options.parser import parse
+from pipeline.commands.options.run import RunOptions
+from pipeline.commands.options.verify import VerifyOptions
 from pipeline.commands.run import run
 from pipeline.commands.verify import verify
 from pipeline.errors import ExitCode, NotProven, UsageError
 from pipeline.verification.sampling import Sample, require_same_space
-from tests.commands import tayyar_here
+from tests.commands import parsed, tayyar_here
 from tests.documents import write_corpus
 from tests.tei_simulator.clients import Simulator
 from tests.tei_simulator.process import TeiSimulator
 from transforms.storage.api import Crc32c
-from transforms.tei.settings import EndpointSettings
 from transforms.tei.vector_space import PROBE_TEXTS, VectorSpace
 
 NAME = "wiki_00-00001.ndjson"
@@ -41,8 +42,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, simulator: Simulator) -> 
     root = tmp_path_factory.mktemp("spot")
     write_corpus(root / "in", files=2, per_file=60)
     arguments = ["run", "--input", str(root / "in"), "--output", str(root / "out"), "--endpoint", simulator.url]
-    options, rest = make_parser().parse_known_args([*arguments, "--shard_bytes=9000", "--prompt_name=query"])
-    assert run(run_options(options, rest), lambda _: None) is ExitCode.DONE
+    options = parsed(RunOptions, *arguments, "--shard_bytes=9000", "--prompt_name=query")
+    assert run(options, lambda _: None) is ExitCode.DONE
     return root / "out"
 
 
@@ -52,7 +53,7 @@ def out(finished: Path, tmp_path: Path) -> Path:
 
 
 def options(folder: Path, simulator: Simulator, sample: int, **more: Any) -> VerifyOptions:
-    return VerifyOptions(str(folder), sample=sample, endpoint=EndpointSettings((simulator.url,)), **more)
+    return VerifyOptions(output=str(folder), sample=sample, urls=(simulator.url,), **more)
 
 
 def proven(folder: Path, simulator: Simulator, sample: int, **more: Any) -> str:
@@ -116,7 +117,7 @@ def test_an_untouched_folder_passes_with_its_own_settings(
 
 def test_exchanged_vectors_are_found_and_whose_they_are(out: Path, simulator: Simulator) -> None:
     exchange(output_file(out), 2, 7)
-    verify(VerifyOptions(str(out)), lambda _: None)  # receipts and lines are as they should be
+    verify(VerifyOptions(output=str(out)), lambda _: None)  # receipts and lines are as they should be
     message = findings(out, simulator, 1000)
     assert f"{output_file(out)}, line 3 (byte " in message
     assert "their cosine is " in message
@@ -124,7 +125,7 @@ def test_exchanged_vectors_are_found_and_whose_they_are(out: Path, simulator: Si
     assert "; it is that of line 3\n" in message
     assert message.startswith("2 findings in ")
     assert message.endswith(
-        "2 of 120 documents that were embedded again have another vector. Vectors stand beside texts that are not "
+        "2 of 120 documents embedded again have another vector. Vectors stand beside texts that are not "
         "theirs: what wrote them mixed up their order."
     )
 
@@ -204,10 +205,10 @@ def test_the_seed_chooses_and_processes_do_not(out: Path, simulator: Simulator) 
     assert found != findings(out, simulator, 60, seed=4)
 
 
-def test_an_endpoint_without_a_sample_is_refused() -> None:
-    parsed = make_parser().parse_args(["verify", "--output", "out", "--endpoint", "http://127.0.0.1:1"])
-    with pytest.raises(UsageError, match="say how many with --sample N"):
-        verify_options(parsed)
+@pytest.mark.parametrize("option", [("--endpoint", "http://127.0.0.1:1"), ("--model", ".")])
+def test_an_endpoint_or_a_model_without_a_sample_is_refused(option: tuple[str, str]) -> None:
+    with pytest.raises(UsageError, match=f"{option[0]} is for embedding documents again"):
+        parse(["verify", "--output", "out", *option])
 
 
 def test_the_command_compares(finished: Path, simulator: Simulator) -> None:
@@ -225,8 +226,8 @@ def test_every_line_is_as_likely_as_any_other() -> None:
         for number in range(20):
             (first if number < 3 else second).offer("file", number)
         sample.add([*first.picks, *second.picks])
-        assert [pick.offset for pick in sample.picks] == sorted({pick.offset for pick in sample.picks})
+        assert [pick.place for pick in sample.picks] == sorted({pick.place for pick in sample.picks})
         assert len(sample.picks) == 5
         for pick in sample.picks:
-            counts[pick.offset] += 1
+            counts[pick.place] += 1
     assert all(400 < count < 600 for count in counts)  # 500 is the mean, 19 the standard deviation

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.errors import NotProven
 from pipeline.verification.findings import WrongLine
 from pipeline.verification.vectors import (
     ROW,
@@ -16,6 +17,7 @@ from pipeline.verification.vectors import (
     is_same_to_a_tokenizer,
     norm_tolerance,
     parse_vector,
+    read_document,
 )
 
 
@@ -27,18 +29,18 @@ def test_arrays_of_numbers_are_read(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"[1,true]", "no array of numbers"),
-        (b'["1","2"]', "no array of numbers"),
-        (b'{"1":2}', "no array of numbers"),
-        (b"[[1],2]", "no array of numbers"),
-        (b"[1,null]", "no array of numbers"),
-        (b"12", "no array of numbers"),
-        (b"[1,Infinity]", "no JSON"),
-        (b"[+1]", "no JSON"),
-        (b"[1,]", "no JSON"),
-        (b"[01]", "no JSON"),
-        (b'[1],"b":1', "no JSON"),
-        (b"", "no JSON"),
+        (b"[1,true]", "not an array of numbers"),
+        (b'["1","2"]', "not an array of numbers"),
+        (b'{"1":2}', "not an array of numbers"),
+        (b"[[1],2]", "not an array of numbers"),
+        (b"[1,null]", "not an array of numbers"),
+        (b"12", "not an array of numbers"),
+        (b"[1,Infinity]", "not JSON"),
+        (b"[+1]", "not JSON"),
+        (b"[1,]", "not JSON"),
+        (b"[01]", "not JSON"),
+        (b'[1],"b":1', "not JSON"),
+        (b"", "not JSON"),
     ],
 )
 def test_anything_else_is_refused(data: bytes, words: str) -> None:
@@ -152,3 +154,11 @@ def test_the_same_text_may_have_the_same_vector(tmp_path: Path) -> None:
     rows["text"] = 1
     found.add(rows)
     assert found.find() is None
+
+
+def test_a_line_that_has_changed_since_it_was_checked_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.ndjson").write_text('{"content": "a", "embedding": [1]}\n')
+    text, vector = read_document(f"{tmp_path}/a.ndjson", 0, "content", "embedding")
+    assert (text, vector.tolist()) == ("a", [1])
+    with pytest.raises(NotProven, match=r"a\.ndjson, byte 7: the record has changed"):
+        read_document(f"{tmp_path}/a.ndjson", 7, "content", "embedding")

@@ -2,17 +2,20 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import hashlib
 import io
 import random
 import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import zstandard
 from backports import zstd
 
-from transforms.ndjson.decompress import COMPRESSIONS, DamagedSource, decompressed_chunks
+from transforms.ndjson.decompress import COMPRESSIONS, DamagedSource, decompressed_chunks, window_bytes
 from transforms.ndjson.lines import CHUNK_BYTES
 
 
@@ -124,10 +127,46 @@ def test_a_small_file_that_grows_a_thousandfold_stays_small_in_memory(ending: st
     assert peak < 8 << 20
 
 
+_READ_ALL = """
+import hashlib, os, resource, sys
+from transforms.ndjson.decompress import decompressed_chunks
+digest, path = hashlib.sha256(), sys.argv[1]
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with open(path, "rb") as file:
+    for chunk in decompressed_chunks(file, path, os.path.getsize(path)):
+        digest.update(chunk)
+print(digest.hexdigest(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems count a process's memory in other units")
+@pytest.mark.parametrize("window_log", [28, pytest.param(31, marks=pytest.mark.slow)])
+def test_matches_far_back_in_a_long_window_are_read_in_the_windows_memory(tmp_path: Path, window_log: int) -> None:
+    # The same lines at both ends of a window, and between them what compresses to nothing: an encoder that finds the
+    # first ones stores them once.
+    lines = b"".join(b'{"content":"%s"}\n' % random.Random(n).randbytes(40).hex().encode() for n in range(20_000))
+    blank = b" " * (CHUNK_BYTES - 1) + b"\n"
+    blanks = ((1 << window_log) - 2 * len(lines)) // len(blank)
+    parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=window_log, enable_ldm=True)
+    digest, path = hashlib.sha256(), tmp_path / "far.zst"
+    with path.open("wb") as file, zstandard.ZstdCompressor(compression_params=parameters).stream_writer(file) as writer:
+        for part in (lines, *[blank] * blanks, lines):
+            writer.write(part)
+            digest.update(part)
+    once = len(zstandard.ZstdCompressor(level=1).compress(lines))
+    assert once < path.stat().st_size < 1.5 * once
+    assert window_bytes(path.read_bytes()[:18]) == 1 << window_log
+
+    program = [sys.executable, "-c", _READ_ALL, str(path)]
+    found, kibibytes = subprocess.run(program, capture_output=True, text=True, check=True).stdout.split()
+    assert found == digest.hexdigest()
+    assert int(kibibytes) << 10 < (1 << window_log) + (32 << 20)
+
+
 _SMALL_MEMORY = """
-import io, resource
+import io, resource, sys
 from transforms.ndjson.decompress import DamagedSource, decompressed_chunks
-stored = bytes.fromhex("{stored}")
+stored = bytes.fromhex(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
 try:
     list(decompressed_chunks(io.BytesIO(stored), "/in/a.zst", len(stored)))
@@ -137,13 +176,14 @@ except DamagedSource as damage:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not bound a process's memory so")
-def test_a_window_beyond_the_memory_is_an_error_that_gives_its_size() -> None:
+@pytest.mark.parametrize("before", [b"", _zst(FIRST), b"\x50\x2a\x4d\x18\x04\0\0\0skip"])
+def test_a_window_beyond_the_memory_is_an_error_that_gives_its_size(before: bytes) -> None:
     options: dict[int, int] = {zstd.CompressionParameter.window_log: 28, zstd.CompressionParameter.compression_level: 1}
     compressor = zstd.ZstdCompressor(options=options)
     stored = bytearray(compressor.compress(FIRST) + compressor.flush())
     assert stored[5] == (28 - 10) << 3
     stored[5] = (31 - 10) << 3  # the largest window that there is
-    script = _SMALL_MEMORY.format(stored=stored.hex())
-    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    program = [sys.executable, "-c", _SMALL_MEMORY, (before + stored).hex()]
+    printed = subprocess.run(program, capture_output=True, text=True, check=True).stdout
     assert "/in/a.zst cannot be decompressed in the memory that is left: its window alone takes 2048 MiB." in printed
     assert "compress the file without --long" in printed

@@ -66,8 +66,6 @@ def test_a_line_that_is_no_document_says_why(content: bytes, reason: Reason, det
     ("content", "text"),
     [
         (b'{"content":"a"}', "a"),
-        (b'{"content":"a","x":NaN}', "a"),
-        (b'{"content":"a","x":[Infinity,-Infinity]}', "a"),
         (BOM + b'{"content":"a"}', "a"),
         (b'{"content":["a",""," ","b"]}', "a\nb"),
         (b' \t{ "content" : "a" } \r', "a"),
@@ -86,6 +84,12 @@ def test_a_line_that_is_no_document_says_why(content: bytes, reason: Reason, det
 )
 def test_a_document_keeps_its_line_and_has_its_text(content: bytes, text: str) -> None:
     assert parsed(content) == Document(7, content, text, False)
+
+
+@pytest.mark.parametrize("constant", [b"NaN", b"Infinity", b"-Infinity"])
+def test_what_python_writes_and_json_lacks_is_noted(constant: bytes) -> None:
+    content = b'{"content":"NaN","x":[{"y":%s}]}' % constant
+    assert parsed(content) == Document(7, content, "NaN", False, has_nan=True)
 
 
 @pytest.mark.parametrize(

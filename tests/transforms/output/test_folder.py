@@ -179,7 +179,7 @@ def test_what_is_no_regular_file_or_too_large_is_not_read(tmp_path: Path) -> Non
     with pytest.raises(StorageError, match=r"_job/job\.json has more than 4 bytes"):
         output.read("_job/job.json", 4)
     os.mkfifo(tmp_path / "_job/plan.ndjson")
-    with pytest.raises(StorageError, match=r"_job/plan\.ndjson is no regular file"):
+    with pytest.raises(StorageError, match=r"_job/plan\.ndjson is not a regular file"):
         output.read(output.plan)  # waited for a writer, forever
-    with pytest.raises(StorageError, match="_job is no regular file"):
+    with pytest.raises(StorageError, match="_job is not a regular file"):
         output.read("_job")

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from tests.shards import JOB, MADE, SOURCE, folder, put, receipt
 from transforms.elements import Reason, RequestStatistics, Shard
-from transforms.output.receipts import Provenance, Receipt, decode_receipt, encode_receipt, is_done
+from transforms.output.receipts import (
+    MAX_TRUNCATED_PLACES,
+    Provenance,
+    Receipt,
+    decode_receipt,
+    encode_receipt,
+    is_done,
+)
 from transforms.storage.api import FileStat, WrittenFile
 
 NAMES = st.text(min_size=1)
@@ -43,8 +50,11 @@ def receipts(draw: st.DrawFn) -> Receipt:
             sent=COUNTS,
             reused=COUNTS,
             duplicates=COUNTS,
+            nan_lines=COUNTS,
             dead_letters=COUNTS,
             reasons=st.dictionaries(st.sampled_from([reason.value for reason in Reason]), COUNTS),
+            truncated=COUNTS,
+            truncated_at=st.lists(COUNTS, max_size=MAX_TRUNCATED_PLACES).map(tuple),
             started_at=SECONDS,
             finished_at=SECONDS,
             output=st.just(output),
@@ -113,6 +123,10 @@ def _without(name: str) -> bytes:
                 {"index": 10**12},
                 {"embedded": -3},
                 {"embedded": 3.0},
+                {"truncated": -1},
+                {"truncated_at": [-1]},
+                {"truncated_at": list(range(11))},
+                {"truncated_at": 5},
                 {"sent": True},
                 {"records": 1 << 54},
                 {"end": -1},
@@ -217,7 +231,7 @@ def test_a_shard_of_which_anything_is_missing_is_not_done(tmp_path: Path, name: 
 @pytest.mark.parametrize("field", ["shard", "output", "dead_letter_output"])
 def test_what_names_a_file_outside_the_folder_is_no_receipt(field: str, name: str) -> None:
     value = name if field == "shard" else WrittenFile(name, 1, "AAAAAA==")
-    with pytest.raises(ValueError, match="this is no receipt"):
+    with pytest.raises(ValueError, match="this is not a receipt"):
         decode_receipt(encode_receipt(receipt(**{field: value})))
 
 

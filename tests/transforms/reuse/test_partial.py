@@ -7,13 +7,15 @@ import numpy as np
 import orjson
 import pytest
 
-from tests.shards import folder
+from tests.shards import LAYOUT, MADE, embedded_shard, folder
 from transforms.elements import Vectors
 from transforms.output.folder import OutputFolder
-from transforms.reuse.index import FormerFile, write_index
+from transforms.reuse.index import FormerFile, make_index
+from transforms.reuse.keys import encode_keys
 from transforms.reuse.partial import (
     FOLDER,
     PartialWriter,
+    count_partial,
     decode_header,
     decode_partial,
     encode_partial,
@@ -22,6 +24,7 @@ from transforms.reuse.partial import (
 from transforms.reuse.reuse import find_vectors
 from transforms.storage.api import WrittenFile
 from transforms.storage.base import StorageError
+from transforms.write_embedded import write_shard
 
 TEXTS = [f"text {number}" for number in range(6)]
 VECTORS = np.arange(1, 13, dtype=np.float32).reshape(6, 2)
@@ -53,7 +56,7 @@ def writer(output: OutputFolder, clock: Clock) -> PartialWriter:
 
 
 def saved(output: OutputFolder) -> list[str]:
-    """The texts whose vectors were put down."""
+    """The texts whose vectors were saved."""
     found = []
     for name in output.list(FOLDER):
         header, digests, vectors = decode_partial(output.read(name) or b"")
@@ -69,7 +72,7 @@ def decode(text: str) -> list[bytes]:
     return decode_partial(b"".join(encode_partial("x", "s", "truncate", [text], VECTORS[:1])))[1]
 
 
-def test_vectors_that_were_there_at_two_looks_are_put_down_when_the_shard_is_old_enough(tmp_path: Path) -> None:
+def test_vectors_that_were_there_at_two_looks_are_saved_when_the_shard_is_old_enough(tmp_path: Path) -> None:
     output, clock, pending = folder(tmp_path), Clock(), Pending()
     one = writer(output, clock)
     try:
@@ -90,12 +93,36 @@ def test_vectors_that_were_there_at_two_looks_are_put_down_when_the_shard_is_old
         one.look()
         assert saved(output) == [TEXTS[0], TEXTS[3], TEXTS[4]]
         assert len(output.list(FOLDER)) == 1
-        one.remove("wiki-00000")
+        assert count_partial(output, output.list(), [], "space") == 3
+        assert count_partial(output, output.list(), ["wiki-00000"], "space") == 0
+        assert count_partial(output, output.list(), [], "another") == 0
+        assert one.remove("wiki-00000") in output.list(FOLDER)
+        assert one.remove("wiki-00000") is None
         pending.arrive(1, 2, 5)
         clock.now += 100
         one.look()
         one.look()
         assert saved(output) == [TEXTS[0], TEXTS[3], TEXTS[4]]
+    finally:
+        one.close()
+
+
+def test_a_shard_that_is_forgotten_during_a_look_is_not_saved(tmp_path: Path) -> None:
+    class Forgotten(Pending):
+        def so_far(self) -> tuple[Vectors, frozenset[int]]:
+            if clock.now > 100:
+                one.clear()
+            return super().so_far()
+
+    output, clock, pending = folder(tmp_path), Clock(), Forgotten()
+    one = writer(output, clock)
+    try:
+        one.add("wiki-00000", TEXTS, pending)
+        pending.arrive(0)
+        one.look()
+        clock.now += 100
+        one.look()
+        assert saved(output) == []
     finally:
         one.close()
 
@@ -115,7 +142,7 @@ def test_a_storage_that_fails_costs_nothing_but_the_saving(tmp_path: Path, caplo
         one.look()
     finally:
         one.close()
-    assert "the vectors of wiki-00000 so far cannot be put down" in caplog.text
+    assert "the vectors of wiki-00000 so far cannot be saved" in caplog.text
 
 
 @pytest.mark.parametrize("at", [0, 5, -40, -1])
@@ -144,10 +171,27 @@ def test_vectors_that_were_put_down_are_found_by_the_whole_digest_of_their_texts
     _, digests, _ = decode_partial(content)
     file = FormerFile(output.path(written.path), written.bytes, written.crc32c, None, "")
     # The keys are in another order than the vectors: the digests decide.
-    handle = write_index(output, [(file, keys_of([digests[1], digests[0], digests[2]]))], "run")
-    assert handle is not None
-    index = handle.open()
+    index = make_index([(file, keys_of([digests[1], digests[0], digests[2]]))])
     assert index is not None
     found = find_vectors(["unknown", *TEXTS], index, 2)
     assert found.mask.tolist() == [False, False, False, True, False, False, False]
     assert found.vectors[3].tolist() == VECTORS[2].tolist()
+
+
+def test_a_file_is_used_up_by_the_shard_that_takes_all_of_its_vectors(tmp_path: Path) -> None:
+    output = folder(tmp_path)
+    written = output.write(f"{FOLDER}/x", encode_partial("wiki-00000", "space", "truncate", TEXTS[:3], VECTORS[:3]))
+    file = FormerFile(output.path(written.path), written.bytes, written.crc32c, None, "")
+    index = make_index([(file, encode_keys(TEXTS[:3]))])
+    assert index is not None
+    assert find_vectors([TEXTS[1], "other"], index, 2).used_up == []
+    assert find_vectors([*TEXTS[:3], "other"], index, 2).used_up == [file.path]
+
+
+def test_a_shards_files_go_when_its_receipt_is_written(tmp_path: Path) -> None:
+    output = folder(tmp_path)
+    for name in ("x", "y"):
+        output.write(f"{FOLDER}/{name}", encode_partial("wiki-00000", "space", "truncate", TEXTS, VECTORS))
+    shard = dataclasses.replace(embedded_shard(), partial=(f"{FOLDER}/x",))
+    write_shard(shard, output, MADE, LAYOUT)
+    assert list(output.list(FOLDER)) == [f"{FOLDER}/y"]

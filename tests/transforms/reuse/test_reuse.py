@@ -13,7 +13,7 @@ from transforms.elements import Document, Reason, RequestStatistics
 from transforms.embed_shards import assemble
 from transforms.ndjson.splice import embedded_lines, json_key
 from transforms.output.folder import OutputFolder
-from transforms.reuse.index import FormerFile, IndexHandle, ReuseIndex, write_index
+from transforms.reuse.index import FormerFile, IndexHandle, ReuseIndex, make_index, write_index
 from transforms.reuse.keys import KEY_BYTES, encode_keys, key_of
 from transforms.reuse.reuse import FILES_ALWAYS_OPENED, count_known, distinct, find_vectors
 from transforms.tei.tasks import Embeddings, Rejection
@@ -37,7 +37,8 @@ def output_of(output: OutputFolder, name: str, texts: Sequence[str]) -> FormerFi
 def index_of(output: OutputFolder, files: Sequence[Sequence[str]]) -> tuple[IndexHandle | None, list[FormerFile]]:
     made = [output_of(output, f"data/f-{number:05d}.ndjson", texts) for number, texts in enumerate(files)]
     entries = [(file, encode_keys(texts)) for file, texts in zip(made, files, strict=True)]
-    return write_index(output, entries, "run"), made
+    index = make_index(entries)
+    return (None if index is None else write_index(output, index, "run")), made
 
 
 def opened(handle: IndexHandle | None) -> ReuseIndex:
@@ -70,7 +71,8 @@ def test_what_is_found_is_each_texts_own_vector_and_all_that_there_is(
 def test_two_texts_with_one_key_are_told_apart(tmp_path: Path) -> None:
     output = folder(tmp_path)
     file = output_of(output, "data/f-00000.ndjson", ["former"])
-    index = opened(write_index(output, [(file, key_of("new"))], "run"))
+    index = make_index([(file, key_of("new"))])
+    assert index is not None
     assert not find_vectors(["new"], index, DIMENSIONS).mask.any()
 
 
@@ -106,7 +108,8 @@ def test_vectors_of_another_size_or_that_are_none_are_not_used(tmp_path: Path) -
     ]
     written = output.write("data/f-00000.ndjson", lines)
     file = FormerFile(output.path(written.path), written.bytes, written.crc32c, "content", "embedding")
-    index = opened(write_index(output, [(file, encode_keys("abcdefg"))], "run"))
+    index = make_index([(file, encode_keys("abcdefg"))])
+    assert index is not None
     with np.errstate(over="ignore"):
         assert find_vectors(list("abcdefg"), index, DIMENSIONS).mask.tolist() == [False] * 6 + [True]
 
@@ -155,7 +158,10 @@ def test_whatever_is_found_sent_or_rejected_every_document_gets_its_own(
         n: Rejection(Reason.REJECTED_BY_ENDPOINT, text, 422, 1) for n, text in enumerate(new) if text in refused
     }
     vectors[list(rejections)] = 0
-    embeddings, reused, duplicates = assemble(each, found, Embeddings(vectors, rejections, RequestStatistics()))
+    long = [n for n, text in enumerate(new) if text in "ace" and n not in rejections]
+    sent = Embeddings(vectors, rejections, RequestStatistics(), long)
+    embeddings, reused, duplicates = assemble(each, found, sent)
+    assert list(embeddings.truncated) == [n for n, text in enumerate(texts) if text in {new[place] for place in long}]
     assert len(embeddings.vectors) == len(texts)
     bad = refused - known
     for n, text in enumerate(texts):

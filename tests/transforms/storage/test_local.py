@@ -26,9 +26,9 @@ def test_a_pipe_a_socket_a_device_and_a_folder_are_no_files_to_read(tmp_path: Pa
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "socket"))
         for path in (tmp_path / "pipe", tmp_path / "socket", tmp_path, Path("/dev/zero")):
-            with pytest.raises(StorageError, match=f"{path} is no regular file"):
+            with pytest.raises(StorageError, match=f"{path} is not a regular file"):
                 storage.open_for_reading(str(path))
-            with pytest.raises(StorageError, match=f"{path} is no regular file"):
+            with pytest.raises(StorageError, match=f"{path} is not a regular file"):
                 storage.read_bytes(str(path))
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from botocore import exceptions as of_s3
@@ -41,12 +43,12 @@ def test_an_object_whose_metadata_changed_has_its_former_version() -> None:
 
 def test_a_name_that_no_bucket_can_have_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:1")
-    gcs._client.cache_clear()
+    gcs._make_client.cache_clear()
     try:
         with pytest.raises(StorageError, match="gs://_bad/out: Bucket names must start and end"):
             gcs.read("gs://_bad/out", 1)
     finally:
-        gcs._client.cache_clear()
+        gcs._make_client.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -77,6 +79,25 @@ def test_a_name_that_no_bucket_can_have_is_told(monkeypatch: pytest.MonkeyPatch)
 def test_what_amazons_library_raises_is_a_storage_error(raised: Exception, words: str) -> None:
     with pytest.raises(StorageError, match=words), s3._explained("s3://b/out"):
         raise raised
+
+
+@pytest.mark.parametrize("store", [gcs, s3])
+def test_threads_that_begin_at_once_share_one_client(store: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    store._make_client.cache_clear()
+    try:
+        threads, start = 8, threading.Barrier(8)
+
+        def use(_: int) -> int:
+            start.wait(10)
+            return id(store._client())
+
+        with ThreadPoolExecutor(threads) as pool:
+            assert len(set(pool.map(use, range(threads)))) == 1
+    finally:
+        store._make_client.cache_clear()
 
 
 @pytest.mark.parametrize("buffer_bytes", [1, 100, 1000, 5000])

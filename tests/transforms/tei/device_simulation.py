@@ -123,6 +123,10 @@ class Client:
         """Whether all documents were delivered."""
         return not (self._documents or self._queued or self.under_way)
 
+    def stop(self) -> None:
+        """Send nothing more after what is queued."""
+        self._documents = 0
+
     def send(self) -> None:
         """Send what may be sent now, and come back when more may be."""
         simulation = self._simulation

@@ -24,7 +24,7 @@ IDENTITY = ModelIdentity("hash", "abc", "float32", "mean", DIMENSIONS, "1.9.3")
 
 @contextmanager
 def clients(*servers: ScriptedTei, **options: Any) -> Iterator[TeiClient]:
-    own = {name: options.pop(name) for name in ("rng",) if name in options}
+    own = {name: options.pop(name) for name in ("rng", "clock") if name in options}
     options = {"give_up_after": 10.0, "request_timeout": 5.0, **options}
     settings = EndpointSettings(urls=tuple(server.url for server in servers), **options)
     own = {"rng": random.Random(0), **own}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transforms.tei.concurrency_limit import MAX_TIMEOUT, MIN_SHARED_REQUEST, ConcurrencyLimit
+from transforms.tei.concurrency_limit import MAX_TIMEOUT, ConcurrencyLimit
 
 from .device_simulation import DeviceSimulation, Server
 
@@ -36,8 +36,7 @@ def test_a_fast_device_is_busy_and_its_queue_short(texts_per_second: float, batc
     simulation = DeviceSimulation(Server(texts_per_second, batch, headers=headers))
     simulation.run(5)
     measured = simulation.run(5)
-    # Where the device takes all that waits at once, times of some milliseconds, cut to whole ones, say little.
-    assert measured.busy > (0.94 if (texts_per_second, batch) == (20000, 512) else 0.98)
+    assert measured.busy > 0.98
     assert measured.queue < max(2 * BATCH, 2 * batch) + 32
     assert measured.max_in_flight <= 512
 
@@ -64,8 +63,7 @@ def test_a_change_of_speed_is_followed_within_ten_seconds(
     simulation.server.texts_per_second = after
     assert simulation.run(10).wasted == 0
     measured = simulation.run(10)
-    # By round trips alone, the shortest one is looked for by letting the queue drain, which a long way prolongs.
-    assert measured.busy > (0.98 if headers or not latency else 0.88)
+    assert measured.busy > 0.98
     assert measured.queue < 2 * 64 + max(BATCH, 0.3 * after)
 
 
@@ -76,10 +74,10 @@ def test_somebody_elses_query_waits_for_three_batches_at_most(
 ) -> None:
     simulation = DeviceSimulation(Server(texts_per_second, batch, headers=headers))
     simulation.run(5)
-    simulation.ask(every=0.313)
-    waits = sorted(simulation.run(40).waits)
-    assert len(waits) > 120
-    assert waits[int(0.95 * len(waits))] < 3.5 * max(batch, BATCH) / texts_per_second
+    simulation.ask(every=1.013)
+    waits = sorted(simulation.run(120).waits)
+    assert len(waits) > 110
+    assert waits[int(0.95 * len(waits))] <= 3 * max(batch, BATCH) / texts_per_second
 
 
 @BOTH
@@ -88,43 +86,58 @@ def test_a_device_that_takes_as_long_for_one_text_as_for_many_gets_full_batches(
     simulation.run(5)
     measured = simulation.run(5)
     assert measured.busy > 0.98
-    assert sum(measured.served) / 5 > 0.65 * 64 / 0.0206
+    assert sum(measured.served) / 5 > (0.95 if headers else 0.7) * 64 / 0.0206
 
 
 # --- crowds -----------------------------------------------------------------------------------------------------------
 
 
-@BOTH
-@pytest.mark.parametrize("processes", [1, 8])
+@pytest.mark.parametrize("processes", [1, None], ids=["unknown", "known"])
 @pytest.mark.parametrize("texts_per_second", [1000, 3000])
-def test_eight_workers_get_fair_shares(texts_per_second: float, processes: int, headers: bool) -> None:
-    server = Server(texts_per_second, 64, headers=headers, jitter=0.004)
-    simulation = DeviceSimulation(server, clients=8, processes=processes)
+@pytest.mark.parametrize("clients", [8, 16])
+def test_workers_that_do_not_know_of_each_other_get_fair_shares(
+    clients: int, texts_per_second: float, processes: int | None
+) -> None:
+    server = Server(texts_per_second, 64, jitter=0.004)
+    simulation = DeviceSimulation(server, clients=clients, processes=processes or clients)
     simulation.run(30)
     measured = simulation.run(60)
-    assert 0.65 < measured.shares[0] <= measured.shares[-1] < 1.35
+    assert 0.7 < measured.shares[0] <= measured.shares[-1] < 1.3
     assert measured.busy > 0.98
-    assert measured.refused < 0.25 * sum(measured.served) / BATCH
+    assert measured.refused < 0.03 * sum(measured.served) / BATCH
 
 
-@BOTH
-@pytest.mark.parametrize("processes", [1, 16])
-def test_sixteen_workers_on_permits_for_sixteen_requests_get_nearly_fair_shares(processes: int, headers: bool) -> None:
-    simulation = DeviceSimulation(Server(3000, 64, headers=headers, jitter=0.004), clients=16, processes=processes)
-    simulation.run(30)
-    measured = simulation.run(40)
-    assert 0.55 < measured.shares[0] <= measured.shares[-1] < 1.6
+@pytest.mark.parametrize("texts_per_second", [1000, 3000])
+@pytest.mark.parametrize("clients", [8, 16])
+def test_without_the_times_refusals_alone_make_shares_even_over_minutes(clients: int, texts_per_second: float) -> None:
+    """A worker with one request of 28 texts in flight has some hundred replies a minute, and a few refusals."""
+    simulation = DeviceSimulation(Server(texts_per_second, 64, headers=False, jitter=0.004), clients=clients)
+    simulation.run(60)
+    measured = simulation.run(300_000 / texts_per_second)
+    assert 0.5 < measured.shares[0] <= measured.shares[-1] < 1.6
     assert measured.busy > 0.98
+    assert measured.refused < 0.05 * sum(measured.served) / BATCH
 
 
-@BOTH
-def test_workers_that_come_late_get_their_share(headers: bool) -> None:
-    simulation = DeviceSimulation(Server(1000, 64, headers=headers, jitter=0.004), clients=4)
+def test_workers_that_come_late_get_their_share() -> None:
+    simulation = DeviceSimulation(Server(1000, 64, jitter=0.004), clients=4)
     simulation.run(20)
     simulation.join(4)
     simulation.run(20)
     measured = simulation.run(40)
-    assert 0.65 < measured.shares[0] <= measured.shares[-1] < 1.35
+    assert 0.7 < measured.shares[0] <= measured.shares[-1] < 1.3
+
+
+@BOTH
+def test_a_worker_whose_companions_have_gone_gets_the_whole_device(headers: bool) -> None:
+    simulation = DeviceSimulation(Server(3000, 64, headers=headers, jitter=0.004), clients=16)
+    simulation.run(30)
+    for client in simulation.clients[1:]:
+        client.stop()
+    simulation.run(10)
+    measured = simulation.run(10)
+    assert measured.busy > 0.98
+    assert measured.served[0] == sum(measured.served)
 
 
 def test_a_worker_that_is_alone_is_never_refused() -> None:
@@ -138,7 +151,7 @@ def test_a_gateway_that_counts_requests_is_not_asked_for_ever_smaller_ones(gate:
     simulation.run(20)
     measured = simulation.run(20)
     assert measured.busy > 0.8
-    assert sum(measured.served) / (measured.refused + 1) > MIN_SHARED_REQUEST / 1.5
+    assert sum(measured.served) / (measured.refused + 1) > BATCH
 
 
 # --- any device -------------------------------------------------------------------------------------------------------
@@ -178,15 +191,15 @@ def test_whatever_the_device_it_never_starves_and_the_bounds_are_kept(
 @given(st.integers(1, 600), st.integers(1, 64), st.randoms(use_true_random=False))
 def test_the_limit_stays_within_its_bounds_whatever_happens(permits: int, batch: int, rng: random.Random) -> None:
     limit = ConcurrencyLimit(permits, min(batch, permits), None, 60.0, rng.choice([0, 0.01, 1, 100]))
-    under_way: list[tuple[int, int, float]] = []
+    under_way: list[tuple[int, float, float]] = []
     now = 0.0
     for _ in range(200):
-        now += rng.expovariate(10)
+        now += rng.uniform(0, 0.2)
         texts = rng.randint(1, limit.request_texts)
         if limit.fits(texts, now):
-            under_way.append((texts, limit.acquire(texts), now))
+            under_way.append((texts, limit.acquire(texts, now), now))
         elif under_way:
-            texts, in_flight, sent_at = under_way.pop(rng.randrange(len(under_way)))
+            texts, text_seconds, sent_at = under_way.pop(rng.randrange(len(under_way)))
             end = rng.random()
             if end < 0.1:
                 limit.refused(sent_at, now)
@@ -194,8 +207,9 @@ def test_the_limit_stays_within_its_bounds_whatever_happens(permits: int, batch:
                 limit.timed_out(sent_at, now)
             elif end < 0.9:
                 seconds = now - sent_at
-                limit.replied(texts, in_flight, seconds, rng.uniform(0, 2) * seconds, rng.uniform(0, 2), now)
-            limit.release(texts)
+                queue, device = rng.uniform(0, 2) * seconds, rng.uniform(0, 2)
+                limit.replied(texts, text_seconds, sent_at, seconds, queue, device, now)
+            limit.release(texts, now)
         else:
             raise AssertionError("with nothing in flight, one request is always allowed")
         assert 1 <= limit.request_texts <= limit.limit <= permits
@@ -208,7 +222,7 @@ def test_the_limit_stays_within_its_bounds_whatever_happens(permits: int, batch:
 
 def test_requests_that_were_refused_together_lower_the_ceiling_once() -> None:
     limit = ConcurrencyLimit(512, BATCH)
-    limit.acquire(64)
+    limit.acquire(64, 0.0)
     assert limit.refused(sent_at=0.0, now=1.0)
     lowered = limit.limit
     assert not limit.refused(sent_at=0.5, now=1.1)
@@ -219,7 +233,7 @@ def test_requests_that_were_refused_together_lower_the_ceiling_once() -> None:
 
 def test_a_client_with_more_than_its_share_goes_back_to_it_when_refused() -> None:
     limit = ConcurrencyLimit(512, BATCH, 40)
-    limit.acquire(64)
+    limit.acquire(64, 0.0)
     limit.refused(sent_at=0.0, now=1.0)
     assert limit.limit <= 40
 
@@ -234,7 +248,7 @@ def test_one_text_is_always_allowed() -> None:
 
 def test_timeouts_make_requests_smaller_and_their_time_longer() -> None:
     limit = ConcurrencyLimit(512, BATCH, None, 60.0)
-    limit.acquire(64)
+    limit.acquire(64, 0.0)
     assert limit.timed_out(sent_at=0.0, now=60.0)
     assert not limit.timed_out(sent_at=0.0, now=60.1)  # under way together
     assert limit.timeout == 120

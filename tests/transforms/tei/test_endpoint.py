@@ -138,7 +138,9 @@ def test_it_ends_after_the_limit_without_a_success_and_not_before() -> None:
     timer.record_failure(109, "http://a", "refused")
     assert timer.left == pytest.approx(0.1)
     clock.now = 110
-    with pytest.raises(EndpointUnreachable, match=r"http://a has succeeded for 10 s.*give_up_after \(10 s\).*refused"):
+    with pytest.raises(
+        EndpointUnreachable, match=r"http://a has succeeded for 10 s; the client gives up after 10 s.*refused"
+    ):
         timer.record_failure(109, "http://a", "refused")
 
 
@@ -259,7 +261,7 @@ def test_before_the_handshake_a_single_request_may_go_out() -> None:
 
 def test_what_is_in_flight_during_a_handshake_stays_counted() -> None:
     one = Endpoint("http://tei", Backoff(random.Random(0)))
-    one.limit.acquire(6)
+    one.limit.acquire(6, 0.0)
     one.adopt(profile())
     assert one.limit.in_flight == 6
     one.adopt(profile(max_concurrent_requests=64))

@@ -121,5 +121,10 @@ def test_a_date_without_another_is_measured_by_our_own_clock() -> None:
     assert seconds == pytest.approx(60, abs=20)
 
 
+def test_a_message_is_shown_on_one_line() -> None:
+    assert classify(400, {}, native("no\nverified: 3\r\n records", "Validation")).message == "no verified: 3 records"
+    assert classify(502, {}, b"bad\n gateway\n").message == "bad gateway"
+
+
 def test_a_page_is_shown_in_part() -> None:
     assert len(classify(502, {}, b"x" * 10_000).message) == 300

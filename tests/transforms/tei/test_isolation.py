@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from typing import Any
 
 import numpy as np
@@ -224,6 +225,34 @@ def test_a_text_that_always_brings_the_endpoint_down_costs_itself_alone(says: Sa
     assert embeddings.rejections[7].reason is Reason.REJECTED_BY_ENDPOINT
 
 
+def test_a_text_that_always_hangs_the_server_costs_itself_alone() -> None:
+    ended = threading.Event()
+
+    def script(asked: Asked) -> Says | None:
+        return HANG_UP if "bad" in asked.texts and ended.wait(60) else None
+
+    texts = some_texts(20)
+    texts[7] = "bad"
+    with scripted(script) as tei, clients(tei, request_timeout=0.2) as client:
+        embeddings = client.submit(texts).result()
+        alone = [asked for asked in tei.asked if asked.documents == ["bad"]]
+        ended.set()
+    check(texts, embeddings, {7})
+    assert embeddings.rejections[7].reason is Reason.REJECTED_BY_ENDPOINT
+    assert embeddings.rejections[7].http_status is None
+    assert len(alone) >= 5
+
+
+def test_a_server_that_hangs_whatever_it_is_sent_blames_no_text() -> None:
+    ended = threading.Event()
+    with scripted() as tei, clients(tei, request_timeout=0.2, give_up_after=2) as client:
+        client.probe()
+        tei.script = lambda _: HANG_UP if ended.wait(60) else None
+        with pytest.raises(EndpointUnreachable):
+            client.submit(some_texts(3)).result()
+        ended.set()
+
+
 @pytest.mark.parametrize("status", [403, 404, 406])
 def test_a_filter_that_objects_to_one_text_does_not_end_the_job(status: int) -> None:
     script = when(lambda asked: "bad" in asked.texts, Says(status, b"<html>blocked</html>"))
@@ -247,7 +276,7 @@ def test_a_batch_limit_that_the_refusal_tells_is_found_at_once() -> None:
         lambda asked: len(asked.texts) > 4, error(422, "batch size 32 > maximum allowed batch size 4"), times=16
     )
     with scripted(script) as tei, clients(tei) as client:
-        check(some_texts(32), client.submit(some_texts(32)).result())
+        check(some_texts(31), client.submit(some_texts(31)).result())
         first, *others = [len(body["input"]) for body in bodies(tei)]
     assert first == 32
     assert max(others) == 4

@@ -44,7 +44,14 @@ def test_a_server_that_comes_back_the_same_is_believed() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"model_type": {}}, {"model_sha": {"a": 1}}, {"model_type": {"embedding": {"pooling": []}}}]
+    "change",
+    [
+        {"model_type": {}},
+        {"model_sha": {"a": 1}},
+        {"model_type": {"embedding": {"pooling": []}}},
+        {"model_id": "a\nverified: 3 records"},
+        {"version": "1.9.3\x1b[2J"},
+    ],
 )
 def test_an_info_that_makes_no_sense_is_refused(change: dict[str, Any]) -> None:
     with scripted(**change) as tei, clients(tei) as client, pytest.raises(EndpointRefused, match="base URL"):

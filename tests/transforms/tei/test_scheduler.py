@@ -73,12 +73,30 @@ def test_what_is_to_wait_waits() -> None:
     assert take(ours).task.job.number == 0
 
 
-def test_a_task_is_cut_to_what_a_request_may_hold_and_evenly() -> None:
-    one = endpoint()
+def test_a_task_is_cut_to_what_a_request_may_hold_and_its_rest_filled_up() -> None:
+    one, job = endpoint(permits=512), Job(0, ["text"] * 62, 4)
     ours, _ = scheduler(one)
     ours.limit_batch(one, 20)
-    ours.put([task(texts=32)])
-    assert [len(take(ours).task.indices) for _ in range(2)] == [16, 16]  # and a canary each: not 19 and 13
+    ours.put([Task(job, range(31), 0), Task(job, range(31, 62), 1)])
+    taken = [take(ours)]
+    while taken[-1].task.indices[-1] != 61:
+        ours.settle(taken[-1], Outcome.ANSWERED, reply=REPLY)
+        taken.append(take(ours))
+    assert [len(each.task.indices) for each in taken] == [19, 19, 19, 5]  # and a canary each
+    assert [index for each in taken for index in each.task.indices] == list(range(62))
+
+
+def test_a_rest_takes_no_text_of_another_shard_and_none_that_may_be_bad() -> None:
+    one, job = endpoint(permits=512), Job(0, ["text"] * 50, 4)
+    ours, _ = scheduler(one)
+    ours.limit_batch(one, 20)
+    ours.put([Task(job, range(25), 0), Task(job, range(25, 27), 1, blames=1), task(1, 0, 3)])
+    sizes = []
+    for _ in range(4):
+        assignment = take(ours)
+        sizes.append(len(assignment.task.indices))
+        ours.settle(assignment, Outcome.ANSWERED, reply=REPLY)
+    assert sizes == [19, 6, 2, 3]
 
 
 def test_the_canary_counts_as_a_text_in_flight() -> None:
@@ -321,7 +339,7 @@ def settle_somehow(ours: Scheduler, assignment: Assignment, rng: random.Random) 
     task, outcome = assignment.task, rng.choice([Outcome.ANSWERED, Outcome.ANSWERED, *Outcome])
     if assignment.profile is None:
         if outcome is Outcome.ANSWERED:
-            ours.adopt(assignment.endpoint, profile())
+            ours.adopt(assignment.endpoint, profile(max_concurrent_requests=40))
             outcome = Outcome.UNSENT
         ours.settle(assignment, outcome, [task])
     elif outcome is Outcome.ANSWERED:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from transforms.elements import Reason
 from transforms.tei.errors import EndpointUnreachable
-from transforms.tei.tasks import Job, Rejection, Task, cut
+from transforms.tei.tasks import Job, Rejection, Task, count_truncated, cut
 from transforms.tei.transport import Reply
 
 TEXTS = st.lists(st.text(max_size=30), max_size=60)
@@ -107,7 +107,9 @@ def reply_of(queue: str, inference: str, tokens: str, seconds: float) -> Reply:
 
 
 def count(job: Job, reply: Reply, texts: int, requests: int = 1, max_tokens: int = 512) -> None:
-    job.count_exchange(reply, texts, canary_tokens=9, max_tokens=max_tokens, requests_in_flight=requests)
+    job.count_exchange(
+        reply, range(texts), canary_tokens=9, max_tokens=max_tokens, truncates=True, requests_in_flight=requests
+    )
 
 
 def test_a_requests_statistics_are_its_texts_without_the_canary() -> None:
@@ -132,9 +134,32 @@ def test_a_device_that_is_idle_between_requests_shows() -> None:
     assert (sums.slot_ms, sums.busy_ms) == (50, 10)
 
 
-def test_texts_as_long_as_the_model_reads_are_counted_where_all_of_a_request_are() -> None:
+def test_texts_as_long_as_the_model_reads_are_counted_where_nearly_all_of_a_request_are() -> None:
     job = Job(0, ["text"] * 20, 4)
     count(job, reply_of("0", "1", "89", 0.1), 10, max_tokens=8)
-    count(job, reply_of("0", "1", "88", 0.1), 10, max_tokens=8)
+    count(job, reply_of("0", "1", "86", 0.1), 10, max_tokens=8)  # of 10 texts, 3 at most are a token short of 8
     job.store(range(20), np.ones((20, 4), np.float32))
-    assert job.result().statistics.at_limit == 10
+    assert job.result().statistics.at_limit == 10 + 7
+
+
+@given(
+    st.lists(st.integers(1, 4000), min_size=1, max_size=40).map(lambda found: sorted(found, reverse=True)),
+    st.integers(1, 5),
+    st.integers(3, 600),
+)
+def test_texts_that_are_truncated_are_found_where_tokens_follow_from_characters(
+    characters: list[int], per_token: int, max_tokens: int
+) -> None:
+    characters = [length * per_token for length in characters]
+    tokens = [min(length // per_token + 2, max_tokens) for length in characters]
+    at_limit = sum(length // per_token + 2 >= max_tokens for length in characters)
+    assert count_truncated(characters, sum(tokens), max_tokens) == at_limit
+    assert count_truncated(characters, 0, max_tokens) == 0
+
+
+def test_a_text_of_which_the_client_sends_the_beginning_is_truncated_unless_it_is_rejected() -> None:
+    job = Job(0, ["text"] * 3, 4)
+    job.truncate([2, 0])
+    job.store([0, 1], np.ones((2, 4), np.float32))
+    job.reject(2, Rejection(Reason.REJECTED_BY_ENDPOINT, "no", 422, 1))
+    assert job.result().truncated == [0]

@@ -17,7 +17,8 @@ import requests
 import tokenizers
 from safetensors.numpy import load_file
 
-from pipeline.commands.options import check_options, make_parser
+from pipeline.commands.options.check import CheckOptions
+from pipeline.commands.options.parser import parse
 from pipeline.embedded_tei.models.onnx_model import OnnxModel
 from pipeline.embedded_tei.models.onnx_optimizer import FUSED, INT8, optimize
 from pipeline.embedded_tei.models.registry import Encoding, ModelUnavailableError
@@ -26,7 +27,7 @@ from pipeline.errors import UsageError
 from pipeline.job.spec import read_job
 from pipeline.runners.endpoint import reached
 from tests.bert_graph import BertGraph
-from tests.commands import started, tayyar, tayyar_here
+from tests.commands import parsed, started, tayyar, tayyar_here
 from tests.tei_simulator.clients import embed, post
 from transforms.output.folder import OutputFolder
 
@@ -199,6 +200,15 @@ def test_a_missing_file_is_named_with_the_export_that_makes_it(tiny: Path, name:
         EmbeddedTei(["--model", str(tiny)]).__enter__()
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "kind"), [("config.json", "[]", "object"), ("modules.json", "{}", "array")]
+)
+def test_a_file_that_holds_something_else_is_named(tiny: Path, name: str, content: str, kind: str) -> None:
+    (tiny / name).write_text(content)
+    with pytest.raises(ModelUnavailableError, match=rf"{name} does not hold a JSON {kind}: export"):
+        OnnxModel(tiny)
+
+
 def test_a_dense_module_is_refused(tiny: Path) -> None:
     write(tiny, "modules.json", [{"type": "sentence_transformers.models.Dense"}])
     with pytest.raises(ModelUnavailableError, match="has a module Dense"):
@@ -206,15 +216,14 @@ def test_a_dense_module_is_refused(tiny: Path) -> None:
 
 
 def test_a_command_takes_a_folder_in_place_of_an_endpoint(tiny: Path) -> None:
-    options = check_options(make_parser().parse_args(["check", "--model", str(tiny)]), ())
+    options = parsed(CheckOptions, "check", "--model", tiny)
     with reached(options.endpoint, None, model=options.model) as (_, profile):
         assert (profile.identity.model_id, profile.identity.dimensions) == (str(tiny), 16)
 
 
 def test_a_folder_and_an_endpoint_are_one_too_many(tiny: Path) -> None:
-    arguments = make_parser().parse_args(["check", "--model", str(tiny), "--endpoint", "http://127.0.0.1:1"])
     with pytest.raises(UsageError, match="Give one of the two"):
-        check_options(arguments, ())
+        parse(["check", "--model", str(tiny), "--endpoint", "http://127.0.0.1:1"])
 
 
 @pytest.mark.parametrize("kind", ["Gather", "ReduceMax"])

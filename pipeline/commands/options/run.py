@@ -1,0 +1,44 @@
+"""The options of `run`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pipeline.commands.options.declare import option
+from pipeline.commands.options.shared import (
+    DeadLetterOptions,
+    EndpointOptions,
+    FormatOptions,
+    InputOptions,
+    OutputOptions,
+    PriceOptions,
+    absolute,
+)
+
+
+def _former_output(path: str) -> str:
+    return absolute(path, "--reuse").rstrip("/")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(InputOptions, OutputOptions, FormatOptions, EndpointOptions, DeadLetterOptions, PriceOptions):
+    """The options of `run`."""
+
+    TITLE: ClassVar[str] = "data"
+    SUMMARY: ClassVar[str] = "embed the documents; run it again to resume"
+    EXAMPLE: ClassVar[str] = "tayyar run --input 'wiki/*.ndjson' --output embedded --endpoint http://127.0.0.1:8080"
+    BEAM: ClassVar[str | None] = (
+        "Beam's own options are passed on. --runner's default is its in-process Fn API runner, without download."
+    )
+
+    reuse: tuple[str, ...] = option(
+        default=(),
+        parse=_former_output,
+        repeatable=True,
+        metavar="FOLDER",
+        meaning="another output folder whose vectors are used again where texts are the same; repeatable",
+    )
+    prune: bool = option(default=False, meaning="remove what was embedded of inputs that the patterns no longer match")
+    overwrite: bool = option(default=False, meaning="delete the output folder's former job and start over")
+    beam: tuple[str, ...] = ()  # the arguments left for Beam

@@ -1,0 +1,168 @@
+"""The command `plan`: estimate what a run would take, from a sample and some seconds of the endpoint's time."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from pipeline.commands.options.plan import PlanOptions
+from pipeline.errors import ExitCode, UsageError
+from pipeline.job.former import count_new, index_former
+from pipeline.job.ledger import ReceiptCache, read_ledger
+from pipeline.job.preflight import require_usable
+from pipeline.job.sharding import Plan, make_plan
+from pipeline.job.spec import JobSpec, describe_job, join, read_job
+from pipeline.planning.estimate import NAME, lines_of, make_estimate
+from pipeline.planning.sampling import take_sample
+from pipeline.planning.throughput import probe_speed
+from pipeline.planning.tokenize import CannotTokenize, count_tokens
+from pipeline.runners.endpoint import reached
+from transforms.elements import Document
+from transforms.ndjson.decompress import DamagedSource
+from transforms.output.folder import OutputFolder
+from transforms.output.values import choose_columns
+from transforms.tei.client import TeiClient, connect
+from transforms.tei.errors import EndpointUnreachable
+from transforms.tei.handshake import ServerInfo
+from transforms.tei.settings import EndpointSettings
+
+_GIVE_UP_SECONDS = 5.0  # at least one of several servers has just answered
+_TOKENIZED = 500  # documents: the endpoint's reply names every token
+_COUNTED_BYTES = 2 << 30  # of records that are read to find how many texts are new: half a minute
+
+
+def plan(options: PlanOptions, say: Callable[[str], None] = print) -> ExitCode:
+    """Say what a run would come to; only samples are sent.
+
+    Args:
+        options: what to embed, how and where to.
+        say: takes the lines for the person at the terminal.
+
+    Returns:
+        DONE.
+
+    Raises:
+        UsageError: if the inputs cannot be planned, or there is no document in the sample.
+        EndpointError: if the endpoint cannot do the job.
+    """
+    found = make_plan(options.inputs, options.output, options.shard_bytes, options.text_field, options.exclude)
+    for one in found.left_out if options.verbose else ():
+        say(f"left out: {one.path} ({one.reason})")
+    output = None if options.output is None else OutputFolder(options.output, run="plan")
+    if output is not None:
+        require_usable(output)
+    try:
+        sample = take_sample(found, options.text_field, options.embedding_field)
+    except DamagedSource as error:
+        raise UsageError(str(error)) from error
+    documents = [record.parsed for record in sample.records if isinstance(record.parsed, Document)]
+    if not documents:
+        raise UsageError(f"none of {len(sample.records)} sampled lines has a text. Check --input and --text_field.")
+    random.Random(0).shuffle(documents)
+    with reached(options.endpoint, options.expected_dimensions, model=options.model, say=say) as (endpoint, profile):
+        infos = _infos(endpoint)
+        # A server that does not answer now takes no texts, and nothing waits for it.
+        endpoint = dataclasses.replace(endpoint, urls=tuple(infos))
+        info = next(iter(infos.values()))
+        tokens = _tokens(endpoint, info, documents[:_TOKENIZED])
+        permits = sum(each.max_concurrent_requests for each in infos.values())
+        speed = probe_speed(endpoint, permits, [document.text for document in documents])
+    estimate = make_estimate(
+        found,
+        sample,
+        tokens,
+        speed,
+        info,
+        overlong=options.overlong,
+        embedding_field=options.embedding_field,
+        price_per_hour=options.price_per_hour,
+    )
+    if output is not None:
+        former = read_job(output)
+        job = describe_job(
+            endpoint,
+            profile,
+            inputs=options.inputs,
+            exclude=options.exclude,
+            text_field=options.text_field,
+            embedding_field=options.embedding_field,
+            shard_bytes=options.shard_bytes,
+            output_format=options.output_format.value,
+            vector_type=options.vector_type.value,
+            columns=choose_columns(
+                options.columns,
+                (document.line for document in documents),
+                former.columns if former is not None else (),
+            ),
+        )
+        estimate["new"] = _new(output, found, job, estimate)
+        output.write(NAME, [orjson.dumps(estimate, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)])
+        output.tidy()
+    for line in lines_of(estimate):
+        say(line)
+    return ExitCode.DONE
+
+
+def _new(output: OutputFolder, plan: Plan, job: JobSpec, estimate: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what is left to do in a folder that has vectors already; None for a folder that has none.
+
+    The value has `done`, documents in shards that stay as they are; `texts`, those without a vector among the
+    `documents` that were read; `exact`, whether all others were; and the `seconds` and `dollars` of all such texts.
+    """
+    existing = read_job(output)
+    if existing is None:
+        return None
+    try:
+        job = join(existing, job, output.root)
+    except UsageError:  # of other vectors: `run` refuses the folder, or starts over with --overwrite
+        return None
+    cache = ReceiptCache()
+    ledger = read_ledger(plan, output, job.digest, output.list(), cache)
+    index = index_former(output, job, [], cache)
+    if index is None:
+        return None
+    new = count_new(ledger.work_left(), plan, job, index, _COUNTED_BYTES)
+    texts: float = new.texts
+    if not new.exact:
+        texts *= max(0, estimate["documents"] - ledger.embedded) / max(1, new.documents)
+    seconds = texts / estimate["documents_per_second"]
+    price = estimate["price_per_hour"]
+    dollars = None if price is None else price * seconds / 3600
+    return {"done": ledger.embedded, **new._asdict(), "seconds": seconds, "dollars": dollars}
+
+
+def _infos(endpoint: EndpointSettings) -> dict[str, ServerInfo]:
+    """Return what each server reports of itself, for those that answer now, of which there is at least one."""
+    infos = {}
+    for url in endpoint.urls:
+        client = TeiClient(dataclasses.replace(endpoint, urls=(url,), give_up_after=_GIVE_UP_SECONDS))
+        try:
+            with contextlib.suppress(EndpointUnreachable):
+                infos[url] = client.info()
+        finally:
+            client.close()
+    if not infos:
+        raise EndpointUnreachable(
+            f"{', '.join(endpoint.urls)} no longer answers. Check that the server is still running."
+        )
+    return infos
+
+
+def _tokens(
+    endpoint: EndpointSettings, info: ServerInfo, documents: Sequence[Document]
+) -> list[tuple[Document, int | None]] | None:
+    """Return documents with their tokens before any cut; None if the endpoint does not count them."""
+    transport = connect(endpoint)
+    texts = [document.text for document in documents]
+    try:
+        counts = count_tokens(transport, endpoint.urls[0], info, texts, endpoint.prompt_name)
+    except CannotTokenize:
+        return None
+    finally:
+        transport.close()
+    return list(zip(documents, counts, strict=True))

@@ -1,0 +1,43 @@
+"""The log for a person, of this process and of worker processes on this machine, without Beam's noise."""
+
+from __future__ import annotations
+
+import logging
+
+from pipeline.escaping import escaped
+
+_NOISE = ("apitools not found", "No semi_persistent_directory found")  # Beam warns of these on every local run
+
+
+class _Formatter(logging.Formatter):
+    """Escapes what a record holds, as `say` does."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return escaped(super().format(record))
+
+
+def configure_logging() -> None:
+    """Log warnings to stderr, without what Beam repeats on every run.
+
+    The filters sit on the handler: a logger's filters see only what is logged to that logger itself, and Beam logs to
+    loggers of its own.
+    """
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)  # in worker processes, Beam sets a lower level of the root logger
+    handler.setFormatter(_Formatter("%(levelname)s: %(message)s"))
+    handler.addFilter(without_noise)
+    handler.addFilter(without_tracebacks)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    # What failed is reported once, at the end.
+    logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
+
+
+def without_noise(record: logging.LogRecord) -> bool:
+    """Leave out warnings of Beam's about what nothing here depends on."""
+    return not any(noise in record.getMessage() for noise in _NOISE)
+
+
+def without_tracebacks(record: logging.LogRecord) -> bool:
+    """Leave out a worker's traceback, which the error that ends the pipeline holds as well."""
+    ours = record.name.split(".")[0] in ("pipeline", "transforms")
+    return ours or (record.exc_info is None and "Traceback (most recent call last)" not in record.getMessage())

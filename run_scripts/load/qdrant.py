@@ -1,0 +1,87 @@
+"""Load an output folder of tayyar run into Qdrant."""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+# Python puts this file's folder first, where other recipes have the names of packages; the checkout takes its place.
+sys.path[0] = str(Path(__file__).parents[2])
+
+import pyarrow as pa
+from qdrant_client import QdrantClient, models
+
+from run_scripts.load.loading import NAMESPACE, EmbeddedFolder, run
+
+_MAX_VERSIONS = 100_000  # shards of a collection that are counted
+
+
+class QdrantCollection:
+    """A collection of Qdrant. All columns but the vector are the points' payload."""
+
+    def __init__(self, database: str, name: str, folder: EmbeddedFolder) -> None:
+        is_server = "://" in database
+        self._client = (
+            QdrantClient(database, api_key=os.environ.get("QDRANT_API_KEY"))
+            if is_server
+            else QdrantClient(path=database)
+        )
+        self._name = name
+        # Of vectors of unit norm, both have the same order, and COSINE would normalize, and so change, each once more.
+        distance = models.Distance.DOT if folder.job.normalize else models.Distance.COSINE
+        if not self._client.collection_exists(name):
+            size = folder.job.space.dimensions
+            self._client.create_collection(name, models.VectorParams(size=size, distance=distance))
+            if is_server:  # the client's own engine needs no index
+                self._client.create_payload_index(name, "loaded_from", models.PayloadSchemaType.KEYWORD)
+
+    def count_rows(self) -> dict[str, int]:
+        """See `Table`."""
+        found = self._client.facet(self._name, "loaded_from", limit=_MAX_VERSIONS, exact=True)
+        return {str(hit.value): hit.count for hit in found.hits}
+
+    def replace(self, version: str, former: Collection[str], batches: Iterator[pa.RecordBatch]) -> None:
+        """See `Table`. Points of this version that an interrupted load has written are written again: ids are equal."""
+        for batch in batches:
+            vectors = batch["embedding"].flatten().to_numpy().reshape(len(batch), -1)
+            payload = batch.drop_columns(["embedding"]).to_pylist()
+            ids = [_point_id(row["row_id"]) for row in payload]
+            self._client.upload_collection(self._name, vectors, payload, ids, batch_size=256, wait=True)
+        self.delete(former)
+
+    def delete(self, versions: Collection[str]) -> None:
+        """See `Table`."""
+        if versions:
+            loaded_from = models.FieldCondition(key="loaded_from", match=models.MatchAny(any=list(versions)))
+            self._client.delete(self._name, models.Filter(must=[loaded_from]), wait=True)
+
+    def close(self) -> None:
+        """See `Table`."""
+        self._client.close()
+
+
+def _point_id(row_id: str) -> str:
+    """Return a UUID, as points need: the id itself if it is one as UUIDs are written, else one that follows from it."""
+    try:
+        if str(uuid.UUID(row_id)) == row_id:
+            return row_id
+    except ValueError:
+        pass
+    return str(uuid.uuid5(NAMESPACE, row_id))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Load."""
+    return run(
+        __doc__,
+        "http://HOST:6333, with a key in QDRANT_API_KEY if it needs one; or a folder, for a few thousand documents",
+        QdrantCollection,
+        arguments,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+"""Parquet outputs: what is written is read back bit for bit, in row groups, and the same rows are the same bytes."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from transforms.elements import Document, Vectors
+from transforms.ndjson.lines import Line
+from transforms.ndjson.parse import parse_line
+from transforms.output import parquet_output
+from transforms.output.layout import BOOL, DOUBLE, FLOAT16, FLOAT32, INT64, JSON, PARQUET, STRING, Column, Layout
+from transforms.output.parquet_output import ROW_GROUP_ROWS, ParquetRow, encode, place, read_at, read_rows, rows_of
+from transforms.reuse.keys import text_as_sent
+from transforms.storage.api import WrittenFile
+from transforms.storage.chunks import Crc32c
+
+PLAIN = Layout(PARQUET, "embedding")
+EVERY_TYPE = tuple(Column(kind, kind) for kind in (STRING, INT64, DOUBLE, BOOL, JSON))
+
+
+def document(record: object, offset: int = 0) -> Document:
+    line = json.dumps(record).encode() if not isinstance(record, bytes) else record
+    parsed = parse_line(Line(offset, line, len(line)), "a.ndjson", "content", "embedding", 1 << 24)
+    assert isinstance(parsed, Document)
+    return parsed
+
+
+def random_vectors(count: int, dimensions: int = 8) -> Vectors:
+    return np.random.default_rng(count).standard_normal((count, dimensions)).astype(np.float32)
+
+
+def written(path: Path, documents: Sequence[Document], vectors: Vectors, layout: Layout) -> WrittenFile:
+    content = b"".join(encode(rows_of(documents, vectors, layout, Counter()), layout, vectors.shape[1]))
+    path.write_bytes(content)
+    crc = Crc32c()
+    crc.update(content)
+    return WrittenFile(path.name, len(content), crc.base64())
+
+
+def read(path: Path, layout: Layout, file: WrittenFile) -> tuple[list[ParquetRow], list[str]]:
+    problems: list[str] = []
+    return list(read_rows(str(path), layout, problems.append, file)), problems
+
+
+def test_a_file_is_what_the_readme_says(tmp_path: Path) -> None:
+    documents = [document({"content": "النيل", "id": 7}), document({"id": None, "content": "b"})]
+    vectors = random_vectors(2)
+    written(tmp_path / "x.parquet", documents, vectors, Layout(PARQUET, "embedding", FLOAT32, (Column("id", INT64),)))
+    table = pq.read_table(tmp_path / "x.parquet")
+    assert table.schema.names == ["record", "text", "id", "embedding"]
+    assert table.schema.field("embedding").type == pa.list_(pa.field("element", pa.float32(), nullable=False), 8)
+    assert table.column("record").to_pylist() == [one.line.decode() for one in documents]
+    assert table.column("text").to_pylist() == ["النيل", "b"]
+    assert table.column("id").to_pylist() == [7, None]
+    assert np.array_equal(np.array(table.column("embedding").to_pylist(), np.float32), vectors)
+    metadata = pq.ParquetFile(tmp_path / "x.parquet").metadata
+    chunks = [metadata.row_group(0).column(index) for index in range(metadata.num_columns)]
+    assert {chunk.compression for chunk in chunks} == {"ZSTD"}
+    assert [chunk.has_dictionary_page for chunk in chunks] == [False, False, True, False]
+
+
+# What a field may hold, with what no parser but Python's reads among it.
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(categories=("L", "N", "P", "Z", "Cs", "So"))),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=4,
+)
+RECORDS = st.lists(
+    st.fixed_dictionaries(
+        {"content": st.text(st.characters(categories=("L", "N", "Cs")), min_size=1)},
+        optional={column.name: ANYTHING for column in EVERY_TYPE},
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(RECORDS, st.sampled_from([FLOAT32, FLOAT16]))
+def test_rows_are_read_as_they_were_written(
+    tmp_path_factory: pytest.TempPathFactory, records: list[dict[str, object]], vector_type: str
+) -> None:
+    path = tmp_path_factory.mktemp("rows") / "x.parquet"
+    layout = Layout(PARQUET, "embedding", vector_type, EVERY_TYPE)
+    documents, vectors = [document(record) for record in records], random_vectors(len(records))
+    file = written(path, documents, vectors, layout)
+    rows, problems = read(path, layout, file)
+    assert not problems
+    assert [row.record for row in rows] == [one.line for one in documents]
+    assert [row.text for row in rows] == [text_as_sent(one.text) for one in documents]
+    expected = list(rows_of(documents, vectors, layout, Counter()))
+    assert repr([row.values for row in rows]) == repr([row.values for row in expected])
+    assert np.stack([row.vector for row in rows]).tobytes() == vectors.astype(vector_type).tobytes()
+    again = b"".join(encode(map(parquet_output.stored, rows), layout, 8))
+    assert again == path.read_bytes()
+
+
+def test_long_files_have_row_groups_and_rows_are_found_in_them(tmp_path: Path) -> None:
+    count = 2 * ROW_GROUP_ROWS + 5
+    documents = [document({"content": f"text {number}"}) for number in range(count)]
+    vectors = random_vectors(count)
+    file = written(tmp_path / "x.parquet", documents, vectors, PLAIN)
+    groups = pq.ParquetFile(tmp_path / "x.parquet").metadata
+    assert [groups.row_group(index).num_rows for index in range(3)] == [ROW_GROUP_ROWS, ROW_GROUP_ROWS, 5]
+    rows, problems = read(tmp_path / "x.parquet", PLAIN, file)
+    assert not problems
+    assert [place(row) for row in rows] == list(range(count))
+    for number in (0, ROW_GROUP_ROWS - 1, ROW_GROUP_ROWS, count - 1):
+        found = read_at(str(tmp_path / "x.parquet"), number, "embedding")
+        assert found is not None
+        assert found.text == f"text {number}".encode()
+        assert np.array_equal(found.vector, vectors[number])
+    assert read_at(str(tmp_path / "x.parquet"), count, "embedding") is None
+
+
+def test_row_groups_end_before_they_are_too_large_for_the_memory(
+    tmp_path: Path,
+) -> None:
+    documents = [document({"content": str(number) * (9 << 20)}) for number in range(8)]
+    file = written(tmp_path / "x.parquet", documents, random_vectors(8), PLAIN)
+    metadata = pq.ParquetFile(tmp_path / "x.parquet").metadata
+    assert [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)] == [4, 4]
+    rows, problems = read(tmp_path / "x.parquet", PLAIN, file)
+    assert not problems
+    assert [row.record for row in rows] == [one.line for one in documents]
+
+
+def test_a_file_is_written_a_row_group_at_a_time() -> None:
+    taken, count = 0, 3 * ROW_GROUP_ROWS
+
+    def rows() -> Iterator[ParquetRow]:
+        nonlocal taken
+        for row in rows_of([document({"content": "x"})] * count, random_vectors(count), PLAIN, {}):
+            taken += 1
+            yield row
+
+    sizes = [(taken, len(chunk) > 100_000) for chunk in encode(rows(), PLAIN, 8)]
+    assert sizes == [*((number * ROW_GROUP_ROWS, True) for number in (1, 2, 3)), (count, False)]
+
+
+def test_a_damaged_file_is_a_problem_and_no_exception(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    file = written(path, [document({"content": "a"})], random_vectors(1), PLAIN)
+    whole = path.read_bytes()
+    for damaged in (b"", b"PAR1", whole[:-9], whole[4:], whole[:40] + b"\xff" * 40 + whole[80:], whole * 2):
+        path.write_bytes(damaged)
+        _, problems = read(path, PLAIN, file)
+        assert problems[0].startswith("its checksum is ")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        (Layout(PARQUET, "vector"), "its column 'embedding' is missing"),
+        (Layout(PARQUET, "embedding", FLOAT16), "its columns are record string, text string, embedding "),
+        (Layout(PARQUET, "embedding", FLOAT32, (Column("id", INT64),)), "but should be record string"),
+    ],
+)
+def test_a_file_of_another_layout_is_a_problem(tmp_path: Path, wrong: Layout, problem: str) -> None:
+    file = written(tmp_path / "x.parquet", [document({"content": "a"})], random_vectors(1), wrong)
+    rows, problems = read(tmp_path / "x.parquet", PLAIN, file)
+    assert not rows
+    assert problem in problems[0]

@@ -1,0 +1,114 @@
+"""Values and the types of their columns; vectors and theirs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from transforms.output.layout import (
+    BOOL,
+    DOUBLE,
+    FLOAT16,
+    FLOAT32,
+    INT64,
+    JSON,
+    STRING,
+    Column,
+    decode_columns,
+)
+from transforms.output.values import choose_columns, column_values, fits_type
+
+
+def lines(*values: object) -> list[bytes]:
+    return [json.dumps({"x": value}).encode() for value in values]
+
+
+@pytest.mark.parametrize(
+    ("values", "chosen"),
+    [
+        (["a", None, "b"], STRING),
+        ([1, -7], INT64),
+        ([1.5, 2.0], DOUBLE),
+        ([1, 2.5], DOUBLE),
+        ([True, False], BOOL),
+        ([True, 1], JSON),
+        (["a", 1], JSON),
+        ([["a"]], JSON),
+        ([{}], JSON),
+        ([None], JSON),
+        ([], JSON),
+    ],
+)
+def test_the_type_of_a_column_suits_all_values_of_the_sample(values: list[object], chosen: str) -> None:
+    assert choose_columns(["x"], lines(*values)) == (Column("x", chosen),)
+
+
+def test_a_type_that_is_known_stays_and_nothing_is_read_for_it() -> None:
+    def unread() -> object:
+        raise AssertionError("the sample was read")
+        yield b""
+
+    assert choose_columns(["x"], unread(), [Column("y", BOOL), Column("x", INT64)]) == (Column("x", INT64),)  # type: ignore[arg-type]
+
+
+def test_a_column_is_the_field_of_its_name_or_of_its_path() -> None:
+    columns = [Column("meta.lang", STRING)]
+    assert column_values(b'{"meta": {"lang": "ar"}}', columns, {}) == ("ar",)
+    assert column_values(b'{"meta": {"lang": "ar"}, "meta.lang": "en"}', columns, {}) == ("en",)
+    assert column_values(b'{"meta": "ar"}', columns, {}) == (None,)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        (STRING, '"a"', "a"),
+        (STRING, "1", None),
+        (STRING, r'"\ud800"', None),
+        (INT64, "9223372036854775807", 2**63 - 1),
+        (INT64, "9223372036854775808", None),
+        (INT64, "1.0", None),
+        (INT64, "true", None),
+        (DOUBLE, "2", 2.0),
+        (DOUBLE, "9007199254740993", None),
+        (DOUBLE, "Infinity", math.inf),
+        (DOUBLE, '"2"', None),
+        (BOOL, "false", False),
+        (BOOL, "0", None),
+        (JSON, '["\u0627", null, {"b": 1.5}]', '["ا", null, {"b": 1.5}]'),
+        (JSON, '{"a":[1,2]}', '{"a":[1,2]}'),
+        (JSON, '"a"', '"a"'),
+        (JSON, "[NaN]", "[NaN]"),
+        (JSON, r'"\ud800"', r'"\ud800"'),
+        (JSON, "null", None),
+    ],
+)
+def test_a_value_that_does_not_fit_is_null_and_counted(kind: str, text: str, value: object) -> None:
+    unfit: Counter[str] = Counter()
+    found = column_values(f'{{"x": {text}}}'.encode(), [Column("x", kind)], unfit)
+    assert repr(found) == repr((value,))
+    assert unfit == ({"x": 1} if value is None and text != "null" else {})
+
+
+def test_vectors_fit_float16_up_to_its_largest_number_and_down_to_its_smallest() -> None:
+    # 65,520 is half-way between the largest float16 and what would be the next one, and is rounded to infinity.
+    vectors = np.array([[65504, 0], [65519, 1], [65520, 1], [-1e9, 1], [0, 3e-8], [0, 2.9e-8], [0, 0]], np.float32)
+    assert fits_type(vectors, FLOAT16).tolist() == [True, True, False, False, True, False, False]
+    assert fits_type(vectors, FLOAT32).tolist() == [True] * 6 + [False]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        [{"name": "x"}],
+        [{"name": "x", "type": "int32"}],
+        [{"name": 1, "type": "json"}],
+        [{"name": "x", "type": "json"}, {"name": "x", "type": "bool"}],
+    ],
+)
+def test_columns_that_are_none_are_refused(columns: list[dict[str, object]]) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        decode_columns(columns)
