@@ -176,7 +176,7 @@ def count_new(
     new = documents = 0
     left = max_bytes
     items = sorted(work, key=lambda item: item.source.path)
-    if sum(_stored_bytes(item) for item in work) > max_bytes:
+    if sum(item.stored_bytes for item in work) > max_bytes:
         items = random.Random(0).sample(items, len(items))
     with tqdm(desc="looking for new texts", leave=False, unit=" documents", disable=None, delay=2) as bar:
         for item in items:
@@ -193,10 +193,6 @@ def count_new(
             except (DamagedSource, ShardTooDense, SourceChanged, StorageError, OSError) as error:
                 _logger.debug("%s cannot be counted: %s", item.name, error)  # the run reports it
     return New(new, documents, exact=True)
-
-
-def _stored_bytes(item: Shard) -> int:
-    return item.source.size if item.end is None else item.end - item.start
 
 
 def forget_former(output: OutputFolder) -> None:
