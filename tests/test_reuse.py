@@ -180,6 +180,30 @@ def test_plan_finds_what_is_new_and_writes_its_estimate_alone(lived: Folder) -> 
     assert "600 documents done already; 1 text new among 601 documents to do" in report
 
 
+def test_plan_counts_what_other_folders_give(lived: Folder, tmp_path: Path) -> None:
+    write_ndjson(tmp_path / "more/e.ndjson", documents(50, seed=9))
+    run(tmp_path / "more", tmp_path / "second", lived.url)
+    with (lived.corpus / "a.ndjson").open("ab") as file:
+        file.write(b'{"content": "appended"}\n')
+    shutil.copy(tmp_path / "more/e.ndjson", lived.corpus / "e.ndjson")
+    others = ("--reuse", lived.output, "--reuse", tmp_path / "second")
+    job = ("--input", f"{lived.corpus}/**", "--endpoint", lived.url, "--shard_bytes", SHARD_BYTES)
+    plan = ("plan", *job, "--max_in_flight", 8)
+    before = {folder: output_files(folder) for folder in (lived.output, tmp_path / "second")}
+    assert "of these: 1 text new among 951 documents to do: " in tayyar_here(*plan, *others).stdout
+    assert "of these: 51 texts new among 951 documents to do: " in tayyar_here(*plan, *others[:2]).stdout
+    assert "of these: 1 text new among" in tayyar_here(*plan, *others, "--output", tmp_path / "third").stdout
+    here = ("--output", lived.output, *others[2:])
+    assert "of these, 600 documents are done; 1 text new among 351 documents" in tayyar_here(*plan, *here).stdout
+    assert {folder: output_files(folder) for folder in before} == before
+    assert not (tmp_path / "second/_job/estimate.json").exists()
+    sent_before = texts_embedded(lived.url)
+    said = tayyar_here(*plan, *others, "--no_normalize", code=2).stderr
+    assert f"--reuse {lived.output} holds vectors of another space" in said
+    assert texts_embedded(lived.url) - sent_before <= HANDSHAKE_TEXTS
+    assert "new among" not in tayyar_here(*plan).stdout
+
+
 def test_of_much_work_a_share_is_counted(lived: Folder) -> None:
     write_ndjson(lived.corpus / "a.ndjson", documents(300, seed=8))
     touch(lived.corpus)

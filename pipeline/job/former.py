@@ -113,18 +113,18 @@ def set_aside(
 
 
 def index_former(
-    output: OutputFolder, job: JobSpec, others: Sequence[OutputFolder], cache: ReceiptCache
+    output: OutputFolder | None, job: JobSpec, others: Sequence[OutputFolder], cache: ReceiptCache
 ) -> ReuseIndex | None:
     """Return the index of all vectors that may be used again; None if there are none.
 
     Args:
-        output: the folder.
+        output: the folder; None where it is not known yet.
         job: of the run.
         others: further folders, as `require_same_space` has accepted them.
         cache: of the receipts.
     """
     sources: list[_Source] = []
-    for folder in (output, *others):
+    for folder in others if output is None else (output, *others):
         space = job.space.digest if folder is output else require_job(folder).space.digest
         files = folder.list()
         receipts = cache if folder is output else ReceiptCache()
@@ -136,7 +136,8 @@ def index_former(
         # Towards fewer bits only: numbers that were rounded once stay so.
         and source.receipt.provenance.vector_type in (FLOAT32, job.vector_type)
     ]
-    return make_index([*_with_keys(usable), *_partial_shards(output, job)])
+    unfinished = () if output is None else _partial_shards(output, job)
+    return make_index([*_with_keys(usable), *unfinished])
 
 
 def require_same_space(folders: Iterable[str], job: JobSpec) -> list[OutputFolder]:
