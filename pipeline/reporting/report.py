@@ -425,10 +425,15 @@ def counts(report: Report) -> Iterator[str]:
     many = len(report.sources) > _MAX_FILES
     sources = sorted(report.sources, key=lambda source: source.complete) if many else report.sources
     for source in sources[:_MAX_FILES]:
-        dead = f", dead letters = {source.dead_letters}" if source.dead_letters else ""
-        dead += f", truncated = {source.truncated}" if source.truncated else ""
+        some = {
+            "dead letters": source.dead_letters,
+            "reused": source.reused,
+            "equal texts": source.duplicates,
+            "truncated": source.truncated,
+        }
+        others = "".join(f", {name} = {number}" for name, number in some.items() if number)
         shards = "" if source.complete else f" ({source.shards:,} of {count(source.shards_expected, 'shard')})"
-        yield f"{file_name(source)}: embeddings = {source.embedded}, documents = {source.records}{dead}{shards}"
+        yield f"{file_name(source)}: embeddings = {source.embedded}, documents = {source.records}{others}{shards}"
     if many:
         yield f"… and {count(len(sources) - _MAX_FILES, 'more file')}; report.json has them all"
     totals = report.totals

@@ -172,7 +172,9 @@ def test_truncated_texts_are_counted_by_file_and_the_first_ten_have_places() -> 
         (FIRST.path, offset) for offset in range(0, 20, 2)
     ]
     lines = list(summary(report, None))
-    assert lines[0] == "wiki_00.ndjson: embeddings = 130, documents = 130, truncated = 12"
+    assert (
+        lines[0] == "wiki_00.ndjson: embeddings = 130, documents = 130, reused = 80, equal texts = 10, truncated = 12"
+    )
     assert (
         "truncated: about 12 documents of 40 sent, by the tokens of replies and the lengths of texts; "
         "the first is at byte 0 of /in/wiki_00.ndjson"
