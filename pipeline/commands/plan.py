@@ -17,7 +17,7 @@ from pipeline.job.ledger import Ledger, ReceiptCache, SourceLedger, read_ledger
 from pipeline.job.preflight import require_usable
 from pipeline.job.sharding import Plan, make_plan
 from pipeline.job.spec import JobSpec, describe_job, join, read_job
-from pipeline.planning.estimate import NAME, lines_of, make_estimate
+from pipeline.planning.estimate import NAME, make_estimate, render_estimate
 from pipeline.planning.sampling import take_sample
 from pipeline.planning.throughput import probe_speed
 from pipeline.planning.tokenize import CannotTokenize, count_tokens
@@ -89,7 +89,7 @@ def plan(options: PlanOptions, say: Callable[[str], None] = print) -> ExitCode:
     if output is not None:
         output.write(NAME, [orjson.dumps(estimate, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)])
         output.tidy()
-    for line in lines_of(estimate):
+    for line in render_estimate(estimate):
         say(line)
     return ExitCode.DONE
 

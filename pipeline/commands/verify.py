@@ -22,7 +22,7 @@ from pipeline.runners.endpoint import reached, require_endpoint
 from pipeline.runners.progress import CountBar
 from pipeline.verification.findings import Findings
 from pipeline.verification.parallel import processes_for, run_parallel
-from pipeline.verification.sampling import Sample, SpotCheck, require_same_space
+from pipeline.verification.sampling import Reservoir, SpotCheck, require_same_space
 from pipeline.verification.shards import Expected, Outcome, ShardWork, check_shards, is_own_file
 from pipeline.verification.vectors import SharedVectors, norm_tolerance
 from transforms.elements import Shard, Source
@@ -48,7 +48,7 @@ class _Checked:
 
     findings: Findings = field(default_factory=Findings)
     not_checked: list[str] = field(default_factory=list)
-    sample: Sample = field(default_factory=lambda: Sample(0))
+    sample: Reservoir = field(default_factory=lambda: Reservoir(0))
 
 
 def verify(options: VerifyOptions, say: Callable[[str], None] = print) -> ExitCode:
@@ -108,7 +108,7 @@ def _check_folder(
     job: JobSpec,
     options: VerifyOptions,
 ) -> _Checked:
-    checked = _Checked(sample=Sample(options.sample))
+    checked = _Checked(sample=Reservoir(options.sample))
     findings = checked.findings
     for problem in problems:
         findings.add(problem)

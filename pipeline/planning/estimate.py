@@ -166,7 +166,7 @@ def _output_bytes(documents: Sequence[Document], speed: Speed, embedding_field: 
     return sum(len(document.line) for document in documents) / len(documents) + added / len(lines)
 
 
-def lines_of(estimate: Mapping[str, Any]) -> Iterator[str]:
+def render_estimate(estimate: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines that a person reads."""
     yield f"{count(estimate['files'], 'file')}, {size(estimate['bytes'])}, {count(estimate['shards'], 'shard')}"
     yield f"records: {_records(estimate)}"

@@ -86,8 +86,8 @@ def take_sample(plan: Plan, text_field: TextField, embedding_field: str, seed: i
     unpacked = [source for source in plan.sources if not source.compressed]
     packed = [source for source in plan.sources if source.compressed]
     records: list[Record] = []
-    plain = _Tally(sum(source.size for source in unpacked))
-    compressed = _Tally(sum(source.size for source in packed))
+    plain = _CountEstimator(sum(source.size for source in unpacked))
+    compressed = _CountEstimator(sum(source.size for source in packed))
     with tqdm(desc="sampling", unit=" blocks", disable=None, leave=False) as bar:
         for block in _blocks(unpacked, rng):
             found = [*_records(_lines_in(block), block.source, text_field, embedding_field)]
@@ -179,7 +179,7 @@ def _records(lines: Iterable[Line], source: Source, text_field: TextField, embed
             yield Record(line.length + 1, parsed)
 
 
-class _Tally:
+class _CountEstimator:
     """What was found in some parts of files, and what that says of all bytes of them.
 
     Args:

@@ -238,7 +238,7 @@ def _rounded(value: float | None, digits: int = 1) -> float | None:
     return None if value is None else round(value, digits)
 
 
-def lines_of(status: Status) -> Iterator[str]:
+def render_status(status: Status) -> Iterator[str]:
     """Yield the lines that a person reads."""
     yield f"{status.state.value}: {status.why}"
     yield (
