@@ -156,6 +156,18 @@ def test_a_conversion_sends_nothing_and_ends_as_if_it_had_been_the_first_run(
     assert not (place / "out/_job/former").exists()
 
 
+def test_one_folder_goes_from_format_to_format_and_back(place: Path, hash_tei: str) -> None:
+    run(place, hash_tei)
+    first, before = output_files(place / "out"), texts_embedded(hash_tei)
+    for then in (PARQUET, (), COLUMNS, FLOAT16):
+        run(place, hash_tei, *then)
+        if not then:
+            assert output_files(place / "out") == first
+    assert texts_embedded(hash_tei) - before <= 4 * HANDSHAKE_TEXTS
+    run(place, hash_tei, *FLOAT16, output="new")
+    assert output_files(place / "out") == output_files(place / "new")
+
+
 def test_another_folders_vectors_are_used_in_another_format(place: Path, hash_tei: str) -> None:
     run(place, hash_tei, *FLOAT16, output="old")
     before = texts_embedded(hash_tei)

@@ -145,7 +145,8 @@ def _judge(ledger: Ledger, options: RunOptions, output: OutputFolder, say: Calla
 
 
 def _run_name() -> str:
-    return f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{socket.gethostname()}-{os.getpid()}"
+    """Return a name that no other run has, also none of this process in the same second: indexes are kept by it."""
+    return f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S.%f}-{socket.gethostname()}-{os.getpid()}"
 
 
 def _columns_of(options: RunOptions, plan: Plan, output: OutputFolder) -> tuple[Column, ...]:
