@@ -140,11 +140,11 @@ def change_everything(corpus: Path) -> None:
 
 
 def compress_by_others(corpus: Path) -> None:
-    for path, suffix, compress_by in zip(
-        sorted(corpus.rglob("*.ndjson")), (".bz2", ".zst"), (bz2.compress, zstd.compress), strict=False
-    ):
-        path.with_name(f"{path.name}{suffix}").write_bytes(compress_by(path.read_bytes()))
-        path.unlink()
+    bzip2, zst, *_ = sorted(corpus.rglob("*.ndjson"))
+    bzip2.with_name(f"{bzip2.name}.bz2").write_bytes(bz2.compress(bzip2.read_bytes()))
+    zst.with_name(f"{zst.name}.zst").write_bytes(zstd.compress(zst.read_bytes()))
+    bzip2.unlink()
+    zst.unlink()
 
 
 CHANGES = [
@@ -208,7 +208,9 @@ def test_patterns_may_be_added_and_spelled_otherwise(lived: Folder, tmp_path: Pa
 
 
 def test_another_text_field_with_the_same_texts_sends_nothing(tmp_path: Path, hash_tei: str) -> None:
-    records = [{"title": f"title {n}", "body": f"body {n}", "content": f"title {n}\nbody {n}"} for n in range(200)]
+    records: list[dict[str, object]] = [
+        {"title": f"title {n}", "body": f"body {n}", "content": f"title {n}\nbody {n}"} for n in range(200)
+    ]
     for record in records[:100]:
         record["copy"] = record["content"]
     write_ndjson(tmp_path / "in/a.ndjson", records)
