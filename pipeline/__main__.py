@@ -59,8 +59,8 @@ def main(arguments: list[str]) -> int:
     except (StorageError, OSError) as error:
         return _say_why(f"{describe_error(error)}{_how_to_continue(command, ExitCode.FAILED)}", ExitCode.FAILED)
     except KeyboardInterrupt:
-        advice = "; the same command continues from here" if command in ("run", "redrive") else ""
-        _say_why(f"stopped{advice}", ExitCode.FAILED)
+        remedy = "; the same command continues from here" if command in ("run", "redrive") else ""
+        _say_why(f"stopped{remedy}", ExitCode.FAILED)
         return 128 + signal.SIGINT
 
 

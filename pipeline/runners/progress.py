@@ -183,7 +183,7 @@ def _texts_sent(receipt: Receipt) -> int:
 
 
 def records_expected(receipts: Iterable[Receipt], size: int, compressed: Collection[str]) -> int | None:
-    """Return how many records so many stored bytes hold, by the shards that are finished; None where none tells.
+    """Return how many records so many stored bytes hold, by the shards that are finished; None where nothing shows it.
 
     A shard of a compressed source is a range of decompressed bytes, and how many stored bytes that takes is known only
     when the source has been read to its end. So its records count from then on, with all its bytes.
