@@ -483,6 +483,7 @@ def test_what_an_unfinished_shard_had_put_down_is_not_sent_again(tmp_path: Path,
     assert not (tmp_path / "out/_job/partial").exists()
 
 
+@pytest.mark.timeout(600)  # some sixty jobs
 @settings(max_examples=8)
 @given(st.data())
 def test_random_sequences_of_changes_and_settings_give_what_a_run_from_nothing_gives(
