@@ -25,6 +25,7 @@ from pipeline.runners.endpoint import reached
 from transforms.elements import Document
 from transforms.ndjson.decompress import DamagedSource
 from transforms.output.folder import OutputFolder
+from transforms.output.layout import Layout
 from transforms.output.values import choose_columns
 from transforms.tei.client import TeiClient, connect
 from transforms.tei.errors import EndpointUnreachable
@@ -72,6 +73,10 @@ def plan(options: PlanOptions, say: Callable[[str], None] = print) -> ExitCode:
         tokens = _tokens(endpoint, info, documents[:_TOKENIZED])
         permits = sum(each.max_concurrent_requests for each in infos.values())
         speed = probe_speed(endpoint, permits, [document.text for document in documents])
+    former = None if output is None else read_job(output)
+    known = () if former is None else former.columns
+    columns = choose_columns(options.columns, (document.line for document in documents), known)
+    form, vector_type = options.output_format.value, options.vector_type.value
     estimate = make_estimate(
         found,
         sample,
@@ -79,11 +84,10 @@ def plan(options: PlanOptions, say: Callable[[str], None] = print) -> ExitCode:
         speed,
         info,
         overlong=options.overlong,
-        embedding_field=options.embedding_field,
+        layout=Layout(form, options.embedding_field, vector_type, columns),
         price_per_hour=options.price_per_hour,
     )
     if output is not None:
-        former = read_job(output)
         job = describe_job(
             endpoint,
             profile,
@@ -92,13 +96,9 @@ def plan(options: PlanOptions, say: Callable[[str], None] = print) -> ExitCode:
             text_field=options.text_field,
             embedding_field=options.embedding_field,
             shard_bytes=options.shard_bytes,
-            output_format=options.output_format.value,
-            vector_type=options.vector_type.value,
-            columns=choose_columns(
-                options.columns,
-                (document.line for document in documents),
-                former.columns if former is not None else (),
-            ),
+            output_format=form,
+            vector_type=vector_type,
+            columns=columns,
         )
         estimate["new"] = _new(output, found, job, estimate)
         output.write(NAME, [orjson.dumps(estimate, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)])

@@ -146,7 +146,8 @@ def _judge(ledger: Ledger, options: RunOptions, output: OutputFolder, say: Calla
 
 
 def _run_name() -> str:
-    return f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{socket.gethostname()}-{os.getpid()}"
+    # With microseconds: two runs of one process may begin in the same second, and its indexes are opened by this name.
+    return f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S%f}-{socket.gethostname()}-{os.getpid()}"
 
 
 def _columns_of(options: RunOptions, plan: Plan, output: OutputFolder) -> tuple[Column, ...]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, cast
 
+import numpy as np
 import orjson
 
 from pipeline.job.former import New
@@ -16,9 +17,10 @@ from pipeline.planning.sampling import Sample
 from pipeline.planning.throughput import Speed
 from pipeline.reporting.numbers import count, dollars, duration, number, percent, rate, size
 from pipeline.reporting.report import PLANNED
-from transforms.elements import Document
-from transforms.ndjson.splice import embedded_lines, json_key
+from transforms.elements import Document, Vectors
 from transforms.output.folder import JOB, OutputFolder
+from transforms.output.formats import format_of
+from transforms.output.layout import Layout
 from transforms.tei.handshake import ServerInfo
 from transforms.tei.settings import Overlong
 
@@ -54,7 +56,7 @@ def make_estimate(
     info: ServerInfo,
     *,
     overlong: Overlong,
-    embedding_field: str,
+    layout: Layout,
     price_per_hour: float | None,
 ) -> dict[str, Any]:
     """Return the estimate as the value that is saved.
@@ -66,7 +68,7 @@ def make_estimate(
         speed: of the endpoint.
         info: what the endpoint reports of itself.
         overlong: what happens to texts that are too long.
-        embedding_field: the field that gets the vector.
+        layout: what the output will look like.
         price_per_hour: of the endpoint, in dollars; None for no bill.
     """
     documents = [record.parsed for record in sample.records if isinstance(record.parsed, Document)]
@@ -84,7 +86,7 @@ def make_estimate(
         "dead_letters": _dead_letters(sample),
         **_token_fields(tokens, info, overlong, expected),
         "duplicates_share": _duplicates(documents),
-        "output_bytes": round(expected * _output_bytes(documents, speed, embedding_field)),
+        "output_bytes": round(expected * _output_bytes(documents, speed.embeddings.vectors, layout)),
         # The canary takes one place of each request, and a shard's last request is half full on average.
         "requests": max(shards, round(expected / max(1, info.batch_limit - 1) + shards / 2)),
         **_time_fields(expected, speed, price_per_hour),
@@ -157,13 +159,19 @@ def _duplicates(documents: Sequence[Document]) -> float:
     return 1 - len({document.text for document in documents}) / len(documents)
 
 
-def _output_bytes(documents: Sequence[Document], speed: Speed, embedding_field: str) -> float:
-    """Return the mean length of an output line: of a source line, and of what a vector adds to one."""
-    vectors = speed.embeddings.vectors
-    some = documents[: len(vectors)]
-    lines = list(embedded_lines(some, vectors[: len(some)], json_key(embedding_field)))
-    added = sum(len(line) for line in lines) - sum(len(document.line) for document in some)
-    return sum(len(document.line) for document in documents) / len(documents) + added / len(lines)
+def _output_bytes(documents: Sequence[Document], some: Vectors, layout: Layout) -> float:
+    """Return how many bytes a document takes in the output: of a file with all of the sample's documents.
+
+    Args:
+        documents: of the sample, n of them.
+        some: float32[few, dimensions]: vectors of the first of them.
+        layout: what the output will look like.
+    """
+    # All get the numbers of the few vectors, but each in an order of its own, so that no compression finds them again.
+    vectors = np.random.default_rng(0).permuted(np.resize(some, (len(documents), some.shape[1])), axis=1)
+    form = format_of(f"sample.{layout.format}")
+    chunks = form.encode(form.rows_of(documents, vectors, layout, Counter()), layout, some.shape[1])
+    return sum(map(len, chunks)) / len(documents)
 
 
 def render_estimate(estimate: Mapping[str, Any]) -> Iterator[str]:
