@@ -191,7 +191,8 @@ def render_estimate(estimate: Mapping[str, Any]) -> Iterator[str]:
     if new := estimate.get("new"):
         cost = "" if new["dollars"] is None else f", {dollars(new['dollars'])}"
         counted = New(new["texts"], new["documents"], new["exact"])
-        yield f"of these, {count(new['done'], 'document')} are done; {counted}: {duration(new['seconds'])}{cost}"
+        done = f", {count(new['done'], 'document')} are done; " if new["done"] else ": "
+        yield f"of these{done}{counted}: {duration(new['seconds'])}{cost}"
 
 
 def _records(estimate: Mapping[str, Any]) -> str:

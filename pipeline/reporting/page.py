@@ -29,6 +29,8 @@ from pipeline.reporting.schema import Report
 _TEMPLATE = Path(__file__).with_name("page.html")
 _MAX_ROWS = 500
 _MIN_BUCKETS = 2  # one alone shows nothing that the mean does not
+# Columns of the table of files that are there only where there is any such document, and their names on the page.
+_RARE_COLUMNS = {"reused": "reused", "duplicates": "equal texts", "truncated": "truncated"}
 _MANY_RETRIES = (10, 0.02)  # at least so many, and of all requests
 
 
@@ -47,9 +49,17 @@ def render(report: Report) -> str:
     charts = {"rate": None, "endpoint": None, "latency": None, **dict(_charts(report))}
     # What is not complete comes first: that is what one looks for in a long list.
     files = sorted(report.sources, key=lambda source: source.complete)
+    columns = {"records": "records", "embedded": "embedded"}
+    columns |= {name: label for name, label in _RARE_COLUMNS.items() if getattr(report.totals, name)}
+    columns["dead_letters"] = "dead letters"
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
-        report=report, charts=charts, remarks=list(_remarks(report)), files=files[:_MAX_ROWS], all_files=len(files)
+        report=report,
+        charts=charts,
+        remarks=list(_remarks(report)),
+        columns=columns,
+        files=files[:_MAX_ROWS],
+        all_files=len(files),
     )
 
 

@@ -154,7 +154,7 @@ def _totals(
         shards=len(receipts),
         shards_expected=ledger.shards_expected,
         records=ledger.records,
-        records_expected=expected_records(ledger, (estimate or {}).get("records")),
+        records_expected=ledger.records_expected((estimate or {}).get("records")),
         embedded=ledger.embedded,
         sent=ledger.sent,
         reused=ledger.reused,
@@ -190,39 +190,6 @@ def _gone(ledger: Ledger) -> Gone:
         embedded=sum(receipt.embedded for receipt in receipts),
         dead_letters=sum(receipt.dead_letters for receipt in receipts),
     )
-
-
-def expected_records(ledger: Ledger, planned: float | None) -> int | None:
-    """Return how many records a job has or will have; None where nothing is known.
-
-    Args:
-        ledger: of the job. The records of its shards stand for those of the bytes that are left. Of a compressed file
-            that is not complete, the bytes done are not known, so other compressed files stand for it.
-        planned: what `plan` expected, for a job of which no bytes are done.
-    """
-    if ledger.complete:
-        return ledger.records
-    measured: dict[bool, tuple[int, int]] = {}  # records and stored bytes of what is done, by whether it is compressed
-    for source in ledger.sources:
-        compressed = ledger.plan.shard_count(source.source) is None
-        if source.complete:
-            done = source.source.size
-        elif compressed:
-            continue
-        else:
-            ends = ((receipt.start, receipt.end or source.source.size) for receipt in source.receipts.values())
-            done = sum(min(end, source.source.size) - start for start, end in ends)
-        records, size = measured.get(compressed, (0, 0))
-        measured[compressed] = (records + source.records, size + done)
-    per_byte = {kind: records / size for kind, (records, size) in measured.items() if size}
-    if not per_byte:
-        return None if planned is None else max(round(planned), ledger.records)
-    total = 0.0
-    for source in ledger.sources:
-        compressed = ledger.plan.shard_count(source.source) is None
-        density = per_byte.get(compressed, next(iter(per_byte.values())))
-        total += source.records if source.complete else max(source.records, source.source.size * density)
-    return round(total)
 
 
 def _comparison(estimate: Mapping[str, Any], totals: Totals, price_per_hour: float | None) -> PlanComparison:
@@ -458,10 +425,15 @@ def counts(report: Report) -> Iterator[str]:
     many = len(report.sources) > _MAX_FILES
     sources = sorted(report.sources, key=lambda source: source.complete) if many else report.sources
     for source in sources[:_MAX_FILES]:
-        dead = f", dead letters = {source.dead_letters}" if source.dead_letters else ""
-        dead += f", truncated = {source.truncated}" if source.truncated else ""
+        some = {
+            "dead letters": source.dead_letters,
+            "reused": source.reused,
+            "equal texts": source.duplicates,
+            "truncated": source.truncated,
+        }
+        others = "".join(f", {name} = {number}" for name, number in some.items() if number)
         shards = "" if source.complete else f" ({source.shards:,} of {count(source.shards_expected, 'shard')})"
-        yield f"{file_name(source)}: embeddings = {source.embedded}, documents = {source.records}{dead}{shards}"
+        yield f"{file_name(source)}: embeddings = {source.embedded}, documents = {source.records}{others}{shards}"
     if many:
         yield f"… and {count(len(sources) - _MAX_FILES, 'more file')}; report.json has them all"
     totals = report.totals
