@@ -495,6 +495,22 @@ def test_nothing_is_overwritten_while_another_run_writes_it(corpus: Path, tmp_pa
     run(corpus, tmp_path / "out", tei, "--overwrite")
 
 
+def test_of_two_overwrites_at_once_the_second_is_refused(corpus: Path, tmp_path: Path, tei: str) -> None:
+    out = tmp_path / "out"
+    run(corpus, out, tei, "--shard_bytes", 1000)
+    place = LocalStorage(out)
+    before = len(place.names())
+    with started("run", "--input", corpus, "--output", out, "--endpoint", tei, "--overwrite") as first:
+        while first.poll() is None and len(place.names()) >= before:
+            time.sleep(0.001)
+        os.kill(first.pid, signal.SIGSTOP)  # it has begun to delete the former job
+        refusal = run(corpus, out, tei, "--overwrite", code=2)
+        os.kill(first.pid, signal.SIGCONT)
+        assert first.wait(60) == 0
+    assert f"--overwrite would delete what process {first.pid} on" in refusal
+    tayyar_here("verify", "--output", out)
+
+
 def test_an_interrupted_overwrite_leaves_nothing_of_the_former_job(corpus: Path, tmp_path: Path, tei: str) -> None:
     out = tmp_path / "out"
     run(corpus, out, tei, "--shard_bytes", 1000)

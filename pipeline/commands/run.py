@@ -72,6 +72,10 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
     with ExitStack() as stack:
         stack.enter_context(_gc_frozen())
         with reached(shared, options.expected_dimensions, model=options.model) as (endpoint, profile):
+            # Before anything is read or deleted there: of two runs that start over at once, one must see the other.
+            others = stack.enter_context(
+                run_marker.registered(output, pipeline_options.view_as(StandardOptions).runner)
+            )
             job = join_folder(
                 output,
                 plan,
@@ -87,12 +91,10 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
                     vector_type=options.vector_type.value,
                     columns=_columns_of(options, plan, output),
                 ),
+                others,
                 say,
                 overwrite=options.overwrite,
                 keep=(estimate.NAME,),
-            )
-            others = stack.enter_context(
-                run_marker.registered(output, pipeline_options.view_as(StandardOptions).runner)
             )
             reuse = require_same_space(options.reuse, job)
             before, index = prepare(output, plan, job, others, cache, prune=options.prune, reuse=reuse)
