@@ -102,7 +102,8 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
             settings = _graph_settings(options, endpoint, output, job, index)
             ledger = _embed(before, output, pipeline_options, settings, cache, say)
         if template_of(pipeline_options) and before.work_left():
-            say(_after_a_template(template_of(pipeline_options), output))
+            for line in _after_a_template(template_of(pipeline_options), output):
+                say(line)
             return ExitCode.DONE
         ledger.require_balance()
         if not run_marker.writers(output):  # others that have begun meanwhile may read them
@@ -185,12 +186,10 @@ def _graph_settings(
     )
 
 
-def _after_a_template(template: str, output: OutputFolder) -> str:
-    return (
-        f"the job is described in {template} and starts when Dataflow is asked to. From then on:\n"
-        f"  tayyar status --output {output.root}\n"
-        f"  tayyar report --output {output.root}"
-    )
+def _after_a_template(template: str, output: OutputFolder) -> Iterator[str]:
+    yield f"the job is described in {template} and starts when Dataflow is asked to. From then on:"
+    yield f"  tayyar status --output {output.root}"
+    yield f"  tayyar report --output {output.root}"
 
 
 def _embed(
@@ -219,7 +218,7 @@ def _embed(
     ledger = read_ledger(before.plan, output, settings.provenance.digest, files, cache)
     output.delete(stale_files(ledger, output, files))
     if damaged := read_damage(output, files):
-        raise PipelineFailed("\n".join([*damaged, "Everything else is done. Fix what is named here and run again."]))
+        raise PipelineFailed(*damaged, "Everything else is done. Fix what is named here and run again.")
     return ledger
 
 

@@ -355,10 +355,12 @@ def _conclude(
     findings = checked.findings
     write_verified(output, findings.count)
     if findings.count:
-        shown = "\n".join(f"  {finding}" for finding in findings.first)
-        meaning = f"\n{compared}" if compared else ""
         more = ", the first of them" if findings.count > len(findings.first) else ""
-        raise NotProven(f"{count(findings.count, 'finding')} in {output.root}{more}:\n{shown}{meaning}")
+        raise NotProven(
+            f"{count(findings.count, 'finding')} in {output.root}{more}:",
+            *(f"  {finding}" for finding in findings.first),
+            *([compared] if compared else []),
+        )
     say(
         f"verified: {count(ledger.records, 'record')} in {count(len(ledger.sources), 'file')} = "
         f"{ledger.embedded:,} embedded{_origins(ledger)}, each line unchanged and once, "
