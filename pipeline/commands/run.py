@@ -216,7 +216,8 @@ def _embed(
                 output.delete(lists)
     files = output.list()
     ledger = read_ledger(before.plan, output, settings.provenance.digest, files, cache)
-    output.delete(stale_files(ledger, output, files))
+    if not run_marker.writers(output):  # what has no receipt may be another run's, which writes the receipt last
+        output.delete(stale_files(ledger, output, files))
     if damaged := read_damage(output, files):
         raise PipelineFailed(*damaged, "Everything else is done. Fix what is named here and run again.")
     return ledger

@@ -91,6 +91,9 @@ class Engine:
         tokenized = time.perf_counter()
         self.device.release(len(job.texts) - job.pending)  # of the texts that were refused
         if connection is not None:
+            if not connection.is_open:  # closed during tokenization, when there was no job to drop yet
+                self.device.release(job.pending)
+                raise ClientDisconnect
             connection.on_lost = lambda: self.device.drop(job)
         self.device.submit([Entry(job, row, text, tokenized) for row, text in enumerate(job.texts) if text is not None])
         is_answerable = not job.pending or await job.finished

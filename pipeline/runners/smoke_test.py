@@ -40,9 +40,9 @@ _REMEDIES = (
         "--environment_config HOST:PORT of a worker pool (run_scripts/flink.sh workers).",
     ),
     (
-        r"the token \S+ (cannot|is|holds)",
-        "The token's reference is resolved on each worker: set the variable where workers start, or name a secret that "
-        "they may read (gsm:…).",
+        r"the secret \S+ (cannot|is|holds)",
+        "References of secrets are resolved on each worker: set the variable where workers start, or name one "
+        "that they may read (gsm:…).",
     ),
 )
 
