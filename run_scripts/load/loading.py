@@ -331,7 +331,8 @@ def run(
         first, *more = lines_of(error)
         for line in (f"{sys.argv[0]}: {first}", *more):
             say(line, sys.stderr)
-        return {UsageError: ExitCode.USAGE, NotProven: ExitCode.NOT_PROVEN}.get(type(error), ExitCode.FAILED)
+        codes: dict[type[Exception], ExitCode] = {UsageError: ExitCode.USAGE, NotProven: ExitCode.NOT_PROVEN}
+        return codes.get(type(error), ExitCode.FAILED)
     return ExitCode.DONE
 
 

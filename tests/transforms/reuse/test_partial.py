@@ -198,7 +198,9 @@ def test_a_file_that_another_worker_has_used_up_is_no_cause_for_a_warning(
     assert index is not None
     output.delete([written.path])
     found = find_vectors(TEXTS[:3], index, 2)
-    assert (found.mask.any(), found.used_up, caplog.messages) == (False, [], [])
+    assert not found.mask.any()
+    assert not found.used_up
+    assert not caplog.messages
 
 
 def test_a_shards_files_go_when_its_receipt_is_written(tmp_path: Path) -> None:

@@ -132,6 +132,6 @@ def test_a_request_that_s3_does_not_understand_is_not_one_that_it_denies(
 ) -> None:
     response = {"Error": {"Code": code, "Message": "so"}, "ResponseMetadata": {"HTTPStatusCode": status}}
     with pytest.raises(StorageError) as raised, s3._explained("s3://b/out"):
-        raise of_s3.ClientError(response, "GetObject")  # type: ignore[arg-type]  # the rest is not read
+        raise of_s3.ClientError(response, "GetObject")
     assert ("access denied" in str(raised.value)) == is_denied
     assert str(raised.value).endswith("so" if not is_denied else "Its message: so")
