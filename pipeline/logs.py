@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import logging
+import textwrap
+from typing import Any
 
-from pipeline.escaping import escaped
+from pipeline.escaping import escaped, escaped_line
 
 _NOISE = ("apitools not found", "No semi_persistent_directory found")  # Beam warns of these on every local run
 
 
 class _Formatter(logging.Formatter):
-    """Escapes what a record holds, as `say` does."""
+    """Makes a record one line, as `say` does, and indents the traceback below it.
 
-    def format(self, record: logging.LogRecord) -> str:
-        return escaped(super().format(record))
+    So no name or message from outside can begin a line of its own.
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the name is the base class's)
+        return escaped_line(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 (the name is the base class's)
+        return textwrap.indent(escaped(super().formatException(ei)), "  ")
 
 
 def configure_logging() -> None:

@@ -199,10 +199,8 @@ def test_float16_is_what_numpy_makes_of_the_float32(place: Path, hash_tei: str) 
 
 def test_vectors_that_float16_cannot_hold_are_dead_letters(place: Path) -> None:
     wrong = {"huge": 2.0**20, "tiny": 2.0**-24}
-    records: list[dict[str, object]] = [
-        {"content": f"{name} {number}"} for number in range(40) for name in ("plain", "nulls", *wrong)
-    ]
-    write_ndjson(place / "in/wrong.ndjson", records)
+    records = [{"content": f"{name} {number}"} for number in range(40) for name in ("plain", "nulls", *wrong)]
+    write_ndjson(place / "in/wrong.ndjson", map(dict[str, object], records))
     with TeiSimulator(["--faults", json.dumps({"null_marker": "nulls", "scales": wrong})]) as server:
         run(place, server.url, *FLOAT16, "--no_normalize")
         found = verify(place, "--sample", 300, "--endpoint", server.url)

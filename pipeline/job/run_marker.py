@@ -170,6 +170,7 @@ def _withdraw(output: OutputFolder, me: RunMarker) -> None:
     output.delete([me.name, *(name for name in output.list(output.temporary) if name.startswith(mine))])
     storage.delete_empty_folder(output.path(FOLDER))
     output.tidy()
+    storage.delete_empty_folder(output.path(JOB))  # after a command that was refused in a folder without a job
 
 
 def _read_all(output: OutputFolder) -> list[RunMarker]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from pipeline.embedded_tei.process import EmbeddedTei, EmbeddedTeiError
 from pipeline.errors import UsageError
@@ -76,17 +76,14 @@ def require_endpoint(settings: EndpointSettings, model: str | None, served: Serv
 
 @contextmanager
 def _embedded_tei(model: str | None) -> Iterator[EmbeddedTei]:
-    tei = EmbeddedTei([] if model is None else ["--model", model])
-    try:
-        tei.__enter__()
-    except EmbeddedTeiError as error:
-        if model is not None:  # what is missing is most likely one of its files, which the message names
-            raise EndpointRefused(str(error)) from error
-        raise EndpointRefused(f"{error}. Or name a server with --endpoint.") from error
-    try:
+    with ExitStack() as stack:
+        try:
+            tei = stack.enter_context(EmbeddedTei([] if model is None else ["--model", model]))
+        except EmbeddedTeiError as error:
+            if model is not None:  # what is missing is most likely one of its files, which the message names
+                raise EndpointRefused(str(error)) from error
+            raise EndpointRefused(f"{error}. Or name a server with --endpoint.") from error
         yield tei
-    finally:
-        tei.stop()
 
 
 def probed(

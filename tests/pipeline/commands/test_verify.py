@@ -527,12 +527,34 @@ def test_a_source_that_is_gone_is_checked_in_the_output_alone_and_the_last_line_
     said: list[str] = []
     assert verify(options(out), said.append) is ExitCode.DONE
     assert re.fullmatch(
-        rf"not checked: 1 of 2 sources, gone \({re.escape(str(source))}\): 43 records of them, checked in "
+        rf"not checked: 1 of 2 sources no longer exists \({re.escape(str(source))}\): its 43 records were checked in "
         r"the output alone; the vectors against the model \(give .*\)",
         said[-1],
     )
     edit(out, "data/plain-00001.ndjson", zero, forge=True, crc_too=True)
     assert "the vector is all zeros" in findings(out)
+
+
+def test_files_that_are_left_out_are_named_once_where_one_of_several_patterns_has_lost_its_files(
+    tmp_path: Path, hash_tei: str
+) -> None:
+    for name in ("a/one.ndjson", "a/notes.txt", "b/two.ndjson"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('{"content": "x"}\n' if name.endswith(".ndjson") else "prose")
+    inputs = ("--input", tmp_path / "a", "--input", tmp_path / "a" / "*", "--input", tmp_path / "b")
+    tayyar_here("run", *inputs, "--output", tmp_path / "out", "--endpoint", hash_tei)
+    shutil.rmtree(tmp_path / "b")
+    finished = tayyar_here("verify", "--output", tmp_path / "out")
+    assert finished.stderr.count("left out 1 file") == finished.stderr.count("notes.txt") == 1
+
+
+def test_a_sample_of_nothing_is_among_what_was_not_checked(tmp_path: Path, hash_tei: str) -> None:
+    (tmp_path / "a.ndjson").write_text('{"content": ""}\n')
+    where = ("--input", tmp_path / "a.ndjson", "--output", tmp_path / "out", "--max_dead_letter_ratio", 1)
+    tayyar_here("run", *where, "--endpoint", hash_tei)
+    how = ("--sample", 3, "--endpoint", hash_tei, "--max_dead_letter_ratio", 1)
+    said = tayyar_here("verify", "--output", tmp_path / "out", *how).stdout
+    assert "not checked: the vectors against the model (there is no document to embed again)" in said
 
 
 def test_nothing_is_proven_if_all_sources_are_gone(finished: Path, out: Path) -> None:
