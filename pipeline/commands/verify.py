@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 import orjson
 
 from pipeline.commands.options.verify import VerifyOptions
+from pipeline.commands.report import publish
 from pipeline.errors import ExitCode, NotProven, UsageError
+from pipeline.job import run_marker
 from pipeline.job.ledger import Ledger, SourceLedger, read_ledger, relocate
 from pipeline.job.sharding import make_plan, read_plan
 from pipeline.job.spec import JobSpec, require_job
@@ -31,9 +34,10 @@ from transforms.output.layout import Layout
 from transforms.output.receipts import Receipt
 from transforms.storage import api as storage
 from transforms.storage.api import WrittenFile
-from transforms.storage.base import FileStat
+from transforms.storage.base import FileStat, StorageError
 
 _SHOWN_MISSING = 3
+_logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -44,11 +48,13 @@ class _Checked:
         findings: what is wrong.
         not_checked: what was not looked at, phrase by phrase.
         sample: lines to embed again.
+        has_sound_report: whether the report, if there is one, gives the receipts' numbers.
     """
 
     findings: Findings = field(default_factory=Findings)
     not_checked: list[str] = field(default_factory=list)
     sample: Sample = field(default_factory=lambda: Sample(0))
+    has_sound_report: bool = True
 
 
 def verify(options: VerifyOptions, say: Callable[[str], None] = print) -> ExitCode:
@@ -70,6 +76,7 @@ def verify(options: VerifyOptions, say: Callable[[str], None] = print) -> ExitCo
     job = require_job(output)
     files = output.list()
     ledger = read_ledger(read_plan(output, job.shard_bytes), output, job.digest, files)
+    as_reported = ledger, job
     problems: list[str] = []
     if options.inputs:
         now = make_plan(options.inputs, output.root, job.shard_bytes, exclude=job.exclude)
@@ -97,6 +104,7 @@ def verify(options: VerifyOptions, say: Callable[[str], None] = print) -> ExitCo
             spot_check = SpotCheck(usable, job.text_field, job.embedding_field, options.min_cosine)
             picks = checked.sample.picks
             compared = spot_check.run(picks, checked.findings) if picks else None
+    _save_result(checked, *as_reported, output)
     return _conclude(checked, compared, ledger, job, options, output, say)
 
 
@@ -117,7 +125,9 @@ def _check_folder(
     _check_files(ledger, output, files, job, findings)
     _check_shards(ledger, output, job, options, checked)
     if ledger.complete:  # the report of an unfinished job is of some moment
+        before = findings.count
         _check_report(ledger, output, findings)
+        checked.has_sound_report = findings.count == before
     if not options.sample:
         checked.not_checked.append("the vectors against the model (give --sample N and --endpoint URL)")
     return checked
@@ -335,6 +345,21 @@ def _check_report(ledger: Ledger, output: OutputFolder, findings: Findings) -> N
         )
 
 
+def _save_result(checked: _Checked, ledger: Ledger, job: JobSpec, output: OutputFolder) -> None:
+    """Save what was found, also in the report, if there is one.
+
+    A run at work will write the report itself, and one that is a finding stays as it is. A folder that cannot be
+    written, such as a read-only copy, can be verified all the same.
+    """
+    try:
+        write_verified(output, checked.findings.count)
+        if checked.has_sound_report and output.read(output.report) is not None and not run_marker.writers(output):
+            publish(ledger, job, output, None, say=lambda _: None)
+        output.tidy()
+    except (StorageError, OSError) as error:
+        _logger.warning("the report will not show this verification, because it cannot be saved: %s", error)
+
+
 def _origins(ledger: Ledger) -> str:
     """Return where the vectors come from, in parentheses; nothing if the endpoint made all of them."""
     if not ledger.reused and not ledger.duplicates:
@@ -353,7 +378,6 @@ def _conclude(
 ) -> ExitCode:
     """Print what was proven, or raise NotProven with what was found."""
     findings = checked.findings
-    write_verified(output, findings.count)
     if findings.count:
         shown = "\n".join(f"  {finding}" for finding in findings.first)
         meaning = f"\n{compared}" if compared else ""
