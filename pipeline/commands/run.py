@@ -28,8 +28,7 @@ from pipeline.job.sharding import Plan, make_plan
 from pipeline.job.spec import JobSpec, describe_job, read_job
 from pipeline.planning import estimate
 from pipeline.planning.sampling import sample_lines
-from pipeline.reporting.examples import examples_of
-from pipeline.reporting.explain import explain_dead_letters, too_many_dead_letters
+from pipeline.reporting.explain import too_many_dead_letters
 from pipeline.reporting.numbers import count, size
 from pipeline.reporting.report import run_of, summary
 from pipeline.runners.endpoint import reached
@@ -112,10 +111,6 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
         report = publish(ledger, job, output, options.price_per_hour, say, done)
     for line in summary(report, done):
         say(line)
-    if ledger.dead_letters:
-        examples = examples_of(ledger.receipts(), output, job.text_field, each=1)
-        for line in explain_dead_letters(ledger.reasons(), examples):
-            say(line)
     return _judge(ledger, options, output, say)
 
 

@@ -14,7 +14,7 @@ import orjson
 from pipeline.job.former import New
 from pipeline.job.sharding import Plan
 from pipeline.planning.sampling import Sample
-from pipeline.planning.throughput import Speed
+from pipeline.planning.throughput import Level, fastest
 from pipeline.reporting.numbers import count, dollars, duration, number, percent, rate, size
 from pipeline.reporting.report import PLANNED
 from transforms.elements import Document, Vectors
@@ -52,7 +52,8 @@ def make_estimate(
     plan: Plan,
     sample: Sample,
     tokens: Sequence[tuple[Document, int | None]] | None,
-    speed: Speed,
+    levels: Sequence[Level],
+    vectors: Vectors,
     info: ServerInfo,
     *,
     overlong: Overlong,
@@ -65,7 +66,8 @@ def make_estimate(
         plan: of the sources.
         sample: of their records, at least one of them a document.
         tokens: documents with their tokens before any cut, None for too many to count; None if nobody knows.
-        speed: of the endpoint.
+        levels: how fast the endpoint is, at least one.
+        vectors: some of the model's, float32[n, dimensions].
         info: what the endpoint reports of itself.
         overlong: what happens to texts that are too long.
         layout: what the output will look like.
@@ -86,18 +88,19 @@ def make_estimate(
         "dead_letters": _dead_letters(sample),
         **_token_fields(tokens, info, overlong, expected),
         "duplicates_share": _duplicates(documents),
-        "output_bytes": round(expected * _output_bytes(documents, speed.embeddings.vectors, layout)),
+        "output_bytes": round(expected * _output_bytes(documents, vectors, layout)),
         # The canary takes one place of each request, and a shard's last request is half full on average.
         "requests": max(shards, round(expected / max(1, info.batch_limit - 1) + shards / 2)),
-        **_time_fields(expected, speed, price_per_hour),
+        **_time_fields(expected, levels, price_per_hour),
     }
 
 
-def _time_fields(documents: float, speed: Speed, price_per_hour: float | None) -> dict[str, Any]:
-    seconds = documents / speed.best.documents_per_second
+def _time_fields(documents: float, levels: Sequence[Level], price_per_hour: float | None) -> dict[str, Any]:
+    speed = fastest(levels).documents_per_second
+    seconds = documents / speed
     return {
-        "levels": [asdict(level) for level in speed.levels],
-        "documents_per_second": speed.best.documents_per_second,
+        "levels": [asdict(level) for level in levels],
+        "documents_per_second": speed,
         "seconds": seconds,
         "price_per_hour": price_per_hour,
         "dollars": None if price_per_hour is None else price_per_hour * seconds / 3600,
