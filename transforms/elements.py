@@ -155,7 +155,7 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class DocumentShard:
-    """A shard as read: its documents in input order, and the records that reading had to set aside.
+    """A shard as read: its documents in input order, and the records that became dead letters while it was read.
 
     `records` counts the lines that are not blank, whatever became of them: the ledger is balanced against it.
     """

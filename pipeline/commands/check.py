@@ -88,7 +88,7 @@ def _embed_and_prove(
     )
     lines: list[str] = []
     if run(options, lines.append) is not ExitCode.DONE:
-        raise PipelineFailed("\n".join(lines), ExitCode.TOO_MANY_DEAD_LETTERS)
+        raise PipelineFailed(*lines, code=ExitCode.TOO_MANY_DEAD_LETTERS)
     verify(VerifyOptions(output=output), lines.append)
 
 

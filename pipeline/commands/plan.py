@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import random
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from pipeline.planning.sampling import take_sample
 from pipeline.planning.throughput import probe_speed
 from pipeline.planning.tokenize import CannotTokenize, count_tokens
 from pipeline.runners.endpoint import reached
+from pipeline.runners.progress import Waiting
 from transforms.elements import Document
 from transforms.ndjson.decompress import DamagedSource
 from transforms.output.folder import OutputFolder
@@ -32,6 +34,8 @@ from transforms.tei.handshake import EndpointProfile, ServerInfo
 from transforms.tei.settings import EndpointSettings
 
 _GIVE_UP_SECONDS = 5.0  # at least one of several servers has just answered
+_ENDPOINT_SECONDS = 11.0  # a person waits for the answer: the handshake and all measurements together
+_MIN_MEASURING_SECONDS = 3.0  # also where the handshake has taken all of them
 _TOKENIZED = 500  # documents: the endpoint's reply names every token
 _COUNTED_BYTES = 2 << 30  # of records that are read to find how many texts are new: half a minute
 
@@ -57,14 +61,16 @@ def plan(options: PlanOptions, say: Callable[[str], None] = print) -> ExitCode:
     output = None if options.output is None else OutputFolder(options.output, run="plan")
     if output is not None:
         require_usable(output)
-    try:
-        sample = take_sample(found, options.text_field, options.embedding_field)
-    except DamagedSource as error:
-        raise UsageError(str(error)) from error
+    with Waiting() as waiting:
+        try:
+            sample = take_sample(found, options.text_field, options.embedding_field, show=waiting.show)
+        except DamagedSource as error:
+            raise UsageError(str(error)) from error
     documents = [record.parsed for record in sample.records if isinstance(record.parsed, Document)]
     if not documents:
         raise UsageError(f"none of {len(sample.records)} sampled lines has a text. Check --input and --text_field.")
     random.Random(0).shuffle(documents)
+    asked_at = time.monotonic()
     with reached(options.endpoint, options.expected_dimensions, model=options.model, say=say) as (endpoint, profile):
         job = _job_of(options, endpoint, profile, documents, output)
         reuse = require_same_space(options.reuse, job)
@@ -74,15 +80,19 @@ def plan(options: PlanOptions, say: Callable[[str], None] = print) -> ExitCode:
         info = next(iter(infos.values()))
         tokens = _tokens(endpoint, info, documents[:_TOKENIZED])
         permits = sum(each.max_concurrent_requests for each in infos.values())
-        speed = probe_speed(endpoint, permits, [document.text for document in documents])
+        texts = [document.text for document in documents]
+        seconds = max(_MIN_MEASURING_SECONDS, _ENDPOINT_SECONDS - (time.monotonic() - asked_at))
+        with Waiting() as waiting:
+            levels = probe_speed(endpoint, profile, permits, texts, seconds, waiting.show)
     estimate = make_estimate(
         found,
         sample,
         tokens,
-        speed,
+        levels,
+        profile.space.vectors,
         info,
         overlong=options.overlong,
-        embedding_field=options.embedding_field,
+        layout=job.layout,
         price_per_hour=options.price_per_hour,
     )
     estimate["new"] = _new(output, reuse, found, job, estimate)

@@ -91,10 +91,12 @@ class Engine:
         tokenized = time.perf_counter()
         self.device.release(len(pending.texts) - pending.pending)  # of the texts that were refused
         if connection is not None:
+            if not connection.is_open:  # closed during tokenization, when there was nothing to drop yet
+                self.device.release(pending.pending)
+                raise ClientDisconnect
             connection.on_lost = lambda: self.device.drop(pending)
-        self.device.submit(
-            [Entry(pending, row, text, tokenized) for row, text in enumerate(pending.texts) if text is not None]
-        )
+        texts = enumerate(pending.texts)
+        self.device.submit([Entry(pending, row, text, tokenized) for row, text in texts if text is not None])
         is_answerable = not pending.pending or await pending.finished
         if connection is not None:
             connection.on_lost = None

@@ -67,7 +67,7 @@ class _Sums(abc.ABC):
 
     @property
     def dead_letters(self) -> int:
-        """Records set aside."""
+        """Records that became dead letters."""
         return sum(receipt.dead_letters for receipt in self.each_receipt())
 
 
@@ -308,7 +308,7 @@ def relocate(ledger: Ledger, now: Plan) -> tuple[Ledger, list[str]]:
 
 
 def read_receipts(output: OutputFolder, names: Collection[str]) -> Iterator[Receipt]:
-    """Yield the receipts with these names; a file that is none is as good as not there."""
+    """Yield the receipts with these names; one that cannot be read counts as missing."""
     with ThreadPoolExecutor(_READERS) as readers:
         each = zip(names, readers.map(output.read, names), strict=True)
         # Thousands in a bucket take a while; a few are read before a bar would be seen.

@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 
 from pipeline.escaping import escaped
 from pipeline.reporting.charts import endpoint_chart, latency_chart, rate_chart
+from pipeline.reporting.explain import likely_cause
 from pipeline.reporting.numbers import (
     count,
     dollars,
@@ -88,7 +89,9 @@ def _remarks(report: Report) -> Iterator[str]:
         yield f"tayyar verify found {count(report.verified.findings, 'fault')}: run it again to see them."
     if totals.dead_letters:
         share = percent(totals.dead_letters / totals.records)
-        yield f"{count(totals.dead_letters, 'dead letter')} ({share} of the records): their reasons stand below."
+        cause = likely_cause(report.dead_letters)
+        why = f"likely cause: {cause}" if cause else "their reasons are below"
+        yield f"{count(totals.dead_letters, 'dead letter')} ({share} of the records); {why}."
     if sentence := truncated(report):
         yield f"Truncated: {sentence}."
     if totals.nan_lines:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import re
 import shlex
 from collections import Counter
@@ -17,6 +16,7 @@ import orjson
 
 from pipeline.job.ledger import Ledger, SourceLedger
 from pipeline.job.spec import JobSpec
+from pipeline.reporting.explain import explain_dead_letters
 from pipeline.reporting.numbers import count, dollars, duration, percent, rate
 from pipeline.reporting.schema import (
     VERSION,
@@ -44,7 +44,6 @@ from transforms.elements import RequestStatistics
 from transforms.output.folder import JOB, OutputFolder
 from transforms.output.json_fields import build
 from transforms.output.receipts import MAX_SECONDS, Receipt
-from transforms.storage.base import StorageError
 from transforms.tei.settings import Overlong
 
 VERIFIED = f"{JOB}/verified.json"  # written by `verify`
@@ -53,7 +52,6 @@ _MAX_AMOUNT = 1 << 53  # of findings, documents, seconds or dollars
 _MAX_FILES = 30  # lines of the summary
 _MAX_PLACES = 10  # of truncated texts
 _SECRET = re.compile(r"--\w*(secret|password|token|key|credential)\w*", re.IGNORECASE)
-_logger = logging.getLogger(__name__)
 
 
 def make_report(
@@ -292,16 +290,9 @@ def read_verified(output: OutputFolder, ledger: Ledger) -> Verified | None:
 
 
 def write_verified(output: OutputFolder, findings: int) -> None:
-    """Save what a `verify` that ends now has found, for the next report.
-
-    A folder that cannot be written, such as a read-only copy, can be verified all the same.
-    """
+    """Save what a `verify` that ends now has found, for the reports that follow."""
     at = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    try:
-        output.write(VERIFIED, [orjson.dumps({"at": at, "findings": findings}, option=orjson.OPT_APPEND_NEWLINE)])
-        output.tidy()
-    except (StorageError, OSError) as error:
-        _logger.warning("the report will not show this verification, because it cannot be saved: %s", error)
+    output.write(VERIFIED, [orjson.dumps({"at": at, "findings": findings}, option=orjson.OPT_APPEND_NEWLINE)])
 
 
 class Former(NamedTuple):
@@ -420,7 +411,7 @@ def progress(report: Report) -> str:
 
 
 def counts(report: Report) -> Iterator[str]:
-    """Yield the lines with the number of documents of each file, of all, and of each reason."""
+    """Yield the lines with the number of documents of each file and of all, and of dead letters by their reasons."""
     # Where there are too many files for a terminal, those that are not complete are the ones to see.
     many = len(report.sources) > _MAX_FILES
     sources = sorted(report.sources, key=lambda source: source.complete) if many else report.sources
@@ -438,8 +429,7 @@ def counts(report: Report) -> Iterator[str]:
         yield f"… and {count(len(sources) - _MAX_FILES, 'more file')}; report.json has them all"
     totals = report.totals
     yield f"total: embeddings = {totals.embedded}, documents = {totals.records}, dead letters = {totals.dead_letters}"
-    for reason, number in totals.dead_letters_by_reason.items():
-        yield f"  {reason}: {number}"
+    yield from explain_dead_letters(report.dead_letters)
     if sentence := truncated(report):
         yield f"truncated: {sentence}"
     if gone := report.gone.sources:

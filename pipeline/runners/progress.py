@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import threading
 import time
 from collections import defaultdict
@@ -20,6 +21,7 @@ from transforms.output.receipts import Receipt
 from transforms.storage.base import StorageError
 
 _INTERVAL_SECONDS = 1.0
+_REDRAW_SECONDS = 0.5
 _BAR = "{percentage:3.0f}%|{bar}| {desc}"
 _PAUSE_A_LOOK = 20.0  # listing a bucket of many receipts takes seconds, and costs a little each time
 # Dead letters of these reasons were in the endpoint's hands; those of other reasons were not sent.
@@ -149,6 +151,44 @@ class Progress:
         self._bar.bar_format = "{desc}" if expected is None else _BAR
         self._bar.n, self._bar.total = documents, expected
         self._bar.set_description_str(", ".join(words))
+
+
+class Waiting:
+    """A line that shows what a command is doing and for how long; a thread redraws it, so that a wait is seen to go on.
+
+    Args:
+        step: the first thing that it does.
+        visible: whether to show it; None for only where a person watches.
+    """
+
+    def __init__(self, step: str = "", visible: bool | None = None) -> None:
+        self._step = step
+        self._started = time.monotonic()
+        self._bar = tqdm(disable=None if visible is None else not visible, bar_format="{desc}", leave=False)
+        self._finished = threading.Event()
+        self._thread = threading.Thread(target=self._redraw, name="waiting", daemon=True)
+
+    def __enter__(self) -> Waiting:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._finished.set()
+        self._thread.join()
+        self._bar.close()
+
+    def show(self, step: str) -> None:
+        """Show another step with the next redraw."""
+        self._step = step
+
+    def _redraw(self) -> None:
+        while not self._finished.wait(_REDRAW_SECONDS):
+            if self._step:
+                line = f"{self._step}; {duration(round(time.monotonic() - self._started))}"
+                # A line that is wider than the terminal could not be drawn over.
+                self._bar.set_description_str(line[: shutil.get_terminal_size().columns - 1])
 
 
 class CountBar:

@@ -231,7 +231,7 @@ def _for_the_user(error: BaseException) -> BaseException:
     if isinstance(error, EndpointError):
         return type(error)(message)
     if isinstance(error, TooManyDeadLetters):
-        return PipelineFailed(message, ExitCode.TOO_MANY_DEAD_LETTERS)
+        return PipelineFailed(message, code=ExitCode.TOO_MANY_DEAD_LETTERS)
     return PipelineFailed(message) if isinstance(error, (DamagedSource, SourceChanged, StorageError)) else error
 
 

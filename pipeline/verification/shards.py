@@ -174,7 +174,7 @@ class _ShardCheck:
         return self._rows()
 
     def _beside(self, lines: Iterable[Line], embedded: Iterator[Row], letters: Iterator[DeadLetter]) -> dict[str, int]:
-        """Compare the output with the source, and return what is there of each kind."""
+        """Compare the output with the source, and return how many lines of each kind there are."""
         source, expected = self._shard.source.path, self._expected
         letter = next(letters, None)
         records = found_count = letter_count = nan_lines = 0
@@ -263,7 +263,7 @@ class _ShardCheck:
             self._check_block()
 
     def _check_block(self) -> None:
-        """Check the vectors that were put aside as numbers."""
+        """Check the vectors kept as numbers, all at once."""
         if not self._packed:
             return
         vectors = np.frombuffer(b"".join(self._packed), np.float32).reshape(len(self._packed), -1)

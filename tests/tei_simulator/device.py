@@ -77,7 +77,10 @@ class SimulatedDevice(Device):
         if faults.backend and self._random.random() < faults.backend:
             raise RuntimeError("Inference error: out of memory")
         self.statistics.texts_computed += len(texts)
-        return self._with_nulls(self._with_noise(self.model.embed(texts), texts), texts)
+        vectors = self._with_noise(self.model.embed(texts), texts)
+        for marker, factor in faults.scales.items():
+            vectors[[marker in text.text for text in texts]] *= np.float32(factor)
+        return self._with_nulls(vectors, texts)
 
     def _seconds(self, texts: int, tokens: int) -> float:
         faults = self.faults

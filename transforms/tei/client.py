@@ -65,6 +65,7 @@ class TeiClient:
 
     Args:
         settings: where the endpoint is and what to ask of it.
+        profile: of one of its URLs, from a handshake under the same settings, which need not be repeated then.
         transport: makes what carries the requests, once.
         clock: seconds.
         rng: chooses delays, endpoints, and the canary's place.
@@ -75,6 +76,7 @@ class TeiClient:
         self,
         settings: EndpointSettings,
         *,
+        profile: EndpointProfile | None = None,
         transport: Callable[[EndpointSettings], Transport] | None = None,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
@@ -95,7 +97,7 @@ class TeiClient:
         self._starting = threading.RLock()
         self._lock = threading.Lock()
         self._transport: Transport | None = None
-        self._profile: EndpointProfile | None = None
+        self._profile = profile
         self._scheduler: Scheduler | None = None
         self._exchange: Exchange | None = None
         self._submissions: list[Submission] = []

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import pytest
 
 from pipeline.job.sharding import Plan
-from pipeline.runners.progress import CountBar, Progress
+from pipeline.runners.progress import CountBar, Progress, Waiting
 from tests.shards import SOURCE, folder, put, receipt
 from transforms.elements import Source
 from transforms.output.folder import OutputFolder
@@ -38,6 +39,20 @@ def test_a_bar_of_other_things_has_the_same_numbers(capsys: pytest.CaptureFixtur
         assert shown(capsys).endswith("| 0 of 1,200 dead letters")
         bar.add(1200)
     assert re.search(r"^100%\|.*\| 1,200 of 1,200 dead letters, [\d,]+ dead letters/s$", shown(capsys))
+
+
+def test_a_wait_is_seen_to_go_on_and_leaves_nothing_behind(capsys: pytest.CaptureFixture[str]) -> None:
+    lines: list[str] = []
+    deadline = time.monotonic() + 20
+    with Waiting("asking " + 200 * "x", visible=True) as waiting:
+        while not lines or "measuring; " not in lines[-1]:
+            assert time.monotonic() < deadline, lines
+            time.sleep(0.05)
+            lines += filter(None, capsys.readouterr().err.split("\r"))
+            if lines and lines[-1].startswith("asking xxx"):
+                waiting.show("measuring")
+    assert max(map(len, lines)) < 80  # a wider line could not be drawn over
+    assert not shown(capsys)
 
 
 class Run:
