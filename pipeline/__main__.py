@@ -71,8 +71,8 @@ def main(arguments: list[str]) -> int:
             raise
         return _report(ExitCode.FAILED, OUT_OF_THREADS, *_how_to_continue(command, ExitCode.FAILED))
     except KeyboardInterrupt:
-        advice = "; the same command continues from here" if command in ("run", "redrive") else ""
-        _report(ExitCode.FAILED, f"stopped{advice}")
+        remedy = "; the same command continues from here" if command in ("run", "redrive") else ""
+        _report(ExitCode.FAILED, f"stopped{remedy}")
         return 128 + signal.SIGINT
 
 

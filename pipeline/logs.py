@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import logging
 import textwrap
-from typing import Any
+from typing import Any, TextIO
 
 from pipeline.escaping import escaped, escaped_line
 
 _NOISE = ("apitools not found", "No semi_persistent_directory found")  # Beam warns of these on every local run
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Prints a record above the bars that are drawn, and not into one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm  # not where a command is only parsed
+
+        with tqdm.external_write_mode(self.stream):
+            super().emit(record)
 
 
 class _Formatter(logging.Formatter):
@@ -30,7 +40,7 @@ def configure_logging() -> None:
     The filters sit on the handler: a logger's filters see only what is logged to that logger itself, and Beam logs to
     loggers of its own.
     """
-    handler = logging.StreamHandler()
+    handler = _Handler()
     handler.setLevel(logging.WARNING)  # in worker processes, Beam sets a lower level of the root logger
     handler.setFormatter(_Formatter("%(levelname)s: %(message)s"))
     handler.addFilter(without_noise)

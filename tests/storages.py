@@ -14,6 +14,8 @@ from tests.commands import tayyar_here
 from tests.servers import free_port, serving, tool
 
 KINDS = ("local", "gs", "s3")
+# What shows most of Parquet at once: numbers that are rounded, a column of strings, and one that most records lack.
+PARQUET = ("--output_format", "parquet", "--vector_type", "float16", "--column", "id", "--column", "meta.n")
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
 
 
@@ -189,11 +191,11 @@ def outputs(place: Storage) -> dict[str, bytes]:
     }
 
 
-def expected(files: Mapping[str, bytes], folder: Path, url: str) -> dict[str, bytes]:
-    """What the job writes where it is simplest: in local files, by one process."""
-    place = LocalStorage(folder / "expected")
+def expected(files: Mapping[str, bytes], folder: Path, url: str, *options: object) -> dict[str, bytes]:
+    """Return what the job writes where it is simplest: in local files, by one process."""
+    place = LocalStorage(folder / "-".join(("expected", *map(str, options))))
     fill(place, files)
-    embed(place, url)
+    embed(place, url, *options)
     return outputs(place)
 
 

@@ -53,8 +53,8 @@ def job_of(place: Path) -> JobSpec:
     return require_job(OutputFolder(str(place / "out"), "test"))
 
 
-def table_of(place: Path) -> pa.Table:
-    return pa.concat_tables([pq.read_table(path) for path in sorted((place / "out/data").rglob("*.parquet"))])
+def table_of(place: Path, output: str = "out") -> pa.Table:
+    return pa.concat_tables([pq.read_table(path) for path in sorted((place / output / "data").rglob("*.parquet"))])
 
 
 def vectors_of(table: pa.Table) -> np.ndarray[Any, Any]:
@@ -156,6 +156,18 @@ def test_a_conversion_sends_nothing_and_ends_as_if_it_had_been_the_first_run(
     assert not (place / "out/_job/former").exists()
 
 
+def test_one_folder_goes_from_format_to_format_and_back(place: Path, hash_tei: str) -> None:
+    run(place, hash_tei)
+    first, before = output_files(place / "out"), texts_embedded(hash_tei)
+    for then in (PARQUET, (), COLUMNS, FLOAT16):
+        run(place, hash_tei, *then)
+        if not then:
+            assert output_files(place / "out") == first
+    assert texts_embedded(hash_tei) - before <= 4 * HANDSHAKE_TEXTS
+    run(place, hash_tei, *FLOAT16, output="new")
+    assert output_files(place / "out") == output_files(place / "new")
+
+
 def test_another_folders_vectors_are_used_in_another_format(place: Path, hash_tei: str) -> None:
     run(place, hash_tei, *FLOAT16, output="old")
     before = texts_embedded(hash_tei)
@@ -183,6 +195,30 @@ def test_float16_is_what_numpy_makes_of_the_float32(place: Path, hash_tei: str) 
     texts = table.column("text").to_pylist()
     assert vectors_of(table).tobytes() == expected_vectors(texts).astype(np.float16).tobytes()
     assert "embedded again: 50 documents" in verify(place, "--sample", 50, "--endpoint", hash_tei)
+
+
+def test_vectors_that_float16_cannot_hold_are_dead_letters(place: Path) -> None:
+    wrong = {"huge": 2.0**20, "tiny": 2.0**-24}
+    records = [{"content": f"{name} {number}"} for number in range(40) for name in ("plain", "nulls", *wrong)]
+    write_ndjson(place / "in/wrong.ndjson", map(dict[str, object], records))
+    with TeiSimulator(["--faults", json.dumps({"null_marker": "nulls", "scales": wrong})]) as server:
+        run(place, server.url, *FLOAT16, "--no_normalize")
+        found = verify(place, "--sample", 300, "--endpoint", server.url)
+        run(place, server.url, *PARQUET, "--no_normalize", output="float32")
+    assert "= 281 embedded" in found
+    lines = (place / "out/dead_letters").rglob("*.ndjson")
+    letters = [json.loads(line) for path in lines for line in path.read_text(encoding="utf-8").splitlines()]
+    texts = [json.loads(letter["line"])["content"] for letter in letters if letter["reason"] == "invalid_vector"]
+    assert sorted(texts) == sorted(str(record["content"]) for record in records if "plain" not in record["content"])
+    details = {letter["detail"] for letter in letters if "huge" in letter["line"]}
+    assert all(detail.startswith("the vector's numbers, of up to ") for detail in details)
+    assert all(detail.endswith(" do not fit float16") for detail in details)
+    rounded, exact = table_of(place), table_of(place, "float32")
+    assert (len(rounded), len(exact)) == (281, 361)  # of which the nulls alone are missing
+    vectors = dict(zip(exact.column("text").to_pylist(), vectors_of(exact), strict=True))
+    for text, vector in zip(rounded.column("text").to_pylist(), vectors_of(rounded), strict=True):
+        assert vector.tobytes() == vectors[text].astype(np.float16).tobytes()
+        assert np.array_equal(vectors[text], 4 * expected_vectors([text])[0])  # not normalised
 
 
 def test_two_runs_write_the_same_bytes_and_a_changed_source_changes_its_own_shards(place: Path, hash_tei: str) -> None:

@@ -17,8 +17,9 @@ from tests.documents import mixed_corpus
 from tests.flink import Cluster, cluster, job_server_jar
 from tests.scripts import made_environment
 from tests.servers import tool, wait_until
-from tests.storages import Storage, embed, expected, fill, job, outputs, place_of, s3_options, verify
+from tests.storages import PARQUET, Storage, embed, expected, fill, job, outputs, place_of, s3_options, verify
 from tests.tei_simulator.process import TeiSimulator
+from tests.test_end_to_end import HANDSHAKE_TEXTS
 
 Call = Callable[..., list[str]]
 
@@ -152,7 +153,9 @@ REUSED = [
     [("local", "multi-processing"), *(pytest.param(*where, marks=OUTSIDE) for where in REUSED)],
     indirect=True,
 )
-def test_only_new_texts_are_sent_after_a_change(place: Storage, runner: Call, tmp_path: Path, hash_tei: str) -> None:
+def test_only_new_texts_are_sent_after_a_change_and_none_for_another_format(
+    place: Storage, runner: Call, tmp_path: Path, hash_tei: str
+) -> None:
     files = mixed_corpus()
     fill(place, files)
     embed(place, hash_tei)
@@ -168,6 +171,12 @@ def test_only_new_texts_are_sent_after_a_change(place: Storage, runner: Call, tm
     assert (report["last_run"]["sent"], report["last_run"]["reused"]) == (1, 300)
     left = {name: data for name, data in (files | changed).items() if name != "a/b/wiki_02.json.bz2"}
     assert outputs(place) == expected(left, tmp_path, hash_tei)
+    assert not [name for name in place.names() if re.search("/(former|partial|reuse|tmp)/", name)]
+    verify(place)
+    before = texts_embedded(hash_tei)
+    call(runner("run", *job(place, hash_tei, *PARQUET)), timeout=250)
+    assert texts_embedded(hash_tei) - before <= HANDSHAKE_TEXTS
+    assert outputs(place) == expected(left, tmp_path, hash_tei, *PARQUET)
     assert not [name for name in place.names() if re.search("/(former|partial|reuse|tmp)/", name)]
     verify(place)
 

@@ -22,6 +22,7 @@ from tests.commands import ROOT, command, environment, tayyar, tayyar_here, text
 from tests.conftest import STORAGES
 from tests.documents import mixed_corpus
 from tests.storages import (
+    PARQUET,
     LocalStorage,
     Storage,
     embed,
@@ -69,6 +70,12 @@ def plain(tmp_path_factory: pytest.TempPathFactory, hash_tei: str) -> dict[str, 
     return expected(mixed_corpus(), tmp_path_factory.mktemp("plain"), hash_tei)
 
 
+@pytest.fixture(scope="module")
+def plain_parquet(tmp_path_factory: pytest.TempPathFactory, hash_tei: str) -> dict[str, bytes]:
+    """What must come out of the corpus as Parquet."""
+    return expected(mixed_corpus(), tmp_path_factory.mktemp("parquet"), hash_tei, *PARQUET)
+
+
 def test_only_what_is_damaged_is_mended(place: Storage, plain: dict[str, bytes], hash_tei: str) -> None:
     fill(place, mixed_corpus())
     assert "total: embeddings = 600, documents = 605, dead letters = 5" in embed(place, hash_tei)
@@ -90,11 +97,13 @@ def test_only_what_is_damaged_is_mended(place: Storage, plain: dict[str, bytes],
     verify(place)
 
 
+@pytest.mark.parametrize(("made", "options"), [("plain", ()), ("plain_parquet", PARQUET)], ids=["ndjson", "parquet"])
 def test_every_command_does_its_work_where_the_data_lies(
-    place: Storage, plain: dict[str, bytes], simulator: Simulator
+    place: Storage, made: str, options: tuple[str, ...], simulator: Simulator, request: pytest.FixtureRequest
 ) -> None:
+    plain: dict[str, bytes] = request.getfixturevalue(made)
     fill(place, mixed_corpus())
-    data = ("--input", f"{place.root}/in/**", "--shard_bytes", 9000, "--endpoint", simulator.url)
+    data = ("--input", f"{place.root}/in/**", "--shard_bytes", 9000, "--endpoint", simulator.url, *options)
     out = ("--output", f"{place.root}/out")
     assert "records: 605\n" in tayyar_here("plan", *data, *out, "--max_in_flight", 32).stdout
     assert "out/_job/estimate.json" in place.names()
@@ -236,7 +245,7 @@ def test_a_job_is_begun_anew_and_a_changed_input_is_redone(place: Storage, tmp_p
     verify(place)
 
 
-def test_former_vectors_are_used_again_where_the_data_lies(place: Storage, hash_tei: str) -> None:
+def test_former_vectors_are_used_again_where_the_data_lies(place: Storage, tmp_path: Path, hash_tei: str) -> None:
     lines = [b'{"content": "text %d"}\n' % number for number in range(300)]
     place.put("in/a.ndjson", b"".join(lines))
     embed(place, hash_tei)
@@ -249,6 +258,14 @@ def test_former_vectors_are_used_again_where_the_data_lies(place: Storage, hash_
     receipts = [json.loads(storage.read_bytes(f"{place.root}/{name}") or b"") for name in names if "/receipts/" in name]
     assert (sum(one["sent"] for one in receipts), sum(one["reused"] for one in receipts)) == (1, 300)
     verify(place)
+    corpus = {"a.ndjson": place.files()["in/a.ndjson"]}
+    for options in (PARQUET, PARQUET, ()):  # to Parquet, again without anything to do, and back from rounded numbers
+        before = texts_embedded(hash_tei)
+        embed(place, hash_tei, *options)
+        assert (texts_embedded(hash_tei) - before <= HANDSHAKE_TEXTS) is bool(options)
+        assert outputs(place) == expected(corpus, tmp_path, hash_tei, *options)
+        assert not [name for name in place.names() if "/former/" in name or "/reuse/" in name or "/partial/" in name]
+        verify(place)
 
 
 @pytest.mark.parametrize("kind", ["s3"], indirect=True)

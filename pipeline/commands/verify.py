@@ -10,7 +10,9 @@ from dataclasses import dataclass, field, fields
 import orjson
 
 from pipeline.commands.options.verify import VerifyOptions
+from pipeline.commands.report import publish
 from pipeline.errors import ExitCode, NotProven, UsageError
+from pipeline.job import run_marker
 from pipeline.job.input_selection import LeftOut, describe
 from pipeline.job.ledger import Ledger, SourceLedger, read_ledger, relocate
 from pipeline.job.sharding import make_plan, read_plan
@@ -24,7 +26,7 @@ from pipeline.runners.endpoint import reached, require_endpoint
 from pipeline.runners.progress import CountBar
 from pipeline.verification.findings import Findings
 from pipeline.verification.parallel import processes_for, run_parallel
-from pipeline.verification.sampling import Sample, SpotCheck, require_same_space
+from pipeline.verification.sampling import Reservoir, SpotCheck, require_same_space
 from pipeline.verification.shards import Expected, Outcome, ShardWork, check_shards, is_own_file
 from pipeline.verification.vectors import SharedVectors, norm_tolerance
 from transforms.elements import Shard, Source
@@ -33,7 +35,7 @@ from transforms.output.layout import Layout
 from transforms.output.receipts import Receipt
 from transforms.storage import api as storage
 from transforms.storage.api import WrittenFile
-from transforms.storage.base import FileStat
+from transforms.storage.base import FileStat, StorageError
 
 _SHOWN_MISSING = 3
 _logger = logging.getLogger(__name__)
@@ -47,11 +49,13 @@ class _Checked:
         findings: what is wrong.
         not_checked: what was not looked at, phrase by phrase.
         sample: lines to embed again.
+        has_sound_report: whether the report, if there is one, gives the receipts' numbers.
     """
 
     findings: Findings = field(default_factory=Findings)
     not_checked: list[str] = field(default_factory=list)
-    sample: Sample = field(default_factory=lambda: Sample(0))
+    sample: Reservoir = field(default_factory=lambda: Reservoir(0))
+    has_sound_report: bool = True
 
 
 def verify(options: VerifyOptions, say: Callable[[str], None] = print) -> ExitCode:
@@ -73,6 +77,7 @@ def verify(options: VerifyOptions, say: Callable[[str], None] = print) -> ExitCo
     job = require_job(output)
     files = output.list()
     ledger = read_ledger(read_plan(output, job.shard_bytes), output, job.digest, files)
+    as_reported = ledger, job
     problems: list[str] = []
     if options.inputs:
         now = make_plan(options.inputs, output.root, job.shard_bytes, exclude=job.exclude, warn=False)
@@ -102,6 +107,7 @@ def verify(options: VerifyOptions, say: Callable[[str], None] = print) -> ExitCo
             compared = spot_check.run(picks, checked.findings) if picks else None
             if not picks:
                 checked.not_checked.append("the vectors against the model (there is no document to embed again)")
+    _save_result(checked, *as_reported, output)
     return _conclude(checked, compared, ledger, job, options, output, say)
 
 
@@ -113,7 +119,7 @@ def _check_folder(
     job: JobSpec,
     options: VerifyOptions,
 ) -> _Checked:
-    checked = _Checked(sample=Sample(options.sample))
+    checked = _Checked(sample=Reservoir(options.sample))
     findings = checked.findings
     for problem in problems:
         findings.add(problem)
@@ -122,7 +128,9 @@ def _check_folder(
     _check_files(ledger, output, files, job, findings)
     _check_shards(ledger, output, job, options, checked)
     if ledger.complete:  # the report of an unfinished job is of some moment
+        before = findings.count
         _check_report(ledger, output, findings)
+        checked.has_sound_report = findings.count == before
     if not options.sample:
         checked.not_checked.append("the vectors against the model (give --sample N and --endpoint URL)")
     return checked
@@ -347,6 +355,21 @@ def _check_report(ledger: Ledger, output: OutputFolder, findings: Findings) -> N
         )
 
 
+def _save_result(checked: _Checked, ledger: Ledger, job: JobSpec, output: OutputFolder) -> None:
+    """Save what was found, also in the report, if there is one.
+
+    A run at work will write the report itself, and one that is a finding stays as it is. A folder that cannot be
+    written, such as a read-only copy, can be verified all the same.
+    """
+    try:
+        write_verified(output, checked.findings.count)
+        if checked.has_sound_report and output.read(output.report) is not None and not run_marker.writers(output):
+            publish(ledger, job, output, None, say=lambda _: None)
+        output.tidy()
+    except (StorageError, OSError) as error:
+        _logger.warning("the report will not show this verification, because it cannot be saved: %s", error)
+
+
 def _origins(ledger: Ledger) -> str:
     """Return where the vectors come from, in parentheses; nothing if the endpoint made all of them."""
     if not ledger.reused and not ledger.duplicates:
@@ -365,7 +388,6 @@ def _conclude(
 ) -> ExitCode:
     """Print what was proven, or raise NotProven with what was found."""
     findings = checked.findings
-    write_verified(output, findings.count)
     if findings.count:
         more = ", the first of them" if findings.count > len(findings.first) else ""
         raise NotProven(

@@ -12,7 +12,6 @@ from pipeline.job.run_marker import RunMarker, read_marker
 from pipeline.job.sharding import read_plan
 from pipeline.job.spec import JobSpec, require_job
 from pipeline.reporting.numbers import count, duration, number, percent, rate
-from pipeline.reporting.report import expected_records
 from pipeline.reporting.timeline import active_seconds, bottleneck, sum_statistics
 from transforms.output.folder import OutputFolder
 from transforms.output.receipts import Receipt
@@ -142,7 +141,7 @@ def status_of(
     is_at_work = state in (State.RUNNING, State.STALLED)
     overall = ledger.sent / busy if busy else None
     recent = _recent_rate(receipts, marker, now, "sent") if is_at_work else None
-    expected = expected_records(ledger, planned_records)
+    expected = ledger.records_expected(planned_records)
     recent_records = _recent_rate(receipts, marker, now, "records") if is_at_work else None
     per_second = recent_records or (ledger.records / busy if busy else None)
     sums = sum_statistics(receipts)
@@ -239,7 +238,7 @@ def _rounded(value: float | None, digits: int = 1) -> float | None:
     return None if value is None else round(value, digits)
 
 
-def lines_of(status: Status) -> Iterator[str]:
+def render_status(status: Status) -> Iterator[str]:
     """Yield the lines that a person reads."""
     yield f"{status.state.value}: {status.why}"
     yield (

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pipeline.embedded_tei.process import EmbeddedTei, EmbeddedTeiError
 from pipeline.errors import UsageError
 from pipeline.job.spec import ServedModel
+from pipeline.runners.progress import Waiting
 from transforms.tei.client import TeiClient
 from transforms.tei.errors import EndpointRefused, EndpointUnreachable
 from transforms.tei.handshake import EndpointProfile
@@ -98,7 +99,8 @@ def probed(
     """
     client = TeiClient(settings)
     try:
-        profile = client.probe(every_url)
+        with Waiting(f"asking {settings.urls[0]} for its limits and its probe vectors"):
+            profile = client.probe(every_url)
     finally:
         client.close()
     identity = profile.identity

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.embedded_tei import wire
-from pipeline.embedded_tei.device import Device, Entry, Job
+from pipeline.embedded_tei.device import Device, Entry, PendingRequest
 from pipeline.embedded_tei.limits import ServerLimits
 from pipeline.embedded_tei.models.registry import Encoded, Vectors
 from tests.tei_simulator.faults import Faults
@@ -54,9 +54,9 @@ class SimulatedDevice(Device):
         super().submit(entries)
         self.statistics.queue_changed(len(self._queue))
 
-    def drop(self, job: Job) -> None:
+    def drop(self, request: PendingRequest) -> None:
         queued = len(self._queue)
-        super().drop(job)
+        super().drop(request)
         self.statistics.texts_dropped += queued - len(self._queue)
         self.statistics.queue_changed(len(self._queue))
 
@@ -77,7 +77,10 @@ class SimulatedDevice(Device):
         if faults.backend and self._random.random() < faults.backend:
             raise RuntimeError("Inference error: out of memory")
         self.statistics.texts_computed += len(texts)
-        return self._with_nulls(self._with_noise(self.model.embed(texts), texts), texts)
+        vectors = self._with_noise(self.model.embed(texts), texts)
+        for marker, factor in faults.scales.items():
+            vectors[[marker in text.text for text in texts]] *= np.float32(factor)
+        return self._with_nulls(vectors, texts)
 
     def _seconds(self, texts: int, tokens: int) -> float:
         faults = self.faults

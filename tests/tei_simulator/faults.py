@@ -66,6 +66,7 @@ class Faults:
         drip: chance of a reply that never gets whole, though bytes keep coming.
         null_rows: chance that one text's row has a null.
         null_marker: texts with this in them always have a row of nulls.
+        scales: factors by a marker: texts with it in them have vectors of so many times the norm.
         refuse_marker: a request with such a text is answered with 422.
         poison_marker: a device batch with such a text fails, and with it (424) all requests that have a text in it.
         retry_after: seconds told in `Retry-After` by a gateway's 429 and 503; None for no such header.
@@ -119,6 +120,7 @@ class Faults:
     drip: float = 0.0
     null_rows: float = 0.0
     null_marker: str | None = None
+    scales: Mapping[str, float] = dataclasses.field(default_factory=dict)
     refuse_marker: str | None = None
     poison_marker: str | None = None
     retry_after: float | None = None

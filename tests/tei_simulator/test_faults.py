@@ -11,6 +11,7 @@ import requests
 
 from tests.tei_simulator.clients import Simulator, address, embed, embed_base64, post
 from tests.tei_simulator.faults import Fault, Faults
+from tests.tei_simulator.hash_model import expected_vectors
 from tests.tei_simulator.process import TeiSimulator
 
 JSON = {"content-type": "application/json"}
@@ -191,6 +192,12 @@ def test_marked_texts_have_nulls_and_their_neighbours_do_not(simulator: Simulato
     assert np.isnan(embed_base64(simulator.url, ["b ☢"])).all()
     simulator.set_faults()
     assert reply.json()[0::2] == simulator.embed(["a", "c"]).json()
+
+
+def test_marked_texts_have_vectors_of_another_norm(simulator: Simulator) -> None:
+    simulator.set_faults(scales={"×4": 4, "×½": 0.5})
+    vectors = embed(simulator.url, ["a", "b ×4", "c ×½"])
+    assert np.array_equal(vectors, expected_vectors(["a", "b ×4", "c ×½"]) * np.array([[1], [4], [0.5]], np.float32))
 
 
 def test_rows_are_null_by_chance_and_in_one_component(simulator: Simulator) -> None:

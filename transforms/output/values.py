@@ -12,21 +12,28 @@ import orjson
 
 from transforms.elements import Vectors
 from transforms.ndjson.parse import BOM, parse_object, value_of
-from transforms.output.layout import BOOL, DOUBLE, INT64, JSON, STRING, Column
+from transforms.output.layout import BOOL, DOUBLE, FLOAT16, INT64, JSON, STRING, Column
 
+# The length of what float16 rounds off beside the vector's own; of numbers that have all their digits, half of it.
+_MAX_ROUNDING = 1e-3
 _INT64 = range(-(1 << 63), 1 << 63)
 
 
 def fits_type(vectors: Vectors, vector_type: str) -> npt.NDArray[np.bool_]:
-    """Return bool[n]: which rows are finite and not all zeros when they are rounded to the type.
+    """Return bool[n]: which rows are finite, not all zeros, and the same vector when they are rounded to the type.
 
     Args:
         vectors: float32[n, dimensions].
         vector_type: `float32` or `float16`.
     """
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         rounded = vectors.astype(vector_type, copy=False)
-    fits: npt.NDArray[np.bool_] = np.isfinite(rounded).all(axis=1) & rounded.any(axis=1)
+        fits: npt.NDArray[np.bool_] = np.isfinite(rounded).all(axis=1) & rounded.any(axis=1)
+        if vector_type == FLOAT16:
+            # Below 6e-5, float16 has ever fewer digits: nothing is left of a vector all of whose numbers are so small.
+            error = rounded - vectors
+            squares = np.einsum("ij,ij->i", error, error), np.einsum("ij,ij->i", vectors, vectors)
+            fits &= squares[0] <= _MAX_ROUNDING**2 * squares[1]
     return fits
 
 

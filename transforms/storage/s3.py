@@ -256,5 +256,5 @@ def _explained(path: str) -> Iterator[None]:
         raise StorageError(f"{path}: the store's message: {error}") from error
     except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as error:
         raise StorageError(f"{path}: no AWS credentials were found. Set {_CREDENTIALS}.") from error
-    except (exceptions.BotoCoreError, ValueError) as error:  # an address that is none is a ValueError
+    except (exceptions.BotoCoreError, ValueError) as error:  # a malformed address raises ValueError
         raise StorageError(f"{path}: {error}") from error

@@ -89,6 +89,16 @@ def test_an_error_of_several_lines_prints_them_apart(tmp_path: Path) -> None:
     assert shown[2:] == ["Leave files out with --exclude PATTERN."]
 
 
+def test_what_is_logged_stands_above_a_bar_and_not_in_it() -> None:
+    program = (
+        "import logging; from tqdm import tqdm; from pipeline.logs import configure_logging; configure_logging(); "
+        "bar = tqdm(bar_format='{desc}', desc='12 documents'); logging.warning('the endpoint is slow'); bar.close()"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=True)
+    lines = [line.rpartition("\r")[2] for line in shown.stderr.decode().split("\n")]
+    assert lines == ["WARNING: the endpoint is slow", "12 documents", ""]
+
+
 def test_the_command_line_helps() -> None:
     assert tayyar_here("--version").stdout.startswith("tayyar 0.")
     assert "COMMAND" in tayyar_here().stdout

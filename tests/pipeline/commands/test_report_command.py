@@ -71,7 +71,8 @@ def test_report_writes_the_same_again_and_remembers_the_price(output: Path) -> N
     assert report_of(output) | {"made_at": 0} == before | {"made_at": 0}
     assert untimed(output) == page
     assert f"report: {output}/_job/report.html" in said
-    assert "  invalid_json: 4" in said.splitlines()
+    (line,) = [line for line in said.splitlines() if "invalid_json" in line]  # the reason, its number and its example
+    assert re.match(rf"  invalid_json: 4, first at byte [\d,]+ of {output.parent}/in/wiki_00.ndjson: \S+", line)
     assert before["totals"]["dollars"] == pytest.approx(before["totals"]["seconds"] / 100, abs=0.001)
     assert re.search(r"cost: \$0\.\d+ for the time of work, at \$36\.00 an hour", said)
     assert "cost: $0 for" in tayyar_here("report", "--output", output, "--price_per_hour", 0).stdout

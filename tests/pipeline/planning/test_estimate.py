@@ -63,6 +63,18 @@ def test_what_was_planned_comes_true_and_the_report_says_so(corpus: Path, tmp_pa
     assert "Plan and what happened" in (tmp_path / "out/_job/report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("vector_type", ["float32", "float16"])
+def test_the_size_of_parquet_comes_true(corpus: Path, tmp_path: Path, vector_type: str) -> None:
+    how = ("--output_format", "parquet", "--vector_type", vector_type, "--column", "id", "--max_in_flight", 32)
+    # With the noise, vectors compress as those of a real model do; the hash's own have few different numbers.
+    with TeiSimulator(["--faults", '{"noise": "quantized"}']) as server:
+        options = ("--input", corpus, "--output", tmp_path / "out", "--endpoint", server.url, *how)
+        tayyar_here("plan", *options)
+        tayyar_here("run", *options)
+    size = json.loads((tmp_path / "out/_job/report.json").read_bytes())["plan"]["output_bytes"]
+    assert size["planned"] == pytest.approx(size["actual"], rel=0.08)  # texts that occur twice have one vector
+
+
 def test_starting_over_keeps_an_estimate_of_the_job_to_come_and_none_of_the_former(
     tmp_path: Path, hash_tei: str
 ) -> None:

@@ -8,6 +8,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from transforms.output.layout import (
     BOOL,
@@ -93,11 +95,24 @@ def test_a_value_that_does_not_fit_is_null_and_counted(kind: str, text: str, val
     assert unfit == ({"x": 1} if value is None and text != "null" else {})
 
 
-def test_vectors_fit_float16_up_to_its_largest_number_and_down_to_its_smallest() -> None:
+def test_vectors_fit_float16_up_to_its_largest_number_and_down_to_where_it_has_few_digits() -> None:
     # 65,520 is half-way between the largest float16 and what would be the next one, and is rounded to infinity.
-    vectors = np.array([[65504, 0], [65519, 1], [65520, 1], [-1e9, 1], [0, 3e-8], [0, 2.9e-8], [0, 0]], np.float32)
-    assert fits_type(vectors, FLOAT16).tolist() == [True, True, False, False, True, False, False]
-    assert fits_type(vectors, FLOAT32).tolist() == [True] * 6 + [False]
+    large = [[65504, 0], [65519, 1], [65520, 1], [-1e9, 1], [3e38, 3e38]]
+    small = [[0.1, 1e-9], [1e-4, 1.1e-5], [1e-6, 2.1e-6], [0, 3e-8], [0, 1e-9]]
+    vectors = np.array([*large, *small, [0, 0]], np.float32)
+    assert fits_type(vectors, FLOAT16).tolist() == [True, True, *[False] * 3, True, True, *[False] * 4]
+    assert fits_type(vectors, FLOAT32).tolist() == [True] * 10 + [False]
+
+
+@given(st.integers(1, 2000), st.integers(0, 2**32 - 1), st.floats(-25, 16))
+def test_what_fits_float16_keeps_its_direction_and_every_unit_vector_does(size: int, seed: int, power: float) -> None:
+    unit = np.random.default_rng(seed).standard_normal((1, size)).astype(np.float32)
+    unit /= np.linalg.norm(unit)
+    assert fits_type(unit, FLOAT16).all()
+    vector = unit * np.float32(2.0**power)
+    if fits_type(vector, FLOAT16).all():
+        rounded = vector.astype(np.float16).astype(np.float64)
+        assert float(rounded[0] @ unit[0]) / np.linalg.norm(rounded) > 0.999999
 
 
 @pytest.mark.parametrize(
