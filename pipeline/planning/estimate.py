@@ -63,7 +63,7 @@ def make_estimate(
     Args:
         plan: of the sources.
         sample: of their records, at least one of them a document.
-        tokens: documents with their tokens before any cut, None for too many to count; None if nobody knows.
+        tokens: documents with their tokens before any cut, None for too many to count; None if they are not known.
         levels: how fast the endpoint is, at least one.
         vectors: some of the model's, float32[n, dimensions].
         info: what the endpoint reports of itself.
@@ -156,7 +156,7 @@ def _beginning(document: Document) -> str:
 
 
 def _duplicates(documents: Sequence[Document]) -> float:
-    """Return the share of the sample's texts that stand in it before."""
+    """Return the share of the sample's texts that repeat an earlier one."""
     return 1 - len({document.text for document in documents}) / len(documents)
 
 
@@ -175,13 +175,13 @@ def lines_of(estimate: Mapping[str, Any]) -> Iterator[str]:
     reasons = ", ".join(f"{reason} {number(many)}" for reason, many in estimate["dead_letters"].items())
     yield f"dead letters: {f'about {reasons}' if reasons else 'none in the sample'}"
     yield from _token_lines(estimate)
-    yield f"duplicates: {percent(estimate['duplicates_share'])} of the sample's texts stand in it before"
+    yield f"duplicates: {percent(estimate['duplicates_share'])} of the sample's texts repeat an earlier one"
     yield f"output: about {size(estimate['output_bytes'])}; requests: about {number(estimate['requests'])}"
     for level in estimate["levels"]:
         texts = "1 text" if level["in_flight"] == 1 else f"{level['in_flight']:>5,} texts"
         yield f"  {texts} in flight: {rate(level['documents_per_second'])}"
     cost = "" if estimate["dollars"] is None else f", {dollars(estimate['dollars'])}"
-    yield f"expected: {duration(estimate['seconds'])}{cost}, with the endpoint as busy as in the fastest of these"
+    yield f"expected: {duration(estimate['seconds'])}{cost}, at the fastest of these rates"
     if new := estimate.get("new"):
         cost = "" if new["dollars"] is None else f", {dollars(new['dollars'])}"
         counted = New(new["texts"], new["documents"], new["exact"])
