@@ -1,13 +1,23 @@
-"""What the README files show: the Python of `pipeline/README.md` runs, and every link and script is there."""
+"""What the README files show: the Python and the screens of `pipeline/README.md`, and that links and scripts exist."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import os
 import re
+import socket
 import subprocess
 import sys
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+
+from pipeline.job.run_marker import RunMarker
+from tests.commands import tayyar_here
+from tests.documents import documents, write_ndjson
+from tests.tei_simulator.process import TeiSimulator
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -45,3 +55,73 @@ def test_links_and_scripts_are_there(page: Path) -> None:
             assert anchor in slugs, f"{target}{anchor}"
     for script in SCRIPT.findall(text):
         assert (ROOT / script).exists(), script
+
+
+_SHAPES = (
+    (r"\d{4}-\d\d-\d\dT[\d:]+\+00:00", "WHEN"),
+    (r"process \d+ on \S+,", "process # on HOST,"),
+    (r"<?\d[\d.,]*( [dh]| min| s)( \d\d( h| min| s))?(?=$|[ ,;])", "TIME"),
+    (r"\d[\d.,]* (bytes?|[kMG]B)", "SIZE"),
+    (r"<?\d[\d,]*(\.\d+)?", "#"),
+    (r" +# texts in flight: ", " # texts in flight: "),
+)
+
+
+def shape(line: str) -> str:
+    """A line without its numbers."""
+    for pattern, name in _SHAPES:
+        line = re.sub(pattern, name, line)
+    return line
+
+
+def marker_of(pid: int, seconds_ago: float) -> RunMarker:
+    since = datetime.now(timezone.utc) - timedelta(seconds=seconds_ago)
+    return RunMarker(socket.gethostname(), pid, since.isoformat(timespec="seconds"))
+
+
+def test_screens_of_the_readme_are_what_the_commands_print(tmp_path: Path) -> None:
+    """The job of `pipeline/README.md` in small: planned, stopped, looked at, continued and verified."""
+    for number in range(4):
+        lines = [{**one, "filler": "x" * 4000} for one in documents(250, seed=number)]
+        write_ndjson(tmp_path / f"wiki/wiki_{number:02d}.ndjson", lines)
+    out = tmp_path / "embedded"
+    printed: list[str] = []
+
+    def carry_out(*arguments: object, code: int = 0) -> None:
+        done = tayyar_here(*arguments, code=code)
+        printed.extend(f"{done.stdout}\n{done.stderr}".replace(str(tmp_path), "/data").splitlines())
+
+    with TeiSimulator(["--texts_per_second", "300", "--max_batch_requests", "8"]) as server:
+        endpoint = ("--endpoint", server.url, "--price_per_hour", 1.3)
+        work = ("run", "--input", tmp_path / "wiki", "--output", out, "--shard_bytes", 100_000, *endpoint)
+        carry_out("plan", "--input", tmp_path / "wiki", "--output", out, *endpoint)
+        with (tmp_path / "wiki/wiki_03.ndjson").open("a") as file:  # the plan's sample has no broken line
+            file.write('{"content": "unfini\n')
+        carry_out(*work)
+        for receipt in sorted((out / "_job/receipts").iterdir())[15:]:
+            receipt.unlink()
+        for marker in (marker_of(os.getpid(), 60), marker_of(subprocess.Popen(["true"]).pid, 60)):
+            (out / marker.name).parent.mkdir(exist_ok=True)
+            (out / marker.name).write_text(json.dumps(dataclasses.asdict(marker)))
+            if marker.pid != os.getpid():
+                os.waitpid(marker.pid, 0)
+            carry_out("status", "--output", out)
+            (out / marker.name).unlink()
+        carry_out("report", "--output", out, code=1)
+        carry_out(*work)
+    carry_out("verify", "--output", out)
+    (out / "data/mine.txt").touch()
+    carry_out("verify", "--output", out, code=5)
+
+    page = (ROOT / "pipeline" / "README.md").read_text(encoding="utf-8")
+    shown = [
+        line
+        for section in ("plan", "status", "report", "verify")
+        for block in re.findall(
+            r"```text\n(.*?)```", page.partition(f"\n## {section}\n")[2].partition("\n## ")[0], re.DOTALL
+        )
+        for line in block.splitlines()
+        if not line.startswith(("$ ", "…"))
+    ]
+    assert len(shown) > 30
+    assert {shape(line) for line in shown} - {shape(line) for line in printed} == set()

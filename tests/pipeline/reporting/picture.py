@@ -34,7 +34,7 @@ def draw(output: Path, picture: Path = PICTURE) -> None:
         light = [{"name": "prefers-color-scheme", "value": "light"}]
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": light})
         browser.get((output / "_job/report.html").resolve().as_uri())
-        end = browser.execute_script(_END)  # type: ignore[no-untyped-call]
+        end = browser.execute_script(_END)
         clip = {"x": 0, "y": 0, "width": _WIDTH, "height": round(end) + 8, "scale": 1}
         shot = browser.execute_cdp_cmd(
             "Page.captureScreenshot", {"format": "png", "captureBeyondViewport": True, "clip": clip}
