@@ -143,10 +143,11 @@ class Device:
         self.is_healthy = not isinstance(result, Refusal)
         ended = time.perf_counter()
         self.release(len(batch))
-        for position, entry in enumerate(batch):
-            _deliver(entry, result if isinstance(result, Refusal) else result[position], started, ended)
+        # Before the results are delivered, so that the device computes while their responses are written.
         self._running = None
         self._start_next()
+        for position, entry in enumerate(batch):
+            _deliver(entry, result if isinstance(result, Refusal) else result[position], started, ended)
 
     async def _try_compute(self, texts: Sequence[Encoded], waiting_since: float) -> Vectors | Refusal:
         try:

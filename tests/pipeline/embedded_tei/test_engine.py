@@ -1,4 +1,4 @@
-"""An engine whose model fails or whose client leaves: what a request took must come back."""
+"""An engine whose model fails or whose client leaves: what a request took must come back. The order of its work."""
 
 from __future__ import annotations
 
@@ -72,3 +72,30 @@ def test_a_client_that_leaves_during_tokenization_is_computed_nothing_for() -> N
         return model.embedded
 
     assert asyncio.run(embed()) == 0
+
+
+class Notes(HashModel):
+    """A model that notes which texts it embeds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: list[str] = []
+
+    def embed(self, texts: Sequence[Encoded]) -> Vectors:
+        self.notes += [f"embedded {text.text}" for text in texts]
+        return super().embed(texts)
+
+
+def test_the_next_batch_starts_before_the_last_one_is_answered() -> None:
+    async def embed() -> list[str]:
+        limits, model = ServerLimits(max_batch_requests=1), Notes()
+        engine = Engine(Device(model, limits), limits)
+
+        async def answer(text: str) -> None:
+            await engine.embed(EmbedRequest([text], is_batch=False), None)
+            model.notes.append(f"answered {text}")
+
+        await asyncio.gather(answer("a"), answer("b"))
+        return model.notes
+
+    assert asyncio.run(embed()) == ["embedded a", "embedded b", "answered a", "answered b"]
