@@ -17,7 +17,15 @@ from pipeline.commands.options.report import ReportOptions
 from pipeline.commands.options.run import RunOptions
 from pipeline.commands.options.status import StatusOptions
 from pipeline.commands.options.verify import VerifyOptions
-from pipeline.errors import ExitCode, NotProven, PipelineFailed, UsageError, lines_of
+from pipeline.errors import (
+    OUT_OF_THREADS,
+    ExitCode,
+    NotProven,
+    PipelineFailed,
+    UsageError,
+    is_out_of_threads,
+    lines_of,
+)
 from pipeline.logs import configure_logging
 from transforms.storage.base import StorageError
 from transforms.tei.errors import EndpointError
@@ -58,6 +66,10 @@ def main(arguments: list[str]) -> int:
         return ExitCode.DONE
     except (StorageError, OSError) as error:
         return _report(ExitCode.FAILED, *lines_of(error), *_how_to_continue(command, ExitCode.FAILED))
+    except RuntimeError as error:
+        if not is_out_of_threads(error):
+            raise
+        return _report(ExitCode.FAILED, OUT_OF_THREADS, *_how_to_continue(command, ExitCode.FAILED))
     except KeyboardInterrupt:
         remedy = "; the same command continues from here" if command in ("run", "redrive") else ""
         _report(ExitCode.FAILED, f"stopped{remedy}")

@@ -44,6 +44,14 @@ def describe_error(error: Exception) -> str:
     return f"{error} does not exist" if isinstance(error, FileNotFoundError) else str(error)
 
 
+def is_out_of_threads(error: BaseException) -> bool:
+    """Whether an error, perhaps with a runner's words around it, means that no thread can be started."""
+    return isinstance(error, RuntimeError) and "can't start new thread" in str(error)
+
+
+OUT_OF_THREADS = "no thread can be started: the limit of processes and threads is reached. Raise it (ulimit -u)."
+
+
 class PipelineFailed(CommandError):
     """The runner or a worker failed; the message gives the reason, as far as it is known, and `code` the exit code."""
 

@@ -33,9 +33,15 @@ from tests.servers import wait_until
 from tests.tei_simulator.clients import Simulator
 from tests.tei_simulator.process import TeiSimulator
 from tests.test_end_to_end import HANDSHAKE_TEXTS
+from transforms.elements import RequestStatistics
+from transforms.embed_shards import assemble, merge_embeddings
 from transforms.output.folder import OutputFolder
+from transforms.read_shards import lines_of, parse_shard
 from transforms.reuse.index import IndexHandle
 from transforms.reuse.partial import encode_partial
+from transforms.reuse.reuse import distinct, find_vectors
+from transforms.tei.tasks import Embeddings
+from transforms.write_embedded import write_shard
 
 SHARD_BYTES = 10_000
 T = TypeVar("T")
@@ -545,6 +551,34 @@ def test_a_death_at_any_step_of_the_preparation_loses_no_vector(
             run(changed / "in", out, hash_tei)
             assert sent(out) == 0
             assert output_files(out) == output_files(changed / "nothing")
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_death_at_any_step_of_writing_a_shard_loses_no_vector(
+    changed: Path, tmp_path: Path, hash_tei: str, before: bool
+) -> None:
+    for step in range(1, 5):  # output, keys, receipt, and the vectors that were saved of the unfinished shard
+        out = tmp_path / f"out{step}"
+        shutil.copytree(changed / "out", out)
+        ledger, handle = preparation(OutputFolder(str(out), "first"), changed / "in")
+        job, index = require_job(OutputFolder(str(out), "first")), handle.open() if handle else None
+        assert index is not None
+        (read,) = (
+            parse_shard(shard, lines, job.text_field, job.embedding_field)
+            for shard, lines in lines_of(ledger.work_left()[0], SHARD_BYTES)
+        )
+        once = distinct([document.text for document in read.documents])
+        found = find_vectors(once.texts, index, job.space.dimensions)
+        nothing = Embeddings(found.vectors[:0], {}, RequestStatistics())
+        embeddings, reused, duplicates = assemble(once, found, nothing)
+        embedded, _ = merge_embeddings(read, embeddings, time.time(), reused, duplicates)
+        assert reused == len(read.documents) > 10
+        Dying.left, Dying.before = step, before
+        with pytest.raises(Killed):
+            write_shard(embedded, Dying(str(out), "dying"), job.provenance, job.layout)
+        run(changed / "in", out, hash_tei)
+        assert sent(out) == 0
+        assert output_files(out) == output_files(changed / "nothing")
 
 
 def test_a_death_while_former_files_are_deleted_does_no_harm(changed: Path, tmp_path: Path, hash_tei: str) -> None:

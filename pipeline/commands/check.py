@@ -100,7 +100,7 @@ def _findings(endpoint: EndpointSettings, profile: EndpointProfile) -> Iterator[
         finally:
             client.close()
         yield f"endpoint: {url} answers, TEI {info.version}{_token_note(endpoint, url)}"
-        longer = "cut" if endpoint.overlong.value == "truncate" else "dead letters"
+        longer = "truncated" if endpoint.overlong.value == "truncate" else "dead letters"
         yield (
             f"limits: {count(info.max_concurrent_requests, 'text')} in flight, "
             f"{info.max_client_batch_size:,} a request, {count(info.max_input_length, 'token')} a text; "

@@ -22,6 +22,7 @@ from pipeline.planning.estimate import NAME, make_estimate, render_estimate
 from pipeline.planning.sampling import take_sample
 from pipeline.planning.throughput import probe_speed
 from pipeline.planning.tokenize import CannotTokenize, count_tokens
+from pipeline.reporting.numbers import count
 from pipeline.runners.endpoint import reached
 from pipeline.runners.progress import Waiting
 from transforms.elements import Document
@@ -67,8 +68,12 @@ def plan(options: PlanOptions, say: Callable[[str], None] = print) -> ExitCode:
         except DamagedSource as error:
             raise UsageError(str(error)) from error
     documents = [record.parsed for record in sample.records if isinstance(record.parsed, Document)]
+    if not sample.records:
+        raise UsageError(f"there are no records in {', '.join(options.inputs)}. Check --input.")
     if not documents:
-        raise UsageError(f"none of {len(sample.records)} sampled lines has a text. Check --input and --text_field.")
+        raise UsageError(
+            f"none of {count(len(sample.records), 'sampled line')} has a text. Check --input and --text_field."
+        )
     random.Random(0).shuffle(documents)
     asked_at = time.monotonic()
     with reached(options.endpoint, options.expected_dimensions, model=options.model, say=say) as (endpoint, profile):

@@ -65,7 +65,7 @@ def make_estimate(
     Args:
         plan: of the sources.
         sample: of their records, at least one of them a document.
-        tokens: documents with their tokens before any cut, None for too many to count; None if nobody knows.
+        tokens: documents with their tokens before any cut, None for too many to count; None if they are not known.
         levels: how fast the endpoint is, at least one.
         vectors: some of the model's, float32[n, dimensions].
         info: what the endpoint reports of itself.
@@ -190,7 +190,7 @@ def render_estimate(estimate: Mapping[str, Any]) -> Iterator[str]:
         texts = "1 text" if level["in_flight"] == 1 else f"{level['in_flight']:>5,} texts"
         yield f"  {texts} in flight: {rate(level['documents_per_second'])}"
     cost = "" if estimate["dollars"] is None else f", {dollars(estimate['dollars'])}"
-    yield f"expected: {duration(estimate['seconds'])}{cost}, at the highest rate that was measured"
+    yield f"expected: {duration(estimate['seconds'])}{cost}, at the fastest of these rates"
     if new := estimate.get("new"):
         cost = "" if new["dollars"] is None else f", {dollars(new['dollars'])}"
         counted = New(new["texts"], new["documents"], new["exact"])

@@ -396,7 +396,7 @@ def truncated(report: Report) -> str | None:
 
 
 def progress(report: Report) -> str:
-    """Return how far a job is: 15 of 19 shards are done (78% of the records), missing of 2 files, a.ndjson first."""
+    """Return how far a job is: 15 of 19 shards are done (78% of about 57 records); a.ndjson lacks shards."""
     totals = report.totals
     missing = [source for source in report.sources if not source.complete]
     share = (
@@ -404,10 +404,10 @@ def progress(report: Report) -> str:
         if totals.records_expected
         else ""
     )
-    first = f", {missing[0].path} first" if len(missing) > 1 else ""
-    name = missing[0].path if len(missing) == 1 else count(len(missing), "file")
+    files = f"{count(len(missing), 'file')}, {missing[0].path} first," if len(missing) > 1 else missing[0].path
     expected = count(totals.shards_expected, "shard")
-    return f"{totals.shards:,} of {expected} are done{share}, shards are missing of {name}{first}"
+    lacks = "lack shards" if len(missing) > 1 else "lacks shards"
+    return f"{totals.shards:,} of {expected} are done{share}; {files} {lacks}"
 
 
 def counts(report: Report) -> Iterator[str]:

@@ -59,7 +59,7 @@ class Status:
         throttled_seconds: requests waited so long because the endpoint asked for it, summed over requests.
         queue_ms: mean time of a text in the endpoint's queue; `inference_ms` likewise in its device. None where the
             endpoint reports no times.
-        texts_in_flight: texts sent and not answered, on the mean of the time of work; `texts_in_queue` of these wait
+        texts_in_flight: texts sent and not answered, on average over the time of work; `texts_in_queue` of these wait
             in the endpoint's queue.
         device_busy: the share of the time in which the endpoint's device was at work, as far as replies show.
     """
@@ -195,7 +195,7 @@ def decide_state(complete: bool, receipts: list[Receipt], marker: RunMarker | No
     limit = _max_silent_seconds(receipts)
     if marker is None:
         # A job that a service started from a template leaves no marker, so a shard finished just now may be its.
-        elsewhere = f" (last shard {duration(now - last)} ago: a template's job may still run)"
+        elsewhere = f" (last shard {duration(now - last)} ago; a template's job may still be running)"
         return State.STOPPED, f"no run is at work; {_CONTINUES}{elsewhere if now - last <= limit else ''}"
     if marker.is_gone and not (marker.is_remote and now - last <= limit):
         return State.STOPPED, f"{marker}, is gone; {_CONTINUES}"

@@ -279,8 +279,8 @@ class Scheduler:
         elif self._work is not None and not self._stopped:
             # Daemons, so that a request that hangs does not keep an interpreter from ending.
             thread = threading.Thread(target=self._run, name=f"tei-{len(self._threads)}", daemon=True)
+            thread.start()  # one that the system refuses must not be waited for
             self._threads.append(thread)
-            thread.start()
 
     def _run(self) -> None:
         assert self._work is not None

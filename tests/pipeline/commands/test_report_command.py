@@ -88,7 +88,7 @@ def test_the_report_of_an_unfinished_job_says_how_much_is_missing(output: Path, 
     expected = len(list((output / "_job/receipts").rglob("*.json")))
     found = tayyar_here("report", "--output", part, code=1).stdout
     assert f"not complete: {expected - 1} of {expected} shards are done (" in found
-    assert f"shards are missing of {output.parent}/in/a/wiki_01.ndjson" in found
+    assert f"; {output.parent}/in/a/wiki_01.ndjson lacks shards; the same run command" in found
     assert f"({len(receipts) - 1} of {len(receipts)} shards)" in found
     page = (part / "_job/report.html").read_text(encoding="utf-8")
     assert f"Not complete:</span> {expected - 1} of {expected} shards, 1 of 2 files" in page

@@ -111,7 +111,7 @@ def test_the_page_shows_what_the_report_holds() -> None:
     assert "Verified</span> on 2026-01-02 03:04 UTC" in page
     assert "2 min 00 s from start to end" in page
     assert "device busy 98% of the time" in page
-    assert "<dt>Texts in flight</dt><dd>3.71 on the mean, 2.57 of them in the queue</dd>" in page
+    assert "<dt>Texts in flight</dt><dd>3.71 on average, 2.57 of them in the queue</dd>" in page
 
 
 def test_where_documents_come_from_is_shown_by_file_where_any_was_not_simply_sent() -> None:
@@ -153,7 +153,7 @@ def test_an_endpoint_without_times_has_no_figures_of_its_device() -> None:
     page = render(silent)
     assert "is not known" in page
     assert "device busy" not in page.lower()
-    assert "<dt>Texts in flight</dt><dd>3.71 on the mean</dd>" in page
+    assert "<dt>Texts in flight</dt><dd>3.71 on average</dd>" in page
     assert page.count("<svg") == 3
     assert "100%" not in labels_of(page)
 
@@ -169,7 +169,7 @@ def test_the_page_of_an_unfinished_job_says_what_is_missing() -> None:
     page = render(unfinished_report())
     assert "Not complete:</span> 15 of 19 shards, 1 of 2 files" in page
     assert "of about 57 records" in page
-    assert "15 of 19 shards are done (78% of about 57 records), shards are missing of /in/a.ndjson" in page
+    assert "15 of 19 shards are done (78% of about 57 records); /in/a.ndjson lacks shards" in page
     assert '<span class="bad">11 of 15</span>' in page
     assert page.index("a.<wbr>ndjson</td>") < page.index("b.<wbr>ndjson</td>")
 

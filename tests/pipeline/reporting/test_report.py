@@ -253,15 +253,15 @@ def test_the_summary_is_what_the_user_of_the_tutorial_knows() -> None:
         "  missing_text: 1",
         "this run: 243,075 documents in 4 s of work, 60,769 documents/s; 3 min 05 s from start to end",
         "cost: $2.00 for the time of work, at $1,800 an hour",
-        "not complete: 3 of an unknown number of shards are done (80% of about 303,835 records), shards are missing of "
-        "/in/more/wiki_07.ndjson.gz; the same run command continues from here",
+        "not complete: 3 of an unknown number of shards are done (80% of about 303,835 records); "
+        "/in/more/wiki_07.ndjson.gz lacks shards; the same run command continues from here",
     ]
 
 
 def test_an_unfinished_job_says_how_much_is_missing() -> None:
     *_, last = summary(unfinished_report(), None)
     assert last == (
-        "not complete: 15 of 19 shards are done (78% of about 57 records), shards are missing of /in/a.ndjson; "
+        "not complete: 15 of 19 shards are done (78% of about 57 records); /in/a.ndjson lacks shards; "
         "the same run command continues from here"
     )
 
