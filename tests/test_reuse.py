@@ -673,6 +673,7 @@ def test_what_an_unfinished_shard_had_put_down_is_not_sent_again(tmp_path: Path,
     assert not (tmp_path / "out/_job/partial").exists()
 
 
+@pytest.mark.timeout(300)
 def test_a_kill_costs_the_endpoints_last_half_minute_alone(tmp_path: Path, hash_tei: str) -> None:
     write_ndjson(tmp_path / "in/a.ndjson", documents(600, seed=1))
     where = ("--output", tmp_path / "out")
@@ -732,6 +733,7 @@ class _Drawn:
 
 
 @pytest.mark.timeout(600)  # some fifty jobs
+@pytest.mark.timeout(300)
 @settings(max_examples=6)
 @given(st.data())
 def test_random_sequences_of_changes_and_settings_give_what_a_run_from_nothing_gives(

@@ -358,12 +358,13 @@ def _check_report(ledger: Ledger, output: OutputFolder, findings: Findings) -> N
 def _save_result(checked: _Checked, ledger: Ledger, job: JobSpec, output: OutputFolder) -> None:
     """Save what was found, also in the report, if there is one.
 
-    A run at work will write the report itself, and one that is a finding stays as it is. A folder that cannot be
-    written, such as a read-only copy, can be verified all the same.
+    A run at work will write the report itself, and one that is a finding stays as it is, also that of a folder which
+    has lost a receipt since. A folder that cannot be written, such as a read-only copy, can be verified all the same.
     """
     try:
         write_verified(output, checked.findings.count)
-        if checked.has_sound_report and output.read(output.report) is not None and not run_marker.writers(output):
+        has_report = ledger.complete and checked.has_sound_report and output.read(output.report) is not None
+        if has_report and not run_marker.writers(output):
             publish(ledger, job, output, None, say=lambda _: None)
         output.tidy()
     except (StorageError, OSError) as error:

@@ -170,8 +170,11 @@ def _output_bytes(documents: Sequence[Document], some: Vectors, layout: Layout) 
         some: float32[few, dimensions]: vectors of the first of them.
         layout: what the output will look like.
     """
-    # All get the numbers of the few vectors, but each in an order of its own, so that no compression finds them again.
-    vectors = np.random.default_rng(0).permuted(np.resize(some, (len(documents), some.shape[1])), axis=1)
+    # Each text gets the numbers of one of the few vectors, in an order of its own: compression finds what it will find
+    # in the output, which is equal texts with equal vectors.
+    places: dict[str, int] = {}
+    rows = [places.setdefault(document.text, len(places)) for document in documents]
+    vectors = np.random.default_rng(0).permuted(np.resize(some, (len(places), some.shape[1])), axis=1)[rows]
     form = format_of(f"sample.{layout.format}")
     chunks = form.encode(form.rows_of(documents, vectors, layout, Counter()), layout, some.shape[1])
     return sum(map(len, chunks)) / len(documents)

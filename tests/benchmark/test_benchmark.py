@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmark import compare, corpus, process, table
+from pipeline.embedded_tei.models.registry import Encoded
+from tests.benchmark import compare, corpus, gpu, process, table
 from tests.benchmark.check import Wrong, check
 from tests.benchmark.endpoint import Endpoint
+from tests.benchmark.gpu_server import full_batches
 from tests.benchmark.registry import CONTESTANTS, FLOOR, Contestant
 from tests.commands import call
 
@@ -120,6 +122,28 @@ def test_a_shard_is_measured_with_and_without_reuse(tmp_path: Path) -> None:
     assert added["CPU µs/document"] != 0
     assert {row["documents"] for row in (without, with_it, added)} == {500}
     assert not (tmp_path / "reuse").exists()
+
+
+@pytest.mark.timeout(300)  # five commands, one after another
+def test_a_gpu_s_server_is_measured_without_a_gpu(tmp_path: Path) -> None:
+    setup = gpu.Setup("hash", documents=_DOCUMENTS, files=2, replicas=2, seconds=0.2)
+    _, rows = gpu.measure(tmp_path, setup)
+    assert [row[""] for row in rows] == ["bare loop", "HTTP without Tayyar", "Tayyar, ndjson", "Tayyar, parquet"]
+    assert rows[0]["share of the bare loop"] == 1
+    for row in rows:
+        share, busy = row["share of the bare loop"], row["model at work"]
+        assert isinstance(share, float)
+        assert isinstance(busy, float)
+        assert 0 < share <= 1
+        assert 0 < busy <= 1
+
+
+def test_batches_of_a_gpu() -> None:
+    batches = [gpu.Batch(40, 0.0, 1.0), gpu.Batch(30, 2.0, 4.0), gpu.Batch(20, 3.0, 3.5), gpu.Batch(10, 3.5, 5.0)]
+    assert gpu.busy_seconds(batches) == 4
+    assert gpu.after_handshake(batches) == batches[2:]
+    texts = [Encoded("", name, tokens, tokens) for name, tokens in (("a", 3), ("b", 3), ("c", 9), ("d", 1), ("e", 5))]
+    assert [[text.text for text in batch] for batch in full_batches(texts, 6)] == [["a", "b"], ["c"], ["d", "e"]]
 
 
 def test_a_table_and_its_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
