@@ -97,9 +97,7 @@ def test_only_what_is_damaged_is_mended(place: Storage, plain: dict[str, bytes],
     verify(place)
 
 
-@pytest.mark.parametrize(
-    ("made", "options"), [("plain", ()), ("plain_parquet", PARQUET)], ids=["ndjson", "parquet"]
-)
+@pytest.mark.parametrize(("made", "options"), [("plain", ()), ("plain_parquet", PARQUET)], ids=["ndjson", "parquet"])
 def test_every_command_does_its_work_where_the_data_lies(
     place: Storage, made: str, options: tuple[str, ...], simulator: Simulator, request: pytest.FixtureRequest
 ) -> None:

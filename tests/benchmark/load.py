@@ -93,8 +93,8 @@ def write_notes(source: Path | None) -> list[str]:
     """Return what it was measured on."""
     return [
         f"One shard of {'documents of ' + source.name if source else '30 to 225 Arabic words a document'}, with unit "
-        f"vectors of {_DIMENSIONS} random numbers; keys, checksum and receipt are part of it. Turn by turn; median, and "
-        f"fastest. Load of the machine: {os.getloadavg()[0]:.1f}."
+        f"vectors of {_DIMENSIONS} random numbers; keys, checksum and receipt are part of it. Turn by turn; median, "
+        f"and fastest. Load of the machine: {os.getloadavg()[0]:.1f}."
     ]
 
 
