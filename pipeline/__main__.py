@@ -17,7 +17,15 @@ from pipeline.commands.options.report import ReportOptions
 from pipeline.commands.options.run import RunOptions
 from pipeline.commands.options.status import StatusOptions
 from pipeline.commands.options.verify import VerifyOptions
-from pipeline.errors import ExitCode, NotProven, PipelineFailed, UsageError, describe_error
+from pipeline.errors import (
+    OUT_OF_THREADS,
+    ExitCode,
+    NotProven,
+    PipelineFailed,
+    UsageError,
+    is_out_of_threads,
+    lines_of,
+)
 from pipeline.logs import configure_logging
 from transforms.storage.base import StorageError
 from transforms.tei.errors import EndpointError
@@ -44,32 +52,37 @@ def main(arguments: list[str]) -> int:
         signal.signal(signal.SIGTERM, _stop)
         return int(_carry_out(options))
     except UsageError as error:
-        return _say_why(error, ExitCode.USAGE)
+        return _report(ExitCode.USAGE, *lines_of(error))
     except EndpointError as error:
-        return _say_why(error, ExitCode.ENDPOINT)
+        return _report(ExitCode.ENDPOINT, *lines_of(error))
     except PipelineFailed as error:
-        return _say_why(f"{error}{_how_to_continue(command, error.code)}", error.code)
+        return _report(error.code, *lines_of(error), *_how_to_continue(command, error.code))
     except NotProven as error:
-        return _say_why(error, ExitCode.NOT_PROVEN)
+        return _report(ExitCode.NOT_PROVEN, *lines_of(error))
     except BrokenPipeError as error:
         if command != "status":  # all others print by `say`
-            return _say_why(f"a connection broke: {error}", ExitCode.FAILED)
+            return _report(ExitCode.FAILED, f"a connection broke: {error}")
         discard(sys.stdout)  # its reader has seen enough
         return ExitCode.DONE
     except (StorageError, OSError) as error:
-        return _say_why(f"{describe_error(error)}{_how_to_continue(command, ExitCode.FAILED)}", ExitCode.FAILED)
+        return _report(ExitCode.FAILED, *lines_of(error), *_how_to_continue(command, ExitCode.FAILED))
+    except RuntimeError as error:
+        if not is_out_of_threads(error):
+            raise
+        return _report(ExitCode.FAILED, OUT_OF_THREADS, *_how_to_continue(command, ExitCode.FAILED))
     except KeyboardInterrupt:
-        advice = "; the same command continues from here" if command in ("run", "redrive") else ""
-        _say_why(f"stopped{advice}", ExitCode.FAILED)
+        remedy = "; the same command continues from here" if command in ("run", "redrive") else ""
+        _report(ExitCode.FAILED, f"stopped{remedy}")
         return 128 + signal.SIGINT
 
 
-def _how_to_continue(command: str, code: ExitCode) -> str:
+def _how_to_continue(command: str, code: ExitCode) -> list[str]:
+    """Return a line of advice, if there is any to give."""
     if command not in ("run", "redrive"):
-        return ""
+        return []
     if code == ExitCode.TOO_MANY_DEAD_LETTERS:
-        return "\nFix the records, or raise --max_dead_letter_ratio; then the same command continues from what is done."
-    return "\nThe same command continues from what is done."
+        return ["Fix the records, or raise --max_dead_letter_ratio; then the same command continues from what is done."]
+    return ["The same command continues from what is done."]
 
 
 def _carry_out(options: Options) -> int:
@@ -106,8 +119,11 @@ def _carry_out(options: Options) -> int:
     raise TypeError(f"no command has {options}")
 
 
-def _say_why(error: Exception | str, code: ExitCode) -> int:
-    say(f"tayyar: {error}", sys.stderr)
+def _report(code: ExitCode, first: str = "", *more: str) -> int:
+    """Print an error's lines, and return the exit code."""
+    say(f"tayyar: {first}", sys.stderr)
+    for line in more:
+        say(line, sys.stderr)
     return code
 
 

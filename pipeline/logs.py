@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import logging
+import textwrap
+from typing import Any, TextIO
 
-from pipeline.escaping import escaped
+from pipeline.escaping import escaped, escaped_line
 
 _NOISE = ("apitools not found", "No semi_persistent_directory found")  # Beam warns of these on every local run
 
 
-class _Formatter(logging.Formatter):
-    """Escapes what a record holds, as `say` does."""
+class _Handler(logging.StreamHandler[TextIO]):
+    """Prints a record above the bars that are drawn, and not into one."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        return escaped(super().format(record))
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm  # not where a command is only parsed
+
+        with tqdm.external_write_mode(self.stream):
+            super().emit(record)
+
+
+class _Formatter(logging.Formatter):
+    """Makes a record one line, as `say` does, and indents the traceback below it.
+
+    So no name or message from outside can begin a line of its own.
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the name is the base class's)
+        return escaped_line(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 (the name is the base class's)
+        return textwrap.indent(escaped(super().formatException(ei)), "  ")
 
 
 def configure_logging() -> None:
@@ -22,7 +40,7 @@ def configure_logging() -> None:
     The filters sit on the handler: a logger's filters see only what is logged to that logger itself, and Beam logs to
     loggers of its own.
     """
-    handler = logging.StreamHandler()
+    handler = _Handler()
     handler.setLevel(logging.WARNING)  # in worker processes, Beam sets a lower level of the root logger
     handler.setFormatter(_Formatter("%(levelname)s: %(message)s"))
     handler.addFilter(without_noise)

@@ -15,11 +15,11 @@ from apache_beam.runners.worker import sdk_worker_main
 from google.protobuf import json_format, text_format
 
 
-def told_by(endpoint: str, worker: str) -> dict[str, str]:
-    """Return what the worker's main program looks for in its environment.
+def read_provision_info(endpoint: str, worker: str) -> dict[str, str]:
+    """Return the environment that the SDK worker's main program expects.
 
     Args:
-        endpoint: host and port at which the runner tells it.
+        endpoint: host and port of the runner's provision service.
         worker: the id that the runner gave this worker.
     """
     with grpc.insecure_channel(endpoint) as channel:
@@ -35,8 +35,8 @@ def told_by(endpoint: str, worker: str) -> dict[str, str]:
     }
 
 
-def tells_no_options(record: logging.LogRecord) -> bool:
-    """Whether a record is another than the one in which Beam tells the runner's log every option, also secret keys."""
+def hides_options(record: logging.LogRecord) -> bool:
+    """Return False for the record in which Beam logs every pipeline option, secret keys included."""
     return not str(record.msg).startswith("Pipeline_options:")
 
 
@@ -45,9 +45,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--id", required=True)
     parser.add_argument("--provision_endpoint", required=True)
-    told, _ = parser.parse_known_args()  # other endpoints stand in what is told too
-    os.environ.update(told_by(told.provision_endpoint, told.id))
-    logging.getLogger(sdk_worker_main.__name__).addFilter(tells_no_options)
+    known, _ = parser.parse_known_args()  # the runner passes other endpoints, too; the provision service has them all
+    os.environ.update(read_provision_info(known.provision_endpoint, known.id))
+    logging.getLogger(sdk_worker_main.__name__).addFilter(hides_options)
     sdk_worker_main.main([])
 
 

@@ -295,8 +295,9 @@ def test_the_summary_tells_why_there_are_dead_letters(hash_tei: str, tmp_path: P
     folder = put(tmp_path / "in", {"a.ndjson": ndjson() + b'{"body":"b"}\n' * 9 + b"[]\n"})
     printed = run(hash_tei, folder, "--max_dead_letter_ratio", 1)
     place = len(ndjson())
-    assert f"missing_text: 9, first {folder}/a.ndjson, byte {place}: there is no field 'content'" in printed
-    assert f"not_an_object: 1, first {folder}/a.ndjson, byte {place + 9 * 13}" in printed
+    assert f"missing_text: 9, first at byte {place:,} of {folder}/a.ndjson: there is no field 'content'" in printed
+    assert f"not_an_object: 1, first at byte {place + 9 * 13:,} of {folder}/a.ndjson" in printed
+    assert printed.count("missing_text") == 1
     assert "likely cause: the text is in another field: name it with --text_field" in printed
 
 

@@ -156,6 +156,18 @@ def test_a_conversion_sends_nothing_and_ends_as_if_it_had_been_the_first_run(
     assert not (place / "out/_job/former").exists()
 
 
+def test_one_folder_goes_from_format_to_format_and_back(place: Path, hash_tei: str) -> None:
+    run(place, hash_tei)
+    first, before = output_files(place / "out"), texts_embedded(hash_tei)
+    for then in (PARQUET, (), COLUMNS, FLOAT16):
+        run(place, hash_tei, *then)
+        if not then:
+            assert output_files(place / "out") == first
+    assert texts_embedded(hash_tei) - before <= 4 * HANDSHAKE_TEXTS
+    run(place, hash_tei, *FLOAT16, output="new")
+    assert output_files(place / "out") == output_files(place / "new")
+
+
 def test_another_folders_vectors_are_used_in_another_format(place: Path, hash_tei: str) -> None:
     run(place, hash_tei, *FLOAT16, output="old")
     before = texts_embedded(hash_tei)
@@ -188,7 +200,7 @@ def test_float16_is_what_numpy_makes_of_the_float32(place: Path, hash_tei: str) 
 def test_vectors_that_float16_cannot_hold_are_dead_letters(place: Path) -> None:
     wrong = {"huge": 2.0**20, "tiny": 2.0**-24}
     records = [{"content": f"{name} {number}"} for number in range(40) for name in ("plain", "nulls", *wrong)]
-    write_ndjson(place / "in/wrong.ndjson", records)
+    write_ndjson(place / "in/wrong.ndjson", map(dict[str, object], records))
     with TeiSimulator(["--faults", json.dumps({"null_marker": "nulls", "scales": wrong})]) as server:
         run(place, server.url, *FLOAT16, "--no_normalize")
         found = verify(place, "--sample", 300, "--endpoint", server.url)

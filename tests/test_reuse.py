@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import gzip
 import json
 import os
 import random
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import pytest
+from backports import zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,11 +33,18 @@ from tests.servers import wait_until
 from tests.tei_simulator.clients import Simulator
 from tests.tei_simulator.process import TeiSimulator
 from tests.test_end_to_end import HANDSHAKE_TEXTS
+from transforms.elements import RequestStatistics
+from transforms.embed_shards import assemble, merge_embeddings
 from transforms.output.folder import OutputFolder
+from transforms.read_shards import lines_of, parse_shard
 from transforms.reuse.index import IndexHandle
 from transforms.reuse.partial import encode_partial
+from transforms.reuse.reuse import distinct, find_vectors
+from transforms.tei.tasks import Embeddings
+from transforms.write_embedded import write_shard
 
 SHARD_BYTES = 10_000
+T = TypeVar("T")
 
 
 def run(corpus: Path, output: Path, url: str, *options: object, code: int | None = 0) -> str:
@@ -123,7 +134,41 @@ def copy(corpus: Path) -> None:
     shutil.copy(corpus / "a.ndjson", corpus / "copy_of_a.ndjson")
 
 
-@pytest.mark.parametrize("change", [touch, delete_lines, shuffle, change_other_fields, rename, split, compress, copy])
+def move_into_folders(corpus: Path) -> None:
+    (corpus / "c/e").mkdir()
+    (corpus / "a.ndjson").rename(corpus / "c/e/a.ndjson")
+    (corpus / "c/d.ndjson").rename(corpus / "c/a.ndjson")
+
+
+def change_everything(corpus: Path) -> None:
+    for change in (delete_lines, change_other_fields, shuffle, copy, split, move_into_folders, compress_by_others):
+        change(corpus)
+
+
+def compress_by_others(corpus: Path) -> None:
+    bzip2, zst, *_ = sorted(corpus.rglob("*.ndjson"))
+    bzip2.with_name(f"{bzip2.name}.bz2").write_bytes(bz2.compress(bzip2.read_bytes()))
+    zst.with_name(f"{zst.name}.zst").write_bytes(zstd.compress(zst.read_bytes()))
+    bzip2.unlink()
+    zst.unlink()
+
+
+CHANGES = [
+    touch,
+    delete_lines,
+    shuffle,
+    change_other_fields,
+    rename,
+    move_into_folders,
+    split,
+    compress,
+    compress_by_others,
+    copy,
+    change_everything,
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_nothing_is_sent_when_no_text_is_new(lived: Folder, change: Callable[[Path], None]) -> None:
     before = texts_embedded(lived.url)
     change(lived.corpus)
@@ -131,6 +176,66 @@ def test_nothing_is_sent_when_no_text_is_new(lived: Folder, change: Callable[[Pa
     assert texts_embedded(lived.url) - before <= HANDSHAKE_TEXTS
     assert "0 texts new among" in report
     lived.changed()
+
+
+def test_a_compressed_corpus_may_be_unpacked(lived: Folder) -> None:
+    compress_by_others(lived.corpus)
+    lived.changed()
+    for path in lived.corpus.rglob("*.bz2"):
+        path.with_suffix("").write_bytes(bz2.decompress(path.read_bytes()))
+        path.unlink()
+    before = texts_embedded(lived.url)
+    run(lived.corpus, lived.output, lived.url, "--prune")
+    assert texts_embedded(lived.url) - before <= HANDSHAKE_TEXTS
+    lived.changed()
+
+
+def test_another_copy_of_the_corpus_sends_nothing(lived: Folder, tmp_path: Path) -> None:
+    shutil.copytree(lived.corpus, tmp_path / "copy", copy_function=shutil.copyfile)  # at other times
+    shutil.rmtree(lived.corpus)
+    copied = Folder(tmp_path / "copy", lived.output, lived.url, begin=False)
+    before = texts_embedded(lived.url)
+    run(copied.corpus, lived.output, lived.url)
+    assert texts_embedded(lived.url) - before <= HANDSHAKE_TEXTS
+    assert sent(lived.output) == 0
+    copied.changed()
+
+
+def test_patterns_may_be_added_and_spelled_otherwise(lived: Folder, tmp_path: Path) -> None:
+    corpus, before = lived.corpus, texts_embedded(lived.url)
+    files = {path: path.stat().st_mtime_ns for path in (lived.output / "data").rglob("*.ndjson")}
+    options = ("--output", lived.output, "--endpoint", lived.url, "--shard_bytes", SHARD_BYTES)
+    write_ndjson(tmp_path / "more/e.ndjson", [{"content": "of another folder"}])
+    for inputs in ([f"{corpus}/"], [corpus], [corpus, f"{corpus}/a.ndjson"], [f"{corpus}/", tmp_path / "more"]):
+        tayyar_here("run", *(word for pattern in inputs for word in ("--input", pattern)), *options)
+    assert {path: path.stat().st_mtime_ns for path in files} == files  # not one shard was done again
+    assert texts_embedded(lived.url) - before <= 4 * HANDSHAKE_TEXTS + 1
+    tayyar_here("verify", "--output", lived.output)
+
+
+def test_another_text_field_with_the_same_texts_sends_nothing(tmp_path: Path, hash_tei: str) -> None:
+    records: list[dict[str, object]] = [
+        {"title": f"title {n}", "body": f"body {n}", "content": f"title {n}\nbody {n}"} for n in range(200)
+    ]
+    for record in records[:100]:
+        record["copy"] = record["content"]
+    write_ndjson(tmp_path / "in/a.ndjson", records)
+    folder = Folder(tmp_path / "in", tmp_path / "out", hash_tei)
+    before = texts_embedded(hash_tei)
+    joined = ("--text_field", "title", "--text_field", "body")
+    run(folder.corpus, folder.output, hash_tei, *joined)
+    write_ndjson(tmp_path / "in/a.ndjson", records[:100])
+    run(folder.corpus, folder.output, hash_tei, "--text_field", "copy")
+    assert texts_embedded(hash_tei) - before <= 2 * HANDSHAKE_TEXTS
+    assert sent(folder.output) == 0
+    folder.changed("--text_field", "copy")
+    folder.changed(*joined)
+
+
+def test_a_wrong_text_field_does_not_lock_the_folder(tmp_path: Path, hash_tei: str) -> None:
+    write_ndjson(tmp_path / "in/a.ndjson", ({"content": f"text {n}", "summary": ""} for n in range(50)))
+    run(tmp_path / "in", tmp_path / "out", hash_tei, "--text_field", "summary", code=4)
+    Folder(tmp_path / "in", tmp_path / "out", hash_tei).changed()
 
 
 @pytest.mark.parametrize(
@@ -180,6 +285,30 @@ def test_plan_finds_what_is_new_and_writes_its_estimate_alone(lived: Folder) -> 
     assert "600 documents done already; 1 text new among 601 documents to do" in report
 
 
+def test_plan_counts_what_other_folders_give(lived: Folder, tmp_path: Path) -> None:
+    write_ndjson(tmp_path / "more/e.ndjson", documents(50, seed=9))
+    run(tmp_path / "more", tmp_path / "second", lived.url)
+    with (lived.corpus / "a.ndjson").open("ab") as file:
+        file.write(b'{"content": "appended"}\n')
+    shutil.copy(tmp_path / "more/e.ndjson", lived.corpus / "e.ndjson")
+    others = ("--reuse", lived.output, "--reuse", tmp_path / "second")
+    job = ("--input", f"{lived.corpus}/**", "--endpoint", lived.url, "--shard_bytes", SHARD_BYTES)
+    plan = ("plan", *job, "--max_in_flight", 8)
+    before = {folder: output_files(folder) for folder in (lived.output, tmp_path / "second")}
+    assert "of these: 1 text new among 951 documents to do: " in tayyar_here(*plan, *others).stdout
+    assert "of these: 51 texts new among 951 documents to do: " in tayyar_here(*plan, *others[:2]).stdout
+    assert "of these: 1 text new among" in tayyar_here(*plan, *others, "--output", tmp_path / "third").stdout
+    here = ("--output", lived.output, *others[2:])
+    assert "of these, 600 documents are done; 1 text new among 351 documents" in tayyar_here(*plan, *here).stdout
+    assert {folder: output_files(folder) for folder in before} == before
+    assert not (tmp_path / "second/_job/estimate.json").exists()
+    sent_before = texts_embedded(lived.url)
+    said = tayyar_here(*plan, *others, "--no_normalize", code=2).stderr
+    assert f"--reuse {lived.output} holds vectors of another space" in said
+    assert texts_embedded(lived.url) - sent_before <= HANDSHAKE_TEXTS
+    assert "new among" not in tayyar_here(*plan).stdout
+
+
 def test_of_much_work_a_share_is_counted(lived: Folder) -> None:
     write_ndjson(lived.corpus / "a.ndjson", documents(300, seed=8))
     touch(lived.corpus)
@@ -223,6 +352,37 @@ def test_another_folder_of_the_same_space_gives_vectors_and_is_not_written_to(li
     assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in lived.output.rglob("*") if p.is_file()} == files
     report = run(lived.corpus, tmp_path / "third", lived.url, "--prompt_name", "query", "--reuse", lived.output, code=2)
     assert "holds vectors of another space" in report
+
+
+def test_vectors_come_from_several_folders_and_the_folder_itself(lived: Folder, tmp_path: Path) -> None:
+    others = []
+    for name, seed in (("second", 8), ("third", 9)):
+        write_ndjson(tmp_path / name / "in/x.ndjson", documents(100, seed=seed))
+        run(tmp_path / name / "in", tmp_path / name / "out", lived.url)
+        others += ["--reuse", tmp_path / name / "out"]
+    lines = [line for path in sorted(tmp_path.rglob("in/**/*.ndjson")) for line in lines_in(path)]
+    random.Random(3).shuffle(lines)
+    (lived.corpus / "a.ndjson").write_bytes(b"".join([*lines, b'{"content": "new"}\n']))
+    before = texts_embedded(lived.url)
+    assert "1 text new among 1,101 documents to do" in run(lived.corpus, lived.output, lived.url, *others)
+    assert texts_embedded(lived.url) - before <= HANDSHAKE_TEXTS + 1
+    lived.changed()
+
+
+@pytest.mark.parametrize(
+    ("job", "words"),
+    [(None, "is not an output folder of Tayyar"), (b'{"format": 1, "model": {"model_id": "m"}}', "first edition")],
+)
+def test_a_folder_without_known_vectors_is_no_source_of_them(
+    tmp_path: Path, hash_tei: str, job: bytes | None, words: str
+) -> None:
+    write_ndjson(tmp_path / "in/a.ndjson", [{"content": "text"}])
+    (tmp_path / "old/_job").mkdir(parents=True)
+    if job is not None:
+        (tmp_path / "old/_job/job.json").write_bytes(job)
+    said = run(tmp_path / "in", tmp_path / "out", hash_tei, "--reuse", tmp_path / "old", code=2)
+    assert words in said
+    assert str(tmp_path / "old") in said
 
 
 @pytest.mark.parametrize("damage", ["output", "keys", "forged keys"])
@@ -284,7 +444,7 @@ def test_what_was_embedded_of_a_gone_source_goes_with_prune_alone(lived: Folder)
     assert (lived.output / "data/b-00000.ndjson").exists()
     verified = tayyar_here("verify", "--output", lived.output).stdout
     assert "verified: 600 records in 2 files" in verified
-    assert f"1 of 3 sources, gone ({lived.corpus}/b.ndjson): 300 records of them, checked in the output" in verified
+    assert f"1 of 3 sources no longer exists ({lived.corpus}/b.ndjson): its 300 records were checked" in verified
     lived.changed()
     assert not [*lived.output.rglob("b-*")]
 
@@ -393,6 +553,34 @@ def test_a_death_at_any_step_of_the_preparation_loses_no_vector(
             assert output_files(out) == output_files(changed / "nothing")
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_a_death_at_any_step_of_writing_a_shard_loses_no_vector(
+    changed: Path, tmp_path: Path, hash_tei: str, before: bool
+) -> None:
+    for step in range(1, 5):  # output, keys, receipt, and the vectors that were saved of the unfinished shard
+        out = tmp_path / f"out{step}"
+        shutil.copytree(changed / "out", out)
+        ledger, handle = preparation(OutputFolder(str(out), "first"), changed / "in")
+        job, index = require_job(OutputFolder(str(out), "first")), handle.open() if handle else None
+        assert index is not None
+        (read,) = (
+            parse_shard(shard, lines, job.text_field, job.embedding_field)
+            for shard, lines in lines_of(ledger.work_left()[0], SHARD_BYTES)
+        )
+        once = distinct([document.text for document in read.documents])
+        found = find_vectors(once.texts, index, job.space.dimensions)
+        nothing = Embeddings(found.vectors[:0], {}, RequestStatistics())
+        embeddings, reused, duplicates = assemble(once, found, nothing)
+        embedded, _ = merge_embeddings(read, embeddings, time.time(), reused, duplicates)
+        assert reused == len(read.documents) > 10
+        Dying.left, Dying.before = step, before
+        with pytest.raises(Killed):
+            write_shard(embedded, Dying(str(out), "dying"), job.provenance, job.layout)
+        run(changed / "in", out, hash_tei)
+        assert sent(out) == 0
+        assert output_files(out) == output_files(changed / "nothing")
+
+
 def test_a_death_while_former_files_are_deleted_does_no_harm(changed: Path, tmp_path: Path, hash_tei: str) -> None:
     out = tmp_path / "out"
     shutil.copytree(changed / "out", out)
@@ -476,6 +664,8 @@ def test_what_an_unfinished_shard_had_put_down_is_not_sent_again(tmp_path: Path,
     texts = [record["content"] for record in records[:40]]
     vectors = np.array([record["embedding"] for record in records[:40]], dtype=np.float32)
     output.write("_job/partial/x-killed", encode_partial("a-00000", job.space.digest, "truncate", texts, vectors))
+    others = [record["content"] for record in records[40:]]  # of another space: they would be wrong here
+    output.write("_job/partial/y-killed", encode_partial("a-00000", "another", "truncate", others, vectors[:20]))
     run(tmp_path / "in", tmp_path / "out", hash_tei, "--shard_bytes", 1_000_000)
     receipt = json.loads((tmp_path / "out/_job/receipts/a-00000.json").read_bytes())
     assert (receipt["sent"], receipt["reused"]) == (20, 40)
@@ -483,33 +673,87 @@ def test_what_an_unfinished_shard_had_put_down_is_not_sent_again(tmp_path: Path,
     assert not (tmp_path / "out/_job/partial").exists()
 
 
-@settings(max_examples=8)
+@pytest.mark.timeout(300)
+def test_a_kill_costs_the_endpoints_last_half_minute_alone(tmp_path: Path, hash_tei: str) -> None:
+    write_ndjson(tmp_path / "in/a.ndjson", documents(600, seed=1))
+    where = ("--output", tmp_path / "out")
+    with TeiSimulator(["--texts_per_second", "4"]) as slow:
+        inputs = ("--input", f"{tmp_path}/in/**", "--shard_bytes", 10_000_000)
+        with started("run", *inputs, *where, "--endpoint", slow.url) as process:
+            wait_until(
+                lambda: list((tmp_path / "out/_job/partial").glob("*")) or process.poll() is not None,
+                "vectors of an unfinished shard",
+                seconds=90,
+            )
+            process.kill()
+            assert process.wait() == -signal.SIGKILL
+        computed = texts_embedded(slow.url)
+    saved = json.loads(tayyar_here("status", "--json", *where).stdout)["partial"]
+    assert 0 < saved <= computed
+    run(tmp_path / "in", tmp_path / "out", hash_tei, "--shard_bytes", 10_000_000)
+    assert sent(tmp_path / "out") == 600 - saved
+    run(tmp_path / "in", tmp_path / "nothing", hash_tei, "--shard_bytes", 10_000_000)
+    assert output_files(tmp_path / "out") == output_files(tmp_path / "nothing")
+
+
+class _Drawn:
+    """A corpus, and the settings of a run, that hypothesis draws again and again."""
+
+    TEXTS = ("", *(f"text {number} " + "w " * (number % 30) for number in range(40)))  # a blank one is a dead letter
+    LINES = st.lists(st.sampled_from(TEXTS), min_size=1, max_size=40)
+    FORMATS = ((), ("--output_format", "parquet"), ("--output_format", "parquet", "--vector_type", "float16"))
+    COMPRESS: ClassVar[dict[str, Callable[[bytes], bytes]]] = {"": bytes, ".gz": gzip.compress, ".zst": zstd.compress}
+
+    def __init__(self, data: st.DataObject, corpus: Path) -> None:
+        self.data, self.corpus = data, corpus
+
+    def one_of(self, *values: T) -> T:
+        return self.data.draw(st.sampled_from(values))
+
+    def change_a_file(self) -> None:
+        path = self.corpus / f"{self.one_of('a', 'b', 'c/d')}.ndjson"
+        existing = {one for one in self.corpus.rglob("*.ndjson*") if one.is_file()}
+        its = {one for one in existing if one.name.startswith(path.name)}
+        for one in its:
+            one.unlink()
+        if not its or existing == its or self.one_of(True, False):
+            write_ndjson(path, ({"content": text, "copy": text} for text in self.data.draw(self.LINES)))
+            suffix = self.one_of(*self.COMPRESS)
+            path.write_bytes(self.COMPRESS[suffix](path.read_bytes()))
+            path.rename(f"{path}{suffix}")
+
+    def settings(self) -> tuple[object, ...]:
+        form = self.one_of(*self.FORMATS)
+        return (
+            *("--shard_bytes", self.one_of(200, 900, 100_000)),
+            *("--embedding_field", self.one_of("embedding", "vector")),
+            *("--text_field", self.one_of("content", "copy")),
+            *form,
+        )
+
+
+@pytest.mark.timeout(600)  # some fifty jobs
+@pytest.mark.timeout(300)
+@settings(max_examples=6)
 @given(st.data())
 def test_random_sequences_of_changes_and_settings_give_what_a_run_from_nothing_gives(
     tmp_path_factory: pytest.TempPathFactory, hash_tei: str, data: st.DataObject
 ) -> None:
     root = tmp_path_factory.mktemp("sequence")
-    pool = ["", *(f"text {number} " + "w " * (number % 30) for number in range(40))]  # the blank one is a dead letter
-    lines = st.lists(st.sampled_from(pool), min_size=1, max_size=40)
-    plain = ("--max_dead_letter_ratio", 1)
-    write_ndjson(root / "other/b.ndjson", ({"content": text} for text in data.draw(lines)))
-    run(root / "other", root / "former", hash_tei, *plain)
-    for _ in range(data.draw(st.integers(2, 4))):
-        name = data.draw(st.sampled_from(["a", "b", "c/d"]))
-        path = root / f"in/{name}.ndjson"
-        if data.draw(st.booleans()) and path.exists() and len([*root.glob("in/**/*.ndjson")]) > 1:
-            path.unlink()
-        else:
-            write_ndjson(root / f"in/{name}.ndjson", ({"content": text} for text in data.draw(lines)))
-        shard_bytes = data.draw(st.sampled_from([200, 900, 100_000]))
-        field = data.draw(st.sampled_from(["embedding", "vector"]))
-        options = (*plain, "--shard_bytes", shard_bytes, "--embedding_field", field)
-        if (root / "out").exists() and data.draw(st.booleans()):
-            Dying.left, Dying.before = data.draw(st.integers(1, 12)), data.draw(st.booleans())
+    drawn, plain = _Drawn(data, root / "in"), ("--max_dead_letter_ratio", 1)
+    reuse: list[object] = []
+    for name in ("former", "other"):
+        write_ndjson(root / name / "in/b.ndjson", ({"content": text} for text in data.draw(drawn.LINES)))
+        run(root / name / "in", root / name / "out", hash_tei, *plain, *drawn.one_of(*drawn.FORMATS))
+        reuse += ["--reuse", root / name / "out"]
+    for _ in range(data.draw(st.integers(2, 3))):
+        drawn.change_a_file()
+        options = (*plain, *drawn.settings())
+        if (root / "out").exists() and drawn.one_of(True, False):
+            Dying.left, Dying.before = data.draw(st.integers(1, 12)), drawn.one_of(True, False)
             with contextlib.suppress(Killed):
                 preparation(Dying(str(root / "out"), "dying"), root / "in")
-        reuse = data.draw(st.sampled_from([(), ("--reuse", root / "former")]))
-        run(root / "in", root / "out", hash_tei, "--prune", *options, *reuse)
+        run(root / "in", root / "out", hash_tei, "--prune", *options, *reuse[: drawn.one_of(0, 2, 4)])
         shutil.rmtree(root / "nothing", ignore_errors=True)
         run(root / "in", root / "nothing", hash_tei, *options)
         assert output_files(root / "out") == output_files(root / "nothing")

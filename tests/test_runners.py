@@ -286,7 +286,7 @@ def test_a_token_that_a_clusters_workers_do_not_have_is_found_before_the_job(
         finished = call(flink_sh("check", *where, *flink_cluster.options), code=3, timeout=200)
     said = finished.stdout + finished.stderr
     assert (
-        "FlinkRunner did not embed ten documents: the token env:ONLY_HERE is empty or not set on this machine" in said
+        "FlinkRunner did not embed ten documents: the secret env:ONLY_HERE is empty or not set on this machine" in said
     )
     assert "set the variable where workers start" in said
     assert "hf_secret" not in said

@@ -258,12 +258,12 @@ def test_former_vectors_are_used_again_where_the_data_lies(place: Storage, tmp_p
     receipts = [json.loads(storage.read_bytes(f"{place.root}/{name}") or b"") for name in names if "/receipts/" in name]
     assert (sum(one["sent"] for one in receipts), sum(one["reused"] for one in receipts)) == (1, 300)
     verify(place)
-    lines = place.files()["in/a.ndjson"]
+    corpus = {"a.ndjson": place.files()["in/a.ndjson"]}
     for options in (PARQUET, PARQUET, ()):  # to Parquet, again without anything to do, and back from rounded numbers
         before = texts_embedded(hash_tei)
         embed(place, hash_tei, *options)
         assert (texts_embedded(hash_tei) - before <= HANDSHAKE_TEXTS) is bool(options)
-        assert outputs(place) == expected({"a.ndjson": lines}, tmp_path, hash_tei, *options)
+        assert outputs(place) == expected(corpus, tmp_path, hash_tei, *options)
         assert not [name for name in place.names() if "/former/" in name or "/reuse/" in name or "/partial/" in name]
         verify(place)
 

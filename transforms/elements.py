@@ -115,6 +115,11 @@ class Shard:
         """The stem of this shard's files in the output folder."""
         return f"{self.source.name}-{self.index:05d}"
 
+    @property
+    def stored_bytes(self) -> int:
+        """The bytes to read for it: all of them for the work item of a source that cannot be split."""
+        return self.source.size if self.end is None else self.end - self.start
+
 
 class Document(NamedTuple):
     """One record that can be embedded. A tuple, because that is made in half of a dataclass's time.
@@ -150,7 +155,7 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class DocumentShard:
-    """A shard as read: its documents in input order, and the records that reading had to set aside.
+    """A shard as read: its documents in input order, and the records that became dead letters while it was read.
 
     `records` counts the lines that are not blank, whatever became of them: the ledger is balanced against it.
     """

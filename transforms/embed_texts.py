@@ -194,7 +194,7 @@ class _EmbedOrReject(beam.DoFn):  # type: ignore[misc]
         timestamp: Any = beam.DoFn.TimestampParam,
         window: Any = beam.DoFn.WindowParam,
     ) -> Iterator[WindowedValue]:
-        if self._submitted is None:  # here and not in setup, where no side input is to be had
+        if self._submitted is None:  # here and not in setup, where side inputs are not available
             self._submitted = sharing.SubmittedBatches(dataclasses.replace(self._endpoint, space=space))
         key, texts = element
         problem = find_problem(texts)

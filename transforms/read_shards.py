@@ -141,7 +141,7 @@ class ReadShards(beam.PTransform):  # type: ignore[misc] # Beam ships no types
         embedding_field: the field that gets the vector.
         shard_bytes: how many decompressed bytes of an unsplittable source make a shard.
         output: where receipts are looked up.
-        job: the digest that a valid receipt bears.
+        job: the digest that a valid receipt holds.
         max_dead_letter_ratio: dead letters a record that the whole run may have; with far more it stops early.
     """
 

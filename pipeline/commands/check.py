@@ -88,7 +88,7 @@ def _embed_and_prove(
     )
     lines: list[str] = []
     if run(options, lines.append) is not ExitCode.DONE:
-        raise PipelineFailed("\n".join(lines), ExitCode.TOO_MANY_DEAD_LETTERS)
+        raise PipelineFailed(*lines, code=ExitCode.TOO_MANY_DEAD_LETTERS)
     verify(VerifyOptions(output=output), lines.append)
 
 
@@ -100,7 +100,7 @@ def _findings(endpoint: EndpointSettings, profile: EndpointProfile) -> Iterator[
         finally:
             client.close()
         yield f"endpoint: {url} answers, TEI {info.version}{_token_note(endpoint, url)}"
-        longer = "cut" if endpoint.overlong.value == "truncate" else "dead letters"
+        longer = "truncated" if endpoint.overlong.value == "truncate" else "dead letters"
         yield (
             f"limits: {count(info.max_concurrent_requests, 'text')} in flight, "
             f"{info.max_client_batch_size:,} a request, {count(info.max_input_length, 'token')} a text; "

@@ -6,14 +6,14 @@ import os
 import sys
 from typing import TextIO
 
-from pipeline.escaping import escaped
+from pipeline.escaping import escaped_line
 
 
 def say(line: str, stream: TextIO | None = None) -> None:
-    """Print a line; if its reader is gone, the work goes on silently."""
+    """Print a text as one line, whatever is in it; if its reader is gone, the work goes on silently."""
     stream = stream or sys.stdout
     try:
-        print(escaped(line), file=stream, flush=True)
+        print(escaped_line(line), file=stream, flush=True)
     except OSError:
         discard(stream)
 

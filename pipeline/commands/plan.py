@@ -5,34 +5,38 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import random
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
 
 from pipeline.commands.options.plan import PlanOptions
 from pipeline.errors import ExitCode, UsageError
-from pipeline.job.former import count_new, index_former
-from pipeline.job.ledger import ReceiptCache, read_ledger
+from pipeline.job.former import count_new, index_former, require_same_space
+from pipeline.job.ledger import Ledger, ReceiptCache, SourceLedger, read_ledger
 from pipeline.job.preflight import require_usable
 from pipeline.job.sharding import Plan, make_plan
 from pipeline.job.spec import JobSpec, describe_job, join, read_job
-from pipeline.planning.estimate import NAME, lines_of, make_estimate
+from pipeline.planning.estimate import NAME, make_estimate, render_estimate
 from pipeline.planning.sampling import take_sample
 from pipeline.planning.throughput import probe_speed
 from pipeline.planning.tokenize import CannotTokenize, count_tokens
+from pipeline.reporting.numbers import count
 from pipeline.runners.endpoint import reached
+from pipeline.runners.progress import Waiting
 from transforms.elements import Document
 from transforms.ndjson.decompress import DamagedSource
 from transforms.output.folder import OutputFolder
-from transforms.output.layout import Layout
 from transforms.output.values import choose_columns
 from transforms.tei.client import TeiClient, connect
 from transforms.tei.errors import EndpointUnreachable
-from transforms.tei.handshake import ServerInfo
+from transforms.tei.handshake import EndpointProfile, ServerInfo
 from transforms.tei.settings import EndpointSettings
 
 _GIVE_UP_SECONDS = 5.0  # at least one of several servers has just answered
+_ENDPOINT_SECONDS = 11.0  # a person waits for the answer: the handshake and all measurements together
+_MIN_MEASURING_SECONDS = 3.0  # also where the handshake has taken all of them
 _TOKENIZED = 500  # documents: the endpoint's reply names every token
 _COUNTED_BYTES = 2 << 30  # of records that are read to find how many texts are new: half a minute
 
@@ -48,7 +52,8 @@ def plan(options: PlanOptions, say: Callable[[str], None] = print) -> ExitCode:
         DONE.
 
     Raises:
-        UsageError: if the inputs cannot be planned, or there is no document in the sample.
+        UsageError: if the inputs cannot be planned, there is no document in the sample, or vectors of another space
+            are to be used again.
         EndpointError: if the endpoint cannot do the job.
     """
     found = make_plan(options.inputs, options.output, options.shard_bytes, options.text_field, options.exclude)
@@ -57,73 +62,101 @@ def plan(options: PlanOptions, say: Callable[[str], None] = print) -> ExitCode:
     output = None if options.output is None else OutputFolder(options.output, run="plan")
     if output is not None:
         require_usable(output)
-    try:
-        sample = take_sample(found, options.text_field, options.embedding_field)
-    except DamagedSource as error:
-        raise UsageError(str(error)) from error
+    with Waiting() as waiting:
+        try:
+            sample = take_sample(found, options.text_field, options.embedding_field, show=waiting.show)
+        except DamagedSource as error:
+            raise UsageError(str(error)) from error
     documents = [record.parsed for record in sample.records if isinstance(record.parsed, Document)]
+    if not sample.records:
+        raise UsageError(f"there are no records in {', '.join(options.inputs)}. Check --input.")
     if not documents:
-        raise UsageError(f"none of {len(sample.records)} sampled lines has a text. Check --input and --text_field.")
+        raise UsageError(
+            f"none of {count(len(sample.records), 'sampled line')} has a text. Check --input and --text_field."
+        )
     random.Random(0).shuffle(documents)
+    asked_at = time.monotonic()
     with reached(options.endpoint, options.expected_dimensions, model=options.model, say=say) as (endpoint, profile):
+        job = _job_of(options, endpoint, profile, documents, output)
+        reuse = require_same_space(options.reuse, job)
         infos = _infos(endpoint)
         # A server that does not answer now takes no texts, and nothing waits for it.
         endpoint = dataclasses.replace(endpoint, urls=tuple(infos))
         info = next(iter(infos.values()))
         tokens = _tokens(endpoint, info, documents[:_TOKENIZED])
         permits = sum(each.max_concurrent_requests for each in infos.values())
-        speed = probe_speed(endpoint, permits, [document.text for document in documents])
-    former = None if output is None else read_job(output)
-    known = () if former is None else former.columns
-    columns = choose_columns(options.columns, (document.line for document in documents), known)
-    form, vector_type = options.output_format.value, options.vector_type.value
+        texts = [document.text for document in documents]
+        seconds = max(_MIN_MEASURING_SECONDS, _ENDPOINT_SECONDS - (time.monotonic() - asked_at))
+        with Waiting() as waiting:
+            levels = probe_speed(endpoint, profile, permits, texts, seconds, waiting.show)
     estimate = make_estimate(
         found,
         sample,
         tokens,
-        speed,
+        levels,
+        profile.space.vectors,
         info,
         overlong=options.overlong,
-        layout=Layout(form, options.embedding_field, vector_type, columns),
+        layout=job.layout,
         price_per_hour=options.price_per_hour,
     )
+    estimate["new"] = _new(output, reuse, found, job, estimate)
     if output is not None:
-        job = describe_job(
-            endpoint,
-            profile,
-            inputs=options.inputs,
-            exclude=options.exclude,
-            text_field=options.text_field,
-            embedding_field=options.embedding_field,
-            shard_bytes=options.shard_bytes,
-            output_format=form,
-            vector_type=vector_type,
-            columns=columns,
-        )
-        estimate["new"] = _new(output, found, job, estimate)
         output.write(NAME, [orjson.dumps(estimate, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)])
         output.tidy()
-    for line in lines_of(estimate):
+    for line in render_estimate(estimate):
         say(line)
     return ExitCode.DONE
 
 
-def _new(output: OutputFolder, plan: Plan, job: JobSpec, estimate: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return what is left to do in a folder that has vectors already; None for a folder that has none.
+def _job_of(
+    options: PlanOptions,
+    endpoint: EndpointSettings,
+    profile: EndpointProfile,
+    documents: Iterable[Document],
+    output: OutputFolder | None,
+) -> JobSpec:
+    """Return the job of a run with these options."""
+    former = None if output is None else read_job(output)
+    return describe_job(
+        endpoint,
+        profile,
+        inputs=options.inputs,
+        exclude=options.exclude,
+        text_field=options.text_field,
+        embedding_field=options.embedding_field,
+        shard_bytes=options.shard_bytes,
+        output_format=options.output_format.value,
+        vector_type=options.vector_type.value,
+        columns=choose_columns(
+            options.columns,
+            (document.line for document in documents),
+            former.columns if former is not None else (),
+        ),
+    )
+
+
+def _new(
+    output: OutputFolder | None,
+    reuse: Sequence[OutputFolder],
+    plan: Plan,
+    job: JobSpec,
+    estimate: Mapping[str, Any],
+) -> dict[str, Any] | None:
+    """Return what is left to do where vectors exist already, in the output folder or in others; None if none do.
 
     The value has `done`, documents in shards that stay as they are; `texts`, those without a vector among the
     `documents` that were read; `exact`, whether all others were; and the `seconds` and `dollars` of all such texts.
     """
-    existing = read_job(output)
-    if existing is None:
-        return None
-    try:
-        job = join(existing, job, output.root)
-    except UsageError:  # of other vectors: `run` refuses the folder, or starts over with --overwrite
-        return None
     cache = ReceiptCache()
-    ledger = read_ledger(plan, output, job.digest, output.list(), cache)
-    index = index_former(output, job, [], cache)
+    ledger = Ledger(plan, tuple(SourceLedger(source, {}, complete=False) for source in plan.sources))
+    if output is not None:
+        try:
+            job = join(read_job(output), job, output.root)
+        except UsageError:  # of other vectors: `run` refuses the folder, or starts over with --overwrite
+            return None
+        ledger = read_ledger(plan, output, job.digest, output.list(), cache)
+    index = index_former(output, job, reuse, cache)
     if index is None:
         return None
     new = count_new(ledger.work_left(), plan, job, index, _COUNTED_BYTES)

@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 
@@ -28,15 +28,13 @@ from pipeline.job.sharding import Plan, make_plan
 from pipeline.job.spec import JobSpec, describe_job, read_job
 from pipeline.planning import estimate
 from pipeline.planning.sampling import sample_lines
-from pipeline.reporting.examples import examples_of
-from pipeline.reporting.explain import explain_dead_letters, too_many_dead_letters
+from pipeline.reporting.explain import too_many_dead_letters
 from pipeline.reporting.numbers import count, size
 from pipeline.reporting.report import run_of, summary
 from pipeline.runners.endpoint import reached
 from pipeline.runners.parallelism import count_processes
 from pipeline.runners.progress import Progress
 from pipeline.runners.runner import beam_options, require_reach, run_pipeline, template_of
-from transforms.elements import Shard
 from transforms.list_shards import write_lists
 from transforms.output.folder import DEAD_LETTERS, OutputFolder
 from transforms.output.layout import Column
@@ -72,6 +70,10 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
     with ExitStack() as stack:
         stack.enter_context(_gc_frozen())
         with reached(shared, options.expected_dimensions, model=options.model) as (endpoint, profile):
+            # Before anything is read or deleted there: of two runs that start over at once, one must see the other.
+            others = stack.enter_context(
+                run_marker.registered(output, pipeline_options.view_as(StandardOptions).runner)
+            )
             job = join_folder(
                 output,
                 plan,
@@ -87,12 +89,10 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
                     vector_type=options.vector_type.value,
                     columns=_columns_of(options, plan, output),
                 ),
+                others,
                 say,
                 overwrite=options.overwrite,
                 keep=(estimate.NAME,),
-            )
-            others = stack.enter_context(
-                run_marker.registered(output, pipeline_options.view_as(StandardOptions).runner)
             )
             reuse = require_same_space(options.reuse, job)
             before, index = prepare(output, plan, job, others, cache, prune=options.prune, reuse=reuse)
@@ -100,7 +100,8 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
             settings = _graph_settings(options, endpoint, output, job, index)
             ledger = _embed(before, output, pipeline_options, settings, cache, say)
         if template_of(pipeline_options) and before.work_left():
-            say(_after_a_template(template_of(pipeline_options), output))
+            for line in _after_a_template(template_of(pipeline_options), output):
+                say(line)
             return ExitCode.DONE
         ledger.require_balance()
         if not run_marker.writers(output):  # others that have begun meanwhile may read them
@@ -110,10 +111,6 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
         report = publish(ledger, job, output, options.price_per_hour, say, done)
     for line in summary(report, done):
         say(line)
-    if ledger.dead_letters:
-        examples = examples_of(ledger.receipts(), output, job.text_field, each=1)
-        for line in explain_dead_letters(ledger.reasons(), examples):
-            say(line)
     return _judge(ledger, options, output, say)
 
 
@@ -146,8 +143,8 @@ def _judge(ledger: Ledger, options: RunOptions, output: OutputFolder, say: Calla
 
 
 def _run_name() -> str:
-    # With microseconds: two runs of one process may begin in the same second, and its indexes are opened by this name.
-    return f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S%f}-{socket.gethostname()}-{os.getpid()}"
+    """Return a name that no other run has, also none of this process in the same second: indexes are kept by it."""
+    return f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S.%f}-{socket.gethostname()}-{os.getpid()}"
 
 
 def _columns_of(options: RunOptions, plan: Plan, output: OutputFolder) -> tuple[Column, ...]:
@@ -184,12 +181,10 @@ def _graph_settings(
     )
 
 
-def _after_a_template(template: str, output: OutputFolder) -> str:
-    return (
-        f"the job is described in {template} and starts when Dataflow is asked to. From then on:\n"
-        f"  tayyar status --output {output.root}\n"
-        f"  tayyar report --output {output.root}"
-    )
+def _after_a_template(template: str, output: OutputFolder) -> Iterator[str]:
+    yield f"the job is described in {template} and starts when Dataflow is asked to. From then on:"
+    yield f"  tayyar status --output {output.root}"
+    yield f"  tayyar report --output {output.root}"
 
 
 def _embed(
@@ -206,21 +201,17 @@ def _embed(
     work = before.work_left()
     if work:
         seen = {name for name in files if name.startswith(output.receipts + "/")}
-        compressed = {shard.source.path for shard in work if shard.source.compressed}
         # Texts settled in this process count at once; what other processes do shows in their receipts.
         settled = settled_texts if settings.endpoint.processes == 1 else None
-        with Progress(output, seen, _stored_bytes(work), cache=cache, compressed=compressed, settled=settled):
+        with Progress(output, seen, work, cache=cache, settled=settled):
             lists = write_lists(work, output)
             run_pipeline(options, lambda pipeline: graph.build(pipeline, work, settings, lists), say)
             if not template_of(options):  # a job that is started later needs them then
                 output.delete(lists)
     files = output.list()
     ledger = read_ledger(before.plan, output, settings.provenance.digest, files, cache)
-    output.delete(stale_files(ledger, output, files))
+    if not run_marker.writers(output):  # what has no receipt may be another run's, which writes the receipt last
+        output.delete(stale_files(ledger, output, files))
     if damaged := read_damage(output, files):
-        raise PipelineFailed("\n".join([*damaged, "Everything else is done. Fix what is named here and run again."]))
+        raise PipelineFailed(*damaged, "Everything else is done. Fix what is named here and run again.")
     return ledger
-
-
-def _stored_bytes(work: Sequence[Shard]) -> int:
-    return sum(shard.source.size if shard.end is None else shard.end - shard.start for shard in work)

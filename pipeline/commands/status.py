@@ -19,7 +19,7 @@ from pipeline.escaping import escaped_line
 from pipeline.job.ledger import ReceiptCache
 from pipeline.job.spec import require_job
 from pipeline.planning.estimate import read_estimate
-from pipeline.reporting.status import State, Status, lines_of, read_status
+from pipeline.reporting.status import State, Status, read_status, render_status
 from transforms.output.folder import OutputFolder
 
 REDRAW_SECONDS = 3.0
@@ -85,7 +85,7 @@ class Screen:
     def show(self, found: Status) -> None:
         """Draw a status."""
         # Names of hosts and models come from outside, and must not move a terminal's cursor.
-        text = "\n".join(map(escaped_line, lines_of(found)))
+        text = "\n".join(map(escaped_line, render_status(found)))
         if self._live is None:
             self._stream.write(text + "\n")
             self._stream.flush()

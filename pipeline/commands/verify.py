@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 import orjson
 
 from pipeline.commands.options.verify import VerifyOptions
+from pipeline.commands.report import publish
 from pipeline.errors import ExitCode, NotProven, UsageError
+from pipeline.job import run_marker
+from pipeline.job.input_selection import LeftOut, describe
 from pipeline.job.ledger import Ledger, SourceLedger, read_ledger, relocate
 from pipeline.job.sharding import make_plan, read_plan
 from pipeline.job.spec import JobSpec, require_job
@@ -22,7 +26,7 @@ from pipeline.runners.endpoint import reached, require_endpoint
 from pipeline.runners.progress import CountBar
 from pipeline.verification.findings import Findings
 from pipeline.verification.parallel import processes_for, run_parallel
-from pipeline.verification.sampling import Sample, SpotCheck, require_same_space
+from pipeline.verification.sampling import Reservoir, SpotCheck, require_same_space
 from pipeline.verification.shards import Expected, Outcome, ShardWork, check_shards, is_own_file
 from pipeline.verification.vectors import SharedVectors, norm_tolerance
 from transforms.elements import Shard, Source
@@ -31,9 +35,10 @@ from transforms.output.layout import Layout
 from transforms.output.receipts import Receipt
 from transforms.storage import api as storage
 from transforms.storage.api import WrittenFile
-from transforms.storage.base import FileStat
+from transforms.storage.base import FileStat, StorageError
 
 _SHOWN_MISSING = 3
+_logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -44,11 +49,13 @@ class _Checked:
         findings: what is wrong.
         not_checked: what was not looked at, phrase by phrase.
         sample: lines to embed again.
+        has_sound_report: whether the report, if there is one, gives the receipts' numbers.
     """
 
     findings: Findings = field(default_factory=Findings)
     not_checked: list[str] = field(default_factory=list)
-    sample: Sample = field(default_factory=lambda: Sample(0))
+    sample: Reservoir = field(default_factory=lambda: Reservoir(0))
+    has_sound_report: bool = True
 
 
 def verify(options: VerifyOptions, say: Callable[[str], None] = print) -> ExitCode:
@@ -70,9 +77,10 @@ def verify(options: VerifyOptions, say: Callable[[str], None] = print) -> ExitCo
     job = require_job(output)
     files = output.list()
     ledger = read_ledger(read_plan(output, job.shard_bytes), output, job.digest, files)
+    as_reported = ledger, job
     problems: list[str] = []
     if options.inputs:
-        now = make_plan(options.inputs, output.root, job.shard_bytes, exclude=job.exclude)
+        now = make_plan(options.inputs, output.root, job.shard_bytes, exclude=job.exclude, warn=False)
         ledger, problems = relocate(ledger, now)
         job = dataclasses.replace(job, inputs=options.inputs)
     if not options.sample:
@@ -97,6 +105,9 @@ def verify(options: VerifyOptions, say: Callable[[str], None] = print) -> ExitCo
             spot_check = SpotCheck(usable, job.text_field, job.embedding_field, options.min_cosine)
             picks = checked.sample.picks
             compared = spot_check.run(picks, checked.findings) if picks else None
+            if not picks:
+                checked.not_checked.append("the vectors against the model (there is no document to embed again)")
+    _save_result(checked, *as_reported, output)
     return _conclude(checked, compared, ledger, job, options, output, say)
 
 
@@ -108,7 +119,7 @@ def _check_folder(
     job: JobSpec,
     options: VerifyOptions,
 ) -> _Checked:
-    checked = _Checked(sample=Sample(options.sample))
+    checked = _Checked(sample=Reservoir(options.sample))
     findings = checked.findings
     for problem in problems:
         findings.add(problem)
@@ -117,7 +128,9 @@ def _check_folder(
     _check_files(ledger, output, files, job, findings)
     _check_shards(ledger, output, job, options, checked)
     if ledger.complete:  # the report of an unfinished job is of some moment
+        before = findings.count
         _check_report(ledger, output, findings)
+        checked.has_sound_report = findings.count == before
     if not options.sample:
         checked.not_checked.append("the vectors against the model (give --sample N and --endpoint URL)")
     return checked
@@ -142,20 +155,26 @@ def _check_inputs(ledger: Ledger, output: OutputFolder, job: JobSpec, checked: _
     planned = {source.source.path for source in ledger.sources}
     new = set[str]()
     problems = dict[str, None]()
+    left_out = dict[str, LeftOut]()
     # All at once, as the run did, because a file and a link to it may match different patterns; if that is refused,
     # each alone: a pattern that has lost all its files is no finding.
     for patterns in dict.fromkeys((job.inputs, *((pattern,) for pattern in job.inputs))):
         try:
-            plan = make_plan(patterns, output.root, job.shard_bytes, exclude=job.exclude)
+            plan = make_plan(patterns, output.root, job.shard_bytes, exclude=job.exclude, warn=False)
+            left_out.update((one.path, one) for one in plan.left_out)
             new.update(source.path for source in plan.sources)
         except UsageError as error:
-            prefix = storage.fixed_prefix(patterns[0])
-            is_there = any(path.startswith(prefix) and storage.stat(path) is not None for path in planned)
+            # With the slash, a folder is not taken for its siblings, which a shorter prefix would name, too.
+            prefix = storage.fixed_prefix(f"{patterns[0]}/")
+            its_own = [path for path in planned if path == patterns[0] or path.startswith(prefix)]
+            is_there = any(storage.stat(path) is not None for path in its_own)
             if len(patterns) == 1 and is_there:
                 problems[f"the inputs cannot be matched again: {error}"] = None
         else:
             if patterns == job.inputs:
                 break
+    if left_out:
+        _logger.warning("%s", describe(list(left_out.values())))
     for problem in problems:
         checked.findings.add(problem)
     for path in sorted(new - planned):
@@ -241,9 +260,10 @@ def _note_gone(gone: Sequence[SourceLedger], total: int, checked: _Checked) -> N
     if len(gone) == total:
         checked.findings.add(f"{paths[0]}: is gone, as are all sources, so there is nothing to compare with")
     records = sum(source.records for source in gone)
+    verb, whose = ("no longer exists", "its") if len(gone) == 1 else ("no longer exist", "their")
     checked.not_checked.append(
-        f"{len(gone)} of {count(total, 'source')}, gone ({paths[0]}{' first' if paths[1:] else ''}): "
-        f"{count(records, 'record')} of them, checked in the output alone"
+        f"{len(gone)} of {count(total, 'source')} {verb} ({paths[0]}{' first' if paths[1:] else ''}): "
+        f"{whose} {count(records, 'record')} {'was' if records == 1 else 'were'} checked in the output alone"
     )
 
 
@@ -335,6 +355,22 @@ def _check_report(ledger: Ledger, output: OutputFolder, findings: Findings) -> N
         )
 
 
+def _save_result(checked: _Checked, ledger: Ledger, job: JobSpec, output: OutputFolder) -> None:
+    """Save what was found, also in the report, if there is one.
+
+    A run at work will write the report itself, and one that is a finding stays as it is, also that of a folder which
+    has lost a receipt since. A folder that cannot be written, such as a read-only copy, can be verified all the same.
+    """
+    try:
+        write_verified(output, checked.findings.count)
+        has_report = ledger.complete and checked.has_sound_report and output.read(output.report) is not None
+        if has_report and not run_marker.writers(output):
+            publish(ledger, job, output, None, say=lambda _: None)
+        output.tidy()
+    except (StorageError, OSError) as error:
+        _logger.warning("the report will not show this verification, because it cannot be saved: %s", error)
+
+
 def _origins(ledger: Ledger) -> str:
     """Return where the vectors come from, in parentheses; nothing if the endpoint made all of them."""
     if not ledger.reused and not ledger.duplicates:
@@ -353,12 +389,13 @@ def _conclude(
 ) -> ExitCode:
     """Print what was proven, or raise NotProven with what was found."""
     findings = checked.findings
-    write_verified(output, findings.count)
     if findings.count:
-        shown = "\n".join(f"  {finding}" for finding in findings.first)
-        meaning = f"\n{compared}" if compared else ""
         more = ", the first of them" if findings.count > len(findings.first) else ""
-        raise NotProven(f"{count(findings.count, 'finding')} in {output.root}{more}:\n{shown}{meaning}")
+        raise NotProven(
+            f"{count(findings.count, 'finding')} in {output.root}{more}:",
+            *(f"  {finding}" for finding in findings.first),
+            *([compared] if compared else []),
+        )
     say(
         f"verified: {count(ledger.records, 'record')} in {count(len(ledger.sources), 'file')} = "
         f"{ledger.embedded:,} embedded{_origins(ledger)}, each line unchanged and once, "

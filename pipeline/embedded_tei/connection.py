@@ -15,16 +15,19 @@ class Connection:
 
     Attributes:
         on_lost: called once if the client closes it while its request is being answered.
+        is_open: whether the client has not closed it yet.
         lost: set when the connection has ended, or is to end because the server does.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self.on_lost: Callable[[], None] | None = None
+        self.is_open = True
         self.lost = asyncio.Event()
 
     def has_ended(self) -> None:
         """Record that the connection has ended."""
+        self.is_open = False
         self.lost.set()
         on_lost, self.on_lost = self.on_lost, None
         if on_lost is not None:

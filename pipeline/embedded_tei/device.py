@@ -20,7 +20,7 @@ from pipeline.embedded_tei.refusals import Refusal, backend, overloaded
 
 
 @dataclass(slots=True, eq=False)
-class Job:
+class PendingRequest:
     """The texts of one request on their way through the device.
 
     Attributes:
@@ -45,7 +45,7 @@ class Job:
 class Entry(NamedTuple):
     """One text in the queue; a tuple, because thousands are made in a second."""
 
-    job: Job
+    request: PendingRequest
     row: int
     text: Encoded
     queued_at: float
@@ -91,13 +91,13 @@ class Device:
         self._queue.extend(entries)
         self._start_next()
 
-    def drop(self, job: Job) -> None:
-        """Remove the queued texts of a job whose client is gone; those in the running batch are computed anyway."""
-        kept = deque(entry for entry in self._queue if entry.job is not job)
+    def drop(self, request: PendingRequest) -> None:
+        """Remove the queued texts of a request whose client is gone; those in the running batch are computed anyway."""
+        kept = deque(entry for entry in self._queue if entry.request is not request)
         self.release(len(self._queue) - len(kept))
         self._queue = kept
-        if not job.finished.done():
-            job.finished.set_result(False)
+        if not request.finished.done():
+            request.finished.set_result(False)
 
     async def wait_for_running(self) -> None:
         """Wait for the running batch, as a health check does."""
@@ -143,10 +143,11 @@ class Device:
         self.is_healthy = not isinstance(result, Refusal)
         ended = time.perf_counter()
         self.release(len(batch))
-        for position, entry in enumerate(batch):
-            _deliver(entry, result if isinstance(result, Refusal) else result[position], started, ended)
+        # Before the results are delivered, so that the device computes while their responses are written.
         self._running = None
         self._start_next()
+        for position, entry in enumerate(batch):
+            _deliver(entry, result if isinstance(result, Refusal) else result[position], started, ended)
 
     async def _try_compute(self, texts: Sequence[Encoded], waiting_since: float) -> Vectors | Refusal:
         try:
@@ -156,13 +157,13 @@ class Device:
 
 
 def _deliver(entry: Entry, result: Refusal | Vectors, started: float, ended: float) -> None:
-    job = entry.job
+    request = entry.request
     if isinstance(result, Refusal):
-        job.refusals[entry.row] = result
+        request.refusals[entry.row] = result
     else:
-        job.vectors[entry.row] = result
-    job.queue_seconds += started - entry.queued_at
-    job.inference_seconds += ended - started
-    job.pending -= 1
-    if not job.pending and not job.finished.done():
-        job.finished.set_result(True)
+        request.vectors[entry.row] = result
+    request.queue_seconds += started - entry.queued_at
+    request.inference_seconds += ended - started
+    request.pending -= 1
+    if not request.pending and not request.finished.done():
+        request.finished.set_result(True)

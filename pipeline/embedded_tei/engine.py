@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from pipeline.embedded_tei import refusals, wire
 from pipeline.embedded_tei.connection import Connection
-from pipeline.embedded_tei.device import Device, Entry, Job
+from pipeline.embedded_tei.device import Device, Entry, PendingRequest
 from pipeline.embedded_tei.limits import ServerLimits
 from pipeline.embedded_tei.models.registry import Encoded, Encoding, Token, Vectors
 from pipeline.embedded_tei.refusals import Refusal
@@ -84,31 +84,35 @@ class Engine:
         self.check_batch_size(len(request.inputs))
         self.device.acquire(len(request.inputs), is_batch=request.is_batch)
         try:
-            job = await self._tokenize(request)
+            pending = await self._tokenize(request)
         except BaseException:
             self.device.release(len(request.inputs))
             raise
         tokenized = time.perf_counter()
-        self.device.release(len(job.texts) - job.pending)  # of the texts that were refused
+        self.device.release(len(pending.texts) - pending.pending)  # of the texts that were refused
         if connection is not None:
-            connection.on_lost = lambda: self.device.drop(job)
-        self.device.submit([Entry(job, row, text, tokenized) for row, text in enumerate(job.texts) if text is not None])
-        is_answerable = not job.pending or await job.finished
+            if not connection.is_open:  # closed during tokenization, when there was nothing to drop yet
+                self.device.release(pending.pending)
+                raise ClientDisconnect
+            connection.on_lost = lambda: self.device.drop(pending)
+        texts = enumerate(pending.texts)
+        self.device.submit([Entry(pending, row, text, tokenized) for row, text in texts if text is not None])
+        is_answerable = not pending.pending or await pending.finished
         if connection is not None:
             connection.on_lost = None
         if not is_answerable:
             raise ClientDisconnect
-        if job.refusals:
-            raise job.refusals[min(job.refusals)]
-        count = len(job.texts)
+        if pending.refusals:
+            raise pending.refusals[min(pending.refusals)]
+        count = len(pending.texts)
         return Embedded(
-            vectors=self.finish(job.vectors, request),
-            texts=[text for text in job.texts if text is not None],
+            vectors=self.finish(pending.vectors, request),
+            texts=[text for text in pending.texts if text is not None],
             characters=sum(map(len, request.inputs)),
             total_seconds=time.perf_counter() - started,
             tokenization_seconds=(tokenized - started) / count,
-            queue_seconds=job.queue_seconds / count,
-            inference_seconds=job.inference_seconds / count,
+            queue_seconds=pending.queue_seconds / count,
+            inference_seconds=pending.inference_seconds / count,
         )
 
     def check_batch_size(self, size: int) -> None:
@@ -116,9 +120,9 @@ class Engine:
         if size > self.limits.max_client_batch_size:
             raise refusals.batch_too_large(size, self.limits.max_client_batch_size)
 
-    async def _tokenize(self, request: EmbedRequest) -> Job:
+    async def _tokenize(self, request: EmbedRequest) -> PendingRequest:
         results = await self._in_tokenizer(lambda: [self._encode(text, request) for text in request.inputs])
-        return Job(
+        return PendingRequest(
             texts=[None if isinstance(result, Refusal) else result for result in results],
             vectors=np.empty((len(results), self.device.model.dimensions), np.float32),
             refusals={row: result for row, result in enumerate(results) if isinstance(result, Refusal)},

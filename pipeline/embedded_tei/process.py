@@ -137,4 +137,4 @@ class EmbeddedTei:
         assert self._log is not None
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return "\n".join(lines[-_LAST_LINES:])
+        return " | ".join(lines[-_LAST_LINES:])

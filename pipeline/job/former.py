@@ -113,18 +113,18 @@ def set_aside(
 
 
 def index_former(
-    output: OutputFolder, job: JobSpec, others: Sequence[OutputFolder], cache: ReceiptCache
+    output: OutputFolder | None, job: JobSpec, others: Sequence[OutputFolder], cache: ReceiptCache
 ) -> ReuseIndex | None:
     """Return the index of all vectors that may be used again; None if there are none.
 
     Args:
-        output: the folder.
+        output: the folder; None where it is not known yet.
         job: of the run.
         others: further folders, as `require_same_space` has accepted them.
         cache: of the receipts.
     """
     sources: list[_Source] = []
-    for folder in (output, *others):
+    for folder in others if output is None else (output, *others):
         space = job.space.digest if folder is output else require_job(folder).space.digest
         files = folder.list()
         receipts = cache if folder is output else ReceiptCache()
@@ -136,7 +136,8 @@ def index_former(
         # Towards fewer bits only: numbers that were rounded once stay so.
         and source.receipt.provenance.vector_type in (FLOAT32, job.vector_type)
     ]
-    return make_index([*_with_keys(usable), *_partial_shards(output, job)])
+    unfinished = () if output is None else _partial_shards(output, job)
+    return make_index([*_with_keys(usable), *unfinished])
 
 
 def require_same_space(folders: Iterable[str], job: JobSpec) -> list[OutputFolder]:
@@ -176,7 +177,7 @@ def count_new(
     new = documents = 0
     left = max_bytes
     items = sorted(work, key=lambda item: item.source.path)
-    if sum(_stored_bytes(item) for item in work) > max_bytes:
+    if sum(item.stored_bytes for item in work) > max_bytes:
         items = random.Random(0).sample(items, len(items))
     with tqdm(desc="looking for new texts", leave=False, unit=" documents", disable=None, delay=2) as bar:
         for item in items:
@@ -193,10 +194,6 @@ def count_new(
             except (DamagedSource, ShardTooDense, SourceChanged, StorageError, OSError) as error:
                 _logger.debug("%s cannot be counted: %s", item.name, error)  # the run reports it
     return New(new, documents, exact=True)
-
-
-def _stored_bytes(item: Shard) -> int:
-    return item.source.size if item.end is None else item.end - item.start
 
 
 def forget_former(output: OutputFolder) -> None:

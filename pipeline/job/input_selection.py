@@ -147,7 +147,7 @@ def require_records(found: Sequence[Candidate]) -> tuple[list[tuple[Candidate, F
         more = len(wrong) - len(lines)
         more_line = [f"and {count(more, 'more file')} of a wrong kind"] if more else []
         rest = [*more_line, "Leave files out with --exclude PATTERN."]
-        raise UsageError("\n".join([*lines, *rest]))
+        raise UsageError(*lines, *rest)
     return taken, left_out
 
 

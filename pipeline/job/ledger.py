@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import abc
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -24,52 +26,66 @@ _SHARD_FILE = re.compile(
 )
 
 
+class _Sums(abc.ABC):
+    """Sums over receipts: of one source, and of all."""
+
+    __slots__ = ()
+
+    @abc.abstractmethod
+    def each_receipt(self) -> Iterable[Receipt]:
+        """Return the valid receipts."""
+
+    @property
+    def records(self) -> int:
+        """Lines that are not blank, in the shards done."""
+        return sum(receipt.records for receipt in self.each_receipt())
+
+    @property
+    def embedded(self) -> int:
+        """Documents that have their vector."""
+        return sum(receipt.embedded for receipt in self.each_receipt())
+
+    @property
+    def sent(self) -> int:
+        """Documents whose text the endpoint embedded; `embedded` = `sent` + `reused` + `duplicates`."""
+        return sum(receipt.sent for receipt in self.each_receipt())
+
+    @property
+    def reused(self) -> int:
+        """Documents that took the vector of a former output."""
+        return sum(receipt.reused for receipt in self.each_receipt())
+
+    @property
+    def duplicates(self) -> int:
+        """Documents that took the vector of an equal text in their shard."""
+        return sum(receipt.duplicates for receipt in self.each_receipt())
+
+    @property
+    def truncated(self) -> int:
+        """Documents whose text was sent and is too long for the model."""
+        return sum(receipt.truncated for receipt in self.each_receipt())
+
+    @property
+    def dead_letters(self) -> int:
+        """Records that became dead letters."""
+        return sum(receipt.dead_letters for receipt in self.each_receipt())
+
+
 @dataclass(frozen=True, slots=True)
-class SourceLedger:
+class SourceLedger(_Sums):
     """One source's valid receipts by shard index, and whether they are all that there will be."""
 
     source: Source
     receipts: Mapping[int, Receipt]
     complete: bool
 
-    @property
-    def records(self) -> int:
-        """Lines that are not blank, in the shards done."""
-        return sum(receipt.records for receipt in self.receipts.values())
-
-    @property
-    def embedded(self) -> int:
-        """Documents that have their vector."""
-        return sum(receipt.embedded for receipt in self.receipts.values())
-
-    @property
-    def sent(self) -> int:
-        """Documents whose text the endpoint embedded."""
-        return sum(receipt.sent for receipt in self.receipts.values())
-
-    @property
-    def reused(self) -> int:
-        """Documents that took the vector of a former output."""
-        return sum(receipt.reused for receipt in self.receipts.values())
-
-    @property
-    def duplicates(self) -> int:
-        """Documents that took the vector of an equal text in their shard."""
-        return sum(receipt.duplicates for receipt in self.receipts.values())
-
-    @property
-    def truncated(self) -> int:
-        """Documents whose text was sent and is too long for the model."""
-        return sum(receipt.truncated for receipt in self.receipts.values())
-
-    @property
-    def dead_letters(self) -> int:
-        """Records set aside."""
-        return sum(receipt.dead_letters for receipt in self.receipts.values())
+    def each_receipt(self) -> Iterable[Receipt]:
+        """Return the valid receipts, in no particular order."""
+        return self.receipts.values()
 
 
 @dataclass(frozen=True, slots=True)
-class Ledger:
+class Ledger(_Sums):
     """Plan and receipts together.
 
     Attributes:
@@ -92,40 +108,9 @@ class Ledger:
             for index in sorted(source.receipts):
                 yield source.receipts[index]
 
-    @property
-    def records(self) -> int:
-        """Lines that are not blank, in the shards done."""
-        return sum(source.records for source in self.sources)
-
-    @property
-    def embedded(self) -> int:
-        """Documents that have their vector."""
-        return sum(source.embedded for source in self.sources)
-
-    @property
-    def sent(self) -> int:
-        """Documents whose text the endpoint embedded; `embedded` = `sent` + `reused` + `duplicates`."""
-        return sum(source.sent for source in self.sources)
-
-    @property
-    def reused(self) -> int:
-        """Documents that took the vector of a former output."""
-        return sum(source.reused for source in self.sources)
-
-    @property
-    def duplicates(self) -> int:
-        """Documents that took the vector of an equal text in their shard."""
-        return sum(source.duplicates for source in self.sources)
-
-    @property
-    def truncated(self) -> int:
-        """Documents whose text was sent and is too long for the model."""
-        return sum(source.truncated for source in self.sources)
-
-    @property
-    def dead_letters(self) -> int:
-        """Records set aside."""
-        return sum(source.dead_letters for source in self.sources)
+    def each_receipt(self) -> Iterable[Receipt]:
+        """Yield every valid receipt."""
+        return self.receipts()
 
     @property
     def complete(self) -> bool:
@@ -139,6 +124,20 @@ class Ledger:
             len(source.receipts) if source.complete else self.plan.shard_count(source.source) for source in self.sources
         ]
         return None if None in counts else sum(filter(None, counts))
+
+    def records_expected(self, planned: float | None = None) -> int | None:
+        """Return how many records the job has or will have; None where nothing is known.
+
+        Args:
+            planned: what `plan` expected, for a job of which no bytes are done.
+        """
+        expected = extrapolate(
+            Part.of(source.source, source.source.size, source.receipts.values(), ended=source.complete)
+            for source in self.sources
+        )
+        if expected is None and planned is not None:
+            return max(round(planned), self.records)
+        return expected
 
     def unfit(self) -> dict[str, int]:
         """Return the values that do not fit their column, by the column's name, in alphabetical order."""
@@ -189,6 +188,63 @@ class Ledger:
         for source in self.sources:
             if not source.complete:
                 raise NotProven(f"{source.source.path} is not complete: shards of it have no valid receipt. Run again.")
+
+
+class Part(NamedTuple):
+    """What is known of the records in one source, or in what is left of it.
+
+    Attributes:
+        size: its stored bytes.
+        done: those of them whose records are counted.
+        records: in the shards that are done.
+        compressed: whether the source is.
+    """
+
+    size: int
+    done: int
+    records: int
+    compressed: bool
+
+    @classmethod
+    def of(cls, source: Source, size: int, receipts: Collection[Receipt], *, ended: bool) -> Part:
+        """Return what the receipts of a source's shards show.
+
+        Args:
+            source: the source.
+            size: its stored bytes, or those of them that are left.
+            receipts: of its shards, or of those that were left.
+            ended: whether it has been read to its end. A shard of a compressed source is a range of decompressed
+                bytes, and how many stored bytes that takes is unknown until then.
+        """
+        done = size if ended else 0
+        if not source.compressed:
+            done = sum(min(receipt.end or source.size, source.size) - receipt.start for receipt in receipts)
+        return cls(size, done, sum(receipt.records for receipt in receipts), source.compressed)
+
+
+def extrapolate(parts: Iterable[Part]) -> int | None:
+    """Return how many records there will be, by those of the bytes that are done; None if none are done of any.
+
+    The records of a compressed source stand for the bytes of compressed ones, as long as there are any, and likewise
+    for plain ones: a byte holds several times as many after compression.
+    """
+    parts = list(parts)
+    if all(part.done >= part.size for part in parts):
+        return sum(part.records for part in parts)
+    measured: dict[bool, tuple[int, int]] = {}  # records and stored bytes of what is done, by whether it is compressed
+    for part in parts:
+        if part.done:
+            records, size = measured.get(part.compressed, (0, 0))
+            measured[part.compressed] = (records + part.records, size + part.done)
+    density = {compressed: records / size for compressed, (records, size) in measured.items()}
+    if not density:
+        return None
+    either = next(iter(density.values()))
+    expected = (
+        part.records if part.done >= part.size else max(part.records, part.size * density.get(part.compressed, either))
+        for part in parts
+    )
+    return round(sum(expected))
 
 
 class ReceiptCache:
@@ -252,7 +308,7 @@ def relocate(ledger: Ledger, now: Plan) -> tuple[Ledger, list[str]]:
 
 
 def read_receipts(output: OutputFolder, names: Collection[str]) -> Iterator[Receipt]:
-    """Yield the receipts with these names; a file that is none is as good as not there."""
+    """Yield the receipts with these names; one that cannot be read counts as missing."""
     with ThreadPoolExecutor(_READERS) as readers:
         each = zip(names, readers.map(output.read, names), strict=True)
         # Thousands in a bucket take a while; a few are read before a bar would be seen.

@@ -42,12 +42,15 @@ def require_usable(output: OutputFolder) -> None:
         found = output.read(name)
         output.delete([name])
         output.tidy()
-    except (NotADirectoryError, FileExistsError) as error:
-        raise UsageError(f"--output {output.root} is a file, or lies below one. Give another folder.") from error
-    except OSError as error:
-        raise UsageError(  # without the temporary file's name, which says nothing to the user
-            f"--output {output.root} cannot be written: {error.strerror or error}. Check its permissions, or "
-            "give another folder."
+    except (StorageError, OSError) as error:
+        reason = error if isinstance(error, OSError) else error.__cause__
+        if isinstance(reason, (NotADirectoryError, FileExistsError)):
+            raise UsageError(f"--output {output.root} is a file, or lies below one. Give another folder.") from error
+        if not isinstance(reason, OSError):
+            raise
+        raise UsageError(  # without the temporary file's name, which means nothing to the user
+            f"--output {output.root} cannot be written: {reason.strerror or reason}. Make room, check its permissions, "
+            "or give another folder."
         ) from error
     if found != _PROBE:
         raise UsageError(f"--output {output.root} does not give back what was written to it. Give another folder.")

@@ -37,6 +37,7 @@ def join_folder(
     output: OutputFolder,
     plan: Plan,
     new: JobSpec,
+    others: Sequence[run_marker.Writer],
     say: Callable[[str], None],
     *,
     overwrite: bool = False,
@@ -48,6 +49,7 @@ def join_folder(
         output: the folder.
         plan: of the run.
         new: the job, as this run alone would describe it.
+        others: commands that may be writing to the folder, found when this run registered itself.
         say: takes a line for the person at the terminal.
         overwrite: whether to start over.
         keep: names of files in `_job` that belong to the new job if they are newer than the former one.
@@ -57,7 +59,7 @@ def join_folder(
             while another command writes to it. Nothing has been deleted then.
     """
     if overwrite:
-        _delete_former_job(output, plan, keep)
+        _delete_former_job(output, plan, others, keep)
     existing = read_job(output)
     if existing is None:
         _refuse_files_in_the_way(output, planned_files(plan, output.list()))
@@ -135,7 +137,9 @@ def is_shard(plan: Plan, shard: str) -> bool:
     return index.isdecimal() and len(index) >= 5 and any(source.name == name for source in plan.sources)
 
 
-def _delete_former_job(output: OutputFolder, plan: Plan, keep: Collection[str]) -> None:
+def _delete_former_job(
+    output: OutputFolder, plan: Plan, others: Sequence[run_marker.Writer], keep: Collection[str]
+) -> None:
     """Delete the files of the former job: those that its receipts or its plan name, and what is in `_job`.
 
     The plan counts as well as the receipts: an output whose receipt is missing must not survive beside vectors of
@@ -144,7 +148,7 @@ def _delete_former_job(output: OutputFolder, plan: Plan, keep: Collection[str]) 
     Raises:
         UsageError: if the folder is in use, or holds files of somebody else that the new job would overwrite.
     """
-    for other in run_marker.writers(output):
+    for other in others:
         raise UsageError(f"--overwrite would delete what {other} is writing to {output.root}. {other.remedy(output)}")
     data = output.read(output.job)
     if data is None:
@@ -162,7 +166,8 @@ def _delete_former_job(output: OutputFolder, plan: Plan, keep: Collection[str]) 
     if former is not None:
         named.update(planned_files(former, files))
     _refuse_files_in_the_way(output, [name for name in planned_files(plan, files) if name not in named])
-    in_job = [name for name in files if name.startswith(f"{JOB}/")]
+    # Markers stay: one of them is this run's own. Those of commands that died go when the folder is prepared.
+    in_job = [name for name in files if name.startswith(f"{JOB}/") and not name.startswith(f"{run_marker.FOLDER}/")]
     last = max((files[name].mtime for name in (*receipts, output.job) if name in files), default=0.0)
     in_job = [name for name in in_job if not (name in keep and files[name].mtime > last)]
     # Receipts and plan name the files to delete, so they go after them; the job's description goes last: until then,

@@ -90,14 +90,14 @@ class Writer:
     silent_seconds: float
 
     @property
-    def has_lost_its_launcher(self) -> bool:
+    def launcher_is_gone(self) -> bool:
         """Whether only its workers, elsewhere, can still write."""
         return self.marker.is_gone
 
     def remedy(self, output: OutputFolder) -> str:
         """Return what a person can do about it."""
         path = output.path(self.marker.name)
-        if not self.has_lost_its_launcher:
+        if not self.launcher_is_gone:
             return f"Wait for its end, or stop it; if it was killed, delete {path}."
         return (
             f"Its launcher has ended, but its workers may live on; the last file here was written "
@@ -170,6 +170,7 @@ def _withdraw(output: OutputFolder, me: RunMarker) -> None:
     output.delete([me.name, *(name for name in output.list(output.temporary) if name.startswith(mine))])
     storage.delete_empty_folder(output.path(FOLDER))
     output.tidy()
+    storage.delete_empty_folder(output.path(JOB))  # after a command that was refused in a folder without a job
 
 
 def _read_all(output: OutputFolder) -> list[RunMarker]:

@@ -76,6 +76,8 @@ def make_plan(
     shard_bytes: int,
     text_field: TextField | None = None,
     exclude: Sequence[str] = (),
+    *,
+    warn: bool = True,
 ) -> Plan:
     """Match the patterns, look at the files' first bytes, and name those that hold records.
 
@@ -87,6 +89,7 @@ def make_plan(
         shard_bytes: decompressed bytes a shard.
         text_field: that some record in the files' beginnings must have; None if that does not matter.
         exclude: patterns of files to leave out.
+        warn: whether to log which files are left out; the plan has them in any case.
 
     Raises:
         UsageError: if a pattern matches nothing, a file that must hold records does not, two files' outputs would have
@@ -132,7 +135,7 @@ def make_plan(
             f"--shard_bytes {shard_bytes} would cut the inputs into {shards:,} shards, more than {_MAX_SHARDS:,}. "
             "Give a larger number."
         )
-    if left_out:
+    if warn and left_out:
         _logger.warning("%s", describe(left_out))
     return Plan(tuple(sources[name] for name in sorted(sources)), shard_bytes, tuple(left_out))
 

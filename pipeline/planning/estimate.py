@@ -14,7 +14,7 @@ import orjson
 from pipeline.job.former import New
 from pipeline.job.sharding import Plan
 from pipeline.planning.sampling import Sample
-from pipeline.planning.throughput import Speed
+from pipeline.planning.throughput import Level, fastest
 from pipeline.reporting.numbers import count, dollars, duration, number, percent, rate, size
 from pipeline.reporting.report import PLANNED
 from transforms.elements import Document, Vectors
@@ -52,7 +52,8 @@ def make_estimate(
     plan: Plan,
     sample: Sample,
     tokens: Sequence[tuple[Document, int | None]] | None,
-    speed: Speed,
+    levels: Sequence[Level],
+    vectors: Vectors,
     info: ServerInfo,
     *,
     overlong: Overlong,
@@ -64,8 +65,9 @@ def make_estimate(
     Args:
         plan: of the sources.
         sample: of their records, at least one of them a document.
-        tokens: documents with their tokens before any cut, None for too many to count; None if nobody knows.
-        speed: of the endpoint.
+        tokens: documents with their tokens before any cut, None for too many to count; None if they are not known.
+        levels: how fast the endpoint is, at least one.
+        vectors: some of the model's, float32[n, dimensions].
         info: what the endpoint reports of itself.
         overlong: what happens to texts that are too long.
         layout: what the output will look like.
@@ -86,18 +88,19 @@ def make_estimate(
         "dead_letters": _dead_letters(sample),
         **_token_fields(tokens, info, overlong, expected),
         "duplicates_share": _duplicates(documents),
-        "output_bytes": round(expected * _output_bytes(documents, speed.embeddings.vectors, layout)),
+        "output_bytes": round(expected * _output_bytes(documents, vectors, layout)),
         # The canary takes one place of each request, and a shard's last request is half full on average.
         "requests": max(shards, round(expected / max(1, info.batch_limit - 1) + shards / 2)),
-        **_time_fields(expected, speed, price_per_hour),
+        **_time_fields(expected, levels, price_per_hour),
     }
 
 
-def _time_fields(documents: float, speed: Speed, price_per_hour: float | None) -> dict[str, Any]:
-    seconds = documents / speed.best.documents_per_second
+def _time_fields(documents: float, levels: Sequence[Level], price_per_hour: float | None) -> dict[str, Any]:
+    speed = fastest(levels).documents_per_second
+    seconds = documents / speed
     return {
-        "levels": [asdict(level) for level in speed.levels],
-        "documents_per_second": speed.best.documents_per_second,
+        "levels": [asdict(level) for level in levels],
+        "documents_per_second": speed,
         "seconds": seconds,
         "price_per_hour": price_per_hour,
         "dollars": None if price_per_hour is None else price_per_hour * seconds / 3600,
@@ -155,7 +158,7 @@ def _beginning(document: Document) -> str:
 
 
 def _duplicates(documents: Sequence[Document]) -> float:
-    """Return the share of the sample's texts that stand in it before."""
+    """Return the share of the sample's texts that repeat an earlier one."""
     return 1 - len({document.text for document in documents}) / len(documents)
 
 
@@ -174,24 +177,25 @@ def _output_bytes(documents: Sequence[Document], some: Vectors, layout: Layout) 
     return sum(map(len, chunks)) / len(documents)
 
 
-def lines_of(estimate: Mapping[str, Any]) -> Iterator[str]:
+def render_estimate(estimate: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines that a person reads."""
     yield f"{count(estimate['files'], 'file')}, {size(estimate['bytes'])}, {count(estimate['shards'], 'shard')}"
     yield f"records: {_records(estimate)}"
     reasons = ", ".join(f"{reason} {number(many)}" for reason, many in estimate["dead_letters"].items())
     yield f"dead letters: {f'about {reasons}' if reasons else 'none in the sample'}"
     yield from _token_lines(estimate)
-    yield f"duplicates: {percent(estimate['duplicates_share'])} of the sample's texts stand in it before"
+    yield f"duplicates: {percent(estimate['duplicates_share'])} of the sample's texts repeat an earlier one"
     yield f"output: about {size(estimate['output_bytes'])}; requests: about {number(estimate['requests'])}"
     for level in estimate["levels"]:
         texts = "1 text" if level["in_flight"] == 1 else f"{level['in_flight']:>5,} texts"
         yield f"  {texts} in flight: {rate(level['documents_per_second'])}"
     cost = "" if estimate["dollars"] is None else f", {dollars(estimate['dollars'])}"
-    yield f"expected: {duration(estimate['seconds'])}{cost}, with the endpoint as busy as in the fastest of these"
+    yield f"expected: {duration(estimate['seconds'])}{cost}, at the fastest of these rates"
     if new := estimate.get("new"):
         cost = "" if new["dollars"] is None else f", {dollars(new['dollars'])}"
         counted = New(new["texts"], new["documents"], new["exact"])
-        yield f"of these, {count(new['done'], 'document')} are done; {counted}: {duration(new['seconds'])}{cost}"
+        done = f", {count(new['done'], 'document')} are done; " if new["done"] else ": "
+        yield f"of these{done}{counted}: {duration(new['seconds'])}{cost}"
 
 
 def _records(estimate: Mapping[str, Any]) -> str:

@@ -7,13 +7,12 @@ import contextlib
 import itertools
 import math
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
-from tqdm import tqdm
-
 from pipeline.job.sharding import Plan
+from pipeline.reporting.numbers import count
 from transforms.elements import DeadLetter, Document, Source
 from transforms.ndjson.decompress import DamagedSource, decompressed_chunks
 from transforms.ndjson.lines import Line, lines_beginning_in, split_lines
@@ -67,7 +66,13 @@ class _Block:
     end: int
 
 
-def take_sample(plan: Plan, text_field: TextField, embedding_field: str, seed: int = 0) -> Sample:
+def take_sample(
+    plan: Plan,
+    text_field: TextField,
+    embedding_field: str,
+    seed: int = 0,
+    show: Callable[[str], None] = lambda _: None,
+) -> Sample:
     """Read some blocks of the sources, chosen at random, and the beginnings of some compressed ones.
 
     The blocks lie on a grid over all bytes and each is as likely as any other, so the lines that begin in them are a
@@ -78,6 +83,7 @@ def take_sample(plan: Plan, text_field: TextField, embedding_field: str, seed: i
         text_field: what is embedded.
         embedding_field: the field that gets the vector.
         seed: of the choice.
+        show: takes how far it is, again and again.
 
     Raises:
         DamagedSource: if a compressed source cannot be read.
@@ -86,20 +92,19 @@ def take_sample(plan: Plan, text_field: TextField, embedding_field: str, seed: i
     unpacked = [source for source in plan.sources if not source.compressed]
     packed = [source for source in plan.sources if source.compressed]
     records: list[Record] = []
-    plain = _Tally(sum(source.size for source in unpacked))
-    compressed = _Tally(sum(source.size for source in packed))
-    with tqdm(desc="sampling", unit=" blocks", disable=None, leave=False) as bar:
-        for block in _blocks(unpacked, rng):
-            found = [*_records(_lines_in(block), block.source, text_field, embedding_field)]
-            records += found
-            plain.add(len(found), block.end - block.start)
-            bar.update()
-        for source in (packed[index] for index in _some(len(packed), COMPRESSED_FILES, rng)):
-            lines, stored = _beginning(source)
-            found = [*_records(lines, source, text_field, embedding_field)]
-            records += found
-            compressed.add(len(found), stored)
-            bar.update()
+    plain = _CountEstimator(sum(source.size for source in unpacked))
+    compressed = _CountEstimator(sum(source.size for source in packed))
+    for block in _blocks(unpacked, rng):
+        found = [*_records(_lines_in(block), block.source, text_field, embedding_field)]
+        records += found
+        plain.add(len(found), block.end - block.start)
+        show(f"reading a sample, {count(len(records), 'record')}")
+    for source in (packed[index] for index in _some(len(packed), COMPRESSED_FILES, rng)):
+        lines, stored = _beginning(source)
+        found = [*_records(lines, source, text_field, embedding_field)]
+        records += found
+        compressed.add(len(found), stored)
+        show(f"reading a sample, {count(len(records), 'record')}")
     return Sample(tuple(records), plain.total() + compressed.total())
 
 
@@ -121,9 +126,9 @@ def sample_lines(plan: Plan, text_field: TextField, embedding_field: str, seed: 
                     yield record.parsed.line
 
 
-def _some(count: int, most: int, rng: random.Random) -> list[int]:
-    """Return at most so many of the numbers below a count, any of them as likely as any other, in their order."""
-    return sorted(rng.sample(range(count), min(most, count)))
+def _some(total: int, most: int, rng: random.Random) -> list[int]:
+    """Return at most so many of the numbers below a total, any of them as likely as any other, in their order."""
+    return sorted(rng.sample(range(total), min(most, total)))
 
 
 def _blocks(sources: Sequence[Source], rng: random.Random) -> Iterator[_Block]:
@@ -179,7 +184,7 @@ def _records(lines: Iterable[Line], source: Source, text_field: TextField, embed
             yield Record(line.length + 1, parsed)
 
 
-class _Tally:
+class _CountEstimator:
     """What was found in some parts of files, and what that says of all bytes of them.
 
     Args:

@@ -64,7 +64,7 @@ def endpoint_chart(
     """Draw what the endpoint had to do over the time of work.
 
     Above are the texts in flight, and filled those of them that waited in its queue; in a strip below, the share of
-    the time in which its device was busy, unless none is known.
+    the time in which its device was busy, where it is known.
 
     Args:
         in_flight: one value a bucket.

@@ -50,6 +50,8 @@ def duration(seconds: float | None) -> str:
     """Return a time in the two largest units that it has: 0.04 s, 47 s, 3 min 05 s, 2 h 04 min, 3 d 04 h."""
     if seconds is None:
         return UNKNOWN
+    if 0 < seconds < 0.005:
+        return "<0.01 s"
     if round(seconds, 1) < 10:
         return f"{number(round(seconds, 1 if seconds >= 1 else 2))} s"
     whole = round(seconds)

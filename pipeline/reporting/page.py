@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 
 from pipeline.escaping import escaped
 from pipeline.reporting.charts import endpoint_chart, latency_chart, rate_chart
+from pipeline.reporting.explain import likely_cause
 from pipeline.reporting.numbers import (
     count,
     dollars,
@@ -29,6 +30,8 @@ from pipeline.reporting.schema import Report
 _TEMPLATE = Path(__file__).with_name("page.html")
 _MAX_ROWS = 500
 _MIN_BUCKETS = 2  # one alone shows nothing that the mean does not
+# Columns of the table of files that are there only where there is any such document, and their names on the page.
+_RARE_COLUMNS = {"reused": "reused", "duplicates": "equal texts", "truncated": "truncated"}
 _MANY_RETRIES = (10, 0.02)  # at least so many, and of all requests
 
 
@@ -47,9 +50,17 @@ def render(report: Report) -> str:
     charts = {"rate": None, "endpoint": None, "latency": None, **dict(_charts(report))}
     # What is not complete comes first: that is what one looks for in a long list.
     files = sorted(report.sources, key=lambda source: source.complete)
+    columns = {"records": "records", "embedded": "embedded"}
+    columns |= {name: label for name, label in _RARE_COLUMNS.items() if getattr(report.totals, name)}
+    columns["dead_letters"] = "dead letters"
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
-        report=report, charts=charts, remarks=list(_remarks(report)), files=files[:_MAX_ROWS], all_files=len(files)
+        report=report,
+        charts=charts,
+        remarks=list(_remarks(report)),
+        columns=columns,
+        files=files[:_MAX_ROWS],
+        all_files=len(files),
     )
 
 
@@ -78,7 +89,9 @@ def _remarks(report: Report) -> Iterator[str]:
         yield f"tayyar verify found {count(report.verified.findings, 'fault')}: run it again to see them."
     if totals.dead_letters:
         share = percent(totals.dead_letters / totals.records)
-        yield f"{count(totals.dead_letters, 'dead letter')} ({share} of the records): their reasons stand below."
+        cause = likely_cause(report.dead_letters)
+        why = f"likely cause: {cause}" if cause else "their reasons are below"
+        yield f"{count(totals.dead_letters, 'dead letter')} ({share} of the records); {why}."
     if sentence := truncated(report):
         yield f"Truncated: {sentence}."
     if totals.nan_lines:

@@ -46,8 +46,8 @@ _MILLISECONDS = {
 }
 
 _MEANS = {
-    "texts_in_flight": ("tayyar_texts_in_flight", "Texts sent and not answered, on the mean of the time of work."),
-    "texts_in_queue": ("tayyar_texts_in_queue", "Texts in the endpoint's queue, on the mean of the time of work."),
+    "texts_in_flight": ("tayyar_texts_in_flight", "Texts sent and not answered, on average over the time of work."),
+    "texts_in_queue": ("tayyar_texts_in_queue", "Texts in the endpoint's queue, on average over the time of work."),
     "device_busy": ("tayyar_device_busy_ratio", "Share of the time in which the endpoint's device was at work."),
 }
 

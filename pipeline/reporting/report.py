@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import re
 import shlex
 from collections import Counter
@@ -17,6 +16,7 @@ import orjson
 
 from pipeline.job.ledger import Ledger, SourceLedger
 from pipeline.job.spec import JobSpec
+from pipeline.reporting.explain import explain_dead_letters
 from pipeline.reporting.numbers import count, dollars, duration, percent, rate
 from pipeline.reporting.schema import (
     VERSION,
@@ -44,7 +44,6 @@ from transforms.elements import RequestStatistics
 from transforms.output.folder import JOB, OutputFolder
 from transforms.output.json_fields import build
 from transforms.output.receipts import MAX_SECONDS, Receipt
-from transforms.storage.base import StorageError
 from transforms.tei.settings import Overlong
 
 VERIFIED = f"{JOB}/verified.json"  # written by `verify`
@@ -53,7 +52,6 @@ _MAX_AMOUNT = 1 << 53  # of findings, documents, seconds or dollars
 _MAX_FILES = 30  # lines of the summary
 _MAX_PLACES = 10  # of truncated texts
 _SECRET = re.compile(r"--\w*(secret|password|token|key|credential)\w*", re.IGNORECASE)
-_logger = logging.getLogger(__name__)
 
 
 def make_report(
@@ -154,7 +152,7 @@ def _totals(
         shards=len(receipts),
         shards_expected=ledger.shards_expected,
         records=ledger.records,
-        records_expected=expected_records(ledger, (estimate or {}).get("records")),
+        records_expected=ledger.records_expected((estimate or {}).get("records")),
         embedded=ledger.embedded,
         sent=ledger.sent,
         reused=ledger.reused,
@@ -190,39 +188,6 @@ def _gone(ledger: Ledger) -> Gone:
         embedded=sum(receipt.embedded for receipt in receipts),
         dead_letters=sum(receipt.dead_letters for receipt in receipts),
     )
-
-
-def expected_records(ledger: Ledger, planned: float | None) -> int | None:
-    """Return how many records a job has or will have; None where nothing is known.
-
-    Args:
-        ledger: of the job. The records of its shards stand for those of the bytes that are left. Of a compressed file
-            that is not complete, the bytes done are not known, so other compressed files stand for it.
-        planned: what `plan` expected, for a job of which no bytes are done.
-    """
-    if ledger.complete:
-        return ledger.records
-    measured: dict[bool, tuple[int, int]] = {}  # records and stored bytes of what is done, by whether it is compressed
-    for source in ledger.sources:
-        compressed = ledger.plan.shard_count(source.source) is None
-        if source.complete:
-            done = source.source.size
-        elif compressed:
-            continue
-        else:
-            ends = ((receipt.start, receipt.end or source.source.size) for receipt in source.receipts.values())
-            done = sum(min(end, source.source.size) - start for start, end in ends)
-        records, size = measured.get(compressed, (0, 0))
-        measured[compressed] = (records + source.records, size + done)
-    per_byte = {kind: records / size for kind, (records, size) in measured.items() if size}
-    if not per_byte:
-        return None if planned is None else max(round(planned), ledger.records)
-    total = 0.0
-    for source in ledger.sources:
-        compressed = ledger.plan.shard_count(source.source) is None
-        density = per_byte.get(compressed, next(iter(per_byte.values())))
-        total += source.records if source.complete else max(source.records, source.source.size * density)
-    return round(total)
 
 
 def _comparison(estimate: Mapping[str, Any], totals: Totals, price_per_hour: float | None) -> PlanComparison:
@@ -325,16 +290,9 @@ def read_verified(output: OutputFolder, ledger: Ledger) -> Verified | None:
 
 
 def write_verified(output: OutputFolder, findings: int) -> None:
-    """Save what a `verify` that ends now has found, for the next report.
-
-    A folder that cannot be written, such as a read-only copy, can be verified all the same.
-    """
+    """Save what a `verify` that ends now has found, for the reports that follow."""
     at = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    try:
-        output.write(VERIFIED, [orjson.dumps({"at": at, "findings": findings}, option=orjson.OPT_APPEND_NEWLINE)])
-        output.tidy()
-    except (StorageError, OSError) as error:
-        _logger.warning("the report will not show this verification, because it cannot be saved: %s", error)
+    output.write(VERIFIED, [orjson.dumps({"at": at, "findings": findings}, option=orjson.OPT_APPEND_NEWLINE)])
 
 
 class Former(NamedTuple):
@@ -438,7 +396,7 @@ def truncated(report: Report) -> str | None:
 
 
 def progress(report: Report) -> str:
-    """Return how far a job is: 15 of 19 shards are done (78% of the records), missing of 2 files, a.ndjson first."""
+    """Return how far a job is: 15 of 19 shards are done (78% of about 57 records); a.ndjson lacks shards."""
     totals = report.totals
     missing = [source for source in report.sources if not source.complete]
     share = (
@@ -446,28 +404,32 @@ def progress(report: Report) -> str:
         if totals.records_expected
         else ""
     )
-    first = f", {missing[0].path} first" if len(missing) > 1 else ""
-    name = missing[0].path if len(missing) == 1 else count(len(missing), "file")
+    files = f"{count(len(missing), 'file')}, {missing[0].path} first," if len(missing) > 1 else missing[0].path
     expected = count(totals.shards_expected, "shard")
-    return f"{totals.shards:,} of {expected} are done{share}, shards are missing of {name}{first}"
+    lacks = "lack shards" if len(missing) > 1 else "lacks shards"
+    return f"{totals.shards:,} of {expected} are done{share}; {files} {lacks}"
 
 
 def counts(report: Report) -> Iterator[str]:
-    """Yield the lines with the number of documents of each file, of all, and of each reason."""
+    """Yield the lines with the number of documents of each file and of all, and of dead letters by their reasons."""
     # Where there are too many files for a terminal, those that are not complete are the ones to see.
     many = len(report.sources) > _MAX_FILES
     sources = sorted(report.sources, key=lambda source: source.complete) if many else report.sources
     for source in sources[:_MAX_FILES]:
-        dead = f", dead letters = {source.dead_letters}" if source.dead_letters else ""
-        dead += f", truncated = {source.truncated}" if source.truncated else ""
+        some = {
+            "dead letters": source.dead_letters,
+            "reused": source.reused,
+            "equal texts": source.duplicates,
+            "truncated": source.truncated,
+        }
+        others = "".join(f", {name} = {number}" for name, number in some.items() if number)
         shards = "" if source.complete else f" ({source.shards:,} of {count(source.shards_expected, 'shard')})"
-        yield f"{file_name(source)}: embeddings = {source.embedded}, documents = {source.records}{dead}{shards}"
+        yield f"{file_name(source)}: embeddings = {source.embedded}, documents = {source.records}{others}{shards}"
     if many:
         yield f"… and {count(len(sources) - _MAX_FILES, 'more file')}; report.json has them all"
     totals = report.totals
     yield f"total: embeddings = {totals.embedded}, documents = {totals.records}, dead letters = {totals.dead_letters}"
-    for reason, number in totals.dead_letters_by_reason.items():
-        yield f"  {reason}: {number}"
+    yield from explain_dead_letters(report.dead_letters)
     if sentence := truncated(report):
         yield f"truncated: {sentence}"
     if gone := report.gone.sources:

@@ -205,8 +205,8 @@ class Timeline:
     Attributes:
         bucket_seconds: of work that a value stands for.
         documents_per_second: documents that got their vector.
-        texts_in_queue: texts that waited in the endpoint's queue, on the mean of the bucket.
-        texts_in_flight: texts sent and not answered, on the mean of the bucket, those in the queue included.
+        texts_in_queue: texts that waited in the endpoint's queue, on average over the bucket.
+        texts_in_flight: texts sent and not answered, on average over the bucket, those in the queue included.
         device_busy: the share of the bucket in which the endpoint's device was at work, from 0 to 1; null where no
             reply shows it.
         pauses_at: seconds of work at which a pause of more than a second was cut out.
@@ -226,14 +226,15 @@ class Bottleneck:
 
     Attributes:
         verdict: endpoint: its device was busy nearly all the time. client: it was often without work, because of what
-            feeds it or of the network between. balanced: neither clearly. unknown: the endpoint reported no times.
+            feeds it or of the network between. balanced: neither clearly. unknown: the endpoint reported no
+            times, or got few requests.
         why: the same in words, with the numbers and what would help.
         device_busy: the share of the time in which the endpoint's device was at work, as far as replies show, from 0
             to 1; null where the endpoint reports no times.
         queue_ms_per_text: mean time in the endpoint's queue; null likewise.
         inference_ms_per_text: mean time in the endpoint's device; null likewise.
         round_trip_ms_per_text: mean time from sending a text to its answer; null if none was sent.
-        texts_in_flight: texts sent and not answered, on the mean of the time of work (Little's law).
+        texts_in_flight: texts sent and not answered, on average over the time of work (Little's law).
         texts_in_queue: of these in the endpoint's queue; null where the endpoint reports no times.
     """
 

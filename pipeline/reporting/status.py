@@ -12,7 +12,6 @@ from pipeline.job.run_marker import RunMarker, read_marker
 from pipeline.job.sharding import read_plan
 from pipeline.job.spec import JobSpec, require_job
 from pipeline.reporting.numbers import count, duration, number, percent, rate
-from pipeline.reporting.report import expected_records
 from pipeline.reporting.timeline import active_seconds, bottleneck, sum_statistics
 from transforms.output.folder import OutputFolder
 from transforms.output.receipts import Receipt
@@ -60,7 +59,7 @@ class Status:
         throttled_seconds: requests waited so long because the endpoint asked for it, summed over requests.
         queue_ms: mean time of a text in the endpoint's queue; `inference_ms` likewise in its device. None where the
             endpoint reports no times.
-        texts_in_flight: texts sent and not answered, on the mean of the time of work; `texts_in_queue` of these wait
+        texts_in_flight: texts sent and not answered, on average over the time of work; `texts_in_queue` of these wait
             in the endpoint's queue.
         device_busy: the share of the time in which the endpoint's device was at work, as far as replies show.
     """
@@ -142,7 +141,7 @@ def status_of(
     is_at_work = state in (State.RUNNING, State.STALLED)
     overall = ledger.sent / busy if busy else None
     recent = _recent_rate(receipts, marker, now, "sent") if is_at_work else None
-    expected = expected_records(ledger, planned_records)
+    expected = ledger.records_expected(planned_records)
     recent_records = _recent_rate(receipts, marker, now, "records") if is_at_work else None
     per_second = recent_records or (ledger.records / busy if busy else None)
     sums = sum_statistics(receipts)
@@ -196,7 +195,7 @@ def decide_state(complete: bool, receipts: list[Receipt], marker: RunMarker | No
     limit = _max_silent_seconds(receipts)
     if marker is None:
         # A job that a service started from a template leaves no marker, so a shard finished just now may be its.
-        elsewhere = f" (last shard {duration(now - last)} ago: a template's job may still run)"
+        elsewhere = f" (last shard {duration(now - last)} ago; a template's job may still be running)"
         return State.STOPPED, f"no run is at work; {_CONTINUES}{elsewhere if now - last <= limit else ''}"
     if marker.is_gone and not (marker.is_remote and now - last <= limit):
         return State.STOPPED, f"{marker}, is gone; {_CONTINUES}"
@@ -239,7 +238,7 @@ def _rounded(value: float | None, digits: int = 1) -> float | None:
     return None if value is None else round(value, digits)
 
 
-def lines_of(status: Status) -> Iterator[str]:
+def render_status(status: Status) -> Iterator[str]:
     """Yield the lines that a person reads."""
     yield f"{status.state.value}: {status.why}"
     yield (

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.reporting.numbers import milliseconds, percent
+from pipeline.reporting.numbers import count, milliseconds, percent
 from pipeline.reporting.schema import Bottleneck, Timeline, Verdict
 from transforms.elements import RequestStatistics
 from transforms.output.receipts import Receipt
@@ -21,7 +21,8 @@ _RECEIPTS_A_BUCKET = 2  # at least: of receipts that come in pairs, every other 
 _MIN_PAUSE = 1.0  # seconds
 _BUSY = 0.9  # share of the time: what is left of a device with it is lost between batches, not by what feeds it
 _MOSTLY_IDLE = 0.5
-# A text that arrives at a device at work waits for half of a batch on the mean, one that finds it free hardly at all.
+_FEW_REQUESTS = 5
+# A text that arrives at a device at work waits on average for half of a batch, one that finds it free hardly at all.
 _NOT_WAITING = 0.1  # of the time in the device
 
 
@@ -82,7 +83,7 @@ def timeline(receipts: Sequence[Receipt]) -> Timeline:
     return Timeline(
         bucket_seconds=round(total / buckets, 6) if buckets else 0.0,
         documents_per_second=means(documents),
-        # By Little's law: the seconds that all texts spent somewhere, a second, are the texts there on the mean.
+        # By Little's law: the seconds that all texts spent somewhere, a second, are the texts there on average.
         texts_in_queue=means(queue),
         texts_in_flight=means(flight),
         device_busy=tuple(_share(*sums) for sums in zip(within(busy).tolist(), within(slot).tolist(), strict=True)),
@@ -151,6 +152,8 @@ def bottleneck(sums: RequestStatistics, sent: int, seconds: float) -> Bottleneck
         round(value / sent, 2) if sent else 0.0 for value in (sums.queue_ms, sums.inference_ms, sums.flight_ms)
     )
     verdict, why = _verdict(busy, queue, inference, way)
+    if 0 < sums.requests < _FEW_REQUESTS:
+        verdict, why = "unknown", f"Only {count(sums.requests, 'request')}: too few to show what limited the speed."
     return Bottleneck(
         verdict=verdict,
         why=why,

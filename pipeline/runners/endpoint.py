@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from pipeline.embedded_tei.process import EmbeddedTei, EmbeddedTeiError
 from pipeline.errors import UsageError
 from pipeline.job.spec import ServedModel
+from pipeline.runners.progress import Waiting
 from transforms.tei.client import TeiClient
 from transforms.tei.errors import EndpointRefused, EndpointUnreachable
 from transforms.tei.handshake import EndpointProfile
@@ -76,17 +77,14 @@ def require_endpoint(settings: EndpointSettings, model: str | None, served: Serv
 
 @contextmanager
 def _embedded_tei(model: str | None) -> Iterator[EmbeddedTei]:
-    tei = EmbeddedTei([] if model is None else ["--model", model])
-    try:
-        tei.__enter__()
-    except EmbeddedTeiError as error:
-        if model is not None:  # what is missing is most likely one of its files, which the message names
-            raise EndpointRefused(str(error)) from error
-        raise EndpointRefused(f"{error}. Or name a server with --endpoint.") from error
-    try:
+    with ExitStack() as stack:
+        try:
+            tei = stack.enter_context(EmbeddedTei([] if model is None else ["--model", model]))
+        except EmbeddedTeiError as error:
+            if model is not None:  # what is missing is most likely one of its files, which the message names
+                raise EndpointRefused(str(error)) from error
+            raise EndpointRefused(f"{error}. Or name a server with --endpoint.") from error
         yield tei
-    finally:
-        tei.stop()
 
 
 def probed(
@@ -101,7 +99,8 @@ def probed(
     """
     client = TeiClient(settings)
     try:
-        profile = client.probe(every_url)
+        with Waiting(f"asking {settings.urls[0]} for its limits and its probe vectors"):
+            profile = client.probe(every_url)
     finally:
         client.close()
     identity = profile.identity

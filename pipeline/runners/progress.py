@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from tqdm import tqdm
 
-from pipeline.job.ledger import ReceiptCache
+from pipeline.job.ledger import Part, ReceiptCache, extrapolate
 from pipeline.reporting.numbers import count, duration, rate
 from pipeline.reporting.timeline import active_seconds
-from transforms.elements import Reason
+from transforms.elements import Reason, Shard, Source
 from transforms.output.folder import OutputFolder
 from transforms.output.receipts import Receipt
 from transforms.storage.base import StorageError
 
 _INTERVAL_SECONDS = 1.0
+_REDRAW_SECONDS = 0.5
 _BAR = "{percentage:3.0f}%|{bar}| {desc}"
 _PAUSE_A_LOOK = 20.0  # listing a bucket of many receipts takes seconds, and costs a little each time
 # Dead letters of these reasons were in the endpoint's hands; those of other reasons were not sent.
@@ -34,31 +37,30 @@ class Progress:
     Args:
         output: the folder to watch.
         seen: names of the receipts that were there before.
-        bytes_left: stored bytes of the shards to come, from which the number of documents to come is estimated.
+        work: the items that are left to do, from whose bytes the number of documents to come is estimated.
         visible: whether to show it; None for only where a person watches.
         cache: gets the receipts, for the next reader.
         settled: returns how many texts got their vector or their rejection in this process so far, where the run is in
             this process: they count before their shard has its receipt. None where workers are elsewhere.
         clock: returns seconds since the epoch.
-        compressed: paths of the compressed sources.
     """
 
     def __init__(
         self,
         output: OutputFolder,
         seen: set[str],
-        bytes_left: int,
+        work: Sequence[Shard],
         visible: bool | None = None,
         cache: ReceiptCache | None = None,
-        compressed: Collection[str] = (),
         settled: Callable[[], int] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._output = output
         self._cache = cache or ReceiptCache()
         self._seen = set(seen)
-        self._bytes_left = bytes_left
-        self._compressed = compressed
+        self._bytes_left: dict[Source, int] = defaultdict(int)
+        for item in work:
+            self._bytes_left[item.source] += item.stored_bytes
         self._settled = settled
         self._settled_before = settled() if settled else 0
         self._clock = clock
@@ -109,11 +111,21 @@ class Progress:
         finished = sum(receipt.records for receipt in self._receipts)
         # Texts of shards that have no receipt yet. Those of a shard that had to begin again count twice until the end.
         under_way = max(0, settled - sum(_texts_sent(receipt) for receipt in self._receipts))
-        expected = records_expected(self._receipts, self._bytes_left, self._compressed)
+        expected = self._expected()
         documents = finished + under_way
         if expected is not None:
             documents = max(finished, min(documents, expected))
         self._show(documents, expected, self._seconds(documents))
+
+    def _expected(self) -> int | None:
+        """Return how many records the work has; None as long as that is unknown."""
+        by_source: dict[str, list[Receipt]] = defaultdict(list)
+        for receipt in self._receipts:
+            by_source[receipt.source].append(receipt)
+        return extrapolate(
+            Part.of(source, size, receipts := by_source[source.path], ended=any(one.last for one in receipts))
+            for source, size in self._bytes_left.items()
+        )
 
     def _seconds(self, documents: int) -> float:
         """Return the seconds since the first text could be sent, as far as the looks and the receipts show."""
@@ -139,6 +151,44 @@ class Progress:
         self._bar.bar_format = "{desc}" if expected is None else _BAR
         self._bar.n, self._bar.total = documents, expected
         self._bar.set_description_str(", ".join(words))
+
+
+class Waiting:
+    """A line that shows what a command is doing and for how long; a thread redraws it, so that a wait is seen to go on.
+
+    Args:
+        step: the first thing that it does.
+        visible: whether to show it; None for only where a person watches.
+    """
+
+    def __init__(self, step: str = "", visible: bool | None = None) -> None:
+        self._step = step
+        self._started = time.monotonic()
+        self._bar = tqdm(disable=None if visible is None else not visible, bar_format="{desc}", leave=False)
+        self._finished = threading.Event()
+        self._thread = threading.Thread(target=self._redraw, name="waiting", daemon=True)
+
+    def __enter__(self) -> Waiting:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._finished.set()
+        self._thread.join()
+        self._bar.close()
+
+    def show(self, step: str) -> None:
+        """Show another step with the next redraw."""
+        self._step = step
+
+    def _redraw(self) -> None:
+        while not self._finished.wait(_REDRAW_SECONDS):
+            if self._step:
+                line = f"{self._step}; {duration(round(time.monotonic() - self._started))}"
+                # A line that is wider than the terminal could not be drawn over.
+                self._bar.set_description_str(line[: shutil.get_terminal_size().columns - 1])
 
 
 class CountBar:
@@ -180,23 +230,3 @@ class CountBar:
 
 def _texts_sent(receipt: Receipt) -> int:
     return receipt.sent + sum(number for reason, number in receipt.reasons.items() if reason in _SENT)
-
-
-def records_expected(receipts: Iterable[Receipt], size: int, compressed: Collection[str]) -> int | None:
-    """Return how many records so many stored bytes hold, by the shards that are finished; None where none tells.
-
-    A shard of a compressed source is a range of decompressed bytes, and how many stored bytes that takes is known only
-    when the source has been read to its end. So its records count from then on, with all its bytes.
-    """
-    receipts = list(receipts)
-    ended = {receipt.source for receipt in receipts if receipt.last}
-    counted = [receipt for receipt in receipts if receipt.source not in compressed or receipt.source in ended]
-    done = sum(_stored_bytes(receipt, receipt.source in compressed) for receipt in counted)
-    return round(sum(receipt.records for receipt in counted) * max(1.0, size / done)) if done else None
-
-
-def _stored_bytes(receipt: Receipt, compressed: bool) -> int:
-    """Return how many stored bytes a shard stands for; of a compressed source, the last shard for all."""
-    if compressed or receipt.end is None:
-        return receipt.source_size if receipt.last else 0
-    return min(receipt.end, receipt.source_size) - receipt.start

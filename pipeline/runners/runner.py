@@ -26,7 +26,7 @@ from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.runners.runner import PipelineState
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
-from pipeline.errors import ExitCode, PipelineFailed, UsageError
+from pipeline.errors import OUT_OF_THREADS, ExitCode, PipelineFailed, UsageError, is_out_of_threads
 from transforms.early_stop import TooManyDeadLetters
 from transforms.ndjson.decompress import DamagedSource
 from transforms.read_shards import SourceChanged
@@ -221,6 +221,8 @@ def meaning_of(error: BaseException) -> BaseException:
         return _for_the_user(_OWN_ERRORS[name](message))
     if _LOST_WORKER in str(error):
         return PipelineFailed("a worker process died; most often it was killed because memory ran out")
+    if any(map(is_out_of_threads, _causes(error))):
+        return PipelineFailed(OUT_OF_THREADS)
     _logger.error("the pipeline failed", exc_info=error)
     return PipelineFailed(_last_line(error))
 
@@ -231,7 +233,7 @@ def _for_the_user(error: BaseException) -> BaseException:
     if isinstance(error, EndpointError):
         return type(error)(message)
     if isinstance(error, TooManyDeadLetters):
-        return PipelineFailed(message, ExitCode.TOO_MANY_DEAD_LETTERS)
+        return PipelineFailed(message, code=ExitCode.TOO_MANY_DEAD_LETTERS)
     return PipelineFailed(message) if isinstance(error, (DamagedSource, SourceChanged, StorageError)) else error
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from apache_beam.options.pipeline_options import StandardOptions
 
-from pipeline.errors import ExitCode, NotProven, PipelineFailed
+from pipeline.errors import ExitCode, NotProven, PipelineFailed, lines_of
 from pipeline.runners.runner import beam_options
 from transforms.output.folder import OutputFolder
 from transforms.storage import api as storage
@@ -40,9 +40,9 @@ _REMEDIES = (
         "--environment_config HOST:PORT of a worker pool (run_scripts/flink.sh workers).",
     ),
     (
-        r"the token \S+ (cannot|is|holds)",
-        "The token's reference is resolved on each worker: set the variable where workers start, or name a secret that "
-        "they may read (gsm:…).",
+        r"the secret \S+ (cannot|is|holds)",
+        "References of secrets are resolved on each worker: set the variable where workers start, or name one "
+        "that they may read (gsm:…).",
     ),
 )
 
@@ -73,8 +73,12 @@ def run_smoke_test(root: str, endpoint: EndpointSettings, beam: Sequence[str], e
         patient = dataclasses.replace(endpoint, give_up_after=min(endpoint.give_up_after, _GIVE_UP_SECONDS))
         embed_and_prove(place.path("in/documents.ndjson"), place.path("out"), patient, len(_DOCUMENTS[0]))
     except (EndpointError, StorageError, PipelineFailed, NotProven) as error:
+        first, *more = lines_of(error)
         raise PipelineFailed(
-            f"{runner} did not embed ten documents: {error}\n{_remedy(error, endpoint, root)}", _code(error)
+            f"{runner} did not embed ten documents: {first}",
+            *more,
+            _remedy(error, endpoint, root),
+            code=_code(error),
         ) from error
     finally:
         _remove(parent, f"{parent.temporary}/{name}")

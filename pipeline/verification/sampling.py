@@ -42,7 +42,7 @@ class Pick(NamedTuple):
     place: int
 
 
-class Sample:
+class Reservoir:
     """At most so many lines of those offered, any of them as likely as any other; samples can be put together.
 
     Args:

@@ -14,11 +14,11 @@ import numpy as np
 from pipeline.reporting.numbers import count
 from pipeline.verification.findings import Findings, WrongLine
 from pipeline.verification.rows import row_check
-from pipeline.verification.sampling import Pick, Sample
+from pipeline.verification.sampling import Pick, Reservoir
 from pipeline.verification.vectors import (
     ROW,
-    Rows,
     SharedVectors,
+    VectorRows,
     digest_vectors,
     find_wrong_vector,
 )
@@ -99,13 +99,13 @@ class Outcome:
     findings: Findings = field(default_factory=Findings)
     broken: str | None = None
     picks: list[Pick] = field(default_factory=list)
-    rows: Rows = field(default_factory=lambda: np.empty(0, ROW))
+    rows: VectorRows = field(default_factory=lambda: np.empty(0, ROW))
     records: int = 0
 
 
 def check_shards(item: ShardWork) -> Outcome:
     """Check the shards of a work item, all their files as streams."""
-    outcome, sample, expected = Outcome(), Sample(item.sample, f"{item.seed} {item.work.name}"), item.expected
+    outcome, sample, expected = Outcome(), Reservoir(item.sample, f"{item.seed} {item.work.name}"), item.expected
 
     def path_of(_: int, shard: int) -> str:
         return item.output.path(_output_name(item, Shard(item.work.source, shard, 0, None)))
@@ -138,7 +138,7 @@ def _output_name(item: ShardWork, shard: Shard) -> str:
 class _ShardCheck:
     """Compares one shard's source lines with its output and its dead letters, all three as streams."""
 
-    def __init__(self, shard: Shard, receipt: Receipt, item: ShardWork, findings: Findings, sample: Sample) -> None:
+    def __init__(self, shard: Shard, receipt: Receipt, item: ShardWork, findings: Findings, sample: Reservoir) -> None:
         self._shard = shard
         self._receipt = receipt
         self._output = item.output
@@ -158,7 +158,7 @@ class _ShardCheck:
         self._wrong: str | None = None
         self._reasons: Counter[str] = Counter()
 
-    def run(self, lines: Iterable[Line] | None) -> Rows:
+    def run(self, lines: Iterable[Line] | None) -> VectorRows:
         """Check the shard and return its rows; of lines that do not match only the first is a finding.
 
         Args:
@@ -174,7 +174,7 @@ class _ShardCheck:
         return self._rows()
 
     def _beside(self, lines: Iterable[Line], embedded: Iterator[Row], letters: Iterator[DeadLetter]) -> dict[str, int]:
-        """Compare the output with the source, and return what is there of each kind."""
+        """Compare the output with the source, and return how many lines of each kind there are."""
         source, expected = self._shard.source.path, self._expected
         letter = next(letters, None)
         records = found_count = letter_count = nan_lines = 0
@@ -263,7 +263,7 @@ class _ShardCheck:
             self._check_block()
 
     def _check_block(self) -> None:
-        """Check the vectors that were put aside as numbers."""
+        """Check the vectors kept as numbers, all at once."""
         if not self._packed:
             return
         vectors = np.frombuffer(b"".join(self._packed), np.float32).reshape(len(self._packed), -1)
@@ -283,7 +283,7 @@ class _ShardCheck:
         self._check_block()
         self._wrong = self._wrong or wrong
 
-    def _rows(self) -> Rows:
+    def _rows(self) -> VectorRows:
         rows = np.empty(len(self._offsets), ROW)
         if len(rows):
             rows["vector"] = np.concatenate(self._digests)

@@ -25,7 +25,7 @@ _IN_NUMBERS = b"0123456789+-.eE,"
 
 # One row for each embedded document: digests of its vector and its text, and its place in which file.
 ROW = np.dtype([("vector", "u8"), ("text", "u8"), ("source", "u4"), ("shard", "u4"), ("offset", "u8")])
-Rows = npt.NDArray[np.void]
+VectorRows = npt.NDArray[np.void]
 _MAX_ROWS = 1 << 20  # 32 MB
 # Vectors of different texts are equal where a tokenizer makes the same of both. That happens to one text in thousands.
 _ALLOWED_PAIRS = 2
@@ -122,15 +122,15 @@ class SharedVectors:
         self._fields = text_field, embedding_field
         self._max_rows = max_rows
         self._max_digest = (1 << 64) - 1
-        self._parts: list[Rows] = []
+        self._parts: list[VectorRows] = []
         self._finding: str | None = None
 
     @property
-    def rows(self) -> Rows:
+    def rows(self) -> VectorRows:
         """The rows kept."""
         return np.concatenate([np.empty(0, ROW), *self._parts])
 
-    def add(self, rows: Rows) -> None:
+    def add(self, rows: VectorRows) -> None:
         """Take documents into account."""
         self._parts.append(rows[rows["vector"] <= self._max_digest])
         if sum(map(len, self._parts)) <= self._max_rows:
@@ -147,7 +147,7 @@ class SharedVectors:
         """Return what is wrong, with two places; None if no more documents share a vector than may."""
         return self._finding or self.judge(self.rows)
 
-    def judge(self, rows: Rows) -> str | None:
+    def judge(self, rows: VectorRows) -> str | None:
         """Return what is wrong with these documents alone; None for nothing."""
         rows = rows[np.lexsort((rows["text"], rows["vector"]))]
         same_vector = rows["vector"][1:] == rows["vector"][:-1]

@@ -22,7 +22,8 @@ from pipeline.logs import configure_logging
 
 configure_logging()  # first of all: Beam warns when it is imported
 
-from pipeline.errors import ExitCode, NotProven, UsageError, describe_error
+from pipeline.commands.console import say
+from pipeline.errors import ExitCode, NotProven, UsageError, lines_of
 from pipeline.job.ledger import read_ledger
 from pipeline.job.sharding import read_plan
 from pipeline.job.spec import JobSpec, require_job
@@ -329,8 +330,11 @@ def run(
         with contextlib.closing(open_table(options.database, name, folder)) as table:
             load(folder, table)
     except (UsageError, NotProven, StorageError, OSError) as error:
-        print(f"{sys.argv[0]}: {describe_error(error)}", file=sys.stderr)
-        return {UsageError: ExitCode.USAGE, NotProven: ExitCode.NOT_PROVEN}.get(type(error), ExitCode.FAILED)
+        first, *more = lines_of(error)
+        for line in (f"{sys.argv[0]}: {first}", *more):
+            say(line, sys.stderr)
+        codes: dict[type[Exception], ExitCode] = {UsageError: ExitCode.USAGE, NotProven: ExitCode.NOT_PROVEN}
+        return codes.get(type(error), ExitCode.FAILED)
     return ExitCode.DONE
 
 

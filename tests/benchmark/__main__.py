@@ -26,6 +26,11 @@ def _compare(options: argparse.Namespace) -> None:
         table.draw(options.results / f"{name}.svg", f"CPU a document after start-up: {what}", bars, "µs")
 
 
+def _reuse(options: argparse.Namespace) -> None:
+    rows = compare.compare_reuse(options.work, options.documents, options.rounds)
+    table.publish(options.results, "reuse", rows, compare.REUSE_NOTES)
+
+
 def _saturation(options: argparse.Namespace) -> None:
     rows = saturation.saturate(options.work, options.documents, options.tokens_per_second)
     table.publish(options.results, "saturation", rows, saturation.notes(options.tokens_per_second))
@@ -111,6 +116,11 @@ def _add_parts(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     one = commands.add_parser("startup", help="from the command to its first request")
     one.add_argument("--rounds", type=int, default=5)
     one.set_defaults(run=_startup)
+
+    one = commands.add_parser("reuse", help="what reuse adds to documents that all have to be sent")
+    one.add_argument("--documents", type=int, default=12_000, help="of 1.2 kB, as many as a shard of 16 MiB has")
+    one.add_argument("--rounds", type=int, default=15)
+    one.set_defaults(run=_reuse)
 
     one = commands.add_parser("workers", help="two worker processes against one")
     one.add_argument("--documents", type=int, default=100_000)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import shutil
 import statistics
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+import orjson
 
 from pipeline.embedded_tei import wire
 from tests.benchmark import corpus, process, table
@@ -16,8 +20,20 @@ from tests.benchmark.contestants import floor
 from tests.benchmark.endpoint import Endpoint, vectors_of
 from tests.benchmark.registry import CONTESTANTS, TAYYAR, Contestant
 from tests.tei_simulator.hash_model import HashModel
+from transforms.elements import RequestStatistics, Shard, Source, Vectors
+from transforms.embed_shards import assemble
+from transforms.ndjson.lines import Line
+from transforms.output.folder import OutputFolder
+from transforms.read_shards import parse_shard
+from transforms.reuse.keys import encode_keys
+from transforms.reuse.partial import PartialWriter
+from transforms.reuse.reuse import distinct
+from transforms.tei.formats import openai_base64
+from transforms.tei.settings import EndpointSettings
+from transforms.tei.tasks import Embeddings, count_truncated
 
 _FILES = 2
+_REQUEST_TEXTS = 32
 UNLIMITED = 4096  # texts that an endpoint permits which is not to limit anyone
 
 
@@ -131,3 +147,78 @@ def notes(documents: int, rounds: int, what: str, names: Sequence[str]) -> list[
     lines += [f"{each.name}: {each.does}" for each in chosen if not each.missing]
     lines += [f"{each.name} is left out: no {', '.join(each.missing)} installed" for each in chosen if each.missing]
     return lines
+
+
+@dataclass(frozen=True)
+class _Submitted:
+    """Stands for a shard that is with the client, for whoever saves unfinished shards."""
+
+    vectors: Vectors
+
+    def so_far(self) -> tuple[Vectors, frozenset[int]]:
+        return self.vectors, frozenset()
+
+
+def compare_reuse(work: Path, documents: int, rounds: int) -> list[table.Row]:
+    """Measure what reuse adds to documents that all have to be sent: a shard with and without it, turn by turn.
+
+    Both read the lines and encode the requests. Vectors and output are left out: reuse does not touch them.
+    """
+    lines = [
+        orjson.dumps(document) for document in corpus.documents(12 * documents) if _is_of_size(document["content"])
+    ]
+    lines = lines[:documents]
+    output = OutputFolder(str(work / "reuse"), "benchmark")
+    vectors = np.ones((len(lines), 384), dtype=np.float32)
+    writer = PartialWriter(output, "space", "truncate")
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    try:
+        for number in range(2 * rounds):
+            reuse = number % 2 == 1
+            started = time.process_time()
+            _pass_through(lines, vectors, writer if reuse else None, output)
+            seconds[reuse].append(time.process_time() - started)
+    finally:
+        writer.close()
+        shutil.rmtree(output.root, ignore_errors=True)
+    pairs = zip(seconds[True], seconds[False], strict=True)
+    took = {
+        "without reuse": statistics.median(seconds[False]),
+        "with it": statistics.median(seconds[True]),
+        "added, the median of pairs": statistics.median(longer - shorter for longer, shorter in pairs),
+    }
+    return [
+        {"shard": name, "documents": len(lines), "CPU µs/document": value / len(lines) * 1e6}
+        for name, value in took.items()
+    ]
+
+
+def _is_of_size(text: str) -> bool:
+    return 1100 <= len(text.encode()) <= 1300
+
+
+def _pass_through(lines: Sequence[bytes], vectors: Vectors, writer: PartialWriter | None, output: OutputFolder) -> None:
+    """Do what is done with a shard's texts before and after they are sent; with a writer, what reuse needs, too."""
+    shard = Shard(Source("/in/a.ndjson", "a", sum(map(len, lines)), "1"), 0, 0, None)
+    read = parse_shard(shard, (Line(0, line, len(line)) for line in lines), "content", "embedding")
+    texts = [document.text for document in read.documents]
+    request = openai_base64(EndpointSettings(urls=("http://127.0.0.1",)))
+    if writer is None:
+        for first in range(0, len(texts), _REQUEST_TEXTS):
+            request.encode(texts[first : first + _REQUEST_TEXTS])
+        return
+    once = distinct(texts)
+    writer.add(shard.name, once.texts, _Submitted(vectors))
+    for first in range(0, len(texts), _REQUEST_TEXTS):
+        batch = once.texts[first : first + _REQUEST_TEXTS]
+        request.encode(batch)
+        count_truncated([len(text) for text in batch], 300 * len(batch), 512)
+    assemble(once, None, Embeddings(vectors, {}, RequestStatistics()))
+    output.write(output.keys(shard.name), [encode_keys(texts)])
+    writer.remove(shard.name)
+
+
+REUSE_NOTES = (
+    "Documents of 1.2 kB of Arabic text. Without: lines parsed, requests encoded. With: equal texts and truncated "
+    "texts found as well, keys written, and the shard watched until it is done.",
+)

@@ -121,6 +121,15 @@ def test_a_shard_is_written_in_each_format(tmp_path: Path) -> None:
     assert float32["bytes/document"] > float16["bytes/document"] > 384 * 1.5
 
 
+def test_a_shard_is_measured_with_and_without_reuse(tmp_path: Path) -> None:
+    call(process.module("tests.benchmark", "--work", tmp_path, "--results", tmp_path, "reuse", "--documents", 500))
+    without, with_it, added = json.loads((tmp_path / "reuse.json").read_text(encoding="utf-8"))["rows"]
+    assert without["CPU µs/document"] > 0
+    assert added["CPU µs/document"] != 0
+    assert {row["documents"] for row in (without, with_it, added)} == {500}
+    assert not (tmp_path / "reuse").exists()
+
+
 def test_a_table_and_its_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows: list[table.Row] = [{"name": "Tayyar", "µs": 12.3456}, {"name": "another", "µs": 1234.5}]
     table.publish(tmp_path, "one", rows, ["a note"])

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.embedded_tei import wire
-from pipeline.embedded_tei.device import Device, Entry, Job
+from pipeline.embedded_tei.device import Device, Entry, PendingRequest
 from pipeline.embedded_tei.limits import ServerLimits
 from pipeline.embedded_tei.models.registry import Encoded, Vectors
 from tests.tei_simulator.faults import Faults
@@ -54,9 +54,9 @@ class SimulatedDevice(Device):
         super().submit(entries)
         self.statistics.queue_changed(len(self._queue))
 
-    def drop(self, job: Job) -> None:
+    def drop(self, request: PendingRequest) -> None:
         queued = len(self._queue)
-        super().drop(job)
+        super().drop(request)
         self.statistics.texts_dropped += queued - len(self._queue)
         self.statistics.queue_changed(len(self._queue))
 

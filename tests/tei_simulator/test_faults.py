@@ -197,7 +197,7 @@ def test_marked_texts_have_nulls_and_their_neighbours_do_not(simulator: Simulato
 def test_marked_texts_have_vectors_of_another_norm(simulator: Simulator) -> None:
     simulator.set_faults(scales={"×4": 4, "×½": 0.5})
     vectors = embed(simulator.url, ["a", "b ×4", "c ×½"])
-    assert np.array_equal(vectors, expected_vectors(["a", "b ×4", "c ×½"]) * np.float32([[1], [4], [0.5]]))
+    assert np.array_equal(vectors, expected_vectors(["a", "b ×4", "c ×½"]) * np.array([[1], [4], [0.5]], np.float32))
 
 
 def test_rows_are_null_by_chance_and_in_one_component(simulator: Simulator) -> None:

@@ -39,8 +39,7 @@ def split_at_vector(line: bytes, key: bytes) -> tuple[bytes, bytes]:
     Raises:
         ValueError: if the line is no object.
     """
-    # A name can also be written with \u escapes; only then is it not found as it stands.
-    span = _last_value_of(line, key) if key in line or b"\\u" in line else None
+    span = _last_value_of(line, key) if key in line or _may_be_escaped(line, key) else None
     return _behind_last_field(line, key) if span is None else (line[: span[0]], line[span[1] :])
 
 
@@ -70,13 +69,18 @@ def _last_literal_of(line: bytes, key: bytes) -> tuple[int, int] | None:
     return None if match is None else match.span(1)
 
 
+def _may_be_escaped(line: bytes, key: bytes) -> bool:
+    """Whether a line may hold the name in another spelling than `json_key`'s, escaped or with an escaped slash."""
+    return b"\\u" in line or (b"/" in key and b"\\/" in line)
+
+
 def _only_value_of(line: bytes, key: bytes) -> tuple[int, int] | None:
     """Return where the value of a field begins and ends that the line has, if its name stands in the line only once."""
     place = line.find(key)
     colon = _COLON.match(line, place + len(key))
     if place < 0 or colon is None or line[place - 1] == _BACKSLASH:
         return None
-    if line.find(key, place + 1) >= 0 or b"\\u" in line:
+    if line.find(key, place + 1) >= 0 or _may_be_escaped(line, key):
         return None
     return colon.end(), _value_end(line, colon.end())
 

@@ -117,7 +117,7 @@ class Receipt:
 
     @property
     def balances(self) -> bool:
-        """Whether every record was either embedded or set aside, and every vector came from somewhere."""
+        """Whether every record became a vector or a dead letter, and every vector was sent, reused or a duplicate."""
         return (
             self.records == self.embedded + self.dead_letters == self.embedded + sum(self.reasons.values())
             and self.embedded == self.sent + self.reused + self.duplicates

@@ -7,6 +7,7 @@ arrays, sorted by key: uint64 keys, uint32 places of files in the description, u
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import tempfile
 import threading
@@ -117,17 +118,15 @@ class IndexHandle:
 
     def open(self) -> ReuseIndex | None:
         """Return the index; None if it no longer exists, or is damaged: then nothing is reused."""
-        with _lock:
-            if self not in _opened:
-                _opened[self] = _open(self.output.path(self.name))
-            return _opened[self]
+        with _lock:  # lru_cache lets several threads open one each
+            return _opened(self.output.path(self.name))
 
 
 _lock = threading.Lock()
-_opened: dict[IndexHandle, ReuseIndex | None] = {}
 
 
-def _open(path: str) -> ReuseIndex | None:
+@functools.lru_cache(maxsize=2)  # a process that lives longer than a run must not keep the indexes of all runs
+def _opened(path: str) -> ReuseIndex | None:
     try:
         with _on_disk(path) as local:
             return _map(local)

@@ -92,7 +92,7 @@ def find_vectors(texts: Sequence[str], index: ReuseIndex, dimensions: int, vecto
         try:
             if file.text_field is None:
                 rows, count = _read_partial(file, wanted, texts)
-                used_up += [file.path] if len(rows) == count else []
+                used_up += [file.path] if rows and len(rows) == count else []
             else:
                 rows = _read_rows(file, wanted, texts)
             for text, vector in rows.items():
@@ -148,10 +148,15 @@ def _read_rows(file: FormerFile, wanted: Mapping[int, int], texts: Sequence[str]
 def _read_partial(file: FormerFile, wanted: Mapping[int, int], texts: Sequence[str]) -> tuple[dict[int, Vectors], int]:
     """Return the wanted vectors of an unfinished shard, and how many vectors its file has.
 
+    A file that no longer exists has none: another worker has used all of it, and removed it.
+
     Raises:
         ValueError: if the file is damaged.
     """
-    _, digests, vectors = decode_partial(storage.read_bytes(file.path, MAX_BYTES) or b"")
+    content = storage.read_bytes(file.path, MAX_BYTES)
+    if content is None:
+        return {}, 0
+    _, digests, vectors = decode_partial(content)
     found = {
         text: vectors[row]
         for row, text in wanted.items()

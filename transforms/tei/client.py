@@ -20,7 +20,7 @@ from transforms.tei.formats import WireFormat
 from transforms.tei.handshake import EndpointProfile, Handshake, ServerInfo, Unavailable
 from transforms.tei.scheduler import Assignment, Scheduler
 from transforms.tei.settings import EndpointSettings, Overlong, travels_in_the_clear
-from transforms.tei.tasks import Embeddings, Job, Rejection, Task, copy_of, cut
+from transforms.tei.tasks import Embeddings, Rejection, Submission, Task, copy_of, cut
 from transforms.tei.transport import HttpTransport, Transport
 
 CLOSE_SECONDS = 1.0
@@ -37,16 +37,16 @@ Answer = TypeVar("Answer")
 class PendingEmbeddings:
     """The vectors of a shard that is under way."""
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, submission: Submission) -> None:
+        self._submission = submission
 
     def done(self) -> bool:
         """Return whether `result` would return, or raise, at once."""
-        return self._job.done
+        return self._submission.done
 
     def so_far(self) -> tuple[Vectors, frozenset[int]]:
         """Return the vectors, of which rows of zeros are not there yet, and the indices that were rejected."""
-        return self._job.vectors_so_far()
+        return self._submission.vectors_so_far()
 
     def result(self) -> Embeddings:
         """Wait for the shard and return its embeddings.
@@ -54,7 +54,7 @@ class PendingEmbeddings:
         Raises:
             EndpointError: the run must stop.
         """
-        return self._job.result()
+        return self._submission.result()
 
 
 class TeiClient:
@@ -65,6 +65,7 @@ class TeiClient:
 
     Args:
         settings: where the endpoint is and what to ask of it.
+        profile: of one of its URLs, from a handshake under the same settings, which need not be repeated then.
         transport: makes what carries the requests, once.
         clock: seconds.
         rng: chooses delays, endpoints, and the canary's place.
@@ -75,6 +76,7 @@ class TeiClient:
         self,
         settings: EndpointSettings,
         *,
+        profile: EndpointProfile | None = None,
         transport: Callable[[EndpointSettings], Transport] | None = None,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
@@ -95,10 +97,10 @@ class TeiClient:
         self._starting = threading.RLock()
         self._lock = threading.Lock()
         self._transport: Transport | None = None
-        self._profile: EndpointProfile | None = None
+        self._profile = profile
         self._scheduler: Scheduler | None = None
         self._exchange: Exchange | None = None
-        self._jobs: list[Job] = []
+        self._submissions: list[Submission] = []
         self._settled_before = 0
         self._failure: BaseException | None = None
 
@@ -123,7 +125,7 @@ class TeiClient:
     def settled(self) -> int:
         """Texts that have their vector or their rejection."""
         with self._lock:
-            return self._settled_before + sum(job.settled for job in self._jobs)
+            return self._settled_before + sum(submission.settled for submission in self._submissions)
 
     def info(self) -> ServerInfo:
         """Return `/info` of the first URL that answers.
@@ -167,25 +169,25 @@ class TeiClient:
         """
         scheduler = self._start()
         profile = self._first_profile()
-        job = Job(next(self._numbers), texts, profile.space.dimensions)
+        submission = Submission(next(self._numbers), texts, profile.space.dimensions)
         kept = None
         if self._settings.overlong is Overlong.DEAD_LETTER:
-            kept = _reject_overlong(job, texts, profile.info)
+            kept = _reject_overlong(submission, texts, profile.info)
         else:
             max_characters = profile.info.max_characters
-            job.truncate(index for index, text in enumerate(texts) if len(text) > max_characters)
+            submission.truncate(index for index, text in enumerate(texts) if len(text) > max_characters)
         # The canary takes one place, or goes before and after a group of texts that are sent one by one.
         batch_limit = min(profile.info.batch_limit, self._settings.max_in_flight or profile.info.batch_limit)
         max_documents = batch_limit - 1 if batch_limit > 1 else GROUP_TEXTS
         batches = cut(texts, max_documents, BODY_LIMIT, kept)
-        tasks = [Task(job, indices, place) for place, indices in enumerate(batches)]
+        tasks = [Task(submission, indices, place) for place, indices in enumerate(batches)]
         with self._lock:
             self._raise_if_over()
-            self._settled_before += sum(other.settled for other in self._jobs if other.done)
-            self._jobs = [other for other in self._jobs if not other.done]
-            self._jobs.append(job)
+            self._settled_before += sum(other.settled for other in self._submissions if other.done)
+            self._submissions = [other for other in self._submissions if not other.done]
+            self._submissions.append(submission)
         scheduler.put(tasks)
-        return PendingEmbeddings(job)
+        return PendingEmbeddings(submission)
 
     def close(self) -> None:
         """End at once what is under way; a thread that waits for it gets an EndpointError. May be called twice."""
@@ -293,12 +295,12 @@ class TeiClient:
         with self._lock:
             if self._failure is None:
                 self._failure = failure
-            self._settled_before += sum(job.settled for job in self._jobs)
-            jobs, self._jobs = self._jobs, []
+            self._settled_before += sum(submission.settled for submission in self._submissions)
+            submissions, self._submissions = self._submissions, []
         if self._scheduler is not None:
             self._scheduler.stop()
-        for job in jobs:
-            job.fail(self._failure)
+        for submission in submissions:
+            submission.fail(self._failure)
 
     def _raise_if_over(self) -> None:
         if self._failure is not None:
@@ -320,7 +322,7 @@ def connect(settings: EndpointSettings) -> HttpTransport:
     return HttpTransport(credentials, settings.request_timeout, (f"X-Scale-Up-Timeout: {patience:.0f}",))
 
 
-def _reject_overlong(job: Job, texts: Sequence[str], info: ServerInfo) -> list[int]:
+def _reject_overlong(submission: Submission, texts: Sequence[str], info: ServerInfo) -> list[int]:
     """Reject what the server would refuse for its characters alone; return the indices of the others."""
     max_characters = info.max_characters
     kept = []
@@ -330,7 +332,7 @@ def _reject_overlong(job: Job, texts: Sequence[str], info: ServerInfo) -> list[i
                 f"{len(text)} characters; a text of at most {info.max_input_length} tokens cannot have more than "
                 f"{max_characters}"
             )
-            job.reject(index, Rejection(Reason.OVERLONG_TEXT, detail, None, 0))
+            submission.reject(index, Rejection(Reason.OVERLONG_TEXT, detail, None, 0))
         else:
             kept.append(index)
     return kept

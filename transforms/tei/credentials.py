@@ -205,9 +205,9 @@ def resolve(
         value = _read_secret(reference, name, fetch_secret or fetch_from_secret_manager)
     value = value.strip()
     if not value:
-        raise EndpointRefused(f"the token {reference} is empty or not set on this machine")
+        raise EndpointRefused(f"the secret {reference} is empty or not set on this machine")
     if not value.isascii() or not value.isprintable():
-        raise EndpointRefused(f"the token {reference} holds characters that cannot be sent in an HTTP header")
+        raise EndpointRefused(f"the secret {reference} holds characters that cannot be sent in an HTTP header")
     return value
 
 
@@ -216,7 +216,9 @@ def _read_file(reference: str, path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         # `from None`: a decoding error holds the file's bytes.
-        raise EndpointRefused(f"the token {reference} cannot be read on this machine: {type(error).__name__}") from None
+        raise EndpointRefused(
+            f"the secret {reference} cannot be read on this machine: {type(error).__name__}"
+        ) from None
 
 
 def _read_secret(reference: str, name: str, fetch: Callable[[str], bytes]) -> str:
@@ -224,7 +226,7 @@ def _read_secret(reference: str, name: str, fetch: Callable[[str], bytes]) -> st
         return fetch(name).decode("utf-8")
     except Exception as error:  # noqa: BLE001  (whatever goes wrong inside the fetcher may hold the secret)
         raise EndpointRefused(
-            f"the token {reference} cannot be read: {type(error).__name__}; does this worker's service account "
+            f"the secret {reference} cannot be read: {type(error).__name__}; does this worker's service account "
             "have the role Secret Manager Secret Accessor?"
         ) from None
 

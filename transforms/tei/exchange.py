@@ -154,7 +154,7 @@ class Exchange:
         self._scheduler.settle(assignment, Outcome.UNSENT, [assignment.task])
 
     def _texts(self, task: Task, profile: EndpointProfile) -> list[str]:
-        texts = [task.job.texts[index] for index in task.indices]
+        texts = [task.submission.texts[index] for index in task.indices]
         max_characters = profile.info.max_characters
         if len(texts[0]) > max_characters:  # the longest is the first
             texts = [text[:max_characters] for text in texts]
@@ -178,7 +178,7 @@ class Exchange:
             self._reject(assignment, task, failure, Outcome.UNSENT)
             return None
         text, allowed = texts[0], int(refused * KEPT_SHARE)
-        task.job.truncate(task.indices)
+        task.submission.truncate(task.indices)
         while text and len(body) > allowed:
             text = text[: int(len(text) * allowed / len(body) * 0.95)]
             body = wire.encode(_with_canary([text], place))
@@ -226,7 +226,7 @@ class Exchange:
         self._timer.record_success()
         if rows.good.all():
             self._scheduler.settle(assignment, Outcome.ANSWERED, reply=reply)
-            task.job.store(task.indices, rows.values, canary=place)
+            task.submission.store(task.indices, rows.values, canary=place)
         else:
             values, good = np.delete(rows.values, place, axis=0), np.delete(rows.good, place)
             self._keep_good(assignment, task, reply, values, good)
@@ -241,7 +241,7 @@ class Exchange:
         *,
         canary_tokens: int,
     ) -> None:
-        task.job.count_exchange(
+        task.submission.count_exchange(
             reply,
             indices,
             canary_tokens=canary_tokens,
@@ -262,8 +262,8 @@ class Exchange:
             )
             return
         if good.any():
-            task.job.store([index for index, fine in zip(task.indices, good, strict=True) if fine], values[good])
-        task.job.count_retries(len(bad))
+            task.submission.store([index for index, fine in zip(task.indices, good, strict=True) if fine], values[good])
+        task.submission.count_retries(len(bad))
         self._scheduler.settle(assignment, Outcome.ANSWERED, [task.only([index]) for index in bad], reply=reply)
 
     def _send_one_by_one(self, assignment: Assignment, profile: EndpointProfile) -> None:
@@ -280,7 +280,7 @@ class Exchange:
         failed: Failure | Reply | None = None
         task = group
         for index in group.indices:
-            body = wire.encode([group.job.texts[index][: profile.info.max_characters]])
+            body = wire.encode([group.submission.texts[index][: profile.info.max_characters]])
             task = replace(group, indices=[index], attempts=group.attempts + 1, body_bytes=len(body))
             try:
                 reply = self._transport.post(url, body, assignment.timeout, max_bytes)
@@ -308,7 +308,7 @@ class Exchange:
             self._timer.record_success()
             for index, reply in zip(group.indices, replies, strict=False):
                 self._count(assignment, group, profile, reply, [index], canary_tokens=0)
-            group.job.store(group.indices[:done], np.stack(vectors))
+            group.submission.store(group.indices[:done], np.stack(vectors))
         if failed is None:
             self._scheduler.settle(assignment, Outcome.ANSWERED, reply=replies[-1])
             return
@@ -356,7 +356,7 @@ class Exchange:
             # Outside of the lock: what is done about a failure may come back here.
             self._fail(assignment, task, _not_the_texts(error.failure))
             return
-        task.job.count_retries()
+        task.submission.count_retries()
         self._scheduler.settle(assignment, Outcome.OBJECTED, [task])
 
     def _ask_for_the_canary_again(self, assignment: Assignment, profile: EndpointProfile, found: str) -> None:
@@ -450,7 +450,7 @@ class Exchange:
                         self._retry(assignment, task, failure)
                     return
         again = replace(task, waits=task.waits + 1)
-        task.job.count_retries()
+        task.submission.count_retries()
         self._scheduler.settle(
             assignment,
             Outcome.TIMED_OUT if failure.timed_out else Outcome.FAILED,
@@ -468,7 +468,7 @@ class Exchange:
         if task.alone and task.blames + 1 >= LONE_TIMEOUTS:
             self._reject(assignment, task, failure, Outcome.OBJECTED)
             return
-        task.job.count_retries()
+        task.submission.count_retries()
         if not task.alone:
             again = [replace(half, waits=HUNG_AFTER) for half in task.halves()]
             self._scheduler.settle(assignment, Outcome.TIMED_OUT, again)
@@ -478,7 +478,7 @@ class Exchange:
 
     def _slow_down(self, assignment: Assignment, task: Task, failure: Failure) -> None:
         self._record_failure(assignment, failure)
-        task.job.count_retries()
+        task.submission.count_retries()
         silence = self._silence(assignment, failure)
         self._scheduler.settle(assignment, Outcome.REFUSED, [task], retry_after=silence)
 
@@ -497,14 +497,14 @@ class Exchange:
             return
         else:
             again, delay = [replace(task, blames=blames)], self._backoff.full(FIRST_DELAY, MAX_DELAY, task.blames)
-        task.job.count_retries()
+        task.submission.count_retries()
         self._scheduler.settle(assignment, Outcome.OBJECTED, again, delay=delay)
 
     def _split(self, assignment: Assignment, task: Task, failure: Failure) -> None:
         if failure.from_server:
             self._timer.record_success()
         if not task.alone:
-            task.job.count_retries()
+            task.submission.count_retries()
             self._scheduler.settle(assignment, Outcome.OBJECTED, task.halves())
         elif failure.from_server:
             self._reject(assignment, task, failure, Outcome.OBJECTED)
@@ -513,7 +513,7 @@ class Exchange:
             if task.blames + 1 >= PAGE_TRIES:
                 self._reject(assignment, task, failure, Outcome.OBJECTED)
                 return
-            task.job.count_retries()
+            task.submission.count_retries()
             again = replace(task, blames=task.blames + 1)
             delay = self._backoff.full(FIRST_DELAY, MAX_DELAY, task.blames)
             self._scheduler.settle(assignment, Outcome.OBJECTED, [again], delay=delay)
@@ -521,7 +521,7 @@ class Exchange:
     def _split_bytes(self, assignment: Assignment, task: Task, failure: Failure) -> None:
         if not task.alone:
             self._body_limit = max(MIN_BODY_LIMIT, min(self._body_limit, task.body_bytes // 2))
-            task.job.count_retries()
+            task.submission.count_retries()
             self._scheduler.settle(assignment, Outcome.OBJECTED, task.halves())
             return
         if task.body_bytes > MIN_BODY_LIMIT:
@@ -529,7 +529,7 @@ class Exchange:
         if task.body_bytes <= MIN_BODY_LIMIT or self._settings.overlong is Overlong.DEAD_LETTER:
             self._reject(assignment, task, replace(failure, reason=Reason.OVERLONG_TEXT), Outcome.OBJECTED)
             return
-        task.job.count_retries()
+        task.submission.count_retries()
         self._scheduler.settle(assignment, Outcome.OBJECTED, [task])
 
     def _shrink(self, assignment: Assignment, task: Task, failure: Failure) -> None:
@@ -542,7 +542,7 @@ class Exchange:
             self._retry(assignment, task, failure)
             return
         self._scheduler.limit_batch(assignment.endpoint, allowed)
-        task.job.count_retries()
+        task.submission.count_retries()
         self._scheduler.settle(assignment, Outcome.OBJECTED, [task])
 
     def _canary_passes(self, assignment: Assignment, task: Task, profile: EndpointProfile | None) -> bool:
@@ -556,7 +556,7 @@ class Exchange:
         """Settle an assignment of a single text that can never be embedded."""
         rejection = Rejection(failure.reason, failure.message, failure.status, task.attempts)
         self._scheduler.settle(assignment, outcome)
-        task.job.reject(task.indices[0], rejection)
+        task.submission.reject(task.indices[0], rejection)
 
     def _record_failure(self, assignment: Assignment, failure: Failure) -> None:
         status = f"{failure.status} " if failure.status else ""

@@ -142,8 +142,8 @@ class Scheduler:
         with self._changed:
             breaker, limit = endpoint.breaker, endpoint.limit
             now = self.clock()
-            # Before the task is queued: its job may be done as soon as another thread has it.
-            task.job.count_throttled(breaker.throttled_seconds(now))
+            # Before the task is queued: its submission may be done as soon as another thread has it.
+            task.submission.count_throttled(breaker.throttled_seconds(now))
             if outcome is Outcome.ANSWERED:
                 breaker.record_success(now)
                 if reply is not None:
@@ -209,7 +209,7 @@ class Scheduler:
                 heapq.heappush(self._later, _Entry((due, next(self._count)), task))
         else:
             for task in tasks:
-                heapq.heappush(self._ready, _Entry((task.job.number, task.sequence, next(self._count)), task))
+                heapq.heappush(self._ready, _Entry((task.submission.number, task.sequence, next(self._count)), task))
 
     def _next(self, now: float) -> Assignment | None:
         while self._later and self._later[0].key[0] <= now:
@@ -279,8 +279,8 @@ class Scheduler:
         elif self._work is not None and not self._stopped:
             # Daemons, so that a request that hangs does not keep an interpreter from ending.
             thread = threading.Thread(target=self._run, name=f"tei-{len(self._threads)}", daemon=True)
+            thread.start()  # one that the system refuses must not be waited for
             self._threads.append(thread)
-            thread.start()
 
     def _run(self) -> None:
         assert self._work is not None

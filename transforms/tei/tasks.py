@@ -1,4 +1,4 @@
-"""What the workers work on: one job a shard, cut into tasks of one request each."""
+"""What the workers work on: one submission a shard, cut into tasks of one request each."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Embeddings:
     truncated: Sequence[int] = ()
 
 
-class Job:
+class Submission:
     """The texts of one shard, and their vectors as they come in. Its methods may be called from any thread."""
 
     def __init__(self, number: int, texts: Sequence[str], dimensions: int) -> None:
@@ -75,7 +75,7 @@ class Job:
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left to do, because all texts are settled or the job has failed."""
+        """Whether nothing is left to do, because all texts are settled or it has failed."""
         return self._done.is_set()
 
     @property
@@ -169,7 +169,7 @@ class Job:
             self._times_ms["throttled"] += seconds * 1000
 
     def fail(self, failure: BaseException) -> None:
-        """End the job, unless it is done."""
+        """End with an exception for those who wait, unless all texts are settled."""
         with self._lock:
             if self._done.is_set():
                 return
@@ -177,7 +177,7 @@ class Job:
             self._done.set()
 
     def result(self) -> Embeddings:
-        """Wait until every text has its vector or its rejection; raise what ended the job otherwise."""
+        """Wait until every text has its vector or its rejection; raise what ended it otherwise."""
         self._done.wait()
         if self._failure is not None:
             raise copy_of(self._failure)
@@ -241,12 +241,12 @@ def copy_of(failure: BaseException) -> BaseException:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Some texts of one job that go out together.
+    """Some texts of one submission that go out together.
 
     Attributes:
-        job: whose texts.
+        submission: whose texts.
         indices: which of them, longest first.
-        sequence: its place among the job's tasks; what it is split into keeps it.
+        sequence: its place among its tasks; what it is split into keeps it.
         attempts: requests that have carried these texts.
         waits: failures in a row that were the endpoint's.
         blames: failures that may be a text's.
@@ -255,7 +255,7 @@ class Task:
         is_rest: whether it is what a request that holds fewer texts has left over.
     """
 
-    job: Job
+    submission: Submission
     indices: Sequence[int]
     sequence: int
     attempts: int = 0
@@ -272,7 +272,7 @@ class Task:
 
     def may_join(self, other: Task) -> bool:
         """Return whether both can go out in one request: texts that may be bad stay among themselves."""
-        return other.job is self.job and not (self.waits or self.blames or other.waits or other.blames)
+        return other.submission is self.submission and not (self.waits or self.blames or other.waits or other.blames)
 
     def only(self, indices: Sequence[int], blames: int = 0) -> Task:
         """Return some of its texts as a task of their own."""

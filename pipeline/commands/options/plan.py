@@ -6,11 +6,18 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pipeline.commands.options.declare import option
-from pipeline.commands.options.shared import EndpointOptions, FormatOptions, InputOptions, PriceOptions, output_folder
+from pipeline.commands.options.shared import (
+    EndpointOptions,
+    FormatOptions,
+    InputOptions,
+    PriceOptions,
+    ReuseOptions,
+    output_folder,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanOptions(InputOptions, FormatOptions, EndpointOptions, PriceOptions):
+class PlanOptions(InputOptions, ReuseOptions, FormatOptions, EndpointOptions, PriceOptions):
     """The options of `plan`."""
 
     TITLE: ClassVar[str] = "data"

@@ -13,16 +13,14 @@ from pipeline.commands.options.shared import (
     InputOptions,
     OutputOptions,
     PriceOptions,
-    absolute,
+    ReuseOptions,
 )
 
 
-def _former_output(path: str) -> str:
-    return absolute(path, "--reuse").rstrip("/")
-
-
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(InputOptions, OutputOptions, FormatOptions, EndpointOptions, DeadLetterOptions, PriceOptions):
+class RunOptions(
+    InputOptions, OutputOptions, ReuseOptions, FormatOptions, EndpointOptions, DeadLetterOptions, PriceOptions
+):
     """The options of `run`."""
 
     TITLE: ClassVar[str] = "data"
@@ -32,13 +30,6 @@ class RunOptions(InputOptions, OutputOptions, FormatOptions, EndpointOptions, De
         "Beam's own options are passed on. --runner's default is its in-process Fn API runner, without download."
     )
 
-    reuse: tuple[str, ...] = option(
-        default=(),
-        parse=_former_output,
-        repeatable=True,
-        metavar="FOLDER",
-        meaning="another output folder whose vectors are used again where texts are the same; repeatable",
-    )
     prune: bool = option(default=False, meaning="remove what was embedded of inputs that the patterns no longer match")
     overwrite: bool = option(default=False, meaning="delete the output folder's former job and start over")
     beam: tuple[str, ...] = ()  # the arguments left for Beam

@@ -71,6 +71,25 @@ class OutputOptions(Options):
     output: str = option(parse=output_folder, metavar="FOLDER", meaning="the output folder")
 
 
+def _former_output(path: str) -> str:
+    return absolute(path, "--reuse").rstrip("/")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReuseOptions(Options):
+    """Where vectors may come from besides the output folder."""
+
+    TITLE: ClassVar[str] = "data"
+
+    reuse: tuple[str, ...] = option(
+        default=(),
+        parse=_former_output,
+        repeatable=True,
+        metavar="FOLDER",
+        meaning="another output folder whose vectors are used again where texts are the same; repeatable",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class MovedInputOptions(Options):
     """Where inputs are that have moved since they were embedded."""

@@ -128,7 +128,7 @@ def test_a_job_in_the_folder_stays_as_it_is(tmp_path: Path, tei: str) -> None:
 def test_a_token_that_workers_do_not_have_is_told(tmp_path: Path, tei: str) -> None:
     with worker_pool(tmp_path, PYTHONPATH=str(ROOT), TEST_TOKEN="") as options:
         finished = tayyar(*arguments(tei, tmp_path / "out", *options), code=3)
-    assert "the token env:TEST_TOKEN is empty or not set on this machine" in finished.stderr
+    assert "the secret env:TEST_TOKEN is empty or not set on this machine" in finished.stderr
     assert "set the variable where workers start" in finished.stderr
     assert "Traceback" not in finished.stderr
     assert "The same command continues" not in finished.stderr

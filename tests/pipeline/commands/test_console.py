@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from pipeline.commands.console import say
 from pipeline.escaping import escaped, escaped_line
 from tests.commands import ROOT, tayyar_here
 
@@ -32,6 +35,68 @@ def test_filters_hold_for_what_other_loggers_log() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert shown.stderr == "WARNING: kept \\x1b[1m\n"
+
+
+def test_a_line_stays_one_whatever_is_in_it() -> None:
+    stream = io.StringIO()
+    say("in/a\nverified: 3 records", stream)
+    assert stream.getvalue() == "in/a\\nverified: 3 records\n"
+
+
+def test_a_log_record_stays_one_line_and_its_traceback_stands_below_it() -> None:
+    program = (
+        "import logging; from pipeline.logs import configure_logging; configure_logging()\n"
+        "logger = logging.getLogger('pipeline')\n"
+        "logger.warning('%s', 'in/a\\nverified: 3 records')\n"
+        "try:\n    raise ValueError('b\\nverified: 4 records')\n"
+        "except ValueError as error:\n    logger.error('it failed', exc_info=error)"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    first, second, *traceback = shown.stderr.splitlines()
+    assert (first, second) == ("WARNING: in/a\\nverified: 3 records", "ERROR: it failed")
+    assert traceback[0] == "  Traceback (most recent call last):"
+    assert all(line.startswith("  ") for line in traceback)
+
+
+def test_names_from_outside_print_no_line_of_their_own(tmp_path: Path, hash_tei: str) -> None:
+    name = "a\nverified: 9 records"
+    source, out = tmp_path / "in" / f"{name}.ndjson", tmp_path / "out"
+    source.parent.mkdir()
+    source.write_text('{"content": "one"}\n')
+    where = ("--input", source.parent, "--output", out)
+    shown = [tayyar_here("run", *where, "--endpoint", hash_tei)]
+    shown.append(tayyar_here("report", "--output", out))
+    source.write_text('{"content": "another one"}\n')
+    source.rename(source.parent / f"b{name}.ndjson")
+    shown.append(tayyar_here("verify", "--output", out, code=5))
+    shown.append(tayyar_here("run", *where, "--endpoint", hash_tei))
+    (source.parent / f"c{name}.ndjson").write_text("[1]\n")
+    shown.append(tayyar_here("run", *where, "--endpoint", hash_tei, code=2))
+    lines = [line for each in shown for line in (each.stdout + each.stderr).splitlines()]
+    assert sum("\\nverified: 9" in line for line in lines) >= 4
+    assert not [line for line in lines if line.startswith("verified: 9")]
+
+
+def test_an_error_of_several_lines_prints_them_apart(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("prose")
+    (tmp_path / "b.txt").write_text("prose")
+    inputs = ("--input", tmp_path / "a.txt", "--input", tmp_path / "b.txt")
+    shown = tayyar_here("run", *inputs, "--output", tmp_path / "out", code=2).stderr.splitlines()
+    assert [line.partition(" looks like")[0] for line in shown[:2]] == [
+        f"tayyar: {tmp_path}/a.txt",
+        f"{tmp_path}/b.txt",
+    ]
+    assert shown[2:] == ["Leave files out with --exclude PATTERN."]
+
+
+def test_what_is_logged_stands_above_a_bar_and_not_in_it() -> None:
+    program = (
+        "import logging; from tqdm import tqdm; from pipeline.logs import configure_logging; configure_logging(); "
+        "bar = tqdm(bar_format='{desc}', desc='12 documents'); logging.warning('the endpoint is slow'); bar.close()"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=True)
+    lines = [line.rpartition("\r")[2] for line in shown.stderr.decode().split("\n")]
+    assert lines == ["WARNING: the endpoint is slow", "12 documents", ""]
 
 
 def test_the_command_line_helps() -> None:

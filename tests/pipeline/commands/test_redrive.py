@@ -6,6 +6,8 @@ import gzip
 import json
 import os
 import shutil
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 
 from pipeline.job import run_marker
 from pipeline.job.run_marker import read_marker
-from tests.commands import output_files, tayyar, tayyar_here
+from tests.commands import output_files, started, tayyar, tayyar_here
 from tests.documents import write_corpus
 from tests.tei_simulator.clients import Simulator
 from tests.tei_simulator.process import TeiSimulator
@@ -148,6 +150,18 @@ def test_a_run_leaves_alone_what_another_command_writes(corpus: Path, damaged: P
         assert output.read("_job/redrive/of another.ndjson") is not None
     tayyar("run", "--input", corpus, "--output", damaged, *options)
     assert output.read("_job/redrive/of another.ndjson") is None
+
+
+def test_of_two_redrives_at_once_the_second_is_refused(damaged: Path, simulator: Simulator) -> None:
+    with started("redrive", "--output", damaged, "--endpoint", simulator.url) as first:
+        while first.poll() is None and not [*damaged.glob("_job/run_markers/*")]:
+            time.sleep(0.001)
+        os.kill(first.pid, signal.SIGSTOP)
+        refusal = tayyar_here("redrive", "--output", damaged, "--endpoint", simulator.url, code=2).stderr
+        os.kill(first.pid, signal.SIGCONT)
+        assert first.wait(60) == 0
+    assert f"process {first.pid} on " in refusal
+    tayyar_here("verify", "--output", damaged, "--max_dead_letter_ratio", 1)
 
 
 def test_another_command_at_work_is_not_disturbed(damaged: Path, simulator: Simulator) -> None:

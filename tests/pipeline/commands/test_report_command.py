@@ -71,7 +71,8 @@ def test_report_writes_the_same_again_and_remembers_the_price(output: Path) -> N
     assert report_of(output) | {"made_at": 0} == before | {"made_at": 0}
     assert untimed(output) == page
     assert f"report: {output}/_job/report.html" in said
-    assert "  invalid_json: 4" in said.splitlines()
+    (line,) = [line for line in said.splitlines() if "invalid_json" in line]  # the reason, its number and its example
+    assert re.match(rf"  invalid_json: 4, first at byte [\d,]+ of {output.parent}/in/wiki_00.ndjson: \S+", line)
     assert before["totals"]["dollars"] == pytest.approx(before["totals"]["seconds"] / 100, abs=0.001)
     assert re.search(r"cost: \$0\.\d+ for the time of work, at \$36\.00 an hour", said)
     assert "cost: $0 for" in tayyar_here("report", "--output", output, "--price_per_hour", 0).stdout
@@ -87,7 +88,7 @@ def test_the_report_of_an_unfinished_job_says_how_much_is_missing(output: Path, 
     expected = len(list((output / "_job/receipts").rglob("*.json")))
     found = tayyar_here("report", "--output", part, code=1).stdout
     assert f"not complete: {expected - 1} of {expected} shards are done (" in found
-    assert f"shards are missing of {output.parent}/in/a/wiki_01.ndjson" in found
+    assert f"; {output.parent}/in/a/wiki_01.ndjson lacks shards; the same run command" in found
     assert f"({len(receipts) - 1} of {len(receipts)} shards)" in found
     page = (part / "_job/report.html").read_text(encoding="utf-8")
     assert f"Not complete:</span> {expected - 1} of {expected} shards, 1 of 2 files" in page

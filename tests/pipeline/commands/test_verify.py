@@ -26,6 +26,7 @@ from pipeline.commands.options.verify import VerifyOptions
 from pipeline.commands.run import run
 from pipeline.commands.verify import verify
 from pipeline.errors import ExitCode, NotProven, UsageError
+from pipeline.job.run_marker import RunMarker
 from tests.commands import ROOT, command, environment, parsed, started, tayyar_here
 from tests.documents import documents
 from transforms.elements import DeadLetter, Reason, Stage
@@ -409,20 +410,42 @@ def test_a_source_that_changed_behind_its_own_back_is_found(out: Path, source: P
     assert "the line is not the source line with a vector" in findings(out)
 
 
-def test_the_next_report_shows_when_it_was_verified_and_with_which_result(out: Path) -> None:
-    def reported() -> dict[str, Any]:
-        tayyar_here("report", "--output", out)
-        found: dict[str, Any] = json.loads((out / "_job/report.json").read_bytes())["verified"]
-        return found
+def reported(out: Path) -> Any:
+    return json.loads((out / "_job/report.json").read_bytes())
 
+
+def test_the_report_shows_when_it_was_verified_and_with_which_result(out: Path) -> None:
+    before = reported(out)
     assert verify(options(out), lambda _: None) is ExitCode.DONE
-    found = reported()
-    assert (found["passed"], found["findings"], found["current"]) == (True, 0, True)
+    after = reported(out)
+    assert (after["verified"]["passed"], after["verified"]["findings"], after["verified"]["current"]) == (True, 0, True)
+    changed = ("verified", "made_at", "output")  # the folder is a copy
+    assert {name: after[name] for name in after if name not in changed} == {
+        name: before[name] for name in before if name not in changed
+    }
+    page = (out / "_job/report.html").read_text(encoding="utf-8")
+    assert '<span class="good">Verified</span>' in page
     (out / "data/x.ndjson").write_bytes(b"x")
     (out / "data/y.ndjson").write_bytes(b"y")
     findings(out)
-    found = reported()
-    assert (found["passed"], found["findings"]) == (False, 2)
+    assert (reported(out)["verified"]["passed"], reported(out)["verified"]["findings"]) == (False, 2)
+    assert "Verification failed" in (out / "_job/report.html").read_text(encoding="utf-8")
+    tayyar_here("report", "--output", out)
+    assert reported(out)["verified"]["findings"] == 2
+
+
+def test_a_report_is_left_alone_where_a_run_is_at_work_or_there_is_none(out: Path) -> None:
+    before = reported(out)
+    at_work = RunMarker("elsewhere", 1, "2026-01-02T03:04:05+00:00")
+    (out / at_work.name).parent.mkdir()
+    (out / at_work.name).write_text(json.dumps(dataclasses.asdict(at_work)))
+    assert verify(options(out), lambda _: None) is ExitCode.DONE
+    assert reported(out) == before
+    (out / at_work.name).unlink()
+    (out / "_job/report.json").unlink()
+    assert verify(options(out), lambda _: None) is ExitCode.DONE
+    assert not (out / "_job/report.json").exists()
+    assert json.loads((out / "_job/verified.json").read_bytes())["findings"] == 0
 
 
 def test_a_folder_that_cannot_be_written_can_be_verified(out: Path) -> None:
@@ -527,12 +550,34 @@ def test_a_source_that_is_gone_is_checked_in_the_output_alone_and_the_last_line_
     said: list[str] = []
     assert verify(options(out), said.append) is ExitCode.DONE
     assert re.fullmatch(
-        rf"not checked: 1 of 2 sources, gone \({re.escape(str(source))}\): 43 records of them, checked in "
+        rf"not checked: 1 of 2 sources no longer exists \({re.escape(str(source))}\): its 43 records were checked in "
         r"the output alone; the vectors against the model \(give .*\)",
         said[-1],
     )
     edit(out, "data/plain-00001.ndjson", zero, forge=True, crc_too=True)
     assert "the vector is all zeros" in findings(out)
+
+
+def test_files_that_are_left_out_are_named_once_where_one_of_several_patterns_has_lost_its_files(
+    tmp_path: Path, hash_tei: str
+) -> None:
+    for name in ("a/one.ndjson", "a/notes.txt", "b/two.ndjson"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('{"content": "x"}\n' if name.endswith(".ndjson") else "prose")
+    inputs = ("--input", tmp_path / "a", "--input", tmp_path / "a" / "*", "--input", tmp_path / "b")
+    tayyar_here("run", *inputs, "--output", tmp_path / "out", "--endpoint", hash_tei)
+    shutil.rmtree(tmp_path / "b")
+    finished = tayyar_here("verify", "--output", tmp_path / "out")
+    assert finished.stderr.count("left out 1 file") == finished.stderr.count("notes.txt") == 1
+
+
+def test_a_sample_of_nothing_is_among_what_was_not_checked(tmp_path: Path, hash_tei: str) -> None:
+    (tmp_path / "a.ndjson").write_text('{"content": ""}\n')
+    where = ("--input", tmp_path / "a.ndjson", "--output", tmp_path / "out", "--max_dead_letter_ratio", 1)
+    tayyar_here("run", *where, "--endpoint", hash_tei)
+    how = ("--sample", 3, "--endpoint", hash_tei, "--max_dead_letter_ratio", 1)
+    said = tayyar_here("verify", "--output", tmp_path / "out", *how).stdout
+    assert "not checked: the vectors against the model (there is no document to embed again)" in said
 
 
 def test_nothing_is_proven_if_all_sources_are_gone(finished: Path, out: Path) -> None:

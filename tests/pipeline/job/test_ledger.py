@@ -7,7 +7,16 @@ from typing import ClassVar
 import pytest
 
 from pipeline.errors import NotProven
-from pipeline.job.ledger import Ledger, ReceiptCache, read_ledger, read_receipts, stale_files
+from pipeline.job.ledger import (
+    Ledger,
+    Part,
+    ReceiptCache,
+    SourceLedger,
+    extrapolate,
+    read_ledger,
+    read_receipts,
+    stale_files,
+)
 from pipeline.job.sharding import Plan
 from pipeline.runners.progress import Progress
 from tests.shards import JOB, MADE, SOURCE, folder, put, receipt
@@ -213,7 +222,7 @@ def test_who_looks_again_reads_only_what_is_new_also_what_the_progress_bar_has_r
     full(folder(tmp_path))
     read_ledger(PLAN, output, JOB, output.list(), cache)
     assert len(output.names) == 5
-    with Progress(output, set(output.list(output.receipts)), 100, cache=cache):
+    with Progress(output, set(output.list(output.receipts)), PLAN.shards_of(SOURCE), cache=cache):
         put(folder(tmp_path), receipt(2, last=True, records=4, embedded=4), packed(2, last=True))
     ledger = read_ledger(PLAN, output, JOB, output.list(), cache)
     assert sorted(output.names[5:]) == [output.receipt("deep/packed-00002"), output.receipt("wiki-00002")]
@@ -227,3 +236,32 @@ def test_what_is_no_receipt_is_as_good_as_not_there(tmp_path: Path) -> None:
     output.write(output.receipt("wiki-00001"), [b"{}"])
     names = [output.receipt(f"wiki-{index:05d}") for index in range(3)]
     assert [one.shard for one in read_receipts(output, names)] == ["wiki-00000"]
+
+
+def test_records_are_expected_by_the_bytes_that_are_done_or_else_by_the_plan() -> None:
+    plan = Plan((SOURCE,), 100)
+    nothing = Ledger(plan, (SourceLedger(SOURCE, {}, False),))
+    assert (nothing.records_expected(), nothing.records_expected(500)) == (None, 500)
+    some = Ledger(plan, (SourceLedger(SOURCE, {0: receipt(0, records=30)}, False),))
+    assert some.records_expected(500) == 75  # 30 records of 100 bytes of 250
+    shards = {0: receipt(0, records=30), 1: receipt(1), 2: receipt(2, last=True)}
+    assert Ledger(plan, (SourceLedger(SOURCE, shards, True),)).records_expected(500) == 36
+
+
+def test_records_of_a_compressed_file_that_is_not_complete_are_not_taken_for_all_of_its_bytes() -> None:
+    """Its shards count decompressed bytes, of which there are several times as many as it has."""
+    shards = {index: receipt(index, PACKED, records=30, last=index == 2) for index in (0, 2, 3)}
+    packed = SourceLedger(PACKED, shards, False)
+    alone = Ledger(Plan((PACKED,), 100), (packed,))
+    assert [alone.records_expected(planned) for planned in (None, 500, 10)] == [None, 500, 90]
+    other = Source("/in/other.ndjson.gz", "other", 100, "1.0", compressed=True)
+    both = SourceLedger(other, {0: receipt(0, other, records=400)}, True)
+    assert Ledger(Plan((other, PACKED), 100), (both, packed)).records_expected() == 680  # 400 + 70 bytes of 4 each
+
+
+def test_a_kind_of_file_of_which_nothing_is_done_is_taken_to_be_as_dense_as_the_other() -> None:
+    plain, packed = Part(200, 100, 30, compressed=False), Part(50, 0, 0, compressed=True)
+    assert extrapolate([plain, packed]) == 75
+    assert extrapolate([plain, packed._replace(records=40)]) == 100  # but of no fewer than are there
+    assert extrapolate([plain, packed, Part(10, 10, 20, compressed=True)]) == 60 + 100 + 20
+    assert extrapolate([]) == 0

@@ -115,3 +115,18 @@ def test_a_saved_estimate_out_of_bounds_is_none(tmp_path: Path, name: str, value
     assert read_estimate(output) == {"records": 5}
     output.write(NAME, [f'{{"{name}":{value}}}'.encode()])
     assert read_estimate(output) is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (b"", "there are no records in"),
+        (b'{"content": ""}\n', "none of 1 sampled line has a text. Check --input and --text_field."),
+    ],
+)
+def test_inputs_without_a_text_are_refused_before_the_endpoint_is_asked(
+    tmp_path: Path, lines: bytes, message: str
+) -> None:
+    (tmp_path / "in.ndjson").write_bytes(lines)
+    nobody = ("--endpoint", "http://127.0.0.1:9")
+    assert message in tayyar_here("plan", "--input", tmp_path / "in.ndjson", *nobody, code=2).stderr

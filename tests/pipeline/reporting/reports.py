@@ -83,3 +83,18 @@ def unfinished_report(**fields: Any) -> Report:
     second = {index: receipt(index, sources[1], last=index == 3, statistics=took) for index in range(4)}
     ledgers = (SourceLedger(sources[0], first, False), SourceLedger(sources[1], second, True))
     return make_report(Ledger(Plan(sources, 100), ledgers), JOB, "/out", None, **fields)
+
+
+def grown_report() -> Report:
+    """A report of two files, of which one has millions of documents of every origin, and the other only new ones."""
+    name = "wikipedia/2026-11-01/arabic_articles_of_all_categories_part_000"
+    sources = (Source(f"/in/{name}.ndjson", name, 10**10, "1.0"), Source("/in/b.ndjson", "b", 400, "1.0"))
+    many = receipt(
+        0, sources[0], records=4_094_596, embedded=4_093_362, sent=1_030_343, reused=2_040_686, duplicates=1_022_333,
+        truncated=1_001_234, truncated_at=(7,), dead_letters=1234, reasons={"empty_text": 1234}, last=True,
+    )  # fmt: skip
+    ledgers = tuple(
+        SourceLedger(source, {0: one}, True)
+        for source, one in zip(sources, (many, receipt(0, sources[1], last=True)), strict=True)
+    )
+    return make_report(Ledger(Plan(sources, 10**10), ledgers), JOB, "/out", 1.3)

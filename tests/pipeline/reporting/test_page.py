@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import shutil
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from pipeline.reporting.report import make_report
 from pipeline.reporting.schema import Verified
 from pipeline.reporting.timeline import bottleneck
 from tests.pipeline.job.test_spec import JOB
-from tests.pipeline.reporting.reports import ARABIC, ESTIMATE, SCRIPT, nasty_report, unfinished_report
+from tests.pipeline.reporting.reports import ARABIC, ESTIMATE, SCRIPT, grown_report, nasty_report, unfinished_report
 from transforms.elements import RequestStatistics
 
 _CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -110,7 +111,23 @@ def test_the_page_shows_what_the_report_holds() -> None:
     assert "Verified</span> on 2026-01-02 03:04 UTC" in page
     assert "2 min 00 s from start to end" in page
     assert "device busy 98% of the time" in page
-    assert "<dt>Texts in flight</dt><dd>3.71 on the mean, 2.57 of them in the queue</dd>" in page
+    assert "<dt>Texts in flight</dt><dd>3.71 on average, 2.57 of them in the queue</dd>" in page
+
+
+def test_where_documents_come_from_is_shown_by_file_where_any_was_not_simply_sent() -> None:
+    def table(page: str) -> str:
+        return page[page.index('<table class="files">') :].partition("</table>")[0]
+
+    plain = table(render(unfinished_report()))
+    assert not [label for label in ("reused", "equal texts", "truncated") if label in plain]
+    grown = table(render(grown_report()))
+    headings = re.findall("<th>([^<]*)</th>", grown)
+    assert headings == [
+        "file", "records", "embedded", "reused", "equal texts", "truncated", "dead letters", "shards", "size",
+    ]  # fmt: skip
+    rows = [re.findall('<td data-label="[^"]*">(?:<span>)?([^<]*)', row) for row in grown.split("</tr>")[1:3]]
+    assert rows[0][:6] == ["4,094,596", "4,093,362", "2,040,686", "1,022,333", "1,001,234", "1,234"]
+    assert rows[1][:6] == ["3", "3", "0", "0", "0", "0"]
 
 
 def test_the_page_shows_the_space_and_former_names_of_the_model() -> None:
@@ -136,7 +153,7 @@ def test_an_endpoint_without_times_has_no_figures_of_its_device() -> None:
     page = render(silent)
     assert "is not known" in page
     assert "device busy" not in page.lower()
-    assert "<dt>Texts in flight</dt><dd>3.71 on the mean</dd>" in page
+    assert "<dt>Texts in flight</dt><dd>3.71 on average</dd>" in page
     assert page.count("<svg") == 3
     assert "100%" not in labels_of(page)
 
@@ -152,7 +169,7 @@ def test_the_page_of_an_unfinished_job_says_what_is_missing() -> None:
     page = render(unfinished_report())
     assert "Not complete:</span> 15 of 19 shards, 1 of 2 files" in page
     assert "of about 57 records" in page
-    assert "15 of 19 shards are done (78% of about 57 records), shards are missing of /in/a.ndjson" in page
+    assert "15 of 19 shards are done (78% of about 57 records); /in/a.ndjson lacks shards" in page
     assert '<span class="bad">11 of 15</span>' in page
     assert page.index("a.<wbr>ndjson</td>") < page.index("b.<wbr>ndjson</td>")
 
@@ -242,14 +259,25 @@ def show(browser: Any, page: Path, width: int, scheme: str = "light") -> None:
     browser.get(page.as_uri())
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-def test_every_figure_of_a_file_is_on_the_screen(browser: WebDriver, unfinished: Path, width: int) -> None:
-    show(browser, unfinished, width)
-    cells = browser.execute_script(
-        "return [...document.querySelectorAll('.files td')].map(e => [e.textContent, e.getBoundingClientRect()])"
+@pytest.mark.parametrize("width", [390, 768, 1280])
+@pytest.mark.parametrize(("grown", "columns"), [(False, 6), (True, 9)])
+def test_every_figure_of_a_file_is_on_the_screen(
+    browser: WebDriver, unfinished: Path, tmp_path: Path, width: int, grown: bool, columns: int
+) -> None:
+    path = tmp_path / "grown.html"
+    path.write_text(render(grown_report()), encoding="utf-8")
+    show(browser, path if grown else unfinished, width)
+    card = browser.execute_script("return document.querySelector('.files').parentElement.getBoundingClientRect()")
+    rows = browser.execute_script(
+        "return [...document.querySelectorAll('.files tr')].map(row => [...row.children].map(e => {"
+        "const r = document.createRange(); r.selectNodeContents(e); return r.getBoundingClientRect(); }))"
     )
-    assert len(cells) == 12
-    assert all(0 <= box["left"] < box["right"] <= width for _, box in cells)
+    shown = [row for row in rows if any(box["width"] for box in row)]
+    assert [len(row) for row in shown] == [columns] * (2 if width == 390 or (grown and width == 768) else 3)
+    for row in shown:
+        assert all(card["left"] <= box["left"] < box["right"] <= card["right"] for box in row)
+        for one, other in itertools.pairwise(row):  # side by side, or below
+            assert one["right"] < other["left"] or one["bottom"] <= other["top"] + 1
 
 
 @pytest.mark.parametrize(("width", "rows"), [(390, 2), (1280, 1)])

@@ -15,7 +15,6 @@ from pipeline.job.sharding import Plan
 from pipeline.reporting.report import (
     VERIFIED,
     Former,
-    expected_records,
     file_name,
     make_report,
     read_former,
@@ -173,7 +172,9 @@ def test_truncated_texts_are_counted_by_file_and_the_first_ten_have_places() -> 
         (FIRST.path, offset) for offset in range(0, 20, 2)
     ]
     lines = list(summary(report, None))
-    assert lines[0] == "wiki_00.ndjson: embeddings = 130, documents = 130, truncated = 12"
+    assert (
+        lines[0] == "wiki_00.ndjson: embeddings = 130, documents = 130, reused = 80, equal texts = 10, truncated = 12"
+    )
     assert (
         "truncated: about 12 documents of 40 sent, by the tokens of replies and the lengths of texts; "
         "the first is at byte 0 of /in/wiki_00.ndjson"
@@ -252,15 +253,15 @@ def test_the_summary_is_what_the_user_of_the_tutorial_knows() -> None:
         "  missing_text: 1",
         "this run: 243,075 documents in 4 s of work, 60,769 documents/s; 3 min 05 s from start to end",
         "cost: $2.00 for the time of work, at $1,800 an hour",
-        "not complete: 3 of an unknown number of shards are done (80% of about 303,835 records), shards are missing of "
-        "/in/more/wiki_07.ndjson.gz; the same run command continues from here",
+        "not complete: 3 of an unknown number of shards are done (80% of about 303,835 records); "
+        "/in/more/wiki_07.ndjson.gz lacks shards; the same run command continues from here",
     ]
 
 
 def test_an_unfinished_job_says_how_much_is_missing() -> None:
     *_, last = summary(unfinished_report(), None)
     assert last == (
-        "not complete: 15 of 19 shards are done (78% of about 57 records), shards are missing of /in/a.ndjson; "
+        "not complete: 15 of 19 shards are done (78% of about 57 records); /in/a.ndjson lacks shards; "
         "the same run command continues from here"
     )
 
@@ -300,26 +301,6 @@ def test_what_a_run_did_is_the_difference_of_two_ledgers() -> None:
     assert done.command == (
         "tayyar run --input '/in/*' --endpoint https://…@h:8443/x --token … --s3_secret_access_key=…"
     )
-
-
-def test_before_the_first_shard_the_plan_says_how_many_records_there_are() -> None:
-    nothing = Ledger(Plan((FIRST,), 100), (SourceLedger(FIRST, {}, False),))
-    assert expected_records(nothing, None) is None
-    assert expected_records(nothing, 500) == 500
-    half = Ledger(Plan((FIRST,), 100), (SourceLedger(FIRST, {0: receipt(0, FIRST, records=30)}, False),))
-    assert expected_records(half, 500) == 60
-
-
-def test_records_of_a_compressed_file_that_is_not_complete_are_not_taken_for_all_of_its_bytes() -> None:
-    """Its shards count decompressed bytes, of which there are several times as many as it has."""
-    shards = {index: receipt(index, SECOND, records=30) for index in range(3)}
-    packed = Ledger(Plan((SECOND,), 100), (SourceLedger(SECOND, shards, False),))
-    assert expected_records(packed, None) is None
-    assert expected_records(packed, 500) == 500
-    assert expected_records(packed, 10) == 90
-    other = Source("/in/other.ndjson.gz", "other", 100, "1.0", compressed=True)
-    both = SourceLedger(other, {0: receipt(0, other, records=400)}, True)
-    assert expected_records(Ledger(Plan((other, SECOND), 100), (both, packed.sources[0])), None) == 600
 
 
 def test_plan_and_cost_have_one_price() -> None:

@@ -12,7 +12,7 @@ import pytest
 from pipeline.job.ledger import Ledger, SourceLedger
 from pipeline.job.run_marker import RunMarker
 from pipeline.job.sharding import Plan
-from pipeline.reporting.status import State, Status, decide_state, lines_of, status_of
+from pipeline.reporting.status import State, Status, decide_state, render_status, status_of
 from tests.pipeline.job.test_spec import JOB
 from tests.shards import receipt
 from transforms.elements import RequestStatistics, Source
@@ -95,7 +95,7 @@ def test_the_time_left_counts_dead_letters_as_done() -> None:
 def of_one_shard(**statistics: Any) -> list[str]:
     one = receipt(0, SOURCE, started_at=NOW - 10, finished_at=NOW, statistics=RequestStatistics(**statistics))
     return list(
-        lines_of(status_of(Ledger(Plan((SOURCE,), 100), (SourceLedger(SOURCE, {0: one}, True),)), JOB, None, NOW))
+        render_status(status_of(Ledger(Plan((SOURCE,), 100), (SourceLedger(SOURCE, {0: one}, True),)), JOB, None, NOW))
     )
 
 
@@ -124,14 +124,14 @@ def test_the_rate_is_the_endpoints_and_the_time_left_counts_reused_documents() -
     assert found.recent_rate == pytest.approx(10 / 20)
     assert found.overall_rate == pytest.approx(10 / 10)
     assert found.seconds_left == pytest.approx(450 / (50 / 20))
-    assert "not sent: 35 took a former output's vector, 5 that of an equal text" in lines_of(found)
-    assert "saved: 12 vectors of unfinished shards" in lines_of(found)
+    assert "not sent: 35 took a former output's vector, 5 that of an equal text" in render_status(found)
+    assert "saved: 12 vectors of unfinished shards" in render_status(found)
 
 
 def test_where_all_vectors_are_reused_there_is_no_rate() -> None:
     one = receipt(0, SOURCE, records=50, embedded=50, sent=0, reused=50)
     whole = Ledger(Plan((SOURCE,), 100), (SourceLedger(SOURCE, {0: one}, True),))
-    assert "rate: nothing was sent" in lines_of(status_of(whole, JOB, None, NOW))
+    assert "rate: nothing was sent" in render_status(status_of(whole, JOB, None, NOW))
 
 
 def test_where_nothing_was_sent_there_is_no_line_of_the_endpoint() -> None:
@@ -139,7 +139,7 @@ def test_where_nothing_was_sent_there_is_no_line_of_the_endpoint() -> None:
 
 
 def test_requests_and_repeated_ones_are_counts_of_their_own() -> None:
-    assert any("20 requests, 4 repeated" in line for line in lines_of(at(NOW, None, NOW, NOW, NOW, NOW)))
+    assert any("20 requests, 4 repeated" in line for line in render_status(at(NOW, None, NOW, NOW, NOW, NOW)))
 
 
 def test_the_recent_rate_counts_from_the_beginning_of_this_run() -> None:
@@ -151,8 +151,8 @@ def test_the_recent_rate_counts_from_the_beginning_of_this_run() -> None:
 def test_nothing_is_divided_by_nothing() -> None:
     found = at(NOW, None)
     assert (found.recent_rate, found.overall_rate, found.seconds_left, found.queue_ms) == (None, None, None, None)
-    assert "rate: not known yet" in lines_of(found)
-    assert "rate: not known yet" in lines_of(at(NOW, ELSEWHERE))
+    assert "rate: not known yet" in render_status(found)
+    assert "rate: not known yet" in render_status(at(NOW, ELSEWHERE))
 
 
 def test_of_a_compressed_file_the_number_of_shards_is_not_known_before_its_end() -> None:
@@ -165,8 +165,10 @@ def test_of_a_compressed_file_the_number_of_shards_is_not_known_before_its_end()
 def test_before_the_first_shard_the_estimate_of_the_plan_counts() -> None:
     unknown, planned = status_of(ledger(), JOB, None, NOW), status_of(ledger(), JOB, None, NOW, 500)
     assert (unknown.records_expected, planned.records_expected) == (None, 500)
-    assert "records: 0 of about 500 (0%); 0 of 10 shards, 0 of 1 file" in lines_of(planned)
-    assert "records: 0 so far; how many there are is not known yet; 0 of 10 shards, 0 of 1 file" in lines_of(unknown)
+    assert "records: 0 of about 500 (0%); 0 of 10 shards, 0 of 1 file" in render_status(planned)
+    assert "records: 0 so far; how many there are is not known yet; 0 of 10 shards, 0 of 1 file" in render_status(
+        unknown
+    )
 
 
 @pytest.mark.parametrize("by", [None, GONE])
@@ -176,4 +178,4 @@ def test_a_stopped_job_says_so_in_a_line(by: RunMarker | None) -> None:
 
 
 def test_the_rate_names_the_time_that_it_is_of() -> None:
-    assert "rate: 5 documents/s over 10 s of work" in lines_of(at(NOW, None, NOW, complete=True))
+    assert "rate: 5 documents/s over 10 s of work" in render_status(at(NOW, None, NOW, complete=True))

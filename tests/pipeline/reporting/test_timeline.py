@@ -161,3 +161,11 @@ def test_the_verdict_never_contradicts_its_figures(busy: float, queue: float, in
 def test_of_nothing_nothing_is_known() -> None:
     found = bottleneck(RequestStatistics(), 0, 0.0)
     assert (found.verdict, found.texts_in_flight, found.device_busy) == ("unknown", None, None)
+
+
+def test_few_requests_do_not_show_what_limited_the_speed() -> None:
+    few = RequestStatistics(requests=1, inference_ms=7, flight_ms=9, busy_ms=7, slot_ms=9)
+    found = bottleneck(few, 1, 0.1)
+    assert (found.verdict, found.why) == ("unknown", "Only 1 request: too few to show what limited the speed.")
+    enough = RequestStatistics(requests=5, inference_ms=35, flight_ms=45, busy_ms=35, slot_ms=45)
+    assert bottleneck(enough, 5, 0.5).verdict != "unknown"

@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+import time
 from pathlib import Path
 
 import pytest
 
-from pipeline.runners.progress import CountBar, Progress, records_expected
+from pipeline.job.sharding import Plan
+from pipeline.runners.progress import CountBar, Progress, Waiting
 from tests.shards import SOURCE, folder, put, receipt
 from transforms.elements import Source
 from transforms.output.folder import OutputFolder
 from transforms.storage.base import FileStat, StorageError
 
+WORK = Plan((SOURCE,), 100).shards_of(SOURCE)  # three shards, of 100, 100 and 50 bytes
 PACKED = Source("/in/packed.ndjson.gz", "packed", 40, "1.0", compressed=True)
 
 
@@ -24,7 +26,7 @@ def test_the_bar_counts_the_receipts_that_appear(tmp_path: Path, capsys: pytest.
     output = folder(tmp_path)
     put(output, receipt(0))
     seen = set(output.list(output.receipts))
-    with Progress(output, seen, bytes_left=150, visible=True):
+    with Progress(output, seen, WORK[1:], visible=True):
         put(output, receipt(1, records=2000, embedded=2000), receipt(2, records=500, embedded=500))
     last = shown(capsys)
     assert last.startswith("100%|")
@@ -39,15 +41,29 @@ def test_a_bar_of_other_things_has_the_same_numbers(capsys: pytest.CaptureFixtur
     assert re.search(r"^100%\|.*\| 1,200 of 1,200 dead letters, [\d,]+ dead letters/s$", shown(capsys))
 
 
+def test_a_wait_is_seen_to_go_on_and_leaves_nothing_behind(capsys: pytest.CaptureFixture[str]) -> None:
+    lines: list[str] = []
+    deadline = time.monotonic() + 20
+    with Waiting("asking " + 200 * "x", visible=True) as waiting:
+        while not lines or "measuring; " not in lines[-1]:
+            assert time.monotonic() < deadline, lines
+            time.sleep(0.05)
+            lines += filter(None, capsys.readouterr().err.split("\r"))
+            if lines and lines[-1].startswith("asking xxx"):
+                waiting.show("measuring")
+    assert max(map(len, lines)) < 80  # a wider line could not be drawn over
+    assert not shown(capsys)
+
+
 class Run:
     """A run in this process, at a time that is set."""
 
-    def __init__(self, path: Path, bytes_left: int = 200) -> None:
+    def __init__(self, path: Path) -> None:
         self.now = 1000.0
         self.texts = 70  # of a former run of the process
         self.output = folder(path)
         self.progress = Progress(
-            self.output, set(), bytes_left, visible=True, settled=lambda: self.texts, clock=lambda: self.now
+            self.output, set(), WORK[:2], visible=True, settled=lambda: self.texts, clock=lambda: self.now
         )
 
     def look(self, now: float, texts: int) -> None:
@@ -91,7 +107,7 @@ def test_texts_that_were_sent_twice_are_counted_once_in_the_end(
 
 
 def test_a_run_that_fails_keeps_what_the_bar_showed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    progress = Progress(folder(tmp_path), set(), 250, visible=True, clock=lambda: 1001.0)
+    progress = Progress(folder(tmp_path), set(), WORK, visible=True, clock=lambda: 1001.0)
     progress.__enter__()
     put(folder(tmp_path), receipt(0))
     progress.look()
@@ -109,7 +125,7 @@ class OutOfReach(OutputFolder):
 
 
 def test_a_storage_that_fails_does_not_fail_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress(OutOfReach(str(tmp_path), "test"), set(), 250, visible=True) as progress:
+    with Progress(OutOfReach(str(tmp_path), "test"), set(), WORK, visible=True) as progress:
         progress.look()
     assert "0 documents" in capsys.readouterr().err
 
@@ -119,23 +135,18 @@ def test_where_nobody_watches_there_is_no_bar(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], visible: bool | None
 ) -> None:
     output = folder(tmp_path)
-    with Progress(output, set(), 250, visible=visible):
+    with Progress(output, set(), WORK, visible=visible):
         put(output, receipt(0))
     assert capsys.readouterr().err == ""
 
 
-def test_shards_larger_than_the_compressed_source_do_not_count_as_stored_bytes() -> None:
-    first = replace(receipt(0, records=10), source="/in/a.gz", source_size=1000, start=0, end=900, last=False)
-    second = replace(first, index=1, start=900, end=1800, records=10)
-    third = replace(first, index=2, start=1800, end=2700, records=10, last=True)
-    assert (
-        records_expected([first], 2000, {"/in/a.gz"}) is None
-    )  # 900 decompressed bytes are not 900 of the stored 1,000
-    assert records_expected([first, second, third], 2000, {"/in/a.gz"}) == 60
-
-
 def test_shards_of_a_compressed_source_count_when_it_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = folder(tmp_path)
-    with Progress(output, set(), PACKED.size + SOURCE.size, visible=True, compressed={PACKED.path}):
+    work = [*Plan((PACKED,), 100).shards_of(PACKED), *WORK]
+    with Progress(output, set(), work, visible=True) as progress:
+        put(output, receipt(0, PACKED, end=100), receipt(0))
+        progress.look()
+        # One shard of the plain file's 250 bytes holds 3 records; the compressed one's 40 bytes hold at least its 3.
+        assert "6 of about 10 documents" in shown(capsys)
         put(output, receipt(0, PACKED, end=100), receipt(1, PACKED, end=200, last=True), receipt(0))
     assert "9 of 9 documents" in shown(capsys)

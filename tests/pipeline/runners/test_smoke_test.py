@@ -26,7 +26,7 @@ def test_ten_documents_are_ten_shards() -> None:
             "gs://b/o",
             "--environment_type EXTERNAL",
         ),
-        (EndpointRefused("the token env:T is empty or not set on this machine"), "http://tei", "/o", "on each worker"),
+        (EndpointRefused("the secret env:T is empty or not set on this machine"), "http://tei", "/o", "on each worker"),
         (EndpointUnreachable("nobody answers"), "http://127.0.0.1:8080", "/o", "the worker's own machine"),
         (EndpointUnreachable("nobody answers"), "http://localhost:8080", "/o", "the worker's own machine"),
         (EndpointUnreachable("nobody answers"), "http://10.0.0.1:8080", "/o", "firewall"),

@@ -19,7 +19,7 @@ from pipeline.commands.options.verify import VerifyOptions
 from pipeline.commands.run import run
 from pipeline.commands.verify import verify
 from pipeline.errors import ExitCode, NotProven, UsageError
-from pipeline.verification.sampling import Sample, require_same_space
+from pipeline.verification.sampling import Reservoir, require_same_space
 from tests.commands import parsed, tayyar_here
 from tests.documents import write_corpus
 from tests.tei_simulator.clients import Simulator
@@ -222,7 +222,7 @@ def test_the_command_compares(finished: Path, simulator: Simulator) -> None:
 def test_every_line_is_as_likely_as_any_other() -> None:
     counts = [0] * 20
     for seed in range(2000):
-        sample, first, second = Sample(5), Sample(5, f"{seed} a"), Sample(5, f"{seed} b")
+        sample, first, second = Reservoir(5), Reservoir(5, f"{seed} a"), Reservoir(5, f"{seed} b")
         for number in range(20):
             (first if number < 3 else second).offer("file", number)
         sample.add([*first.picks, *second.picks])

@@ -10,8 +10,8 @@ from pipeline.errors import NotProven
 from pipeline.verification.findings import WrongLine
 from pipeline.verification.vectors import (
     ROW,
-    Rows,
     SharedVectors,
+    VectorRows,
     digest_vectors,
     find_wrong_vector,
     is_same_to_a_tokenizer,
@@ -106,7 +106,7 @@ def test_what_a_tokenizer_may_take_for_the_same(one: str, other: str, same: bool
     assert is_same_to_a_tokenizer(one, other) is same
 
 
-def shared(root: Path, texts: list[str], max_rows: int) -> tuple[SharedVectors, Rows]:
+def shared(root: Path, texts: list[str], max_rows: int) -> tuple[SharedVectors, VectorRows]:
     """Documents of one vector, and rows for them among many others."""
     lines = [json.dumps({"content": text, "embedding": [1.0, 0.0]}).encode() + b"\n" for text in texts]
     (root / "out.ndjson").write_bytes(b"".join(lines))
@@ -118,7 +118,7 @@ def shared(root: Path, texts: list[str], max_rows: int) -> tuple[SharedVectors, 
     return found, rows
 
 
-def others(count: int) -> Rows:
+def others(count: int) -> VectorRows:
     rows = np.zeros(count, ROW)
     rows["vector"] = np.random.default_rng(5).integers(0, 1 << 64, count, np.uint64)
     rows["text"] = np.random.default_rng(6).integers(0, 1 << 64, count, np.uint64)

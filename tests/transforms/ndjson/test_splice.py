@@ -139,6 +139,25 @@ def _significant(number: str) -> str:
     return re.sub(r"[eE].*", "", number).replace(".", "").replace("-", "").strip("0")
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        rb'{"a\/b":null,"content":"x"}',
+        rb'{"content":"x","a\/b":[1]}',
+        rb'{"a/b":1,"a\/b":2,"content":"x"}',
+        rb'{"a\/b":1,"a/b":{"c":2},"content":"x"}',
+        rb'{"a\u002fb":1,"content":"x\/"}',
+    ],
+)
+def test_a_slash_in_a_name_may_be_escaped(line: bytes) -> None:
+    fields = fields_of(line)
+    fields[max(place for place, (name, _) in enumerate(fields) if name == "a/b")] = (
+        "a/b",
+        [("number", "0.5"), ("number", "-0.25")],
+    )
+    assert fields_of(spliced(line, json_key("a/b"))) == fields
+
+
 @pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 200])
 def test_there_is_one_row_a_vector(count: int) -> None:
     vectors = np.arange(count * 3, dtype=np.float32).reshape(count, 3)

@@ -188,6 +188,21 @@ def test_a_file_is_used_up_by_the_shard_that_takes_all_of_its_vectors(tmp_path: 
     assert find_vectors([*TEXTS[:3], "other"], index, 2).used_up == [file.path]
 
 
+def test_a_file_that_another_worker_has_used_up_is_no_cause_for_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    output = folder(tmp_path)
+    written = output.write(f"{FOLDER}/x", encode_partial("wiki-00000", "space", "truncate", TEXTS[:3], VECTORS[:3]))
+    file = FormerFile(output.path(written.path), written.bytes, written.crc32c, None, "")
+    index = make_index([(file, encode_keys(TEXTS[:3]))])
+    assert index is not None
+    output.delete([written.path])
+    found = find_vectors(TEXTS[:3], index, 2)
+    assert not found.mask.any()
+    assert not found.used_up
+    assert not caplog.messages
+
+
 def test_a_shards_files_go_when_its_receipt_is_written(tmp_path: Path) -> None:
     output = folder(tmp_path)
     for name in ("x", "y"):

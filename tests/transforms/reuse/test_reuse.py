@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,7 +50,8 @@ def opened(handle: IndexHandle | None) -> ReuseIndex:
     return index
 
 
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=4)
+# A blank text has no vector.
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=4).filter(str.strip)
 
 
 @given(st.lists(st.lists(TEXTS, max_size=8), max_size=4), st.lists(TEXTS, max_size=12, unique=True))
@@ -93,6 +96,20 @@ def test_a_damaged_file_gives_nothing_and_another_one_does(
     assert found.mask.tolist() == [False, True, False]
     assert found.vectors[1].tolist() == vector_of("b")
     assert "gives no vectors" in caplog.text
+
+
+def test_a_process_keeps_the_indexes_of_its_last_runs_alone(tmp_path: Path) -> None:
+    output = folder(tmp_path)
+    _, files = index_of(output, [["a"]])
+    former = make_index([(files[0], encode_keys("a"))])
+    assert former is not None
+    handles = [write_index(output, former, f"run {number}") for number in range(3)]
+    first = weakref.ref(opened(handles[0]))
+    assert opened(handles[0]) is first()
+    for handle in handles[1:]:
+        opened(handle)
+    gc.collect()
+    assert first() is None
 
 
 def test_vectors_of_another_size_or_that_are_none_are_not_used(tmp_path: Path) -> None:

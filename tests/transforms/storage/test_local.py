@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,37 @@ def test_whether_a_disk_ignores_case_is_tried(tmp_path: Path, folder: str) -> No
     assert not local.ignores_case(f"{tmp_path}{folder}", lambda path: os.path.basename(path) in os.listdir(tmp_path))
     assert list(tmp_path.iterdir()) == []
     assert not storage.ignores_case("gs://bucket/out")
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_the_call_returns(tmp_path: Path) -> None:
+    path, temporary = tmp_path / "a/b", tmp_path / "tmp/t"
+    synced: list[tuple[int, bytes | None, bytes | None]] = []
+
+    def sync(descriptor: int) -> None:
+        contents = [each.read_bytes() if each.exists() else None for each in (temporary, path)]
+        synced.append((os.fstat(descriptor).st_ino, contents[0], contents[1]))
+
+    local.write_whole(str(path), str(temporary), [b"some ", b"bytes"], sync)
+    assert synced == [(path.stat().st_ino, b"some bytes", None), (path.parent.stat().st_ino, None, b"some bytes")]
+
+
+def test_a_folder_that_cannot_be_synced_keeps_no_file_from_being_written(tmp_path: Path) -> None:
+    def sync(descriptor: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    local.write_whole(f"{tmp_path}/a/b", f"{tmp_path}/t", [b"x"], sync)
+    assert (tmp_path / "a/b").read_bytes() == b"x"
+
+
+def test_what_cannot_be_cleaned_up_does_not_hide_the_first_error(tmp_path: Path) -> None:
+    temporary = tmp_path / "t"
+
+    def chunks() -> Iterator[bytes]:
+        temporary.unlink()
+        temporary.mkdir()  # which cannot be deleted as a file is
+        raise ValueError("the first error")
+        yield b""
+
+    with pytest.raises(ValueError, match="the first error"):
+        local.write_whole(f"{tmp_path}/b", str(temporary), chunks())

@@ -113,3 +113,25 @@ def test_no_more_is_fetched_than_the_buffer_holds(buffer_bytes: int) -> None:
         file.seek(at, io.SEEK_SET)
         assert file.read(1) == data[at : at + 1]
     assert sum(fetched) <= 3 * buffer_bytes
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "is_denied"),
+    [
+        (400, "400", True),  # of a HEAD, which has no body
+        (400, "ExpiredToken", True),
+        (400, "InvalidToken", True),
+        (400, "AuthorizationHeaderMalformed", True),
+        (400, "KeyTooLongError", False),
+        (400, "InvalidArgument", False),
+        (403, "SignatureDoesNotMatch", True),
+    ],
+)
+def test_a_request_that_s3_does_not_understand_is_not_one_that_it_denies(
+    status: int, code: str, is_denied: bool
+) -> None:
+    response = {"Error": {"Code": code, "Message": "so"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    with pytest.raises(StorageError) as raised, s3._explained("s3://b/out"):
+        raise of_s3.ClientError(response, "GetObject")
+    assert ("access denied" in str(raised.value)) == is_denied
+    assert str(raised.value).endswith("so" if not is_denied else "Its message: so")

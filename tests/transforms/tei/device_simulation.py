@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from tests.transforms.tei.helpers import profile
 from transforms.tei.endpoint import Backoff, Endpoint
 from transforms.tei.scheduler import Assignment, Outcome, Scheduler
-from transforms.tei.tasks import Job, Task
+from transforms.tei.tasks import Submission, Task
 from transforms.tei.transport import Reply
 
 DOCUMENTS = 31  # of a full request, which has the canary, too
@@ -110,7 +110,7 @@ class Client:
             profile(seconds_per_text=server.seconds(1) + server.latency, max_concurrent_requests=server.permits)
         )
         self.scheduler = Scheduler([self.endpoint], rng, None, lambda: simulation.now)
-        self._job = Job(number, ["text"] * DOCUMENTS, 1)
+        self._submission = Submission(number, ["text"] * DOCUMENTS, 1)
         self._sequence = itertools.count()
         self._documents = math.inf if documents is None else documents
         self._queued = 0
@@ -135,7 +135,7 @@ class Client:
                 count = int(min(DOCUMENTS, self._documents))
                 self._documents -= count
                 self._queued += count
-                self.scheduler.put([Task(self._job, range(count), next(self._sequence))])
+                self.scheduler.put([Task(self._submission, range(count), next(self._sequence))])
             assignment = self.scheduler.take_now()
             if assignment is None:
                 break

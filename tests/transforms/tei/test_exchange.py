@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from transforms.elements import Reason
+from transforms.tei.errors import ModelChanged
 from transforms.tei.formats import WireFormat
 from transforms.tei.handshake import CANARY_TEXT
 from transforms.tei.settings import Overlong
@@ -172,3 +174,23 @@ def test_overlong_texts_can_be_dead_letters() -> None:
 def test_a_shard_of_overlong_texts_alone_ends() -> None:
     with scripted(max_input_length=1) as tei, clients(tei, overlong=Overlong.DEAD_LETTER) as client:
         assert len(client.submit(["z" * 251] * 3).result().rejections) == 3
+
+
+def test_where_texts_go_one_by_one_nothing_is_kept_until_the_canary_behind_them_is_right() -> None:
+    canaries = itertools.count()
+
+    def other_model_behind_the_texts(asked: Asked) -> Says | None:
+        if asked.documents or asked.texts != [CANARY_TEXT] or next(canaries) == 0:
+            return None
+        return honest(asked, {}, lambda text: vector_of(f"other {text}"))
+
+    with scripted(max_client_batch_size=1) as tei, clients(tei) as client:
+        client.probe()
+        tei.script = other_model_behind_the_texts
+        pending = client.submit(some_texts(10))
+        with pytest.raises(ModelChanged):
+            pending.result()
+        assert sum(bool(asked.documents) for asked in tei.asked) == 10
+        vectors, rejected = pending.so_far()
+        assert not vectors.any()
+        assert not rejected

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from transforms.tei.endpoint import Backoff, Endpoint
 from transforms.tei.scheduler import Assignment, Outcome, Scheduler
-from transforms.tei.tasks import Job, Task
+from transforms.tei.tasks import Submission, Task
 from transforms.tei.transport import Reply
 
 from .helpers import Clock, profile
@@ -31,8 +31,8 @@ def scheduler(*endpoints: Endpoint, max_in_flight: int | None = None) -> tuple[S
     return Scheduler(endpoints or (endpoint(),), random.Random(0), None, clock, max_in_flight), clock
 
 
-def task(job: int = 0, sequence: int = 0, texts: int = BATCH - 1) -> Task:
-    return Task(Job(job, ["text"] * texts, 4), range(texts), sequence)
+def task(number: int = 0, sequence: int = 0, texts: int = BATCH - 1) -> Task:
+    return Task(Submission(number, ["text"] * texts, 4), range(texts), sequence)
 
 
 def take(of: Scheduler) -> Assignment:
@@ -52,7 +52,7 @@ def test_the_earliest_shard_and_its_first_task_go_first() -> None:
     ours, _ = scheduler()
     ours.put([task(1, 0, 1), task(0, 1, 1), task(0, 0, 1)])
     taken = [take(ours).task for _ in range(3)]
-    assert [(each.job.number, each.sequence) for each in taken] == [(0, 0), (0, 1), (1, 0)]
+    assert [(each.submission.number, each.sequence) for each in taken] == [(0, 0), (0, 1), (1, 0)]
 
 
 def test_what_is_done_again_goes_before_what_came_later() -> None:
@@ -67,17 +67,17 @@ def test_what_is_to_wait_waits() -> None:
     ours, clock = scheduler()
     ours.put([task(0, 0, 1)], delay=5)
     ours.put([task(1, 0, 1)])
-    assert take(ours).task.job.number == 1
+    assert take(ours).task.submission.number == 1
     assert ours.take_now() is None
     clock.now += 5
-    assert take(ours).task.job.number == 0
+    assert take(ours).task.submission.number == 0
 
 
 def test_a_task_is_cut_to_what_a_request_may_hold_and_its_rest_filled_up() -> None:
-    one, job = endpoint(permits=512), Job(0, ["text"] * 62, 4)
+    one, submission = endpoint(permits=512), Submission(0, ["text"] * 62, 4)
     ours, _ = scheduler(one)
     ours.limit_batch(one, 20)
-    ours.put([Task(job, range(31), 0), Task(job, range(31, 62), 1)])
+    ours.put([Task(submission, range(31), 0), Task(submission, range(31, 62), 1)])
     taken = [take(ours)]
     while taken[-1].task.indices[-1] != 61:
         ours.settle(taken[-1], Outcome.ANSWERED, reply=REPLY)
@@ -87,10 +87,10 @@ def test_a_task_is_cut_to_what_a_request_may_hold_and_its_rest_filled_up() -> No
 
 
 def test_a_rest_takes_no_text_of_another_shard_and_none_that_may_be_bad() -> None:
-    one, job = endpoint(permits=512), Job(0, ["text"] * 50, 4)
+    one, submission = endpoint(permits=512), Submission(0, ["text"] * 50, 4)
     ours, _ = scheduler(one)
     ours.limit_batch(one, 20)
-    ours.put([Task(job, range(25), 0), Task(job, range(25, 27), 1, blames=1), task(1, 0, 3)])
+    ours.put([Task(submission, range(25), 0), Task(submission, range(25, 27), 1, blames=1), task(1, 0, 3)])
     sizes = []
     for _ in range(4):
         assignment = take(ours)
@@ -203,8 +203,8 @@ def test_the_silence_that_a_server_wants_is_kept_and_counted(outcome: Outcome) -
     assert ours.take_now() is None
     clock.now += 0.1
     ours.settle(take(ours), Outcome.ANSWERED, reply=REPLY)
-    one.job.store([0], np.ones((1, 4), np.float32))
-    assert one.job.result().statistics.throttled_ms == 7000
+    one.submission.store([0], np.ones((1, 4), np.float32))
+    assert one.submission.result().statistics.throttled_ms == 7000
 
 
 # --- worker threads ---------------------------------------------------------------------------------------------------
@@ -314,9 +314,9 @@ def test_every_text_is_sent_until_it_is_answered_and_room_never_leaks(
     ones = [endpoint("http://one", permits=40), Endpoint("http://two", Backoff(random.Random(0)))]
     clock = Clock()
     ours = Scheduler(ones, rng, None, clock)
-    jobs = [Job(number, ["text"] * texts, 1) for number, (texts, _) in enumerate(shards)]
-    for job, (_, delay) in zip(jobs, shards, strict=True):
-        ours.put([Task(job, range(len(job.texts)), 0)], delay)
+    submissions = [Submission(number, ["text"] * texts, 1) for number, (texts, _) in enumerate(shards)]
+    for submission, (_, delay) in zip(submissions, shards, strict=True):
+        ours.put([Task(submission, range(len(submission.texts)), 0)], delay)
     under_way: list[Assignment] = []
     for _ in range(20_000):
         assignment = ours.take_now()
@@ -325,13 +325,13 @@ def test_every_text_is_sent_until_it_is_answered_and_room_never_leaks(
         if under_way and (assignment is None or rng.random() < 0.5):
             settle_somehow(ours, under_way.pop(rng.randrange(len(under_way))), rng)
         elif assignment is None:
-            if all(job.done for job in jobs):
+            if all(submission.done for submission in submissions):
                 break
             clock.now += 1
         assert all(one.limit.in_flight >= 0 and one.requests >= 0 for one in ones)
         assert ones[0].limit.in_flight <= 40
     assert not under_way
-    assert all(job.settled == texts for job, (texts, _) in zip(jobs, shards, strict=True))
+    assert all(submission.settled == texts for submission, (texts, _) in zip(submissions, shards, strict=True))
     assert all((one.limit.in_flight, one.requests) == (0, 0) for one in ones)
 
 
@@ -344,7 +344,7 @@ def settle_somehow(ours: Scheduler, assignment: Assignment, rng: random.Random) 
         ours.settle(assignment, outcome, [task])
     elif outcome is Outcome.ANSWERED:
         ours.settle(assignment, outcome, reply=REPLY)
-        task.job.store(task.indices, np.ones((len(task.indices), 1), np.float32))
+        task.submission.store(task.indices, np.ones((len(task.indices), 1), np.float32))
     elif outcome is Outcome.OBJECTED and not task.alone:
         ours.settle(assignment, outcome, task.halves())
     else:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from transforms.elements import Reason
 from transforms.tei.errors import EndpointUnreachable
-from transforms.tei.tasks import Job, Rejection, Task, count_truncated, cut
+from transforms.tei.tasks import Rejection, Submission, Task, count_truncated, cut
 from transforms.tei.transport import Reply
 
 TEXTS = st.lists(st.text(max_size=30), max_size=60)
@@ -39,64 +39,64 @@ def test_only_what_is_kept_is_cut(texts: list[str], most: int, data: st.DataObje
 
 @pytest.mark.parametrize("count", range(2, 12))
 def test_halving_loses_no_text(count: int) -> None:
-    whole = Task(Job(0, ["text"] * count, 4), range(count), 7, waits=3, blames=2)
+    whole = Task(Submission(0, ["text"] * count, 4), range(count), 7, waits=3, blames=2)
     halves = whole.halves(1)
     assert [index for half in halves for index in half.indices] == list(range(count))
     assert [(half.sequence, half.waits, half.blames) for half in halves] == [(7, 0, 1)] * 2
 
 
 def test_a_single_text_is_alone() -> None:
-    job = Job(0, ["text"] * 2, 4)
-    assert Task(job, [1], 0).alone
-    assert not Task(job, [0, 1], 0).alone
+    submission = Submission(0, ["text"] * 2, 4)
+    assert Task(submission, [1], 0).alone
+    assert not Task(submission, [0, 1], 0).alone
 
 
 def test_a_job_is_done_when_every_text_has_its_vector_or_its_rejection() -> None:
-    job = Job(0, ["a", "b", "c"], 2)
-    job.store([2, 0], np.array([[1, 2], [3, 4]], np.float32))
-    assert (job.done, job.settled) == (False, 2)
-    vectors, rejected = job.vectors_so_far()
+    submission = Submission(0, ["a", "b", "c"], 2)
+    submission.store([2, 0], np.array([[1, 2], [3, 4]], np.float32))
+    assert (submission.done, submission.settled) == (False, 2)
+    vectors, rejected = submission.vectors_so_far()
     np.testing.assert_array_equal(vectors, [[3, 4], [0, 0], [1, 2]])
     assert not rejected
-    job.reject(1, REJECTION)
-    assert (job.done, job.settled) == (True, 3)
-    assert job.vectors_so_far()[1] == {1}
-    embeddings = job.result()
+    submission.reject(1, REJECTION)
+    assert (submission.done, submission.settled) == (True, 3)
+    assert submission.vectors_so_far()[1] == {1}
+    embeddings = submission.result()
     assert embeddings.rejections == {1: REJECTION}
     np.testing.assert_array_equal(embeddings.vectors, [[3, 4], [0, 0], [1, 2]])
 
 
 def test_a_job_without_texts_is_done_at_once() -> None:
-    assert Job(0, [], 4).result().vectors.shape == (0, 4)
+    assert Submission(0, [], 4).result().vectors.shape == (0, 4)
 
 
 def test_a_failure_ends_a_job_once_and_not_one_that_is_done() -> None:
-    job, done = Job(0, ["a"], 2), Job(1, ["a"], 2)
+    submission, done = Submission(0, ["a"], 2), Submission(1, ["a"], 2)
     done.store([0], np.ones((1, 2), np.float32))
-    for each in (job, done):
+    for each in (submission, done):
         each.fail(EndpointUnreachable("gone"))
         each.fail(ValueError("later"))
     assert done.result().vectors.any()
     failures = []
     for _ in range(2):
         with pytest.raises(EndpointUnreachable, match="gone") as raised:
-            job.result()
+            submission.result()
         failures.append(raised.value)
     assert failures[0] is not failures[1]  # a traceback belongs to one raise
 
 
 def test_whoever_waits_for_a_job_gets_its_failure() -> None:
-    job = Job(0, ["a"], 2)
+    submission = Submission(0, ["a"], 2)
     seen: list[BaseException] = []
 
     def wait() -> None:
         with pytest.raises(EndpointUnreachable) as raised:
-            job.result()
+            submission.result()
         seen.append(raised.value)
 
     thread = threading.Thread(target=wait)
     thread.start()
-    job.fail(EndpointUnreachable("gone"))
+    submission.fail(EndpointUnreachable("gone"))
     thread.join(5)
     assert len(seen) == 1
 
@@ -106,19 +106,19 @@ def reply_of(queue: str, inference: str, tokens: str, seconds: float) -> Reply:
     return Reply(200, headers, b"", seconds)
 
 
-def count(job: Job, reply: Reply, texts: int, requests: int = 1, max_tokens: int = 512) -> None:
-    job.count_exchange(
+def count(submission: Submission, reply: Reply, texts: int, requests: int = 1, max_tokens: int = 512) -> None:
+    submission.count_exchange(
         reply, range(texts), canary_tokens=9, max_tokens=max_tokens, truncates=True, requests_in_flight=requests
     )
 
 
 def test_a_requests_statistics_are_its_texts_without_the_canary() -> None:
-    job = Job(0, ["text"] * 31, 4)
-    count(job, reply_of("30", "10", "319", 0.05), 31, requests=2)
-    job.count_retries(3)
-    job.count_throttled(1.5)
-    job.store(range(31), np.ones((31, 4), np.float32))
-    sums = job.result().statistics
+    submission = Submission(0, ["text"] * 31, 4)
+    count(submission, reply_of("30", "10", "319", 0.05), 31, requests=2)
+    submission.count_retries(3)
+    submission.count_throttled(1.5)
+    submission.store(range(31), np.ones((31, 4), np.float32))
+    sums = submission.result().statistics
     assert (sums.requests, sums.tokens, sums.retries, sums.throttled_ms) == (1, 310, 3, 1500)
     assert (sums.queue_ms, sums.inference_ms, sums.flight_ms) == (31 * 30, 31 * 10, 31 * 50)
     # Of 50 ms with two requests in flight, 25 are this one's; 40 ms of queue and device fill them.
@@ -127,19 +127,19 @@ def test_a_requests_statistics_are_its_texts_without_the_canary() -> None:
 
 
 def test_a_device_that_is_idle_between_requests_shows() -> None:
-    job = Job(0, ["text"] * 31, 4)
-    count(job, reply_of("0", "10", "319", 0.05), 31)
-    job.store(range(31), np.ones((31, 4), np.float32))
-    sums = job.result().statistics
+    submission = Submission(0, ["text"] * 31, 4)
+    count(submission, reply_of("0", "10", "319", 0.05), 31)
+    submission.store(range(31), np.ones((31, 4), np.float32))
+    sums = submission.result().statistics
     assert (sums.slot_ms, sums.busy_ms) == (50, 10)
 
 
 def test_texts_as_long_as_the_model_reads_are_counted_where_nearly_all_of_a_request_are() -> None:
-    job = Job(0, ["text"] * 20, 4)
-    count(job, reply_of("0", "1", "89", 0.1), 10, max_tokens=8)
-    count(job, reply_of("0", "1", "86", 0.1), 10, max_tokens=8)  # of 10 texts, 3 at most are a token short of 8
-    job.store(range(20), np.ones((20, 4), np.float32))
-    assert job.result().statistics.at_limit == 10 + 7
+    submission = Submission(0, ["text"] * 20, 4)
+    count(submission, reply_of("0", "1", "89", 0.1), 10, max_tokens=8)
+    count(submission, reply_of("0", "1", "86", 0.1), 10, max_tokens=8)  # of 10 texts, 3 at most are a token short of 8
+    submission.store(range(20), np.ones((20, 4), np.float32))
+    assert submission.result().statistics.at_limit == 10 + 7
 
 
 @given(
@@ -158,8 +158,8 @@ def test_texts_that_are_truncated_are_found_where_tokens_follow_from_characters(
 
 
 def test_a_text_of_which_the_client_sends_the_beginning_is_truncated_unless_it_is_rejected() -> None:
-    job = Job(0, ["text"] * 3, 4)
-    job.truncate([2, 0])
-    job.store([0, 1], np.ones((2, 4), np.float32))
-    job.reject(2, Rejection(Reason.REJECTED_BY_ENDPOINT, "no", 422, 1))
-    assert job.result().truncated == [0]
+    submission = Submission(0, ["text"] * 3, 4)
+    submission.truncate([2, 0])
+    submission.store([0, 1], np.ones((2, 4), np.float32))
+    submission.reject(2, Rejection(Reason.REJECTED_BY_ENDPOINT, "no", 422, 1))
+    assert submission.result().truncated == [0]

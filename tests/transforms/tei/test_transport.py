@@ -13,7 +13,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from transforms.tei.credentials import Credentials
@@ -280,6 +282,38 @@ def test_a_server_that_ends_each_connection_is_asked_on_new_ones() -> None:
         replies = [ours.get(f"{tei.url}/info") for _ in range(3)]
         assert [reply.body for reply in replies] == [b"once"] * 3
         assert len(tei.accepted) == 3
+
+
+def _connecting(port: int) -> list[Any]:
+    found = psutil.Process().net_connections("tcp")
+    return [each for each in found if each.status == psutil.CONN_SYN_SENT and each.raddr.port == port]
+
+
+def test_close_ends_a_connection_that_is_being_made() -> None:
+    with socket.socket() as full, contextlib.ExitStack() as held:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        port = full.getsockname()[1]
+        for _ in range(2):  # fill its queue: it answers no further connection
+            waiting = held.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.1", port))
+        before = len(_connecting(port))
+        ours = transport(60)
+        failures: list[NoReply] = []
+
+        def ask() -> None:
+            with pytest.raises(NoReply, match="closed") as raised:
+                ours.get(f"http://127.0.0.1:{port}/info")
+            failures.append(raised.value)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        while len(_connecting(port)) == before:
+            time.sleep(0.001)
+        ours.close()
+        thread.join(5)  # libcurl by itself gives up after ten seconds
+        assert len(failures) == 1
 
 
 def test_a_closed_transport_connects_no_more() -> None:
