@@ -170,8 +170,10 @@ def _output_bytes(documents: Sequence[Document], some: Vectors, layout: Layout) 
         some: float32[few, dimensions]: vectors of the first of them.
         layout: what the output will look like.
     """
+    first: dict[str, int] = {}
+    places = [first.setdefault(document.text, len(first)) for document in documents]  # equal texts have equal vectors
     # All get the numbers of the few vectors, but each in an order of its own, so that no compression finds them again.
-    vectors = np.random.default_rng(0).permuted(np.resize(some, (len(documents), some.shape[1])), axis=1)
+    vectors = np.random.default_rng(0).permuted(np.resize(some, (len(first), some.shape[1])), axis=1)[places]
     form = format_of(f"sample.{layout.format}")
     chunks = form.encode(form.rows_of(documents, vectors, layout, Counter()), layout, some.shape[1])
     return sum(map(len, chunks)) / len(documents)
