@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import uuid
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -473,12 +474,43 @@ def test_ids_must_be_unique(tmp_path: Path, hash_tei: str, postgres: str, capsys
         assert "0 of 1 rows of one-00000: the values of 'meta.id' are not unique" in capsys.readouterr().err
 
 
-def test_a_folder_is_read_in_batches(tmp_path: Path, hash_tei: str) -> None:
+@pytest.mark.parametrize(
+    ("output_format", "long_batches"),
+    [("ndjson", [16, 16, 8]), ("parquet", [32, 8])],  # of 16 MiB of lines; of 64 MiB of lines and their texts
+)
+def test_a_folder_is_read_in_batches(
+    tmp_path: Path, hash_tei: str, output_format: str, long_batches: list[int]
+) -> None:
     write_ndjson(tmp_path / "in" / "one.ndjson", documents(4100, seed=1, words=(2, 3)))
-    long: list[dict[str, object]] = [{"content": f"{number} " + "x" * (1 << 20)} for number in range(20)]
+    long: list[dict[str, object]] = [{"content": f"{number} " + "x" * (1 << 20)} for number in range(40)]
     write_ndjson(tmp_path / "in" / "long.ndjson", long)
-    output = embed(tmp_path / "in", tmp_path / "out", hash_tei, "--shard_bytes", 1 << 30)
+    output = embed(
+        tmp_path / "in", tmp_path / "out", hash_tei, "--shard_bytes", 1 << 30, "--output_format", output_format
+    )
     folder = EmbeddedFolder(str(output), None)
     sizes = {file.receipt.shard: [len(batch) for batch in folder.batches(file)] for file in folder.files}
     assert sizes["one-00000"] == [2048, 2048, 4]
-    assert sizes["long-00000"] == [16, 4]  # of 16 MiB
+    assert sizes["long-00000"] == long_batches
+
+
+# LanceDB gets a stream, of which its own engine reads ahead.
+@pytest.mark.parametrize("database", ["postgres", "qdrant", "elasticsearch"], indirect=True)
+def test_a_shard_is_written_batch_by_batch(database: Database, embedded: Path) -> None:
+    kinds = {"postgres": "PostgresTable", "qdrant": "QdrantCollection", "elasticsearch": "BulkFiles"}
+    kind = getattr(importlib.import_module(f"run_scripts.load.{database.recipe}"), kinds[database.recipe])
+    folder = EmbeddedFolder(str(embedded / "out"), None)
+    file = max(folder.files, key=lambda one: one.rows)
+    given: list[weakref.ref[Any]] = []
+
+    def batches() -> Iterator[Any]:
+        for batch in folder.batches(file):
+            for row in range(len(batch)):
+                assert sum(one() is not None for one in given) <= 2  # the last one, and what is made of it
+                single = batch.slice(row, 1)
+                given.append(weakref.ref(single))
+                yield single
+                del single
+
+    with contextlib.closing(kind(database.where, database.table, folder)) as table:
+        table.replace(file.version, [], batches())
+        assert table.count_rows()[file.version] == len(given) > 10

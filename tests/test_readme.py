@@ -18,12 +18,18 @@ from pipeline.job.run_marker import RunMarker
 from tests.commands import tayyar_here
 from tests.documents import documents, write_ndjson
 from tests.tei_simulator.process import TeiSimulator
+from tests.scripts import made_environment
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
     path for path in ROOT.glob("**/README.md") if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
 )
 LINK = re.compile(r"\]\((?!https?://)([^)#]*)(#[^)]*)?\)")
+ANSWERS = {
+    "لماذا نرى البرق قبل أن نسمع الرعد؟": "البرق والرعد",
+    "ما أكبر حيوان عاش على الأرض؟": "The blue whale",
+    "How many players are in a football team?": "كرة القدم",
+}
 SCRIPT = re.compile(r"\b(?:run_scripts|\.ci)/[\w/.]*\w")
 
 
@@ -41,6 +47,31 @@ def test_python_of_the_readme_runs_as_it_stands(hash_tei: str) -> None:
     assert sorted(texts) == ["nile float32 (384,)", "nobody the text is empty"]
     assert sorted(items) == ["nile 384", "photo NotEmbedded('missing_text: the text is missing or null')"]
     assert sorted(shards) == ["Reason.EMPTY_TEXT", "The Nile is long. (1, 384)"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_the_demo_prints_the_vector_of_the_readme_and_answers_its_questions(tmp_path: Path) -> None:
+    variables = os.environ | made_environment(tmp_path / "venv")
+    demo = subprocess.run([ROOT / "run_scripts/demo.sh"], env=variables, capture_output=True, text=True, timeout=380)
+    assert demo.returncode == 0, demo.stdout + demo.stderr
+    assert "verified: 60 records in 2 files = 60 embedded" in demo.stdout
+    assert "2 of 2 shards were loaded; the table has 60 rows\n" in demo.stdout
+    # The line that the README begins with, of which it leaves out the middle of the text, too.
+    vector = re.compile(r'"embedding":\[(.*?), …,(.*?)\]}')
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown, printed = vector.search(page), vector.search(demo.stdout)
+    assert shown is not None
+    assert printed is not None
+    assert page[: shown.start()].splitlines()[-1].partition(" …")[0] in demo.stdout
+    numbers = [[float(number) for part in found.groups() for number in part.split(",")] for found in (shown, printed)]
+    assert numbers[1] == pytest.approx(numbers[0], abs=1e-3)  # other processors may round otherwise
+    _, _, answers = demo.stdout.partition(
+        "== Three questions to the database: one in Arabic, two across the languages\n"
+    )
+    for question, title in ANSWERS.items():
+        assert question in (ROOT / "run_scripts/demo.sh").read_text(encoding="utf-8")
+        assert re.search(rf"{re.escape(question)}\n  0\.\d{{3}}  \w+-00000\n    {title}\n", answers), answers
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -166,10 +166,12 @@ class EmbeddedFolder:
             )
 
     def _from_parquet(self, stream: BinaryIO, file: OutputFile) -> Iterator[pa.RecordBatch]:
-        for batch in pq.ParquetFile(stream).iter_batches(_BATCH_ROWS):
-            vectors = batch.column(file.receipt.provenance.embedding_field)
-            columns = batch.drop_columns([file.receipt.provenance.embedding_field])
-            yield columns.append_column("embedding", self._embedding(vectors.flatten().to_numpy()))
+        parquet, field = pq.ParquetFile(stream), file.receipt.provenance.embedding_field
+        # A row group at a time: of long lines, a batch that spans many would not fit into the memory.
+        for group in range(parquet.metadata.num_row_groups):
+            for batch in parquet.iter_batches(_BATCH_ROWS, [group]):
+                vectors = batch.column(field).flatten().to_numpy()
+                yield batch.drop_columns([field]).append_column("embedding", self._embedding(vectors))
 
     def _from_ndjson(self, stream: BinaryIO, file: OutputFile) -> Iterator[pa.RecordBatch]:
         made, size = file.receipt.provenance, 0

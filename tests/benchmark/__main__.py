@@ -43,7 +43,8 @@ def _model(options: argparse.Namespace) -> None:
 
 
 def _memory(options: argparse.Namespace) -> None:
-    table.publish(options.results, "memory", memory.remember(options.work, options.sizes, options.forms), memory.NOTES)
+    rows = memory.remember(options.work, options.sizes, options.forms, options.formats)
+    table.publish(options.results, "memory", rows, memory.NOTES)
 
 
 def _startup(options: argparse.Namespace) -> None:
@@ -59,6 +60,12 @@ def _receipts(options: argparse.Namespace) -> None:
 
     rows = receipts.read_receipts(options.work, options.receipts, options.latency)
     table.publish(options.results, "receipts", rows, receipts.notes(options.latency))
+
+
+def _write(options: argparse.Namespace) -> None:
+    options.work.mkdir(parents=True, exist_ok=True)
+    rows = load.write(options.work, options.documents, options.rounds, options.input)
+    table.publish(options.results, "write", rows, load.write_notes(options.input))
 
 
 def _load(options: argparse.Namespace) -> None:
@@ -103,6 +110,7 @@ def _add_parts(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     one = commands.add_parser("memory", help="peak memory for few and many documents")
     one.add_argument("--sizes", type=int, nargs="*", default=[50_000, 500_000])
     one.add_argument("--forms", nargs="*", choices=memory.FORMS, default=list(memory.FORMS))
+    one.add_argument("--formats", nargs="*", choices=load.FORMATS, default=list(load.FORMATS), help="of the output")
     one.set_defaults(run=_memory)
 
     one = commands.add_parser("startup", help="from the command to its first request")
@@ -122,6 +130,12 @@ def _add_parts(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     one.add_argument("--receipts", type=int, default=2000, help="the emulator is slower with more")
     one.add_argument("--latency", type=float, default=0.06, help="seconds to the bucket and back")
     one.set_defaults(run=_receipts)
+
+    one = commands.add_parser("write", help="a shard as NDJSON and as Parquet: CPU and size")
+    one.add_argument("--documents", type=int, default=8192)
+    one.add_argument("--rounds", type=int, default=15)
+    one.add_argument("--input", type=Path, help="an NDJSON file whose documents to take (default: made up)")
+    one.set_defaults(run=_write)
 
     one = commands.add_parser("load", help="the recipes of run_scripts/load, from NDJSON and from Parquet")
     one.add_argument("--documents", type=int, default=20_000)

@@ -1,15 +1,20 @@
-"""What the recipes of `run_scripts/load` take, from each format: CPU, time, memory, and the size of the files."""
+"""What each format takes: to write a shard, and to load an output by the recipes of `run_scripts/load`."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
+import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+import orjson
 import psutil
 
 from tests.benchmark import corpus, process, table
@@ -17,9 +22,80 @@ from tests.benchmark.check import Wrong
 from tests.benchmark.endpoint import Endpoint
 from tests.benchmark.registry import tayyar
 from tests.commands import ROOT
+from tests.shards import MADE
+from transforms.elements import Document, EmbeddedShard, RequestStatistics, Shard, Source
+from transforms.ndjson.lines import Line
+from transforms.ndjson.parse import parse_line
+from transforms.output.folder import OutputFolder
+from transforms.output.layout import FLOAT16, NDJSON, PARQUET, Layout
+from transforms.write_embedded import write_shard
 
 FORMATS = ("ndjson", "parquet")
 RECIPES = ("lancedb", "postgres", "qdrant", "elasticsearch")
+LAYOUTS = {
+    "NDJSON": Layout(NDJSON, "embedding"),
+    "Parquet, float32": Layout(PARQUET, "embedding"),
+    "Parquet, float16": Layout(PARQUET, "embedding", FLOAT16),
+}
+_DIMENSIONS = 384
+
+
+def write(work: Path, documents: int, rounds: int, source: Path | None) -> list[table.Row]:
+    """Write one shard in each format, turn by turn: `write_shard` in this process, with keys and receipt.
+
+    Args:
+        work: where to.
+        documents: of the shard, at most.
+        rounds: of which the median counts.
+        source: an NDJSON file whose documents to take; None for the benchmark's own.
+    """
+    shard = _shard(documents, source)
+    runs: dict[str, list[float]] = {name: [] for name in LAYOUTS}
+    sizes = dict.fromkeys(LAYOUTS, 0)
+    for _ in range(rounds):
+        for name, layout in LAYOUTS.items():
+            with tempfile.TemporaryDirectory(dir=work) as folder:
+                before = time.process_time()
+                written = write_shard(shard, OutputFolder(folder, "benchmark"), MADE, layout).output
+                runs[name].append((time.process_time() - before) / len(shard.documents) * 1e6)
+            assert written is not None
+            sizes[name] = written.bytes
+    return [
+        {
+            "format": name,
+            "CPU µs/document": statistics.median(seconds),
+            "fastest": min(seconds),
+            "bytes/document": sizes[name] // len(shard.documents),
+            "of NDJSON's": sizes[name] / sizes["NDJSON"],
+        }
+        for name, seconds in runs.items()
+    ]
+
+
+def _shard(count: int, source: Path | None) -> EmbeddedShard:
+    if source is not None:
+        lines = source.read_bytes().splitlines()[:count]
+    else:
+        lines = [orjson.dumps(document) for document in corpus.documents(count)]
+    parsed = [parse_line(Line(0, line, len(line)), "in.ndjson", "content", "embedding", 1 << 24) for line in lines]
+    documents = tuple(each for each in parsed if isinstance(each, Document))
+    # As in a run: that a text was sent makes it cheaper to encode it again.
+    for some in itertools.zip_longest(*[iter(documents)] * 32):
+        orjson.dumps([document.text for document in some if document is not None])
+    # Not the test model's, which have few different numbers and compress as no real ones do.
+    vectors = np.random.default_rng(0).standard_normal((len(documents), _DIMENSIONS)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    shard = Shard(Source("in.ndjson", "in", sum(map(len, lines)), "1"), 0, 0, None, last=True)
+    return EmbeddedShard(shard, documents, vectors, (), len(documents), RequestStatistics(), time.time())
+
+
+def write_notes(source: Path | None) -> list[str]:
+    """Return what it was measured on."""
+    return [
+        f"One shard of {'documents of ' + source.name if source else '30 to 225 Arabic words a document'}, with unit "
+        f"vectors of {_DIMENSIONS} random numbers; keys, checksum and receipt are part of it. Turn by turn; median, "
+        f"and fastest. Load of the machine: {os.getloadavg()[0]:.1f}."
+    ]
 
 
 def load(work: Path, documents: int, formats: Sequence[str], recipes: Sequence[str]) -> list[table.Row]:

@@ -115,6 +115,14 @@ def test_receipts_are_read_from_a_bucket_in_parallel(tmp_path: Path) -> None:
     assert 300 <= together["requests"] < 310  # a few may be asked for again
 
 
+def test_a_shard_is_written_in_each_format(tmp_path: Path) -> None:
+    folders = ("--work", tmp_path / "work", "--results", tmp_path)
+    call(process.module("tests.benchmark", *folders, "write", "--documents", 100, "--rounds", 1))
+    ndjson, float32, float16 = json.loads((tmp_path / "write.json").read_text(encoding="utf-8"))["rows"]
+    assert ndjson["bytes/document"] > float32["bytes/document"] > 384 * 3
+    assert float32["bytes/document"] > float16["bytes/document"] > 384 * 1.5
+
+
 def test_a_shard_is_measured_with_and_without_reuse(tmp_path: Path) -> None:
     call(process.module("tests.benchmark", "--work", tmp_path, "--results", tmp_path, "reuse", "--documents", 500))
     without, with_it, added = json.loads((tmp_path / "reuse.json").read_text(encoding="utf-8"))["rows"]

@@ -148,7 +148,7 @@ def test_a_file_is_written_a_row_group_at_a_time() -> None:
             taken += 1
             yield row
 
-    sizes = [(taken, len(chunk) > 100_000) for chunk in encode(rows(), PLAIN, 8)]
+    sizes = [(taken, len(chunk) > 50_000) for chunk in encode(rows(), PLAIN, 8)]
     assert sizes == [*((number * ROW_GROUP_ROWS, True) for number in (1, 2, 3)), (count, False)]
 
 
