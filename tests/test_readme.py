@@ -17,8 +17,8 @@ import pytest
 from pipeline.job.run_marker import RunMarker
 from tests.commands import tayyar_here
 from tests.documents import documents, write_ndjson
-from tests.tei_simulator.process import TeiSimulator
 from tests.scripts import made_environment
+from tests.tei_simulator.process import TeiSimulator
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
