@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
     except UsageError as error:
         return _report(ExitCode.USAGE, *lines_of(error))
     except EndpointError as error:
-        return _report(ExitCode.ENDPOINT, *lines_of(error))
+        return _report(ExitCode.ENDPOINT, *lines_of(error), *_how_to_continue(command, ExitCode.ENDPOINT))
     except PipelineFailed as error:
         return _report(error.code, *lines_of(error), *_how_to_continue(command, error.code))
     except NotProven as error:

@@ -378,10 +378,10 @@ def test_outputs_of_sources_that_are_gone_are_checked_whatever_their_columns(pla
     shutil.rmtree(place / "in/b")
     run(place, hash_tei, *FLOAT16)
     assert {path.suffix for path in (place / "out/data").rglob("*.*")} == {".parquet"}
-    assert "120 records of them, checked in the output alone" in verify(place)
+    assert "its 120 records were checked in the output alone" in verify(place)
     run(place, hash_tei)
     assert {path.suffix for path in (place / "out/data").rglob("*.*")} == {".parquet", ".ndjson"}
-    assert "120 records of them, checked in the output alone" in verify(place)
+    assert "its 120 records were checked in the output alone" in verify(place)
 
 
 def test_status_and_report_know_a_folder_of_parquet(place: Path, hash_tei: str) -> None:

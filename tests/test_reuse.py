@@ -439,7 +439,7 @@ def test_truncated_texts_are_counted_and_their_places_are_named(tmp_path: Path, 
 def test_what_was_embedded_of_a_gone_source_goes_with_prune_alone(lived: Folder) -> None:
     (lived.corpus / "b.ndjson").unlink()
     report = run(lived.corpus, lived.output, lived.url)
-    assert "1 input of former runs no longer exists" in report
+    assert "1 input of former runs is not among the inputs of this run" in report
     assert "kept: 300 documents of 1 input that no longer exist" in report
     assert (lived.output / "data/b-00000.ndjson").exists()
     verified = tayyar_here("verify", "--output", lived.output).stdout

@@ -37,6 +37,10 @@ class RequestStatistics:
         throttled_ms: time spent waiting because the server asked the client to wait.
         at_limit: texts of as many tokens as the model reads: truncated, unless they fit exactly. A lower bound: the
             server counts tokens by request, so texts are seen where nearly all of a request are so long.
+        flight_ms: round trips summed over texts.
+        busy_ms: in which the server's device was at work, as far as replies show; of `slot_ms`.
+        slot_ms: round trips, each divided by the requests in flight with it.
+        latency_ms: requests by the upper bound of their latency's bucket.
     """
 
     tokens: int = 0

@@ -102,13 +102,15 @@ def reject_unfit(sent: Embeddings, vector_type: str) -> Embeddings:
     rejections = {
         int(index): Rejection(
             Reason.INVALID_VECTOR,
-            f"the vector's numbers, of up to {np.abs(sent.vectors[index]).max():.4g}, do not fit {vector_type}",
+            f"the vector's numbers, of up to {np.abs(sent.vectors[index]).max():.4g}, do not fit {vector_type}; "
+            "run with --vector_type float32",
             None,
             1,
         )
         for index in unfit
     }
-    return replace(sent, rejections=rejections | dict(sent.rejections))
+    rejections |= dict(sent.rejections)
+    return replace(sent, rejections=rejections, truncated=[one for one in sent.truncated if one not in rejections])
 
 
 def merge_embeddings(

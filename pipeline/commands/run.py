@@ -39,7 +39,7 @@ from transforms.list_shards import write_lists
 from transforms.output.folder import DEAD_LETTERS, OutputFolder
 from transforms.output.layout import Column
 from transforms.output.values import choose_columns
-from transforms.read_shards import DAMAGED, read_damage
+from transforms.read_shards import read_damage
 from transforms.reuse.index import IndexHandle
 from transforms.tei.settings import EndpointSettings
 from transforms.tei.sharing import settled_texts
@@ -69,7 +69,7 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
     shared = dataclasses.replace(options.endpoint, processes=count_processes(pipeline_options))
     with ExitStack() as stack:
         stack.enter_context(_gc_frozen())
-        with reached(shared, options.expected_dimensions, model=options.model) as (endpoint, profile):
+        with reached(shared, options.expected_dimensions, model=options.model, say=say) as (endpoint, profile):
             # Before anything is read or deleted there: of two runs that start over at once, one must see the other.
             others = stack.enter_context(
                 run_marker.registered(output, pipeline_options.view_as(StandardOptions).runner)
@@ -197,7 +197,6 @@ def _embed(
 ) -> Ledger:
     """Run the pipeline over what is left, clean up, and return the ledger after it."""
     files = output.list()
-    output.delete(name for name in files if name.startswith(f"{DAMAGED}/"))  # of a former run
     work = before.work_left()
     if work:
         seen = {name for name in files if name.startswith(output.receipts + "/")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 
 import orjson
@@ -38,6 +39,7 @@ from transforms.storage.api import WrittenFile
 from transforms.storage.base import FileStat, StorageError
 
 _SHOWN_MISSING = 3
+_PARALLEL_STATS = 32  # on a bucket, each is a wait of some 60 ms
 _logger = logging.getLogger(__name__)
 
 
@@ -143,7 +145,8 @@ def _check_complete(ledger: Ledger, findings: Findings) -> None:
     done, expected = sum(1 for _ in ledger.receipts()), ledger.shards_expected
     if expected is None:
         left = [source.source.path for source in ledger.sources if not source.complete]
-        shown = ", ".join(left[:_SHOWN_MISSING]) + (f" and {len(left) - 3} more" if len(left) > _SHOWN_MISSING else "")
+        more = len(left) - _SHOWN_MISSING
+        shown = ", ".join(left[:_SHOWN_MISSING]) + (f" and {more} more" if more > 0 else "")
         is_done = "is done" if done == 1 else "are done"
         findings.add(f"{count(done, 'shard')} {is_done}, and {shown} not completely; run again")
     else:
@@ -216,11 +219,9 @@ def _check_shards(
     )
     # Sources that the inputs no longer have are checked as those that no longer exist: in their output alone.
     sources = [*ledger.sources, *_sources_kept(ledger)]
-    gone = [
-        number
-        for number, source in enumerate(sources)
-        if number >= len(ledger.sources) or storage.stat(source.source.path) is None
-    ]
+    with ThreadPoolExecutor(_PARALLEL_STATS) as threads:
+        stats = list(threads.map(lambda source: storage.stat(source.source.path), ledger.sources))
+    gone = {number for number in range(len(sources)) if number >= len(stats) or stats[number] is None}
     items = [
         ShardWork(work, number, receipts, output, its_own, number in gone, options.sample, options.seed)
         for number, source in enumerate(sources)
@@ -251,7 +252,7 @@ def _check_shards(
     if problem := shared.find():
         checked.findings.add(problem)
     if gone:
-        _note_gone([sources[number] for number in gone], len(sources), checked)
+        _note_gone([sources[number] for number in sorted(gone)], len(sources), checked)
 
 
 def _note_gone(gone: Sequence[SourceLedger], total: int, checked: _Checked) -> None:

@@ -175,6 +175,7 @@ def count_new(
         max_bytes: of records, decompressed, after which no more are read.
     """
     new = documents = 0
+    exact = True
     left = max_bytes
     items = sorted(work, key=lambda item: item.source.path)
     if sum(item.stored_bytes for item in work) > max_bytes:
@@ -192,8 +193,9 @@ def count_new(
                     left -= plan.shard_bytes if shard.end is None else shard.end - shard.start
                     bar.update(len(parsed.documents))
             except (DamagedSource, ShardTooDense, SourceChanged, StorageError, OSError) as error:
+                exact = False
                 _logger.debug("%s cannot be counted: %s", item.name, error)  # the run reports it
-    return New(new, documents, exact=True)
+    return New(new, documents, exact)
 
 
 def forget_former(output: OutputFolder) -> None:

@@ -15,6 +15,7 @@ from pipeline.job.sharding import Plan, read_plan, write_plan
 from pipeline.job.spec import JobSpec, is_first_edition, join, read_job, renamed, write_job
 from pipeline.reporting.numbers import count
 from transforms.output.folder import JOB, OutputFolder
+from transforms.read_shards import DAMAGED
 from transforms.reuse.index import IndexHandle, write_index
 
 _ANY_SHARD_BYTES = 1 << 24  # where the former plan's are not known; names of shards decide all the same
@@ -87,7 +88,7 @@ def prepare(
         job: that it has joined the folder with.
         others: commands that may be writing to the folder: then nothing is deleted that they may need.
         cache: gets the receipts.
-        prune: whether to remove what was embedded of sources that no longer exist.
+        prune: whether to remove what was embedded of sources that are not among the inputs any more.
         reuse: further output folders of the same space, whose vectors are used again.
     """
     former = read_former_plan(output)
@@ -101,13 +102,14 @@ def prepare(
     else:  # then whatever is not whole was left by a command that died
         finish_replacements(output, lambda shard: any(is_shard(each, shard) for each in (plan, former) if each))
         run_marker.remove_leftovers(output)
+        output.delete(output.list(DAMAGED))
     files = output.list()
     ledger = read_ledger(plan, output, job.digest, files, cache)
     if ledger.gone and not prune:
         _logger.warning(
-            "%s of former runs %s, %s first; what was embedded of them stays in %s (--prune removes it)",
+            "%s of former runs %s of this run, %s first; what was embedded of them stays in %s (--prune removes it)",
             count(len(ledger.gone), "input"),
-            "no longer exists" if len(ledger.gone) == 1 else "no longer exist",
+            "is not among the inputs" if len(ledger.gone) == 1 else "are not among the inputs",
             ledger.gone[0],
             output.root,
         )

@@ -198,7 +198,8 @@ def render_estimate(estimate: Mapping[str, Any]) -> Iterator[str]:
         cost = "" if new["dollars"] is None else f", {dollars(new['dollars'])}"
         counted = New(new["texts"], new["documents"], new["exact"])
         done = f", {count(new['done'], 'document')} are done; " if new["done"] else ": "
-        yield f"of these{done}{counted}: {duration(new['seconds'])}{cost}"
+        left = f"{counted}: {duration(new['seconds'])}{cost}" if counted != New(0, 0, exact=True) else "nothing is left"
+        yield f"of these{done}{left}"
 
 
 def _records(estimate: Mapping[str, Any]) -> str:

@@ -51,7 +51,7 @@ PLANNED = ("records", "tokens", "requests", "output_bytes", "seconds", "dollars"
 _MAX_AMOUNT = 1 << 53  # of findings, documents, seconds or dollars
 _MAX_FILES = 30  # lines of the summary
 _MAX_PLACES = 10  # of truncated texts
-_SECRET = re.compile(r"--\w*(secret|password|token|key|credential)\w*", re.IGNORECASE)
+_SECRET = re.compile(r"--\w*(secret|password|token|key|credential|environment_(config|options))\w*", re.IGNORECASE)
 
 
 def make_report(

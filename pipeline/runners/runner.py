@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import os
 import re
@@ -27,12 +26,20 @@ from apache_beam.runners.runner import PipelineState
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from pipeline.errors import OUT_OF_THREADS, ExitCode, PipelineFailed, UsageError, is_out_of_threads
+from pipeline.runners.parallelism import count_processes
 from transforms.early_stop import TooManyDeadLetters
 from transforms.ndjson.decompress import DamagedSource
 from transforms.read_shards import SourceChanged
 from transforms.storage import api as storage
 from transforms.storage.base import StorageError
-from transforms.tei.errors import EndpointError, EndpointRefused, EndpointUnreachable, ModelChanged, PairingBroken
+from transforms.tei.errors import (
+    EndpointError,
+    EndpointRefused,
+    EndpointUnreachable,
+    ModelChanged,
+    NotTei,
+    PairingBroken,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -51,6 +58,7 @@ _OWN_ERRORS: dict[str, type[Exception]] = {
         EndpointRefused,
         EndpointUnreachable,
         ModelChanged,
+        NotTei,
         PairingBroken,
         EndpointError,
         DamagedSource,
@@ -115,6 +123,7 @@ def make_runner(options: PipelineOptions) -> beam.runners.PipelineRunner | str:
     environment = None
     direct = options.view_as(DirectOptions)
     if direct.direct_running_mode == "multi_processing":
+        direct.direct_num_workers = count_processes(options)  # Beam's own 0 ignores what a container may use
         # With the mode set, the runner would start Beam's module instead of the one whose log is ours.
         direct.direct_running_mode = None
         environment = SubprocessSDKEnvironment.from_command_string(f"{shlex.quote(sys.executable)} -m {_WORKER}")
@@ -190,8 +199,10 @@ def _finished(result: beam.runners.runner.PipelineResult) -> str | None:
     try:
         state: str | None = result.wait_until_finish()
     except KeyboardInterrupt:
-        with contextlib.suppress(Exception):  # the interruption goes on, whatever comes of this
+        try:
             result.cancel()
+        except Exception as error:  # noqa: BLE001 - of any type, as above; the interruption goes on
+            _logger.warning("the job could not be cancelled (%s); cancel it at the runner before you run again", error)
         raise
     return state
 

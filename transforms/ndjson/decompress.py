@@ -38,7 +38,7 @@ def codec_of(head: bytes) -> str | None:
 
 
 def decompressed_chunks(file: BinaryIO, path: str, stored_bytes: int) -> Iterator[bytes]:
-    """Yield the decompressed bytes, at most 1 MiB at a time, however far a small file expands.
+    """Yield the decompressed bytes, at most `CHUNK_BYTES` at a time, however far a small file expands.
 
     Args:
         file: the compressed bytes; several members or frames one behind the other are one stream.

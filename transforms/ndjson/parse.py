@@ -94,10 +94,16 @@ def _parse_leniently(content: bytes, error: orjson.JSONDecodeError) -> tuple[Any
         return float(name)
 
     try:
-        value = json.loads(text, parse_int=float, parse_constant=constant)
+        value = json.loads(text, parse_int=_integer, parse_constant=constant)
     except (ValueError, RecursionError):
         raise Unusable(Reason.INVALID_JSON, str(error)) from error
     return value, has_nan
+
+
+def _integer(digits: str) -> int | float:
+    """Return an integer of at most 64 bits as such, and a longer one as a float, as orjson does."""
+    value = float(digits)
+    return int(digits) if abs(value) < 1 << 64 else value
 
 
 def text_of(record: dict[str, Any], text_field: TextField) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import tempfile
 import threading
@@ -122,6 +123,7 @@ class IndexHandle:
             return _opened(self.output.path(self.name))
 
 
+_logger = logging.getLogger(__name__)
 _lock = threading.Lock()
 
 
@@ -130,7 +132,8 @@ def _opened(path: str) -> ReuseIndex | None:
     try:
         with _on_disk(path) as local:
             return _map(local)
-    except (StorageError, OSError, ValueError, KeyError, TypeError):
+    except (StorageError, OSError, ValueError, KeyError, TypeError) as error:
+        _logger.warning("%s cannot be read (%s): former vectors are not used, and all texts are sent", path, error)
         return None
 
 

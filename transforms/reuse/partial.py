@@ -150,14 +150,15 @@ class PartialWriter:
             if count > entry.saved and self._clock() - entry.since >= self._save_seconds:
                 with entry.saving:
                     if entry.is_watched:
-                        self._save(shard, entry, vectors, np.flatnonzero(complete))
-                        entry.saved, entry.since = count, self._clock()
+                        if self._save(shard, entry, vectors, np.flatnonzero(complete)):
+                            entry.saved = count
+                        entry.since = self._clock()
 
     def _watch(self) -> None:
         while not self._closed.wait(self._look_seconds):
             self.look()
 
-    def _save(self, shard: str, entry: _Entry, vectors: Vectors, rows: npt.NDArray[np.intp]) -> None:
+    def _save(self, shard: str, entry: _Entry, vectors: Vectors, rows: npt.NDArray[np.intp]) -> bool:
         texts = [entry.texts[row] for row in rows]
         try:
             self._output.write(
@@ -165,6 +166,8 @@ class PartialWriter:
             )
         except (StorageError, OSError) as error:  # only some work is lost, and only if the run ends here
             _logger.warning("the vectors of %s so far cannot be saved: %s", shard, error)
+            return False
+        return True
 
     def _name(self, shard: str) -> str:
         return f"{FOLDER}/{hashlib.sha256(shard.encode()).hexdigest()[:16]}-{self._output.run}"
@@ -173,7 +176,7 @@ class PartialWriter:
 def encode_partial(shard: str, space: str, overlong: str, texts: Sequence[str], vectors: Vectors) -> list[bytes]:
     """Return the content of a file of partial vectors, in pieces."""
     digests = b"".join(hashlib.sha256(text_as_sent(text)).digest() for text in texts)
-    numbers = vectors.astype("<f4").tobytes()
+    numbers = vectors.astype("<f4", copy=False).tobytes()
     crc = Crc32c()
     crc.update(digests)
     crc.update(numbers)

@@ -42,7 +42,10 @@ def list_below(prefix: str, depth: int | None = None, *, follow_links: bool = Tr
     top = head.rstrip("/") or head or os.curdir
 
     def fail(error: OSError) -> None:
-        if not (error.filename == top and isinstance(error, (FileNotFoundError, NotADirectoryError))):
+        # Another command may have removed a folder since its parent was listed.
+        if not (
+            isinstance(error, FileNotFoundError) or (isinstance(error, NotADirectoryError) and error.filename == top)
+        ):
             raise StorageError(f"{error.filename} cannot be listed: {error.strerror}. Repair it, or leave it out.")
 
     for parent, folders, names in os.walk(top, onerror=fail, followlinks=follow_links):

@@ -3,5 +3,5 @@
 Configured by `settings`, `credentials`; fails with `errors`.
 On the wire: `transport`, `formats`, `error_table`.
 What an endpoint is and takes: `vector_space`, `handshake`, `concurrency_limit`, `endpoint`.
-At work: `tasks`, `scheduler`, `exchange`, `client`, `sharing`; beside it `tokenize`.
+At work: `tasks`, `scheduler`, `exchange`, `client`, `sharing`.
 """

@@ -48,6 +48,10 @@ class PendingEmbeddings:
         """Return the vectors, of which rows of zeros are not there yet, and the indices that were rejected."""
         return self._submission.vectors_so_far()
 
+    def cancel(self) -> None:
+        """Send no more of it; `result` raises from now on, unless all of it is done."""
+        self._submission.fail(EndpointError("the texts were given up by the bundle that submitted them"))
+
     def result(self) -> Embeddings:
         """Wait for the shard and return its embeddings.
 

@@ -169,19 +169,27 @@ class Exchange:
                 return body
             self._scheduler.settle(assignment, Outcome.UNSENT, task.halves())
             return None
-        refused = self._refused_lone_bytes
-        if len(body) < refused:
+        if len(body) < self._refused_lone_bytes:
             return body
         if self._settings.overlong is Overlong.DEAD_LETTER:
-            detail = f"its request would have {len(body)} bytes; the endpoint has refused one of {refused:.0f}"
+            refused = f"{self._refused_lone_bytes:.0f}"
+            detail = f"its request would have {len(body)} bytes; the endpoint has refused one of {refused}"
             failure = Failure(Action.SPLIT, detail, None, Reason.OVERLONG_TEXT)
             self._reject(assignment, task, failure, Outcome.UNSENT)
             return None
-        text, allowed = texts[0], int(refused * KEPT_SHARE)
+        return self._fitted(task, texts[0], lambda text: wire.encode(_with_canary([text], place)))
+
+    def _fitted(self, task: Task, text: str, encode: Callable[[str], bytes]) -> bytes:
+        """Return the body of a request with one text, of which enough is cut if the endpoint has refused as much."""
+        body = encode(text)
+        if len(body) < self._refused_lone_bytes:
+            return body
         task.submission.truncate(task.indices)
+        allowed = int(self._refused_lone_bytes * KEPT_SHARE)
         while text and len(body) > allowed:
+            # A little less than in proportion: the characters of a text differ in their bytes.
             text = text[: int(len(text) * allowed / len(body) * 0.95)]
-            body = wire.encode(_with_canary([text], place))
+            body = encode(text)
         return body
 
     def _send(self, assignment: Assignment, profile: EndpointProfile, body: bytes, place: int) -> None:
@@ -280,8 +288,10 @@ class Exchange:
         failed: Failure | Reply | None = None
         task = group
         for index in group.indices:
-            body = wire.encode([group.submission.texts[index][: profile.info.max_characters]])
-            task = replace(group, indices=[index], attempts=group.attempts + 1, body_bytes=len(body))
+            task = replace(group, indices=[index], attempts=group.attempts + 1)
+            text = group.submission.texts[index][: profile.info.max_characters]
+            body = self._fitted(task, text, lambda text: wire.encode([text]))
+            task = replace(task, body_bytes=len(body))
             try:
                 reply = self._transport.post(url, body, assignment.timeout, max_bytes)
                 if reply.status != 200:

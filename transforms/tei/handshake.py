@@ -125,12 +125,6 @@ class EndpointProfile:
         """The model's names."""
         return self.info.identity(self.space.dimensions)
 
-    @property
-    def canary(self) -> Vectors:
-        """The canary's vector, float32[dimensions]."""
-        vector: Vectors = self.space.vectors[0]
-        return vector
-
 
 class Handshake:
     """Finds out what endpoints serve. Holds nothing that changes; may be used from any thread.
@@ -190,15 +184,16 @@ class Handshake:
         wire = embed_json(self._settings, truncate=True)
         for attempt in itertools.count(1):
             alone = [self._embed(url, wire, [text]) for text in texts]
-            vectors: Vectors = np.concatenate([vectors for vectors, _ in alone])
             try:
+                vectors = _stacked([vectors for vectors, _ in alone])
                 together = vectors if batch_limit < 2 else self._embed_all(url, wire, texts, batch_limit)
+                _require_one_size([vectors, together])
                 worst = min(cosine(one, other) for one, other in zip(vectors, together, strict=True))
                 found = f"cosine {worst:.3f}"
             except Unavailable as error:
                 if not isinstance(error.__cause__, WrongCount):
                     raise
-                worst, found = -1.0, str(error)  # a cache's reply to another request, perhaps
+                worst, found = -1.0, str(error)  # a cache's reply to another request, or another model's, perhaps
             if worst >= MIN_TOLERANCE:
                 break
             if attempt == AGREEMENT_TRIES:
@@ -242,12 +237,11 @@ class Handshake:
         """Return vectors of texts sent together, as far as the server takes them in one request."""
         parts = [texts[start : start + batch_limit] for start in range(0, len(texts), batch_limit)]
         try:
-            vectors: Vectors = np.concatenate([self._embed(url, wire, part)[0] for part in parts])
+            return _stacked([self._embed(url, wire, part)[0] for part in parts])
         except Unavailable as error:
             if error.failure.action is not Action.SHRINK or batch_limit == 1:
                 raise
             return self._embed_all(url, wire, texts, (min(batch_limit, len(texts)) + 1) // 2)
-        return vectors
 
     def _embed(self, url: str, wire: Wire, texts: Sequence[str], timeout: float | None = None) -> tuple[Vectors, Reply]:
         reply = self._answer(f"{url}{wire.path}", wire.encode(texts), timeout)
@@ -429,13 +423,26 @@ def _server_info(info: Mapping[str, Any]) -> ServerInfo:
     )
 
 
+def _stacked(parts: Sequence[Vectors]) -> Vectors:
+    _require_one_size(parts)
+    vectors: Vectors = np.concatenate(parts)
+    return vectors
+
+
+def _require_one_size(parts: Sequence[Vectors]) -> None:
+    sizes = sorted({part.shape[1] for part in parts})
+    if len(sizes) > 1:
+        problem = f"vectors of {sizes[0]} and of {sizes[-1]} dimensions for probe sentences"
+        raise Unavailable(doubtful_reply(problem)) from WrongCount(problem)
+
+
 def _model_type(value: object) -> tuple[str, Mapping[str, Any]]:
     if isinstance(value, Mapping):
         if not value:
             raise ValueError("the kind of model is missing")
         name, details = next(iter(value.items()))
-        return str(name).lower(), details if isinstance(details, Mapping) else {}
-    return str(value).lower(), {}
+        return _name(name).lower(), details if isinstance(details, Mapping) else {}
+    return _name(value).lower(), {}
 
 
 def _name_or_none(value: object) -> str | None:

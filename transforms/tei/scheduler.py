@@ -214,6 +214,8 @@ class Scheduler:
     def _next(self, now: float) -> Assignment | None:
         while self._later and self._later[0].key[0] <= now:
             self._put([heapq.heappop(self._later).task], 0.0)
+        while self._ready and self._ready[0].task.submission.done:  # nobody waits for it any more
+            heapq.heappop(self._ready)
         if not self._ready:
             return None
         self._fill_up_rest()
@@ -279,8 +281,13 @@ class Scheduler:
         elif self._work is not None and not self._stopped:
             # Daemons, so that a request that hangs does not keep an interpreter from ending.
             thread = threading.Thread(target=self._run, name=f"tei-{len(self._threads)}", daemon=True)
-            thread.start()  # one that the system refuses must not be waited for
-            self._threads.append(thread)
+            try:
+                thread.start()
+            except RuntimeError:  # the system has no more threads: those that there are take the tasks
+                if not any(each.is_alive() for each in self._threads):
+                    raise
+            else:
+                self._threads.append(thread)
 
     def _run(self) -> None:
         assert self._work is not None

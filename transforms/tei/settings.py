@@ -76,8 +76,12 @@ class EndpointSettings:
 
     def __post_init__(self) -> None:
         """Refuse what no request could be made with."""
+        object.__setattr__(self, "urls", tuple(self.urls))  # also of lists: settings are hashed
+        object.__setattr__(self, "headers", tuple((name, reference) for name, reference in self.headers))
         for url in self.urls:
             _check_url(url)
+        if self.request_timeout <= 0:
+            raise ValueError(f"request_timeout is {self.request_timeout}; it must be more than 0 seconds")
         if self.token is not None:
             check_reference(self.token)
         for _, reference in self.headers:

@@ -133,6 +133,7 @@ class SubmittedBatches(Generic[Batch]):
     def forget(self) -> None:
         """Drop what a bundle that failed has left."""
         for waiting in self._waiting:
+            waiting.pending.cancel()  # or the bundle's next try would wait behind these texts, and pay for them twice
             backlog.add(-waiting.documents, -waiting.memory)
         self._waiting.clear()
 

@@ -28,7 +28,7 @@ class Rejection:
     Attributes:
         reason: OVERLONG_TEXT, REJECTED_BY_ENDPOINT or INVALID_VECTOR.
         detail: the endpoint's message.
-        http_status: of its last reply; None where the text was never sent.
+        http_status: of its last reply; None where none came.
         attempts: requests that carried the text.
     """
 

@@ -294,12 +294,13 @@ def test_what_a_run_did_is_the_difference_of_two_ledgers() -> None:
     before = Ledger(ledger().plan, (first, SourceLedger(second.source, {}, False)))
     arguments = [
         "run", "--input", "/in/*", "--endpoint", "https://me:secret@h:8443/x", "--token", "env:T",
-        "--s3_secret_access_key=abc",
+        "--s3_secret_access_key=abc", "--environment_config", '{"env": {"KEY": "abc"}}',
     ]  # fmt: skip
     done = run_of(before, ledger(), arguments, ["https://me:secret@h:8443/x"], started_at=1009.0, now=1013.0)
     assert (done.documents, done.work_seconds, done.wall_seconds, done.endpoints) == (7, 2.0, 4.0, ("h:8443",))
     assert done.command == (
-        "tayyar run --input '/in/*' --endpoint https://…@h:8443/x --token … --s3_secret_access_key=…"
+        "tayyar run --input '/in/*' --endpoint https://…@h:8443/x --token … --s3_secret_access_key=… "
+        "--environment_config …"
     )
 
 

@@ -26,6 +26,7 @@ ENDPOINT_ERRORS = [
     errors.EndpointRefused,
     errors.EndpointUnreachable,
     errors.ModelChanged,
+    errors.NotTei,
     errors.PairingBroken,
 ]
 

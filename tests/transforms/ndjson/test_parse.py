@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.strategies import BOM
 from transforms.elements import DeadLetter, Document, Reason, Stage
 from transforms.ndjson.lines import Line
-from transforms.ndjson.parse import LONG_LINE_KEPT_BYTES, is_blank, parse_line
+from transforms.ndjson.parse import LONG_LINE_KEPT_BYTES, is_blank, parse_line, parse_object
 
 MOST = 1 << 20
 SOURCE = "/in/wiki.ndjson"
@@ -90,6 +90,16 @@ def test_a_document_keeps_its_line_and_has_its_text(content: bytes, text: str) -
 def test_what_python_writes_and_json_lacks_is_noted(constant: bytes) -> None:
     content = b'{"content":"NaN","x":[{"y":%s}]}' % constant
     assert parsed(content) == Document(7, content, "NaN", False, has_nan=True)
+
+
+def test_integers_stay_integers_beside_what_json_lacks() -> None:
+    record, has_nan = parse_object(b'{"id":1234567890123456789,"far":-1,"huge":123456789012345678901,"x":NaN}')
+    assert has_nan
+    assert [(type(record[name]), record[name]) for name in ("id", "far", "huge")] == [
+        (int, 1234567890123456789),
+        (int, -1),
+        (float, 123456789012345678901.0),
+    ]
 
 
 @pytest.mark.parametrize(

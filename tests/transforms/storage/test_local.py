@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,16 @@ def test_a_pipe_a_socket_a_device_and_a_folder_are_no_files_to_read(tmp_path: Pa
                 storage.open_for_reading(str(path))
             with pytest.raises(StorageError, match=f"{path} is not a regular file"):
                 storage.read_bytes(str(path))
+
+
+def test_a_folder_that_goes_while_it_is_listed_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "in/deep").mkdir(parents=True)
+    (tmp_path / "in/a").write_bytes(b"1")
+    (tmp_path / "in/deep/b").write_bytes(b"1")
+    listed = local.list_below(f"{tmp_path}/in/")
+    assert next(listed).path == f"{tmp_path}/in/a"
+    shutil.rmtree(tmp_path / "in/deep")
+    assert list(listed) == []
 
 
 def test_links_are_listed_as_such_where_none_is_followed(tmp_path: Path) -> None:

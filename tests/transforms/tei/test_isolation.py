@@ -167,6 +167,17 @@ def test_a_text_that_no_body_can_hold(overlong: Overlong) -> None:
 
 
 @pytest.mark.parametrize("overlong", list(Overlong))
+def test_a_text_that_no_body_can_hold_where_each_goes_alone(overlong: Overlong) -> None:
+    script = when(lambda asked: len(asked.body) > 50_000, Says(413, b"length limit exceeded"), times=20)
+    with scripted(script, max_client_batch_size=1) as tei, clients(tei, overlong=overlong) as client:
+        embeddings = client.submit(["س" * 60_000, "short"]).result()
+        assert sum(len(asked.body) > 50_000 for asked in tei.asked) < 10  # not until the script ends
+    np.testing.assert_array_equal(embeddings.vectors[1], vector_of("short"))
+    rejected = {index: rejection.reason for index, rejection in embeddings.rejections.items()}
+    assert rejected == ({} if overlong is Overlong.TRUNCATE else {0: Reason.OVERLONG_TEXT})
+
+
+@pytest.mark.parametrize("overlong", list(Overlong))
 def test_a_byte_limit_that_a_batch_meets_is_none_for_a_text_alone(overlong: Overlong) -> None:
     texts = [f"{index} " + "y" * 30_000 for index in range(10)]
     script = when(lambda asked: len(asked.body) > 40_000, Says(413, b"length limit exceeded"))

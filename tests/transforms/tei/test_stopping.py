@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from transforms.tei.errors import EndpointRefused, ModelChanged, PairingBroken
+from transforms.tei.errors import EndpointError, EndpointRefused, ModelChanged, PairingBroken
 from transforms.tei.handshake import CANARY_TEXT
 from transforms.tei.vector_space import VectorSpace
 
@@ -160,6 +160,22 @@ def test_vectors_in_each_others_places_stop_the_run(normalize: bool) -> None:
         tei.script = turned
         with pytest.raises(PairingBroken, match="mixes up rows"):
             client.submit(some_texts(200)).result()
+
+
+@pytest.mark.parametrize("batch", [4, 32], ids=["several requests", "one request"])
+def test_models_of_two_sizes_behind_one_address_stop_the_run(batch: int) -> None:
+    count = itertools.count()
+
+    def in_turn(asked: Asked) -> Says | None:
+        dimensions = DIMENSIONS - next(count) % 2
+        return honest(asked, {}, lambda text: vector_of(text, dimensions)) if asked.texts else None
+
+    with (
+        scripted(in_turn, max_client_batch_size=batch) as tei,
+        clients(tei) as client,
+        pytest.raises(EndpointError, match="two models answer there"),
+    ):
+        client.submit(some_texts()).result()
 
 
 def test_the_canary_is_at_a_random_place_of_every_request() -> None:
