@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import NoReturn
@@ -20,7 +21,7 @@ from pipeline.job.ledger import Ledger, read_ledger, relocate
 from pipeline.job.preparation import is_shard
 from pipeline.job.shard_replacement import finish_replacements, replace_shard
 from pipeline.job.sharding import make_plan, read_plan
-from pipeline.job.spec import JobSpec, ServedModel, join, require_job
+from pipeline.job.spec import JobSpec, ServedModel, require_job
 from pipeline.reporting.examples import read_dead_letters
 from pipeline.reporting.numbers import count
 from pipeline.reporting.report import VERIFIED
@@ -157,7 +158,7 @@ def _send_again(
     with (
         ThreadPoolExecutor(threads_count) as threads,  # outermost: they end when the client is closed
         reached(settings, None, model=options.model, say=say) as (usable, profile),
-        _Client(dataclasses.replace(usable, space=_space_of(job, profile, output))) as client,
+        closing(TeiClient(dataclasses.replace(usable, space=_space_of(job, profile, output)))) as client,
         CountBar(wanted, "dead letter") as bar,
     ):
 
@@ -185,8 +186,14 @@ def _space_of(job: JobSpec, profile: EndpointProfile, output: OutputFolder) -> V
     Raises:
         UsageError: if they are not.
     """
-    served = ServedModel.of(profile.identity, job.prompt_name, datetime.now(timezone.utc))
-    return join(job, dataclasses.replace(job, space=profile.space, history=(served,)), output.root).space
+    if not job.space.is_same(profile.space):
+        served = ServedModel.of(profile.identity, job.prompt_name, datetime.now(timezone.utc))
+        raise UsageError(
+            f"{output.root} holds the vectors of another model, or of the same one with other settings: "
+            f"{job.space.difference(profile.space)}. It was made with {job.served}; the endpoint now serves {served}. "
+            "Give --endpoint a server of the former model."
+        )
+    return job.space
 
 
 def _work(ledger: Ledger, reasons: set[str]) -> Iterator[tuple[Shard, Mapping[int, Receipt]]]:
@@ -196,16 +203,6 @@ def _work(ledger: Ledger, reasons: set[str]) -> Iterator[tuple[Shard, Mapping[in
         for work in ledger.plan.shards_of(source.source) if chosen else ():
             if work.end is None or work.index in chosen:
                 yield work, chosen
-
-
-class _Client(TeiClient):
-    """A client that is closed at the end of a `with`."""
-
-    def __enter__(self) -> _Client:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class _Redrive:

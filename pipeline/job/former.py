@@ -152,9 +152,8 @@ def require_same_space(folders: Iterable[str], job: JobSpec) -> list[OutputFolde
         other = require_job(folder)
         if not other.space.is_same(job.space):
             raise UsageError(
-                f"--reuse {path} holds vectors of another space (worst cosine of the same sentences "
-                f"{other.space.worst_cosine(job.space):.4f}): made with {other.served}; this run uses {job.served}. "
-                "Leave it out."
+                f"--reuse {path} holds vectors of another space: {other.space.difference(job.space)}. It was made with "
+                f"{other.served}; this run uses {job.served}. Leave it out."
             )
         found.append(folder)
     return found

@@ -244,24 +244,12 @@ def join(existing: JobSpec | None, new: JobSpec, root: str) -> JobSpec:
     if not existing.space.is_same(new.space):
         raise UsageError(
             f"{root} holds the vectors of another model, or of the same one with other settings: "
-            f"{_difference(existing, new)}. It was made with {existing.served}; the endpoint now serves {new.served}. "
+            f"{existing.space.difference(new.space)}. It was made with {existing.served}; "
+            f"the endpoint now serves {new.served}. "
             "Use the former model and prompt, choose another --output, or start over with --overwrite."
         )
     grown = () if existing.served.has_names_of(new.served) else new.history
     return replace(new, space=existing.space, history=(*existing.history, *grown)[-_MAX_HISTORY:])
-
-
-def _difference(existing: JobSpec, new: JobSpec) -> str:
-    was, now = existing.space, new.space
-    if was.dimensions != now.dimensions:
-        return f"they have {was.dimensions} dimensions, those of the endpoint have {now.dimensions}"
-    if was.normalized != now.normalized:
-        words = {True: "normalized", False: "not normalized"}
-        return f"they are {words[was.normalized]}, those of the endpoint would be {words[now.normalized]}"
-    return (
-        f"the same sentences have vectors whose cosine is only {was.worst_cosine(now):.4f} at worst, where one model "
-        f"agrees with itself to {min(was.min_cosine, now.min_cosine)}"
-    )
 
 
 def renamed(existing: JobSpec | None, joined: JobSpec) -> str | None:

@@ -88,21 +88,13 @@ def require_same_space(folder: VectorSpace, endpoint: VectorSpace) -> None:
     With another model every vector differs, so no document of a sample could show that a shard is wrong.
 
     Raises:
-        UsageError: with the worst cosine of the probe sentences.
+        UsageError: with what differs.
     """
     if folder.is_same(endpoint):
         return
-    if folder.dimensions != endpoint.dimensions:
-        difference = f"its vectors have {endpoint.dimensions} numbers, the folder's {folder.dimensions}"
-    elif folder.normalized != endpoint.normalized:
-        difference = "vectors are normalized on one side only"
-    else:
-        difference = (
-            f"the worst cosine of the probe sentences' vectors, here and in the folder, is "
-            f"{folder.worst_cosine(endpoint):.4f}, less than {min(folder.min_cosine, endpoint.min_cosine)}"
-        )
     raise UsageError(
-        f"--endpoint serves another model, revision or prompt than the one that made these vectors: {difference}. "
+        "--endpoint serves another model, revision or prompt than the one that made these vectors: "
+        f"{folder.difference(endpoint)}. "
         "Nothing is known about the vectors by this. Start the server with the job's model, or leave --sample out."
     )
 

@@ -93,6 +93,18 @@ class VectorSpace:
             return False
         return self.worst_cosine(other) >= min(self.min_cosine, other.min_cosine)
 
+    def difference(self, endpoint: VectorSpace) -> str:
+        """Return how an endpoint's space, which is not the same, differs from this one of a folder, for a message."""
+        if self.dimensions != endpoint.dimensions:
+            return f"they have {self.dimensions} dimensions, those of the endpoint have {endpoint.dimensions}"
+        if self.normalized != endpoint.normalized:
+            words = {True: "normalized", False: "not normalized"}
+            return f"they are {words[self.normalized]}, those of the endpoint would be {words[endpoint.normalized]}"
+        return (
+            f"the same sentences have vectors whose cosine is only {self.worst_cosine(endpoint):.4f} at worst, where "
+            f"one model agrees with itself to {min(self.min_cosine, endpoint.min_cosine)}"
+        )
+
 
 def cosine(one: Vectors, other: Vectors) -> float:
     """Return the cosine of two vectors; 0 where one is zero, -1 where their sizes differ."""

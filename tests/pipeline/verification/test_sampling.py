@@ -152,9 +152,9 @@ def test_the_same_space_is_one_within_its_tolerance() -> None:
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        (space(0.5), "the worst cosine of the probe sentences' vectors, here and in the folder, is 0.8944, less than"),
-        (space(dimensions=9), "its vectors have 9 numbers, the folder's 8"),
-        (space(normalized=False), "vectors are normalized on one side only"),
+        (space(0.5), "the same sentences have vectors whose cosine is only 0.8944 at worst"),
+        (space(dimensions=9), "they have 8 dimensions, those of the endpoint have 9"),
+        (space(normalized=False), "they are normalized, those of the endpoint would be not normalized"),
     ],
 )
 def test_another_space_accuses_no_shard(other: VectorSpace, words: str) -> None:
@@ -167,7 +167,7 @@ def test_another_space_accuses_no_shard(other: VectorSpace, words: str) -> None:
 def test_another_model_is_refused_where_the_job_names_its_own(finished: Path, simulator: Simulator) -> None:
     simulator.set_faults(model_seed=5)
     try:
-        with pytest.raises(UsageError, match=r"another model.*worst cosine"):
+        with pytest.raises(UsageError, match=r"another model.*at worst"):
             verify(options(finished, simulator, 5))
     finally:
         simulator.set_faults()
