@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from tests.servers import wait_until
 from transforms.tei.client import TeiClient
 from transforms.tei.credentials import Credentials
 from transforms.tei.errors import EndpointError
@@ -19,7 +20,7 @@ from .server import Asked, Says, ScriptedTei, scripted
 
 
 def test_close_does_not_wait_for_requests_that_hang(caplog: pytest.LogCaptureFixture) -> None:
-    clock = Clock()
+    clock, others = Clock(), set(threading.enumerate())
     asked_for, release = threading.Event(), threading.Event()
 
     def script(asked: Asked) -> Says | None:
@@ -28,6 +29,9 @@ def test_close_does_not_wait_for_requests_that_hang(caplog: pytest.LogCaptureFix
             release.wait(20)
         return None
 
+    def client_s_threads() -> list[threading.Thread]:
+        return [one for one in threading.enumerate() if one.name.startswith("tei-") and one not in others]
+
     with scripted(script) as tei, clients(tei, request_timeout=60, give_up_after=600, clock=clock) as client:
         pending = client.submit(some_texts(1000))
         assert asked_for.wait(5)
@@ -35,7 +39,7 @@ def test_close_does_not_wait_for_requests_that_hang(caplog: pytest.LogCaptureFix
         began = time.monotonic()
         client.close()
         assert time.monotonic() - began < 2
-        assert not any(thread.name.startswith("tei-") for thread in threading.enumerate())
+        wait_until(lambda: not client_s_threads(), "the end of the client's threads", 10)  # the server waits for 20 s
         assert not caplog.messages  # what the client itself ends is no failure of the endpoint's
         release.set()
         with pytest.raises(EndpointError, match="closed"):
