@@ -50,6 +50,8 @@ def publish(
     price_per_hour: float | None,
     say: Callable[[str], None] = print,
     run: LastRun | None = None,
+    *,
+    keep_page: bool = False,
 ) -> Report:
     """Write a job's report in all its forms, and return what report.json holds.
 
@@ -60,6 +62,7 @@ def publish(
         price_per_hour: of the endpoint, in dollars; None for that of the former report, or else of the estimate.
         say: takes the lines for the person at the terminal.
         run: what the run did that ends with this report; None for that of the former report.
+        keep_page: whether a page that cannot be made again, for lack of its packages, still shows the job as it is.
     """
     estimate = read_estimate(output)
     former = read_former(output)
@@ -81,7 +84,8 @@ def publish(
     try:
         from pipeline.reporting.page import render
     except ImportError:
-        output.delete([PAGE])  # it would show another run
+        if not keep_page:
+            output.delete([PAGE])  # it would show another run
         say(
             f"report: {output.path(output.report)}; for the same as a page, {sys.executable} -m pip install "
             f"'tayyar[report]', and then tayyar report --output {output.root}"

@@ -366,7 +366,7 @@ def _save_result(checked: _Checked, ledger: Ledger, job: JobSpec, output: Output
         write_verified(output, checked.findings.count)
         has_report = ledger.complete and checked.has_sound_report and output.read(output.report) is not None
         if has_report and not run_marker.writers(output):
-            publish(ledger, job, output, None, say=lambda _: None)
+            publish(ledger, job, output, None, say=lambda _: None, keep_page=True)
         output.tidy()
     except (StorageError, OSError) as error:
         _logger.warning("the report will not show this verification, because it cannot be saved: %s", error)

@@ -57,7 +57,7 @@ def join_folder(
 
     Raises:
         UsageError: if the folder holds vectors of another space or files of somebody else, or is to be overwritten
-            while another command writes to it. Nothing has been deleted then.
+            or given other settings while another command writes to it. Nothing has been deleted then.
     """
     if overwrite:
         _delete_former_job(output, plan, others, keep)
@@ -65,6 +65,11 @@ def join_folder(
     if existing is None:
         _refuse_files_in_the_way(output, planned_files(plan, output.list()))
     job = join(existing, new, output.root)
+    if others and existing is not None and existing.digest != job.digest:
+        raise UsageError(
+            f"{output.root} is of other settings than this run's, and another command ({others[0]}) may be writing to "
+            f"it: its shards would count as not done. {others[0].remedy(output)}"
+        )
     if line := renamed(existing, job):
         say(line)
     return job
@@ -99,6 +104,8 @@ def prepare(
             output.root,
             others[0].remedy(output),
         )
+        if prune:
+            _logger.warning("--prune removes nothing while another command may be at work")
     else:  # then whatever is not whole was left by a command that died
         finish_replacements(output, lambda shard: any(is_shard(each, shard) for each in (plan, former) if each))
         run_marker.remove_leftovers(output)
