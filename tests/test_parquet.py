@@ -212,7 +212,7 @@ def test_vectors_that_float16_cannot_hold_are_dead_letters(place: Path) -> None:
     assert sorted(texts) == sorted(str(record["content"]) for record in records if "plain" not in record["content"])
     details = {letter["detail"] for letter in letters if "huge" in letter["line"]}
     assert all(detail.startswith("the vector's numbers, of up to ") for detail in details)
-    assert all(detail.endswith(" do not fit float16") for detail in details)
+    assert all(detail.endswith(" do not fit float16; run with --vector_type float32") for detail in details)
     rounded, exact = table_of(place), table_of(place, "float32")
     assert (len(rounded), len(exact)) == (281, 361)  # of which the nulls alone are missing
     vectors = dict(zip(exact.column("text").to_pylist(), vectors_of(exact), strict=True))

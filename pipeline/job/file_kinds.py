@@ -23,7 +23,6 @@ from transforms.storage.base import FileStat, StorageError
 
 HEAD_BYTES = 8 << 10
 _PARALLEL = 64  # heads at once: on a bucket, each is a wait of some 60 ms
-_KEPT_RECORDS = 4  # enough to see which fields there are; those of all files are in memory at once
 _BLOCK_BYTES = 1 << 20  # of a compressed file whose first bytes give nothing: codecs such as bzip2 work in blocks
 _PARQUET = "Write its rows as NDJSON first, for instance with DuckDB's COPY … (FORMAT json)."
 _UNPACK = "Unpack it and give what is in it."
@@ -58,7 +57,7 @@ class FileKind:
         compressed: by a codec that is read here.
         problem: what it holds instead of records, as in "it looks like …"; None if it holds them.
         remedy: a sentence on what to do then.
-        records: the objects in some of its first lines, for a look at their fields.
+        records: the objects in its complete first lines, for a look at their fields.
         bytes_per_record: mean length of those lines that are not blank, whatever they hold, with the bytes between
             them; 0 if there is no complete one.
     """
@@ -178,7 +177,7 @@ def _kind_of_text(head: bytes, whole: bool) -> FileKind:
         return FileKind(problem="JSON objects without a newline between them", remedy=_ONE_A_LINE)
     if records:
         size = len(head) if whole else len(head) - len(lines[-1])
-        return FileKind(records=records[:_KEPT_RECORDS], bytes_per_record=size / len(complete))
+        return FileKind(records=records, bytes_per_record=size / len(complete))
     if text.startswith(b"{"):
         # One line that is longer than the head looks like this, too.
         indented = len(complete) > 1 and _is_indented(complete)
