@@ -203,7 +203,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_POST()
 
     def log_message(self, *arguments: object) -> None:
-        pass
+        """Print nothing."""
 
 
 @pytest.fixture

@@ -319,8 +319,7 @@ def test_a_server_that_ends_later_ends_the_script(machine: Machine, tmp_path: Pa
     with machine.started() as process:
         wait_until(lambda: process.poll() is not None or listens(machine.port), "a server")
         assert process.stdout is not None
-        while "Ctrl-C" not in process.stdout.readline():
-            pass
+        assert any("Ctrl-C" in line for line in process.stdout)  # from here on, the script waits for the server
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
         printed, _ = process.communicate(timeout=60)
     assert process.returncode == 1

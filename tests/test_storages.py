@@ -523,7 +523,7 @@ class _Denies(BaseHTTPRequestHandler):
     do_POST = do_GET  # noqa: N815 # named by the standard library
 
     def log_message(self, *_: object) -> None:
-        pass
+        """Print nothing."""
 
 
 def test_missing_credentials_for_google_are_named(tmp_path: Path, hash_tei: str) -> None:

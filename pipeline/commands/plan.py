@@ -12,14 +12,15 @@ from typing import Any
 import orjson
 
 from pipeline.commands.options.plan import PlanOptions
+from pipeline.commands.run import job_of
 from pipeline.errors import ExitCode, UsageError
 from pipeline.job.former import count_new, index_former, require_same_space
 from pipeline.job.ledger import Ledger, ReceiptCache, SourceLedger, read_ledger
 from pipeline.job.preflight import require_usable
 from pipeline.job.sharding import Plan, make_plan
-from pipeline.job.spec import JobSpec, describe_job, join, read_job
+from pipeline.job.spec import JobSpec, join, read_job
 from pipeline.planning.estimate import NAME, make_estimate, render_estimate
-from pipeline.planning.sampling import take_sample
+from pipeline.planning.sampling import Sample, take_sample
 from pipeline.planning.throughput import probe_speed
 from pipeline.planning.tokenize import CannotTokenize, count_tokens
 from pipeline.reporting.numbers import count
@@ -28,10 +29,11 @@ from pipeline.runners.progress import Waiting
 from transforms.elements import Document
 from transforms.ndjson.decompress import DamagedSource
 from transforms.output.folder import OutputFolder
+from transforms.output.layout import Column
 from transforms.output.values import choose_columns
 from transforms.tei.client import TeiClient, connect
 from transforms.tei.errors import EndpointUnreachable
-from transforms.tei.handshake import EndpointProfile, ServerInfo
+from transforms.tei.handshake import ServerInfo
 from transforms.tei.settings import EndpointSettings
 
 _GIVE_UP_SECONDS = 5.0  # at least one of several servers has just answered
@@ -62,22 +64,10 @@ def plan(options: PlanOptions, say: Callable[[str], None] = print) -> ExitCode:
     output = None if options.output is None else OutputFolder(options.output, run="plan")
     if output is not None:
         require_usable(output)
-    with Waiting() as waiting:
-        try:
-            sample = take_sample(found, options.text_field, options.embedding_field, show=waiting.show)
-        except DamagedSource as error:
-            raise UsageError(str(error)) from error
-    documents = [record.parsed for record in sample.records if isinstance(record.parsed, Document)]
-    if not sample.records:
-        raise UsageError(f"there are no records in {', '.join(options.inputs)}. Check --input.")
-    if not documents:
-        raise UsageError(
-            f"none of {count(len(sample.records), 'sampled line')} has a text. Check --input and --text_field."
-        )
-    random.Random(0).shuffle(documents)
+    sample, documents = _read_sample(found, options)
     asked_at = time.monotonic()
     with reached(options.endpoint, options.expected_dimensions, model=options.model, say=say) as (endpoint, profile):
-        job = _job_of(options, endpoint, profile, documents, output)
+        job = job_of(options, endpoint, profile, _columns_of(options, documents, output))
         reuse = require_same_space(options.reuse, job)
         infos = _infos(endpoint)
         # A server that does not answer now takes no texts, and nothing waits for it.
@@ -109,31 +99,29 @@ def plan(options: PlanOptions, say: Callable[[str], None] = print) -> ExitCode:
     return ExitCode.DONE
 
 
-def _job_of(
-    options: PlanOptions,
-    endpoint: EndpointSettings,
-    profile: EndpointProfile,
-    documents: Iterable[Document],
-    output: OutputFolder | None,
-) -> JobSpec:
-    """Return the job of a run with these options."""
+def _read_sample(plan: Plan, options: PlanOptions) -> tuple[Sample, list[Document]]:
+    """Return a sample of the records, and those of them that can be embedded, in random order."""
+    with Waiting() as waiting:
+        try:
+            sample = take_sample(plan, options.text_field, options.embedding_field, show=waiting.show)
+        except DamagedSource as error:
+            raise UsageError(str(error)) from error
+    documents = [record.parsed for record in sample.records if isinstance(record.parsed, Document)]
+    if not sample.records:
+        raise UsageError(f"there are no records in {', '.join(options.inputs)}. Check --input.")
+    if not documents:
+        raise UsageError(
+            f"none of {count(len(sample.records), 'sampled line')} has a text. Check --input and --text_field."
+        )
+    random.Random(0).shuffle(documents)
+    return sample, documents
+
+
+def _columns_of(options: PlanOptions, documents: Iterable[Document], output: OutputFolder | None) -> tuple[Column, ...]:
+    """Return the columns with their types; those that the folder has for them already stay."""
     former = None if output is None else read_job(output)
-    return describe_job(
-        endpoint,
-        profile,
-        inputs=options.inputs,
-        exclude=options.exclude,
-        text_field=options.text_field,
-        embedding_field=options.embedding_field,
-        shard_bytes=options.shard_bytes,
-        output_format=options.output_format.value,
-        vector_type=options.vector_type.value,
-        columns=choose_columns(
-            options.columns,
-            (document.line for document in documents),
-            former.columns if former is not None else (),
-        ),
-    )
+    lines = (document.line for document in documents)
+    return choose_columns(options.columns, lines, former.columns if former is not None else ())
 
 
 def _new(

@@ -16,6 +16,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from pipeline import graph
+from pipeline.commands.options.plan import PlanOptions
 from pipeline.commands.options.run import RunOptions
 from pipeline.commands.report import publish
 from pipeline.errors import ExitCode, PipelineFailed
@@ -41,6 +42,7 @@ from transforms.output.layout import Column
 from transforms.output.values import choose_columns
 from transforms.read_shards import read_damage
 from transforms.reuse.index import IndexHandle
+from transforms.tei.handshake import EndpointProfile
 from transforms.tei.settings import EndpointSettings
 from transforms.tei.sharing import settled_texts
 
@@ -77,18 +79,7 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
             job = join_folder(
                 output,
                 plan,
-                describe_job(
-                    endpoint,
-                    profile,
-                    inputs=options.inputs,
-                    exclude=options.exclude,
-                    text_field=options.text_field,
-                    embedding_field=options.embedding_field,
-                    shard_bytes=options.shard_bytes,
-                    output_format=options.output_format.value,
-                    vector_type=options.vector_type.value,
-                    columns=_columns_of(options, plan, output),
-                ),
+                job_of(options, endpoint, profile, _columns_of(options, plan, output)),
                 others,
                 say,
                 overwrite=options.overwrite,
@@ -112,6 +103,27 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
     for line in summary(report, done):
         say(line)
     return _judge(ledger, options, output, say)
+
+
+def job_of(
+    options: RunOptions | PlanOptions,
+    endpoint: EndpointSettings,
+    profile: EndpointProfile,
+    columns: tuple[Column, ...],
+) -> JobSpec:
+    """Return the job as a run with these options alone describes it; `plan` estimates the same one."""
+    return describe_job(
+        endpoint,
+        profile,
+        inputs=options.inputs,
+        exclude=options.exclude,
+        text_field=options.text_field,
+        embedding_field=options.embedding_field,
+        shard_bytes=options.shard_bytes,
+        output_format=options.output_format.value,
+        vector_type=options.vector_type.value,
+        columns=columns,
+    )
 
 
 def _pipeline_options(options: RunOptions) -> PipelineOptions:

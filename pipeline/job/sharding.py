@@ -98,22 +98,7 @@ def make_plan(
     found: dict[str, Candidate] = {}
     left_out: list[LeftOut] = []
     for pattern in patterns:
-        matched = candidates(pattern)
-        outside = [one for one in matched if output_root is None or not _is_below(one.file.path, output_root)]
-        if matched and not outside:
-            raise UsageError(
-                f"--input {pattern} matches only files in --output {output_root}. Choose another --output."
-            )
-        wanted = []
-        for one in outside:
-            reason = hidden(one) or ("excluded" if excluded_by(exclude, one) else None)
-            if reason is None:
-                wanted.append(one)
-            else:
-                left_out.append(LeftOut(one.file.path, reason))
-        if not wanted:
-            raise UsageError(_nothing_matches(pattern, len(outside)))
-        for one in wanted:
+        for one in _match(pattern, output_root, exclude, left_out):
             _require_readable(one.file.path)
             found.setdefault(one.file.path, one)
     distinct, links = without_links(list(found.values()))
@@ -138,6 +123,24 @@ def make_plan(
     if warn and left_out:
         _logger.warning("%s", describe(left_out))
     return Plan(tuple(sources[name] for name in sorted(sources)), shard_bytes, tuple(left_out))
+
+
+def _match(pattern: str, output_root: str | None, exclude: Sequence[str], left_out: list[LeftOut]) -> list[Candidate]:
+    """Return the files that a pattern matches, of which there is one at least; add those left out to a list."""
+    matched = candidates(pattern)
+    outside = [one for one in matched if output_root is None or not _is_below(one.file.path, output_root)]
+    if matched and not outside:
+        raise UsageError(f"--input {pattern} matches only files in --output {output_root}. Choose another --output.")
+    wanted = []
+    for one in outside:
+        reason = hidden(one) or ("excluded" if excluded_by(exclude, one) else None)
+        if reason is None:
+            wanted.append(one)
+        else:
+            left_out.append(LeftOut(one.file.path, reason))
+    if not wanted:
+        raise UsageError(_nothing_matches(pattern, len(outside)))
+    return wanted
 
 
 def _min_shards(sources: Iterable[Source], shard_bytes: int) -> int:

@@ -186,7 +186,7 @@ class Endpoint:
 
 def _end_with_parent() -> None:
     while os.read(0, 4096):
-        pass
+        continue
     os._exit(0)
 
 

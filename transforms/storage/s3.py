@@ -154,7 +154,9 @@ def _put_in_parts(path: str, file: BinaryIO, crc32c: str, part_bytes: int) -> No
     bucket, name = split_url(path)
     where = {"Bucket": bucket, "Key": name}
     where["UploadId"] = _client().create_multipart_upload(**where, ChecksumAlgorithm="CRC32C")["UploadId"]
-    try:
+    with contextlib.ExitStack() as undo:
+        # After an interruption, too: parts of an upload that never ends are invisible, and are paid for.
+        undo.callback(_client().abort_multipart_upload, **where)
         parts: list[dict[str, Any]] = []
         whole = Crc32c()
         while data := file.read(part_bytes):
@@ -167,9 +169,7 @@ def _put_in_parts(path: str, file: BinaryIO, crc32c: str, part_bytes: int) -> No
         if whole.base64() != crc32c:
             raise StorageError(f"{path} changed on this machine's disk while it was uploaded. Check the disk.")
         _client().complete_multipart_upload(**where, MultipartUpload={"Parts": parts})
-    except BaseException:  # an interruption too: parts of an upload that never ends are invisible, and are paid for
-        _client().abort_multipart_upload(**where)
-        raise
+        undo.pop_all()
 
 
 def move(path: str, target: str, *, max_copy_bytes: int = _MAX_PUT_BYTES, part_bytes: int = _PART_BYTES) -> None:

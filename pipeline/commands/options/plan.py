@@ -27,6 +27,9 @@ class PlanOptions(InputOptions, ReuseOptions, FormatOptions, EndpointOptions, Pr
     )
 
     output: str | None = option(
-        default=None, parse=output_folder, metavar="FOLDER", meaning="save the estimate there, for the run's report"
+        default=None,
+        parse=output_folder,
+        metavar="FOLDER",
+        meaning="the run's output folder: count what it has already, and save the estimate for its report",
     )
     verbose: bool = option(default=False, meaning="list every file that is left out, and why")

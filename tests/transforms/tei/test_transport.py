@@ -219,7 +219,7 @@ def saying(*parts: bytes, pause: float = 0.0, hears: int = 1, lingers: bool = Fa
                 # has read what was sent.
                 connection.shutdown(socket.SHUT_WR)
                 while lingers and connection.recv(1 << 20):
-                    pass
+                    continue
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
