@@ -36,7 +36,7 @@ from tests.test_end_to_end import HANDSHAKE_TEXTS
 from transforms.elements import RequestStatistics
 from transforms.embed_shards import assemble, merge_embeddings
 from transforms.output.folder import OutputFolder
-from transforms.read_shards import lines_of, parse_shard
+from transforms.read_shards import lines_by_shard, parse_shard
 from transforms.reuse.index import IndexHandle
 from transforms.reuse.partial import encode_partial
 from transforms.reuse.reuse import distinct, find_vectors
@@ -565,7 +565,7 @@ def test_a_death_at_any_step_of_writing_a_shard_loses_no_vector(
         assert index is not None
         (read,) = (
             parse_shard(shard, lines, job.text_field, job.embedding_field)
-            for shard, lines in lines_of(ledger.work_left()[0], SHARD_BYTES)
+            for shard, lines in lines_by_shard(ledger.work_left()[0], SHARD_BYTES)
         )
         once = distinct([document.text for document in read.documents])
         found = find_vectors(once.texts, index, job.space.dimensions)

@@ -27,8 +27,8 @@ from transforms.tei import sharing
 from transforms.tei.settings import EndpointSettings
 from transforms.tei.tasks import Embeddings, Rejection
 
-EMBEDDED = "embedded"
-DEAD_LETTERS = "dead_letters"
+EMBEDDED_TAG = "embedded"
+DEAD_LETTER_TAG = "dead_letters"
 _COUNTERS = "tayyar"
 _MIN_RECORDS_TO_JUDGE = 1000  # records
 _RECORD_BYTES = 500  # that Python's objects for one record take beside its line
@@ -49,7 +49,7 @@ class PartialSettings(NamedTuple):
     overlong: str
 
 
-class _Waiting(NamedTuple):
+class _SubmittedShard(NamedTuple):
     """A shard whose new texts are with the client."""
 
     shard: DocumentShard
@@ -193,9 +193,9 @@ class EmbedShards(beam.PTransform):  # type: ignore[misc] # Beam ships no types
         embed = beam.ParDo(
             _EmbedShard(self.endpoint, self.max_dead_letter_ratio, self.index, self.partial, self.vector_type)
         )
-        types = {EMBEDDED: EmbeddedShard, DEAD_LETTERS: ShardDeadLetters}
+        types = {EMBEDDED_TAG: EmbeddedShard, DEAD_LETTER_TAG: ShardDeadLetters}
         outputs = documents | embed.with_output_types(EmbeddedShard, **types).with_outputs(*types)
-        return Embedded(outputs[EMBEDDED], outputs[DEAD_LETTERS])
+        return Embedded(outputs[EMBEDDED_TAG], outputs[DEAD_LETTER_TAG])
 
 
 class _EmbedShard(beam.DoFn):  # type: ignore[misc]
@@ -220,7 +220,7 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
         self._partial_writer: PartialWriter | None = None
         self._records = 0
         self._reasons: Counter[str] = Counter()
-        self._submitted: sharing.SubmittedBatches[_Waiting] | None = None
+        self._submitted: sharing.SubmittedBatches[_SubmittedShard] | None = None
         self._documents_in = Metrics.counter(_COUNTERS, "documents_in")
         self._documents_out = Metrics.counter(_COUNTERS, "documents_out")
         self._dead_letters_out = Metrics.counter(_COUNTERS, "dead_letters_out")
@@ -248,9 +248,9 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
         if index is not None and self._endpoint.space is not None:
             found = find_vectors(texts.texts, index, self._endpoint.space.dimensions, self._vector_type)
             new = [text for text, known in zip(texts.texts, found.mask, strict=True) if not known]
-        waiting = _Waiting(shard, texts, found, started_at)
+        submitted = _SubmittedShard(shard, texts, found, started_at)
         # Dead letters count, too: until their shard is done, their lines are kept.
-        pending = self._submitted.submit(waiting, new, len(shard.documents), _memory_of(shard))
+        pending = self._submitted.submit(submitted, new, len(shard.documents), _memory_of(shard))
         if self._partial_writer is not None and new:
             self._partial_writer.add(shard.shard.name, new, pending)
         for done, sent in self._submitted.take_ready():
@@ -279,8 +279,8 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
         if self._partial_writer is not None:
             self._partial_writer.clear()
 
-    def _finish(self, waiting: _Waiting, sent: Embeddings) -> Iterable[beam.pvalue.TaggedOutput]:
-        read, texts, found, started_at = waiting
+    def _finish(self, submitted: _SubmittedShard, sent: Embeddings) -> Iterable[beam.pvalue.TaggedOutput]:
+        read, texts, found, started_at = submitted
         embeddings, reused, duplicates = assemble(texts, found, reject_unfit(sent, self._vector_type))
         partial = self._partial_files(read.shard.name, found)
         embedded, dead_letters = merge_embeddings(read, embeddings, started_at, reused, duplicates, partial)
@@ -290,8 +290,8 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
         self._throttled.inc(seconds)
         # Dead letters first: where both writers are fused with this, they are there before the receipt counts them.
         if dead_letters.dead_letters:
-            yield beam.pvalue.TaggedOutput(DEAD_LETTERS, dead_letters)
-        yield beam.pvalue.TaggedOutput(EMBEDDED, embedded)
+            yield beam.pvalue.TaggedOutput(DEAD_LETTER_TAG, dead_letters)
+        yield beam.pvalue.TaggedOutput(EMBEDDED_TAG, embedded)
         self._stop_if_hopeless(embedded)
 
     def _partial_files(self, shard: str, found: Found | None) -> list[str]:

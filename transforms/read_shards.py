@@ -104,7 +104,7 @@ def parse_shard(
     return DocumentShard(shard, tuple(documents), tuple(dead_letters), records)
 
 
-def lines_of(shard: Shard, shard_bytes: int) -> Iterator[tuple[Shard, Iterable[Line]]]:
+def lines_by_shard(shard: Shard, shard_bytes: int) -> Iterator[tuple[Shard, Iterable[Line]]]:
     """Read one work item: a byte range, or a whole unsplittable source shard after shard.
 
     Raises:
@@ -172,7 +172,7 @@ class _ReadShard(beam.DoFn):  # type: ignore[misc]
             return
         whole = 0
         try:
-            for shard, lines in lines_of(work, self.shard_bytes):
+            for shard, lines in lines_by_shard(work, self.shard_bytes):
                 if work.end is not None or not is_done(self.output, shard, self.job):
                     yield parse_shard(shard, lines, self.text_field, self.embedding_field, self.max_dead_letter_ratio)
                 whole += 1

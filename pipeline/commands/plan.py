@@ -14,7 +14,7 @@ import orjson
 from pipeline.commands.options.plan import PlanOptions
 from pipeline.commands.run import job_of
 from pipeline.errors import ExitCode, UsageError
-from pipeline.job.former import count_new, index_former, require_same_space
+from pipeline.job.former import count_new, index_former, reusable_folders
 from pipeline.job.ledger import Ledger, ReceiptCache, SourceLedger, read_ledger
 from pipeline.job.preflight import require_usable
 from pipeline.job.sharding import Plan, make_plan
@@ -68,7 +68,7 @@ def plan(options: PlanOptions, say: Callable[[str], None] = print) -> ExitCode:
     asked_at = time.monotonic()
     with reached(options.endpoint, options.expected_dimensions, model=options.model, say=say) as (endpoint, profile):
         job = job_of(options, endpoint, profile, _columns_of(options, documents, output))
-        reuse = require_same_space(options.reuse, job)
+        reuse = reusable_folders(options.reuse, job)
         infos = _infos(endpoint)
         # A server that does not answer now takes no texts, and nothing waits for it.
         endpoint = dataclasses.replace(endpoint, urls=tuple(infos))

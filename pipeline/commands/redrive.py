@@ -36,7 +36,7 @@ from transforms.ndjson.parse import is_blank, parse_line
 from transforms.output.folder import OutputFolder
 from transforms.output.formats import Row, format_of
 from transforms.output.receipts import MAX_TRUNCATED_PLACES, Receipt
-from transforms.read_shards import MAX_LINE_BYTES, ShardTooDense, SourceChanged, lines_of
+from transforms.read_shards import MAX_LINE_BYTES, ShardTooDense, SourceChanged, lines_by_shard
 from transforms.reuse.keys import KEY_BYTES, key_of
 from transforms.storage import api as storage
 from transforms.storage.api import WrittenFile
@@ -163,7 +163,7 @@ def _send_again(
     ):
 
         def send(work: Shard, chosen: Mapping[int, Receipt]) -> None:
-            for shard, lines in lines_of(work, job.shard_bytes):
+            for shard, lines in lines_by_shard(work, job.shard_bytes):
                 if shard.index in chosen:
                     one = _Redrive(chosen[shard.index], shard, output, job, client).run(lines, reasons)
                     with counting:
@@ -199,7 +199,7 @@ def _space_of(job: JobSpec, profile: EndpointProfile, output: OutputFolder) -> V
 def _work(ledger: Ledger, reasons: set[str]) -> Iterator[tuple[Shard, Mapping[int, Receipt]]]:
     """Yield the work items of the plan that have such dead letters, with the receipts of their shards that do."""
     for source in ledger.sources:
-        chosen = {i: receipt for i, receipt in source.receipts.items() if not reasons.isdisjoint(receipt.reasons)}
+        chosen = {i: receipt for i, receipt in source.by_index.items() if not reasons.isdisjoint(receipt.reasons)}
         for work in ledger.plan.shards_of(source.source) if chosen else ():
             if work.end is None or work.index in chosen:
                 yield work, chosen

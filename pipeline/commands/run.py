@@ -21,7 +21,7 @@ from pipeline.commands.options.run import RunOptions
 from pipeline.commands.report import publish
 from pipeline.errors import ExitCode, PipelineFailed
 from pipeline.job import run_marker
-from pipeline.job.former import count_new, forget_former, require_same_space
+from pipeline.job.former import count_new, forget_former, reusable_folders
 from pipeline.job.ledger import Ledger, ReceiptCache, read_ledger, stale_files
 from pipeline.job.preflight import require_usable
 from pipeline.job.preparation import join_folder, prepare
@@ -85,7 +85,7 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
                 overwrite=options.overwrite,
                 keep=(estimate.NAME,),
             )
-            reuse = require_same_space(options.reuse, job)
+            reuse = reusable_folders(options.reuse, job)
             before, index = prepare(output, plan, job, others, cache, prune=options.prune, reuse=reuse)
             say(_opening(plan, before, job, index))
             settings = _graph_settings(options, endpoint, output, job, index)

@@ -28,7 +28,7 @@ from pipeline.runners.progress import CountBar
 from pipeline.verification.findings import Findings
 from pipeline.verification.parallel import processes_for, run_parallel
 from pipeline.verification.sampling import Reservoir, SpotCheck, require_same_space
-from pipeline.verification.shards import Expected, Outcome, ShardWork, check_shards, is_own_file
+from pipeline.verification.shards import CheckedShards, Expected, ShardWork, check_shards, is_own_file
 from pipeline.verification.vectors import SharedVectors, norm_tolerance
 from transforms.elements import Shard, Source
 from transforms.output.folder import DATA, DEAD_LETTERS, OutputFolder
@@ -230,25 +230,25 @@ def _check_shards(
         if all(_is_readable(receipt, output, its_own.layout) for receipt in receipts.values())
     ]
     shared = SharedVectors(
-        lambda source, shard: output.path(_output_of(sources[source].receipts[shard]).path),
+        lambda source, shard: output.path(_output_of(sources[source].by_index[shard]).path),
         job.text_field,
         job.embedding_field,
     )
-    found: dict[int, Outcome] = {}
+    found: dict[int, CheckedShards] = {}
     size = sum(receipt.output.bytes for receipt in ledger.receipts() if receipt.output)
     with CountBar(ledger.records, "record") as bar:
-        for index, outcome in run_parallel(check_shards, items, processes_for(options.processes, size)):
-            shared.add(outcome.rows)
-            checked.sample.add(outcome.picks)
-            bar.add(outcome.records)
-            if outcome.findings.count or outcome.broken:
-                found[index] = dataclasses.replace(outcome, rows=outcome.rows[:0], picks=[])
+        for index, result in run_parallel(check_shards, items, processes_for(options.processes, size)):
+            shared.add(result.rows)
+            checked.sample.add(result.picks)
+            bar.add(result.records)
+            if result.findings.count or result.broken:
+                found[index] = dataclasses.replace(result, rows=result.rows[:0], picks=[])
     broken = set[str]()
-    for _, outcome in sorted(found.items()):
-        checked.findings.extend(outcome.findings)
-        if outcome.broken is not None and outcome.broken not in broken:
-            broken.add(outcome.broken)
-            checked.findings.add(outcome.broken)
+    for _, result in sorted(found.items()):
+        checked.findings.extend(result.findings)
+        if result.broken is not None and result.broken not in broken:
+            broken.add(result.broken)
+            checked.findings.add(result.broken)
     if problem := shared.find():
         checked.findings.add(problem)
     if gone:
@@ -300,14 +300,14 @@ def _output_of(receipt: Receipt) -> WrittenFile:
 def _work_of(ledger: Ledger, source: SourceLedger, is_gone: bool) -> Iterator[tuple[Shard, Mapping[int, Receipt]]]:
     """Yield a source's work items with the receipts of each."""
     if is_gone:
-        for index, receipt in sorted(source.receipts.items()):
+        for index, receipt in sorted(source.by_index.items()):
             yield Shard(source.source, index, receipt.start, receipt.end, receipt.last), {index: receipt}
         return
     for shard in ledger.plan.shards_of(source.source):
         if shard.end is None:
-            yield shard, source.receipts
-        elif shard.index in source.receipts:
-            yield shard, {shard.index: source.receipts[shard.index]}
+            yield shard, source.by_index
+        elif shard.index in source.by_index:
+            yield shard, {shard.index: source.by_index[shard.index]}
 
 
 def _is_readable(receipt: Receipt, output: OutputFolder, layout: Layout) -> bool:

@@ -31,7 +31,7 @@ from transforms.ndjson.decompress import DamagedSource
 from transforms.output.folder import JOB, OutputFolder
 from transforms.output.layout import FLOAT32
 from transforms.output.receipts import Receipt, decode_receipt, encode_receipt
-from transforms.read_shards import ShardTooDense, SourceChanged, lines_of, parse_shard
+from transforms.read_shards import ShardTooDense, SourceChanged, lines_by_shard, parse_shard
 from transforms.reuse import partial
 from transforms.reuse.index import FOLDER as INDEX_FOLDER
 from transforms.reuse.index import FormerFile, ReuseIndex, make_index
@@ -120,7 +120,7 @@ def index_former(
     Args:
         output: the folder; None where it is not known yet.
         job: of the run.
-        others: further folders, as `require_same_space` has accepted them.
+        others: further folders, as `reusable_folders` has accepted them.
         cache: of the receipts.
     """
     sources: list[_Source] = []
@@ -140,7 +140,7 @@ def index_former(
     return make_index([*_with_keys(usable), *unfinished])
 
 
-def require_same_space(folders: Iterable[str], job: JobSpec) -> list[OutputFolder]:
+def reusable_folders(folders: Iterable[str], job: JobSpec) -> list[OutputFolder]:
     """Return the output folders that vectors may come from besides the run's own; nothing is written to them.
 
     Raises:
@@ -182,7 +182,7 @@ def count_new(
     with tqdm(desc="looking for new texts", leave=False, unit=" documents", disable=None, delay=2) as bar:
         for item in items:
             try:
-                for shard, lines in lines_of(item, plan.shard_bytes):
+                for shard, lines in lines_by_shard(item, plan.shard_bytes):
                     if left <= 0:
                         return New(new, documents, exact=False)
                     parsed = parse_shard(shard, lines, job.text_field, job.embedding_field)

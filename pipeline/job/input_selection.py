@@ -18,8 +18,8 @@ from transforms.ndjson.decompress import COMPRESSIONS
 from transforms.ndjson.parse import TextField, Unusable, text_of
 from transforms.storage import api as storage
 
-FORMATS = (".ndjson", ".jsonl", ".json")
-ENDINGS = tuple(format_ + compression for format_ in FORMATS for compression in ("", *COMPRESSIONS))
+RECORD_ENDINGS = (".ndjson", ".jsonl", ".json")
+ENDINGS = tuple(format_ + compression for format_ in RECORD_ENDINGS for compression in ("", *COMPRESSIONS))
 MAX_NAMED = 10  # files, in one message
 _SHOWN_FIELDS = 20
 
@@ -154,7 +154,7 @@ def require_records(found: Sequence[Candidate]) -> tuple[list[tuple[Candidate, F
 _EMPTY = "an empty file"
 
 
-def require_text(kinds: Iterable[FileKind], text_field: TextField) -> None:
+def require_text_field(kinds: Iterable[FileKind], text_field: TextField) -> None:
     """Refuse records of which none in the sample has the text field.
 
     Raises:

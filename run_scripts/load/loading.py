@@ -23,7 +23,7 @@ from pipeline.logs import configure_logging
 configure_logging()  # first of all: Beam warns when it is imported
 
 from pipeline.commands.console import say
-from pipeline.errors import ExitCode, NotProven, UsageError, lines_of
+from pipeline.errors import ExitCode, NotProven, UsageError, message_lines
 from pipeline.job.ledger import read_ledger
 from pipeline.job.sharding import read_plan
 from pipeline.job.spec import JobSpec, require_job
@@ -330,7 +330,7 @@ def run(
         with contextlib.closing(open_table(options.database, name, folder)) as table:
             load(folder, table)
     except (UsageError, NotProven, StorageError, OSError) as error:
-        first, *more = lines_of(error)
+        first, *more = message_lines(error)
         for line in (f"{sys.argv[0]}: {first}", *more):
             say(line, sys.stderr)
         codes: dict[type[Exception], ExitCode] = {UsageError: ExitCode.USAGE, NotProven: ExitCode.NOT_PROVEN}

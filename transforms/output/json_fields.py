@@ -27,7 +27,7 @@ def build(kind: type[Kind], fields: Mapping[str, Any]) -> Kind:
     return kind(**fields)
 
 
-def require_text(value: object) -> str:
+def require_string(value: object) -> str:
     """Return a value that must be a string, one of a list in a JSON file.
 
     Raises:

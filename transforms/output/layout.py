@@ -25,7 +25,7 @@ class VectorType(enum.Enum):
 
 
 NDJSON, PARQUET = OutputFormat.NDJSON.value, OutputFormat.PARQUET.value
-FORMATS = (NDJSON, PARQUET)
+OUTPUT_FORMATS = (NDJSON, PARQUET)
 FLOAT32, FLOAT16 = VectorType.FLOAT32.value, VectorType.FLOAT16.value
 VECTOR_TYPES = (FLOAT32, FLOAT16)
 STRING, INT64, DOUBLE, BOOL, JSON = "string", "int64", "double", "bool", "json"

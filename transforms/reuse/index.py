@@ -22,7 +22,7 @@ import orjson
 from transforms.ndjson.lines import chunks_from
 from transforms.ndjson.parse import TextField
 from transforms.output.folder import JOB, OutputFolder
-from transforms.output.json_fields import build, require_text
+from transforms.output.json_fields import build, require_string
 from transforms.reuse.keys import KEY_BYTES
 from transforms.storage import api as storage
 from transforms.storage.base import StorageError
@@ -174,5 +174,5 @@ def _map(path: str) -> ReuseIndex:
 
 def _file(fields: dict[str, object]) -> FormerFile:
     if isinstance(fields["text_field"], list):
-        fields["text_field"] = tuple(require_text(name) for name in fields["text_field"])
+        fields["text_field"] = tuple(require_string(name) for name in fields["text_field"])
     return build(FormerFile, fields)
