@@ -21,7 +21,7 @@ from backports import zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.job.former import count_new, forget_former, index_former
+from pipeline.job.former_vectors import count_new, forget_former, index_former
 from pipeline.job.ledger import Ledger, ReceiptCache
 from pipeline.job.preparation import prepare
 from pipeline.job.sharding import make_plan

@@ -12,7 +12,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms.elements import Reason, Vectors
-from transforms.embed_shards import assemble
+from transforms.embed_shards import COUNTERS, ThrottlingCounter, assemble
 from transforms.reuse.reuse import Distinct, distinct
 from transforms.tei import sharing
 from transforms.tei.settings import EndpointSettings
@@ -21,7 +21,6 @@ from transforms.tei.vector_space import VectorSpace
 
 VECTORS_TAG = "vectors"
 DEAD_LETTER_TAG = "dead_letters"
-_COUNTERS = "tayyar"
 # Enough texts for a few full requests, and to put those of a length together; little to wait for on a slow server.
 _BATCH_TEXTS = 512
 _BATCH_CHARACTERS = 1 << 20
@@ -175,11 +174,9 @@ class _EmbedOrReject(beam.DoFn):  # type: ignore[misc]
         self._elements: list[WindowedValue] = []
         self._texts: list[str] = []
         self._characters = 0
-        self._texts_in = Metrics.counter(_COUNTERS, "texts_in")
-        self._texts_rejected = Metrics.counter(_COUNTERS, "texts_rejected")
-        # Dataflow's autoscaler adds no workers while this counter, under this name, says that they would only wait.
-        self._throttled = Metrics.counter(_COUNTERS, "cumulativeThrottlingSeconds")
-        self._throttled_ms = 0
+        self._texts_in = Metrics.counter(COUNTERS, "texts_in")
+        self._texts_rejected = Metrics.counter(COUNTERS, "texts_rejected")
+        self._throttling = ThrottlingCounter()
 
     def start_bundle(self) -> None:
         """Forget what a bundle that failed has left."""
@@ -234,8 +231,7 @@ class _EmbedOrReject(beam.DoFn):  # type: ignore[misc]
     def _finish(self, batch: _Batch, sent: Embeddings) -> Iterator[WindowedValue]:
         embeddings, _, _ = assemble(batch.distinct, None, sent)
         self._texts_rejected.inc(len(embeddings.rejections))
-        seconds, self._throttled_ms = divmod(self._throttled_ms + embeddings.statistics.throttled_ms, 1000)
-        self._throttled.inc(seconds)
+        self._throttling.add(embeddings.statistics.throttled_ms)
         outcomes = vectors_or_rejections([element.value[1] for element in batch.elements], embeddings)
         for element, outcome in zip(batch.elements, outcomes, strict=True):
             yield element.with_value((element.value[0], outcome))

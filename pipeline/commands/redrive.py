@@ -43,7 +43,7 @@ from transforms.storage.api import WrittenFile
 from transforms.tei.client import TeiClient
 from transforms.tei.handshake import EndpointProfile
 from transforms.tei.vector_space import VectorSpace
-from transforms.write_dead_letters import encode_dead_letters
+from transforms.write_dead_letters import encode_dead_letter
 
 _THREADS_FOR_BUCKETS = 4  # one waits while another one's lines are parsed
 
@@ -247,7 +247,7 @@ class _Redrive:
                 self._output,
                 self._new_receipt(result, left, unfit),
                 self._format.encode(merged, self._job.layout, result.vectors.shape[1]),
-                b"".join(encode_dead_letters(left)),
+                b"".join(map(encode_dead_letter, left)),
                 lambda: bytes(self._new_keys),
             )
         return _Tally(len(chosen), len(embedded), Counter(letter.reason.value for letter in again.values()))

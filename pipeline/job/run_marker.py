@@ -15,7 +15,7 @@ import orjson
 
 from transforms import list_shards
 from transforms.output.folder import JOB, OutputFolder
-from transforms.output.json_fields import build
+from transforms.output.json_fields import build_dataclass
 from transforms.storage import api as storage
 from transforms.storage.base import StorageError
 
@@ -191,7 +191,7 @@ def decode_marker(data: bytes) -> RunMarker:
         ValueError: if they are none.
     """
     try:
-        marker = build(RunMarker, orjson.loads(data))
+        marker = build_dataclass(RunMarker, orjson.loads(data))
         seconds = marker.since_seconds
     except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
         raise ValueError(f"this is not a run marker: {error}") from error

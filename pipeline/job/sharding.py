@@ -30,7 +30,7 @@ from transforms.elements import Shard, Source
 from transforms.ndjson.decompress import COMPRESSIONS
 from transforms.ndjson.parse import TextField
 from transforms.output.folder import OutputFolder, check_name
-from transforms.output.json_fields import build
+from transforms.output.json_fields import build_dataclass
 from transforms.read_shards import MAX_SHARD_RECORDS
 from transforms.storage import api as storage
 
@@ -269,7 +269,7 @@ def read_plan(output: OutputFolder, shard_bytes: int) -> Plan:
         raise UsageError(f"{output.root} is not an output folder of Tayyar: it has no {output.plan}. Check --output.")
     try:
         lines = [orjson.loads(line) for line in data.splitlines()]
-        sources = tuple(build(Source, {name: line[name] for name in _SOURCE_FIELDS}) for line in lines)
+        sources = tuple(build_dataclass(Source, {name: line[name] for name in _SOURCE_FIELDS}) for line in lines)
         if not sources:
             raise ValueError("it names no file")
         if min(source.size for source in sources) < 0 or _min_shards(sources, shard_bytes) > _MAX_SHARDS:

@@ -15,7 +15,7 @@ from pipeline.errors import UsageError
 from pipeline.job.preflight import opening
 from transforms.ndjson.parse import TextField
 from transforms.output.folder import OutputFolder
-from transforms.output.json_fields import build, require_string
+from transforms.output.json_fields import build_dataclass, require_string
 from transforms.output.layout import (
     FLOAT32,
     NDJSON,
@@ -298,7 +298,7 @@ def decode_job(data: bytes) -> JobSpec:
         values["columns"] = decode_columns(values["columns"])
         if isinstance(values["text_field"], list):
             values["text_field"] = tuple(require_string(name) for name in values["text_field"])
-        job = build(JobSpec, values)
+        job = build_dataclass(JobSpec, values)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"this is not a job description: {error}") from error
     if not job.history or not 1 <= job.shard_bytes <= MAX_SHARD_BYTES or not job.text_field or not job.embedding_field:
@@ -311,7 +311,7 @@ def decode_job(data: bytes) -> JobSpec:
 
 
 def _served(entry: Mapping[str, Any]) -> ServedModel:
-    served = build(ServedModel, entry)
+    served = build_dataclass(ServedModel, entry)
     datetime.fromisoformat(served.since)
     return served
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import orjson
 
-from pipeline.job.former import New
+from pipeline.job.former_vectors import New
 from pipeline.job.sharding import Plan
 from pipeline.planning.sampling import Sample
 from pipeline.planning.throughput import Level, fastest
@@ -24,8 +24,7 @@ from transforms.output.layout import Layout
 from transforms.tei.handshake import ServerInfo
 from transforms.tei.settings import Overlong
 
-NAME = f"{JOB}/estimate.json"
-VERSION = 1
+ESTIMATE = f"{JOB}/estimate.json"
 _WORST = 3
 _SHOWN_CHARACTERS = 80
 _MAX_AMOUNT = 1 << 53
@@ -34,7 +33,7 @@ _MAX_AMOUNT = 1 << 53
 def read_estimate(output: OutputFolder) -> dict[str, Any] | None:
     """Return what `plan` saved beside the output; None if it saved nothing that can be read."""
     try:
-        estimate = orjson.loads(output.read(NAME) or b"null")
+        estimate = orjson.loads(output.read(ESTIMATE) or b"null")
     except ValueError:
         return None
     if not isinstance(estimate, dict):
@@ -77,7 +76,7 @@ def make_estimate(
     expected = sample.total.value * len(documents) / len(sample.records)
     shards = _shards(plan, sample)
     return {
-        "version": VERSION,
+        "version": 1,  # of this form
         "files": len(plan.sources),
         "bytes": sum(source.size for source in plan.sources),
         "shards": shards,

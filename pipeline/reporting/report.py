@@ -19,7 +19,7 @@ from pipeline.job.spec import JobSpec
 from pipeline.reporting.explain import explain_dead_letters
 from pipeline.reporting.numbers import count, dollars, duration, percent, rate
 from pipeline.reporting.schema import (
-    VERSION,
+    REPORT_VERSION,
     Comparison,
     DeadLetterReason,
     Example,
@@ -42,7 +42,7 @@ from pipeline.reporting.schema import (
 from pipeline.reporting.timeline import active_seconds, bottleneck, sum_statistics, timeline
 from transforms.elements import RequestStatistics
 from transforms.output.folder import JOB, OutputFolder
-from transforms.output.json_fields import build
+from transforms.output.json_fields import build_dataclass
 from transforms.output.receipts import MAX_SECONDS, Receipt
 from transforms.tei.settings import Overlong
 
@@ -83,7 +83,7 @@ def make_report(
     sums = sum_statistics(receipts)
     totals = _totals(ledger, receipts, sums, price_per_hour, estimate, former_price)
     return Report(
-        version=VERSION,
+        version=REPORT_VERSION,
         made_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         output=output,
         complete=ledger.complete,
@@ -295,7 +295,7 @@ def write_verified(output: OutputFolder, findings: int) -> None:
     output.write(VERIFIED, [orjson.dumps({"at": at, "findings": findings}, option=orjson.OPT_APPEND_NEWLINE)])
 
 
-class Former(NamedTuple):
+class FormerReport(NamedTuple):
     """What a report takes over from its predecessor.
 
     Attributes:
@@ -309,18 +309,18 @@ class Former(NamedTuple):
     last_run: LastRun | None
 
 
-def read_former(output: OutputFolder) -> Former:
+def read_former_report(output: OutputFolder) -> FormerReport:
     """Return what the report that is in the folder hands on."""
     try:
         former = orjson.loads(output.read(output.report) or b"{}")
         price, run = former.get("price_per_hour"), former.get("last_run")
         per_document = former.get("totals", {}).get("dollars_per_document")
-        kept = None if run is None else build(LastRun, {**run, "endpoints": tuple(run["endpoints"])})
+        kept = None if run is None else build_dataclass(LastRun, {**run, "endpoints": tuple(run["endpoints"])})
     except (ValueError, AttributeError, TypeError, KeyError):
-        return Former(None, None, None)
+        return FormerReport(None, None, None)
     if kept is not None and not _is_plausible(kept):
         kept = None
-    return Former(_valid_price(price), _valid_price(per_document), kept)
+    return FormerReport(_valid_price(price), _valid_price(per_document), kept)
 
 
 def _valid_price(value: object) -> float | None:

@@ -19,7 +19,7 @@ from typing import Any, Literal, Union
 import orjson
 
 # Fields are added without a new version; a field that goes, or changes its meaning, makes one.
-VERSION: Literal[2] = 2
+REPORT_VERSION: Literal[2] = 2
 
 Verdict = Literal["endpoint", "client", "balanced", "unknown"]
 

@@ -17,7 +17,7 @@ from transforms.output.folder import OutputFolder
 from transforms.output.receipts import Receipt
 from transforms.reuse.partial import count_partial
 
-VERSION = 1
+STATUS_VERSION = 1
 RECENT_SECONDS = 300.0
 # A run that has no success for ten minutes gives up by itself (--give_up_after); a slow shard may take longer.
 STALLED_AFTER_SECONDS = 600.0
@@ -148,7 +148,7 @@ def status_of(
     limit = bottleneck(sums, ledger.sent, busy)
     left = (expected - ledger.records) / per_second if expected is not None and per_second else None
     return Status(
-        version=VERSION,
+        version=STATUS_VERSION,
         state=state,
         why=why,
         model=job.model.model_id,

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.verification.findings import WrongLine
 from pipeline.verification.vectors import is_array_of_numbers, parse_vector, vector_of
-from transforms.elements import DeadLetter, Document
+from transforms.elements import DeadLetter, Document, text_as_sent
 from transforms.ndjson.lines import Line
 from transforms.ndjson.parse import TextField, parse_line
 from transforms.ndjson.splice import json_key, split_document
@@ -17,7 +17,6 @@ from transforms.output.layout import PARQUET, Layout
 from transforms.output.ndjson_output import MAX_OUTPUT_LINE_BYTES
 from transforms.output.parquet_output import ParquetRow
 from transforms.output.values import column_values
-from transforms.reuse.keys import text_as_sent
 
 
 class RowCheck(Protocol):

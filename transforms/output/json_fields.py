@@ -11,7 +11,7 @@ from typing import Any, TypeVar, Union
 Kind = TypeVar("Kind")
 
 
-def build(kind: type[Kind], fields: Mapping[str, Any]) -> Kind:
+def build_dataclass(kind: type[Kind], fields: Mapping[str, Any]) -> Kind:
     """Return `kind(**fields)`.
 
     Args:

@@ -14,7 +14,7 @@ import orjson
 from transforms.elements import Reason, RequestStatistics, Shard
 from transforms.ndjson.parse import TextField
 from transforms.output.folder import DATA, OutputFolder, check_name
-from transforms.output.json_fields import build, require_string
+from transforms.output.json_fields import build_dataclass, require_string
 from transforms.output.layout import FLOAT32, OUTPUT_FORMATS, VECTOR_TYPES
 from transforms.storage.api import FileStat, WrittenFile
 
@@ -164,11 +164,11 @@ def decode_receipt(data: bytes) -> Receipt:
         if isinstance(made["text_field"], list):
             made["text_field"] = tuple(require_string(name) for name in made["text_field"])
         for name in ("output", "dead_letter_output"):
-            values[name] = None if values[name] is None else build(WrittenFile, values[name])
+            values[name] = None if values[name] is None else build_dataclass(WrittenFile, values[name])
         values["truncated_at"] = tuple(values["truncated_at"])
-        values["statistics"] = build(RequestStatistics, numbers)
-        values["provenance"] = build(Provenance, made)
-        receipt = build(Receipt, values)
+        values["statistics"] = build_dataclass(RequestStatistics, numbers)
+        values["provenance"] = build_dataclass(Provenance, made)
+        receipt = build_dataclass(Receipt, values)
         _check_bounds(receipt)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"this is not a receipt: {error}") from error

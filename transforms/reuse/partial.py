@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from transforms.elements import Vectors
+from transforms.elements import Vectors, text_as_sent
 from transforms.output.folder import JOB, OutputFolder
-from transforms.output.json_fields import build
-from transforms.reuse.keys import KEY_BYTES, text_as_sent
+from transforms.output.json_fields import build_dataclass
+from transforms.reuse.keys import KEY_BYTES
 from transforms.storage import api as storage
 from transforms.storage.api import Crc32c
 from transforms.storage.base import StorageError
@@ -39,8 +39,8 @@ _logger = logging.getLogger(__name__)
 class Pending(Protocol):
     """A shard whose texts are with the client."""
 
-    def so_far(self) -> tuple[Vectors, frozenset[int]]:
-        """Return the vectors, of which rows of zeros are not there yet, and the indices that were rejected."""
+    def so_far(self) -> Vectors:
+        """Return the vectors, float32[len(texts), dimensions]; rows of zeros are not there yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ class PartialWriter:
         with self._lock:
             watched = list(self._watched.items())
         for shard, one in watched:
-            vectors, _ = one.pending.so_far()
+            vectors = one.pending.so_far()
             present = np.asarray(vectors.any(axis=1))
             # A row may be half written now. One that was there at the last look is complete.
             complete = np.zeros_like(present) if one.seen is None else present & one.seen
@@ -212,7 +212,7 @@ def decode_header(line: bytes) -> PartialHeader:
     if len(line) > _MAX_HEADER_BYTES or not line.endswith(b"\n"):
         raise ValueError("there is no header")
     try:
-        header = build(PartialHeader, orjson.loads(line))
+        header = build_dataclass(PartialHeader, orjson.loads(line))
     except (TypeError, ValueError) as error:
         raise ValueError(f"the header cannot be read: {error}") from error
     if header.documents < 0 or header.dimensions < 1 or math.prod((header.documents, header.dimensions)) > MAX_BYTES:

@@ -44,9 +44,9 @@ class PendingEmbeddings:
         """Return whether `result` would return, or raise, at once."""
         return self._submission.done
 
-    def so_far(self) -> tuple[Vectors, frozenset[int]]:
-        """Return the vectors, of which rows of zeros are not there yet, and the indices that were rejected."""
-        return self._submission.vectors_so_far()
+    def so_far(self) -> Vectors:
+        """Return the vectors, float32[len(texts), dimensions]; rows of zeros are not there yet."""
+        return self._submission.vectors
 
     def cancel(self) -> None:
         """Send no more of it; `result` raises from now on, unless all of it is done."""

@@ -98,7 +98,11 @@ def set_aside(
         gone = receipt.shard not in ledger.shards_named
         if receipt.shard in valid or (gone and not prune):
             continue
-        if receipt.output is not None and receipt.files_are_there(files) and _space_of(receipt) == job.space.digest:
+        if (
+            receipt.output is not None
+            and receipt.files_are_there(files)
+            and receipt.provenance.space == job.space.digest
+        ):
             stem = f"{FOLDER}/{hashlib.sha256(encode_receipt(receipt)).hexdigest()[:16]}"
             keys = output.read(output.keys(receipt.shard), _MAX_KEY_FILE_BYTES)
             output.write(f"{stem}.json", [encode_receipt(receipt)])
@@ -128,7 +132,7 @@ def index_former(
         space = job.space.digest if folder is output else require_job(folder).space.digest
         files = folder.list()
         receipts = cache if folder is output else ReceiptCache()
-        sources += (source for source in _outputs(folder, files, receipts) if _space_of(source.receipt) == space)
+        sources += (source for source in _outputs(folder, files, receipts) if source.receipt.provenance.space == space)
     usable = [
         source
         for source in sources
@@ -258,10 +262,6 @@ def _partial_shards(output: OutputFolder, job: JobSpec) -> Iterator[tuple[Former
             continue
         if header.space == job.space.digest and _fits(header.overlong, job.overlong):
             yield FormerFile(output.path(name), file.size, header.crc32c, None, ""), partial.keys_of(digests)
-
-
-def _space_of(receipt: Receipt) -> str:
-    return receipt.provenance.space
 
 
 def _fits(made: str, wanted: Overlong) -> bool:
