@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms import coders  # noqa: F401 # registers how the elements are encoded
+from transforms.doubt import record_doubt
 from transforms.early_stop import check_dead_letter_ratio
 from transforms.elements import DeadLetter, DocumentShard, EmbeddedShard, Reason, ShardDeadLetters, Stage
 from transforms.output.folder import OutputFolder
@@ -24,6 +26,7 @@ from transforms.reuse.index import IndexHandle
 from transforms.reuse.partial import PartialWriter
 from transforms.reuse.reuse import Distinct, Found, distinct, find_vectors
 from transforms.tei import sharing
+from transforms.tei.errors import VectorsDoubtful
 from transforms.tei.settings import EndpointSettings
 from transforms.tei.tasks import Embeddings, Rejection
 
@@ -264,19 +267,21 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
             new = [text for text, known in zip(texts.texts, found.mask, strict=True) if not known]
         submitted = _SubmittedShard(shard, texts, found, started_at)
         # Dead letters count, too: until their shard is done, their lines are kept.
-        pending = self._submitted.submit(submitted, new, len(shard.documents), _memory_of(shard))
-        if self._partial_writer is not None and new:
-            self._partial_writer.add(shard.shard.name, new, pending)
-        for done, sent in self._submitted.take_ready():
-            yield from self._finish(done, sent)
+        with self._recording_doubt():
+            pending = self._submitted.submit(submitted, new, len(shard.documents), _memory_of(shard))
+            if self._partial_writer is not None and new:
+                self._partial_writer.add(shard.shard.name, new, pending)
+            for done, sent in self._submitted.take_ready():
+                yield from self._finish(done, sent)
 
     def finish_bundle(self) -> Iterator[beam.pvalue.TaggedOutput]:
         if self._submitted is None:
             raise RuntimeError("setup() comes before finish_bundle()")
-        for done, sent in self._submitted.take_all():
-            for output in self._finish(done, sent):
-                value = WindowedValue(output.value, GlobalWindow().max_timestamp(), (GlobalWindow(),))
-                yield beam.pvalue.TaggedOutput(output.tag, value)
+        with self._recording_doubt():
+            for done, sent in self._submitted.take_all():
+                for output in self._finish(done, sent):
+                    value = WindowedValue(output.value, GlobalWindow().max_timestamp(), (GlobalWindow(),))
+                    yield beam.pvalue.TaggedOutput(output.tag, value)
 
     def teardown(self) -> None:
         self._forget_all()
@@ -285,6 +290,15 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
         submitted, self._submitted = self._submitted, None
         if submitted is not None:
             submitted.close()
+
+    @contextmanager
+    def _recording_doubt(self) -> Iterator[None]:
+        try:
+            yield
+        except VectorsDoubtful as error:
+            if self._partial is not None:
+                record_doubt(self._partial.output, str(error))
+            raise
 
     def _forget_all(self) -> None:
         """Forget the shards of a bundle that failed."""

@@ -41,6 +41,7 @@ from transforms.reuse.keys import KEY_BYTES, key_of
 from transforms.storage import api as storage
 from transforms.storage.api import WrittenFile
 from transforms.tei.client import TeiClient
+from transforms.tei.errors import VectorsDoubtful
 from transforms.tei.handshake import EndpointProfile
 from transforms.tei.vector_space import VectorSpace
 from transforms.write_dead_letters import encode_dead_letter
@@ -50,16 +51,18 @@ _THREADS_FOR_BUCKETS = 4  # one waits while another one's lines are parsed
 
 @dataclass
 class _Tally:
-    """How many dead letters were sent again, how many of them succeeded, and the reasons of the others."""
+    """How many dead letters were sent again, how many of them succeeded in which shards, and the others' reasons."""
 
     sent: int = 0
     embedded: int = 0
     left: Counter[str] = field(default_factory=Counter)
+    replaced: list[str] = field(default_factory=list)
 
     def add(self, other: _Tally) -> None:
         self.sent += other.sent
         self.embedded += other.embedded
         self.left += other.left
+        self.replaced += other.replaced
 
 
 def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> ExitCode:
@@ -98,8 +101,15 @@ def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> Exit
             ledger, problems = relocate(ledger, now)
             if problems:
                 raise UsageError(f"{problems[0]}. Give the files that were embedded.")
+        tally = _Tally()
         try:
-            tally = _send_again(ledger, reasons, output, job, options, say)
+            _send_again(ledger, reasons, output, job, options, tally, say)
+        except VectorsDoubtful as error:
+            output.delete(map(output.receipt, tally.replaced))
+            raise VectorsDoubtful(
+                f"{error} What this redrive had replaced ({count(len(tally.replaced), 'shard')}) is discarded. "
+                "Put the endpoint right, then run the job again."
+            ) from error
         except (DamagedSource, ShardTooDense, SourceChanged) as error:
             raise PipelineFailed(str(error)) from error
         after = _read(output, job)
@@ -135,15 +145,15 @@ def _send_again(
     output: OutputFolder,
     job: JobSpec,
     options: RedriveOptions,
+    tally: _Tally,
     say: Callable[[str], None],
-) -> _Tally:
+) -> None:
     """Go through the shards that have such dead letters; several at once where a bucket is read or written."""
-    tally = _Tally()
     wanted = sum(
         letters for receipt in ledger.receipts() for reason, letters in receipt.reasons.items() if reason in reasons
     )
     if not wanted:
-        return tally
+        return
     require_endpoint(options.endpoint, options.model, job.served)
     settings = dataclasses.replace(
         options.endpoint,
@@ -177,7 +187,6 @@ def _send_again(
         finally:
             for future in futures:
                 future.cancel()
-    return tally
 
 
 def _space_of(job: JobSpec, profile: EndpointProfile, output: OutputFolder) -> VectorSpace:
@@ -250,7 +259,8 @@ class _Redrive:
                 b"".join(map(encode_dead_letter, left)),
                 lambda: bytes(self._new_keys),
             )
-        return _Tally(len(chosen), len(embedded), Counter(letter.reason.value for letter in again.values()))
+        reasons_left = Counter(letter.reason.value for letter in again.values())
+        return _Tally(len(chosen), len(embedded), reasons_left, [self._shard.name] if embedded else [])
 
     def _letters(self) -> list[DeadLetter]:
         try:

@@ -14,6 +14,7 @@ from pipeline.job.shard_replacement import finish_replacements
 from pipeline.job.sharding import Plan, read_plan, write_plan
 from pipeline.job.spec import JobSpec, is_first_edition, join, read_job, renamed, write_job
 from pipeline.reporting.numbers import count
+from transforms.doubt import discard_doubtful
 from transforms.output.folder import JOB, OutputFolder
 from transforms.read_shards import DAMAGED
 from transforms.reuse.index import IndexHandle, write_index
@@ -107,6 +108,12 @@ def prepare(
         if prune:
             _logger.warning("--prune removes nothing while another command may be at work")
     else:  # then whatever is not whole was left by a command that died
+        if discarded := discard_doubtful(output):
+            _logger.warning(
+                "%s What the last run had finished (%s) is discarded.",
+                discarded.reason,
+                count(discarded.shards, "shard"),
+            )
         finish_replacements(output, lambda shard: any(is_shard(each, shard) for each in (plan, former) if each))
         run_marker.remove_leftovers(output)
         output.delete(output.list(DAMAGED))

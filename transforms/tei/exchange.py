@@ -16,7 +16,7 @@ import numpy.typing as npt
 from transforms.elements import Reason, Vectors
 from transforms.tei.endpoint import Backoff, Endpoint, GiveUpTimer
 from transforms.tei.error_table import Action, Failure, classify, doubtful_reply, no_reply
-from transforms.tei.errors import ModelChanged, NotTei, PairingBroken
+from transforms.tei.errors import ModelChanged, NotTei, PairingBroken, VectorsDoubtful
 from transforms.tei.formats import (
     OtherDimensions,
     Rows,
@@ -222,6 +222,12 @@ class Exchange:
             if not rows.good[place]:
                 self._fail(assignment, task, doubtful_reply("the canary has a vector with nulls or of zeros"))
             elif not self._is_canary(rows.values[place]):
+                if any(map(self._is_canary, rows.values)):
+                    raise VectorsDoubtful(
+                        f"{assignment.endpoint.url} mixes up rows: the canary's vector came back in the place of "
+                        "another text's. Look at what stands in front of the model (a batching proxy, a cache). Rows "
+                        "that changed places without the canary do not show, so its earlier replies are in doubt, too."
+                    )
                 found = cosine(self._space.vectors[0], rows.values[place])
                 self._wrong_canary(assignment, task, profile, f"its cosine is {found:.4f}")
             else:
@@ -354,7 +360,8 @@ class Exchange:
         """Ask for the canary again, alone and spaced out; end the run unless all of that is right.
 
         The second wrong one of an endpoint ends the run, too, however many right ones come between them: then two
-        models answer there. Wrong replies to requests that were under way together count as one.
+        models answer there. Wrong replies to requests that were under way together count as one. Where texts go one
+        by one, the first one does: single texts' replies between right canaries may be the other model's, too.
 
         Raises:
             ModelChanged, PairingBroken: what the endpoint returns cannot be trusted.
@@ -392,6 +399,11 @@ class Exchange:
                 f"canary came back with another vector again and again ({found}). Vectors of its replies were not "
                 "used. Look at what was deployed or restarted there."
             )
+        if endpoint.one_by_one:
+            raise VectorsDoubtful(
+                f"{self._two_models(endpoint, found)} It takes one text a request, so other texts' vectors may be the "
+                "other model's unseen."
+            )
         if not all(right):
             raise PairingBroken(self._two_models(endpoint, found))
         self._wrong_canary_at[endpoint.url] = self._scheduler.clock()
@@ -405,8 +417,8 @@ class Exchange:
         return (
             f"{endpoint.url} returns the canary's vector in some replies and another one in others ({found}): either "
             "two models answer there (look at its replicas, a rolling update, a balancer in front of two versions), or "
-            "what stands in front of it mixes up rows (a cache, a batching proxy). Replies with a wrong canary were "
-            "not used; two rows that changed places without it are found by verify --sample."
+            "what stands in front of it mixes up replies (a cache, a batching proxy). Replies with a wrong canary were "
+            "not used."
         )
 
     # --- failures -----------------------------------------------------------------------------------------------------
