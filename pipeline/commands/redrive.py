@@ -25,10 +25,11 @@ from pipeline.job.spec import JobSpec, ServedModel, require_job
 from pipeline.reporting.examples import read_dead_letters
 from pipeline.reporting.numbers import count
 from pipeline.reporting.report import VERIFIED
+from pipeline.reporting.timeline import sum_statistics
 from pipeline.runners.endpoint import reached, require_endpoint
 from pipeline.runners.progress import CountBar
 from pipeline.verification.shards import rows_of_output
-from transforms.elements import DeadLetter, Document, DocumentShard, EmbeddedShard, Reason, RequestStatistics, Shard
+from transforms.elements import DeadLetter, Document, DocumentShard, EmbeddedShard, Reason, Shard
 from transforms.embed_shards import merge_embeddings, reject_unfit
 from transforms.ndjson.decompress import DamagedSource
 from transforms.ndjson.lines import Line
@@ -155,19 +156,12 @@ def _send_again(
     if not wanted:
         return
     require_endpoint(options.endpoint, options.model, job.served)
-    settings = dataclasses.replace(
-        options.endpoint,
-        prompt_name=job.prompt_name,
-        normalize=job.normalize,
-        overlong=job.overlong,
-        dimensions=job.dimensions,
-    )
     counting = threading.Lock()
     paths = [output.root, *(source.source.path for source in ledger.sources)]
     threads_count = 1 if all(map(storage.is_local, paths)) else _THREADS_FOR_BUCKETS
     with (
         ThreadPoolExecutor(threads_count) as threads,  # outermost: they end when the client is closed
-        reached(settings, None, model=options.model, say=say) as (usable, profile),
+        reached(job.apply_to(options.endpoint), None, model=options.model, say=say) as (usable, profile),
         closing(TeiClient(dataclasses.replace(usable, space=_space_of(job, profile, output)))) as client,
         CountBar(wanted, "dead letter") as bar,
     ):
@@ -304,7 +298,7 @@ class _Redrive:
             unfit=unfit,
             truncated=self._receipt.truncated + len(result.truncated),
             truncated_at=tuple(sorted((*self._receipt.truncated_at, *result.truncated))[:MAX_TRUNCATED_PLACES]),
-            statistics=add_statistics(self._receipt.statistics, result.statistics),
+            statistics=sum_statistics([self._receipt.statistics, result.statistics]),
         )
 
     def _merged(
@@ -358,9 +352,3 @@ class _Redrive:
             f"{name} is not what its receipt says. "
             f"Delete {self._output.path(self._output.receipt(self._shard.name))} and run the job again."
         )
-
-
-def add_statistics(one: RequestStatistics, other: RequestStatistics) -> RequestStatistics:
-    """Return the sums of two numbers of requests."""
-    names = (each.name for each in dataclasses.fields(RequestStatistics))
-    return RequestStatistics(**{name: getattr(one, name) + getattr(other, name) for name in names})

@@ -146,12 +146,8 @@ def _gc_frozen() -> Iterator[None]:
 
 
 def _judge(ledger: Ledger, options: RunOptions, output: OutputFolder, say: Callable[[str], None]) -> ExitCode:
-    if ledger.dead_letters > options.max_dead_letter_ratio * ledger.records:
-        say(
-            too_many_dead_letters(
-                ledger.dead_letters, ledger.records, options.max_dead_letter_ratio, output.path(DEAD_LETTERS)
-            )
-        )
+    if problem := too_many_dead_letters(ledger, options.max_dead_letter_ratio, output.path(DEAD_LETTERS)):
+        say(problem)
         return ExitCode.TOO_MANY_DEAD_LETTERS
     return ExitCode.DONE
 

@@ -39,13 +39,12 @@ from transforms.reuse.keys import KEY_BYTES
 from transforms.reuse.reuse import count_known, distinct
 from transforms.storage import api as storage
 from transforms.storage.api import FileStat
-from transforms.storage.base import StorageError
+from transforms.storage.base import PARALLEL, StorageError
 from transforms.tei.settings import Overlong
 
 FOLDER = f"{JOB}/former"
 COUNTED_BYTES = 128 << 20  # of records that a run reads to find how many texts are new: a second or two
 _MAX_KEY_FILE_BYTES = 1 << 34
-_READERS = 32
 _logger = logging.getLogger(__name__)
 
 
@@ -243,7 +242,7 @@ def _with_keys(sources: Sequence[_Source]) -> Iterator[tuple[FormerFile, bytes]]
         except (StorageError, OSError):
             return None
 
-    with ThreadPoolExecutor(_READERS) as readers:
+    with ThreadPoolExecutor(PARALLEL) as readers:
         each = zip(sources, readers.map(read, sources), strict=True)
         for source, keys in tqdm(each, "reading keys", len(sources), leave=False, unit="", disable=None, delay=2):
             written = source.receipt.output

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import UsageError
-from pipeline.job.file_kinds import FileKind, look_at_all
+from pipeline.job.file_kinds import EMPTY_FILE, FileKind, look_at_all
 from pipeline.reporting.numbers import count
 from transforms.elements import Reason
 from transforms.ndjson.decompress import COMPRESSIONS
@@ -136,7 +136,7 @@ def require_records(found: Sequence[Candidate]) -> tuple[list[tuple[Candidate, F
     taken, left_out, wrong = [], [], []
     kinds = look_at_all([candidate.file for candidate in found])
     for candidate, kind in zip(found, kinds, strict=True):
-        if kind.problem is None or (kind.problem == _EMPTY and candidate.must_hold_records):
+        if kind.problem is None or (kind.problem == EMPTY_FILE and candidate.must_hold_records):
             taken.append((candidate, kind))
         elif candidate.must_hold_records:
             wrong.append((candidate.file.path, kind))
@@ -149,9 +149,6 @@ def require_records(found: Sequence[Candidate]) -> tuple[list[tuple[Candidate, F
         rest = [*more_line, "Leave files out with --exclude PATTERN."]
         raise UsageError(*lines, *rest)
     return taken, left_out
-
-
-_EMPTY = "an empty file"
 
 
 def require_text_field(kinds: Iterable[FileKind], text_field: TextField) -> None:

@@ -18,8 +18,8 @@ from transforms.elements import Shard, Source
 from transforms.output.folder import DATA, DEAD_LETTERS, JOB, OutputFolder
 from transforms.output.receipts import Receipt, decode_receipt
 from transforms.storage.api import FileStat
+from transforms.storage.base import PARALLEL
 
-_READERS = 32  # receipts are small files: reading them is waiting, most of all in a bucket
 _SHARD_FILE = re.compile(
     rf"(?:(?P<receipt>{JOB}/receipts/)|(?P<keys>{JOB}/keys/)|(?P<data>{DATA}/)|{DEAD_LETTERS}/)"
     r"(?P<name>.+)-(?P<index>\d{5}|[1-9]\d{5,})\.(?(receipt)json|(?(keys)u64|(?(data)(?:ndjson|parquet)|ndjson)))"
@@ -304,7 +304,7 @@ def relocate(ledger: Ledger, now: Plan) -> tuple[Ledger, list[str]]:
 
 def read_receipts(output: OutputFolder, names: Collection[str]) -> Iterator[Receipt]:
     """Yield the receipts with these names; one that cannot be read counts as missing."""
-    with ThreadPoolExecutor(_READERS) as readers:
+    with ThreadPoolExecutor(PARALLEL) as readers:
         each = zip(names, readers.map(output.read, names), strict=True)
         # Thousands in a bucket take a while; a few are read before a bar would be seen.
         for name, data in tqdm(each, "reading receipts", len(names), leave=False, unit="", disable=None, delay=2):

@@ -89,15 +89,10 @@ class Writer:
     marker: RunMarker
     silent_seconds: float
 
-    @property
-    def launcher_is_gone(self) -> bool:
-        """Whether only its workers, elsewhere, can still write."""
-        return self.marker.is_gone
-
     def remedy(self, output: OutputFolder) -> str:
         """Return what a person can do about it."""
         path = output.path(self.marker.name)
-        if not self.launcher_is_gone:
+        if not self.marker.is_gone:
             return f"Wait for its end, or stop it; if it was killed, delete {path}."
         return (
             f"Its launcher has ended, but its workers may live on; the last file here was written "

@@ -151,6 +151,16 @@ class JobSpec:
         """Whether vectors have unit norm."""
         return self.space.normalized
 
+    def apply_to(self, endpoint: EndpointSettings) -> EndpointSettings:
+        """Return an endpoint's settings with those under which this job's vectors were made."""
+        return replace(
+            endpoint,
+            prompt_name=self.prompt_name,
+            normalize=self.normalize,
+            overlong=self.overlong,
+            dimensions=self.dimensions,
+        )
+
     @property
     def provenance(self) -> Provenance:
         """What receipts record of how their shards were made."""

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import orjson
@@ -16,7 +16,7 @@ from pipeline.job.sharding import Plan
 from pipeline.planning.sampling import Sample
 from pipeline.planning.throughput import Level, fastest
 from pipeline.reporting.numbers import count, dollars, duration, number, percent, rate, size
-from pipeline.reporting.report import PLANNED
+from pipeline.reporting.report import PLANNED, is_amount
 from transforms.elements import Document, Vectors
 from transforms.output.folder import JOB, OutputFolder
 from transforms.output.formats import format_of
@@ -27,7 +27,6 @@ from transforms.tei.settings import Overlong
 ESTIMATE = f"{JOB}/estimate.json"
 _WORST = 3
 _SHOWN_CHARACTERS = 80
-_MAX_AMOUNT = 1 << 53
 
 
 def read_estimate(output: OutputFolder) -> dict[str, Any] | None:
@@ -39,12 +38,7 @@ def read_estimate(output: OutputFolder) -> dict[str, Any] | None:
     if not isinstance(estimate, dict):
         return None
     values = [estimate.get(name) for name in (*PLANNED, "price_per_hour")]
-    return estimate if all(value is None or _is_amount(value) for value in values) else None
-
-
-def _is_amount(value: object) -> bool:
-    """Whether a value can be a number of records, bytes, seconds or dollars."""
-    return type(value) in (int, float) and 0 <= cast(float, value) <= _MAX_AMOUNT
+    return estimate if all(value is None or is_amount(value) for value in values) else None
 
 
 def make_estimate(
