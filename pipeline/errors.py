@@ -32,7 +32,7 @@ class UsageError(CommandError):
     """The command cannot be carried out as it was given; the message names the value and the remedy."""
 
 
-def lines_of(error: Exception) -> tuple[str, ...]:
+def message_lines(error: Exception) -> tuple[str, ...]:
     """Return the lines of an error's message; of an error that is not a CommandError, it is one line."""
     return error.args if isinstance(error, CommandError) else (describe_error(error),)
 

@@ -125,6 +125,14 @@ class Shard:
         return self.source.size if self.end is None else self.end - self.start
 
 
+def text_as_sent(text: str) -> bytes:
+    """Return the UTF-8 bytes of a text that the endpoint gets: a lone surrogate, which UTF-8 cannot hold, becomes `?`.
+
+    Requests, keys of texts and Parquet's column of texts follow this one rule, so that equal bytes have equal vectors.
+    """
+    return text.encode("utf-8", "replace")
+
+
 class Document(NamedTuple):
     """One record that can be embedded. A tuple, because that is made in half of a dataclass's time.
 

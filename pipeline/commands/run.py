@@ -21,13 +21,13 @@ from pipeline.commands.options.run import RunOptions
 from pipeline.commands.report import publish
 from pipeline.errors import ExitCode, PipelineFailed
 from pipeline.job import run_marker
-from pipeline.job.former import count_new, forget_former, require_same_space
+from pipeline.job.former_vectors import count_new, forget_former, reusable_folders
 from pipeline.job.ledger import Ledger, ReceiptCache, read_ledger, stale_files
 from pipeline.job.preflight import require_usable
 from pipeline.job.preparation import join_folder, prepare
 from pipeline.job.sharding import Plan, make_plan
 from pipeline.job.spec import JobSpec, describe_job, read_job
-from pipeline.planning import estimate
+from pipeline.planning.estimate import ESTIMATE
 from pipeline.planning.sampling import sample_lines
 from pipeline.reporting.explain import too_many_dead_letters
 from pipeline.reporting.numbers import count, size
@@ -85,9 +85,9 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
                 others,
                 say,
                 overwrite=options.overwrite,
-                keep=(estimate.NAME,),
+                keep=(ESTIMATE,),
             )
-            reuse = require_same_space(options.reuse, job)
+            reuse = reusable_folders(options.reuse, job)
             before, index = prepare(output, plan, job, others, cache, prune=options.prune, reuse=reuse)
             say(_opening(plan, before, job, index))
             settings = _graph_settings(options, endpoint, output, job, index)
@@ -146,12 +146,8 @@ def _gc_frozen() -> Iterator[None]:
 
 
 def _judge(ledger: Ledger, options: RunOptions, output: OutputFolder, say: Callable[[str], None]) -> ExitCode:
-    if ledger.dead_letters > options.max_dead_letter_ratio * ledger.records:
-        say(
-            too_many_dead_letters(
-                ledger.dead_letters, ledger.records, options.max_dead_letter_ratio, output.path(DEAD_LETTERS)
-            )
-        )
+    if problem := too_many_dead_letters(ledger, options.max_dead_letter_ratio, output.path(DEAD_LETTERS)):
+        say(problem)
         return ExitCode.TOO_MANY_DEAD_LETTERS
     return ExitCode.DONE
 
@@ -177,8 +173,8 @@ def _opening(plan: Plan, before: Ledger, job: JobSpec, index: IndexHandle | None
 
 def _new(plan: Plan, before: Ledger, job: JobSpec, index: IndexHandle | None) -> str:
     """Return how many texts are new, if there are former vectors."""
-    former = None if index is None else index.open()
-    return "" if former is None else f"; {count_new(before.work_left(), plan, job, former)}"
+    found = None if index is None else index.open()
+    return "" if found is None else f"; {count_new(before.work_left(), plan, job, found)}"
 
 
 def _graph_settings(
@@ -191,7 +187,7 @@ def _graph_settings(
         layout=job.layout,
         shard_bytes=options.shard_bytes,
         max_dead_letter_ratio=options.max_dead_letter_ratio,
-        former=index,
+        reuse_index=index,
     )
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pipeline.errors import UsageError
 from pipeline.job import run_marker
-from pipeline.job.former import forget_indexes, index_former, set_aside
+from pipeline.job.former_vectors import forget_indexes, index_former, set_aside
 from pipeline.job.ledger import Ledger, ReceiptCache, planned_files, read_ledger, shard_of, stale_files
 from pipeline.job.shard_replacement import finish_replacements
 from pipeline.job.sharding import Plan, read_plan, write_plan
@@ -28,11 +28,11 @@ class Prepared(NamedTuple):
 
     Attributes:
         ledger: of what is done already.
-        former: index of the vectors that can be used again; None if there are none.
+        reuse_index: of the vectors that can be used again; None if there are none.
     """
 
     ledger: Ledger
-    former: IndexHandle | None
+    reuse_index: IndexHandle | None
 
 
 def join_folder(

@@ -15,7 +15,7 @@ import orjson
 
 from transforms import list_shards
 from transforms.output.folder import JOB, OutputFolder
-from transforms.output.json_fields import build
+from transforms.output.json_fields import build_dataclass
 from transforms.storage import api as storage
 from transforms.storage.base import StorageError
 
@@ -89,15 +89,10 @@ class Writer:
     marker: RunMarker
     silent_seconds: float
 
-    @property
-    def launcher_is_gone(self) -> bool:
-        """Whether only its workers, elsewhere, can still write."""
-        return self.marker.is_gone
-
     def remedy(self, output: OutputFolder) -> str:
         """Return what a person can do about it."""
         path = output.path(self.marker.name)
-        if not self.launcher_is_gone:
+        if not self.marker.is_gone:
             return f"Wait for its end, or stop it; if it was killed, delete {path}."
         return (
             f"Its launcher has ended, but its workers may live on; the last file here was written "
@@ -191,7 +186,7 @@ def decode_marker(data: bytes) -> RunMarker:
         ValueError: if they are none.
     """
     try:
-        marker = build(RunMarker, orjson.loads(data))
+        marker = build_dataclass(RunMarker, orjson.loads(data))
         seconds = marker.since_seconds
     except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
         raise ValueError(f"this is not a run marker: {error}") from error

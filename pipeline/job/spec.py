@@ -15,11 +15,11 @@ from pipeline.errors import UsageError
 from pipeline.job.preflight import opening
 from transforms.ndjson.parse import TextField
 from transforms.output.folder import OutputFolder
-from transforms.output.json_fields import build, require_text
+from transforms.output.json_fields import build_dataclass, require_string
 from transforms.output.layout import (
     FLOAT32,
-    FORMATS,
     NDJSON,
+    OUTPUT_FORMATS,
     PARQUET,
     VECTOR_TYPES,
     Column,
@@ -150,6 +150,16 @@ class JobSpec:
     def normalize(self) -> bool:
         """Whether vectors have unit norm."""
         return self.space.normalized
+
+    def apply_to(self, endpoint: EndpointSettings) -> EndpointSettings:
+        """Return an endpoint's settings with those under which this job's vectors were made."""
+        return replace(
+            endpoint,
+            prompt_name=self.prompt_name,
+            normalize=self.normalize,
+            overlong=self.overlong,
+            dimensions=self.dimensions,
+        )
 
     @property
     def provenance(self) -> Provenance:
@@ -293,17 +303,17 @@ def decode_job(data: bytes) -> JobSpec:
         )
         values["history"] = tuple(_served(entry) for entry in values["history"])
         values["overlong"] = Overlong(values["overlong"])
-        values["inputs"] = tuple(require_text(pattern) for pattern in values["inputs"])
-        values["exclude"] = tuple(require_text(pattern) for pattern in values["exclude"])
+        values["inputs"] = tuple(require_string(pattern) for pattern in values["inputs"])
+        values["exclude"] = tuple(require_string(pattern) for pattern in values["exclude"])
         values["columns"] = decode_columns(values["columns"])
         if isinstance(values["text_field"], list):
-            values["text_field"] = tuple(require_text(name) for name in values["text_field"])
-        job = build(JobSpec, values)
+            values["text_field"] = tuple(require_string(name) for name in values["text_field"])
+        job = build_dataclass(JobSpec, values)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"this is not a job description: {error}") from error
     if not job.history or not 1 <= job.shard_bytes <= MAX_SHARD_BYTES or not job.text_field or not job.embedding_field:
         raise ValueError("this is not a job description: a value is out of bounds")
-    if job.output_format not in FORMATS or job.vector_type not in VECTOR_TYPES:
+    if job.output_format not in OUTPUT_FORMATS or job.vector_type not in VECTOR_TYPES:
         raise ValueError("this is not a job description: its output has an unknown format")
     if job.dimensions is not None and job.dimensions != job.space.dimensions:
         raise ValueError("this is not a job description: its dimensions are not those of its vectors")
@@ -311,7 +321,7 @@ def decode_job(data: bytes) -> JobSpec:
 
 
 def _served(entry: Mapping[str, Any]) -> ServedModel:
-    served = build(ServedModel, entry)
+    served = build_dataclass(ServedModel, entry)
     datetime.fromisoformat(served.since)
     return served
 

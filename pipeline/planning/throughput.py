@@ -80,12 +80,13 @@ def fastest(levels: Sequence[Level]) -> Level:
     return max(levels, key=lambda level: level.documents_per_second)
 
 
-def _levels(first: int, most: int) -> Iterator[int]:
-    level = min(first, most)
-    while level < most:
+def _levels(first: int, last: int) -> Iterator[int]:
+    """Yield the first number of texts in flight, twice that, and so on, and in the end the last."""
+    level = min(first, last)
+    while level < last:
         yield level
         level *= 2
-    yield most
+    yield last
 
 
 def _measure(

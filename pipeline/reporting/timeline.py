@@ -125,12 +125,12 @@ def _sums_over_time(receipts: Sequence[Receipt], stretches: Sequence[Stretch]) -
     return np.array(rows).T
 
 
-def sum_statistics(receipts: Iterable[Receipt]) -> RequestStatistics:
-    """Return what all requests took."""
+def sum_statistics(parts: Iterable[RequestStatistics]) -> RequestStatistics:
+    """Return what all requests together took."""
     sums = RequestStatistics()
-    for receipt in receipts:
+    for part in parts:
         for field in fields(RequestStatistics):
-            value = getattr(receipt.statistics, field.name)
+            value = getattr(part, field.name)
             if isinstance(value, Counter):
                 sums.latency_ms.update(value)
             else:

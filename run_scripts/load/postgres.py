@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from pgvector.psycopg import register_vector
 from psycopg import sql
 
-from run_scripts.load.loading import EmbeddedFolder, run
+from run_scripts.load.loading import EmbeddedFolder, run, vectors_of
 
 _TYPES = {pa.string(): "text", pa.int64(): "int8", pa.float64(): "float8", pa.bool_(): "bool"}
 
@@ -54,12 +54,11 @@ class PostgresTable:
                 self._copy(batch)
 
     def _copy(self, batch: pa.RecordBatch) -> None:
-        *plain, embedding = batch.columns
-        vectors = embedding.flatten().to_numpy().reshape(len(batch), -1)
+        *plain, _ = batch.columns
         copy_in = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(self._name, self._columns)
         with self._connection.cursor().copy(copy_in) as copy:
             copy.set_types(self._types)
-            for row in zip(*(column.to_pylist() for column in plain), vectors, strict=True):
+            for row in zip(*(column.to_pylist() for column in plain), vectors_of(batch), strict=True):
                 copy.write_row(row)
 
     def delete(self, versions: Collection[str]) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms.elements import Document, Vectors
+from transforms.elements import Document, Vectors, text_as_sent
 from transforms.ndjson.lines import chunks_from
 from transforms.ndjson.parse import TextField
 from transforms.output.layout import (
@@ -34,7 +34,6 @@ from transforms.output.layout import (
     Layout,
 )
 from transforms.output.values import column_values
-from transforms.reuse.keys import text_as_sent
 from transforms.storage import api as storage
 from transforms.storage.api import Crc32c, WrittenFile
 from transforms.storage.chunks import spooled

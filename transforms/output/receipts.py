@@ -14,8 +14,8 @@ import orjson
 from transforms.elements import Reason, RequestStatistics, Shard
 from transforms.ndjson.parse import TextField
 from transforms.output.folder import DATA, OutputFolder, check_name
-from transforms.output.json_fields import build, require_text
-from transforms.output.layout import FLOAT32, FORMATS, VECTOR_TYPES
+from transforms.output.json_fields import build_dataclass, require_string
+from transforms.output.layout import FLOAT32, OUTPUT_FORMATS, VECTOR_TYPES
 from transforms.storage.api import FileStat, WrittenFile
 
 _MAX_COUNT = 1 << 53  # of records, bytes or milliseconds: beyond that, it is no count
@@ -162,13 +162,13 @@ def decode_receipt(data: bytes) -> Receipt:
         numbers["latency_ms"] = Counter({int(bound): count for bound, count in numbers["latency_ms"].items()})
         made = {field.name: values.pop(field.name) for field in fields(Provenance)}
         if isinstance(made["text_field"], list):
-            made["text_field"] = tuple(require_text(name) for name in made["text_field"])
+            made["text_field"] = tuple(require_string(name) for name in made["text_field"])
         for name in ("output", "dead_letter_output"):
-            values[name] = None if values[name] is None else build(WrittenFile, values[name])
+            values[name] = None if values[name] is None else build_dataclass(WrittenFile, values[name])
         values["truncated_at"] = tuple(values["truncated_at"])
-        values["statistics"] = build(RequestStatistics, numbers)
-        values["provenance"] = build(Provenance, made)
-        receipt = build(Receipt, values)
+        values["statistics"] = build_dataclass(RequestStatistics, numbers)
+        values["provenance"] = build_dataclass(Provenance, made)
+        receipt = build_dataclass(Receipt, values)
         _check_bounds(receipt)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"this is not a receipt: {error}") from error
@@ -222,7 +222,7 @@ def _check_bounds(receipt: Receipt) -> None:
     for reason in receipt.reasons:
         Reason(reason)
     check_name(receipt.shard, on_disk=False)
-    allowed = {f"{DATA}/{receipt.shard}.{output_format}" for output_format in FORMATS}
+    allowed = {f"{DATA}/{receipt.shard}.{output_format}" for output_format in OUTPUT_FORMATS}
     if receipt.output is not None and receipt.output.path not in allowed:
         raise ValueError(f"{receipt.output.path!r} is not a name of this shard's output")
     letters = receipt.dead_letter_output

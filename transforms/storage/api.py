@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -32,6 +33,15 @@ class WrittenFile:
     path: str
     bytes: int
     crc32c: str
+
+    @classmethod
+    def of(cls, path: str, chunks: Iterable[builtins.bytes]) -> WrittenFile:
+        """Return the description of a file that holds these chunks, wherever they are."""
+        crc, size = Crc32c(), 0
+        for chunk in chunks:
+            crc.update(chunk)
+            size += len(chunk)
+        return cls(path, size, crc.base64())
 
 
 class Store(Protocol):

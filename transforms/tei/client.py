@@ -25,10 +25,10 @@ from transforms.tei.transport import HttpTransport, Transport
 
 CLOSE_SECONDS = 1.0
 CLOSE_TRIES = 10
-FIRST_WAIT = 0.25  # seconds between attempts at the first handshake
-MAX_WAIT = 10.0
-FIRST_PAUSE = 0.1  # between attempts at one request of a handshake
-MAX_PAUSE = 1.0
+FIRST_HANDSHAKE_WAIT = 0.25  # seconds between attempts at the first handshake
+MAX_HANDSHAKE_WAIT = 10.0
+FIRST_HANDSHAKE_PAUSE = 0.1  # between attempts at one request of a handshake
+MAX_HANDSHAKE_PAUSE = 1.0
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -44,9 +44,9 @@ class PendingEmbeddings:
         """Return whether `result` would return, or raise, at once."""
         return self._submission.done
 
-    def so_far(self) -> tuple[Vectors, frozenset[int]]:
-        """Return the vectors, of which rows of zeros are not there yet, and the indices that were rejected."""
-        return self._submission.vectors_so_far()
+    def so_far(self) -> Vectors:
+        """Return the vectors, float32[len(texts), dimensions]; rows of zeros are not there yet."""
+        return self._submission.vectors
 
     def cancel(self) -> None:
         """Send no more of it; `result` raises from now on, unless all of it is done."""
@@ -213,7 +213,7 @@ class TeiClient:
             return Handshake(self._transport, self._settings, self._pause)
 
     def _pause(self, attempts: int) -> None:
-        self._closing.wait(self._backoff.full(FIRST_PAUSE, MAX_PAUSE, attempts))
+        self._closing.wait(self._backoff.full(FIRST_HANDSHAKE_PAUSE, MAX_HANDSHAKE_PAUSE, attempts))
 
     def _first_profile(self) -> EndpointProfile:
         """Return the profile of the URL that answered first."""
@@ -244,7 +244,7 @@ class TeiClient:
                 else:
                     self._timer.record_success()
                     return answer
-            wait = max(self._backoff.full(FIRST_WAIT, MAX_WAIT, attempt), min(asked_for))
+            wait = max(self._backoff.full(FIRST_HANDSHAKE_WAIT, MAX_HANDSHAKE_WAIT, attempt), min(asked_for))
             self._closing.wait(min(self._timer.left, wait))
         raise AssertionError("the attempts never end the loop")
 

@@ -63,7 +63,6 @@ class ServerInfo:
         model_type: `embedding`, `classifier` or `reranker`.
         max_concurrent_requests: permits; one a text, not one a request.
         max_input_length: tokens that the model reads, special tokens and prompt included.
-        max_batch_tokens: tokens of one device batch; None where the server does not say.
         max_client_batch_size: texts in one request.
         auto_truncate: whether overlong texts are truncated where a request does not say; None where unknown.
         version: the server's.
@@ -76,7 +75,6 @@ class ServerInfo:
     model_type: str
     max_concurrent_requests: int
     max_input_length: int
-    max_batch_tokens: int | None
     max_client_batch_size: int
     auto_truncate: bool | None
     version: str
@@ -416,7 +414,6 @@ def _server_info(info: Mapping[str, Any]) -> ServerInfo:
         model_type=model_type,
         max_concurrent_requests=_limit(info["max_concurrent_requests"]),
         max_input_length=_limit(info["max_input_length"]),
-        max_batch_tokens=tokens if isinstance(tokens := info.get("max_batch_tokens"), int) else None,
         max_client_batch_size=_limit(info["max_client_batch_size"]),
         auto_truncate=info.get("auto_truncate"),
         version=_name(info.get("version")),

@@ -14,13 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transforms.elements import Document, Vectors
+from transforms.elements import Document, Vectors, text_as_sent
 from transforms.ndjson.lines import Line
 from transforms.ndjson.parse import parse_line
 from transforms.output import parquet_output
 from transforms.output.layout import BOOL, DOUBLE, FLOAT16, FLOAT32, INT64, JSON, PARQUET, STRING, Column, Layout
 from transforms.output.parquet_output import ROW_GROUP_ROWS, ParquetRow, encode, place, read_at, read_rows, rows_of
-from transforms.reuse.keys import text_as_sent
 from transforms.storage.api import WrittenFile
 from transforms.storage.chunks import Crc32c
 
