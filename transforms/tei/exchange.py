@@ -450,11 +450,6 @@ class Exchange:
 
     def _wait_and_repeat(self, assignment: Assignment, task: Task, failure: Failure) -> None:
         self._record_failure(assignment, failure)
-        too_large = task.alone and task.body_bytes > DEFAULT_PAYLOAD_LIMIT
-        if failure.status is None and too_large and task.waits >= BATCH_TRIES:
-            # Some servers close the connection on a body that is too large before they have said so.
-            self._split_bytes(assignment, task, failure)
-            return
         was_sent = task.attempts > assignment.task.attempts
         profile = assignment.profile
         if was_sent and profile is not None and task.waits >= (HUNG_AFTER if failure.timed_out else STUCK_AFTER):
@@ -468,6 +463,9 @@ class Exchange:
                     self._timer.record_success()
                     if failure.timed_out:
                         self._isolate_hung(assignment, task, failure)
+                    elif failure.status is None and task.alone and task.body_bytes > DEFAULT_PAYLOAD_LIMIT:
+                        # Some servers close the connection on a body that is too large before they have said so.
+                        self._split_bytes(assignment, task, failure)
                     else:
                         self._retry(assignment, task, failure)
                     return
