@@ -361,10 +361,10 @@ class Exchange:
 
         The second wrong one of an endpoint ends the run, too, however many right ones come between them: then two
         models answer there. Wrong replies to requests that were under way together count as one. Where texts go one
-        by one, the first one does: single texts' replies between right canaries may be the other model's, too.
+        by one, the first wrong one ends it: a reply to a single text between right canaries may be the other model's.
 
         Raises:
-            ModelChanged, PairingBroken: what the endpoint returns cannot be trusted.
+            ModelChanged, PairingBroken, VectorsDoubtful: what the endpoint returns cannot be trusted.
         """
         try:
             with self._canary_lock:
@@ -380,7 +380,7 @@ class Exchange:
         """Do what `_wrong_canary` says; one thread at a time.
 
         Raises:
-            ModelChanged, PairingBroken: what the endpoint returns cannot be trusted.
+            ModelChanged, PairingBroken, VectorsDoubtful: what the endpoint returns cannot be trusted.
             Unavailable: it does not answer for now.
         """
         endpoint = assignment.endpoint
@@ -394,18 +394,20 @@ class Exchange:
             self._wait(delay)
             right.append(self._is_canary(self._embed_canary(assignment, profile)))
         if not any(right):
-            raise ModelChanged(
+            error: PairingBroken | ModelChanged = ModelChanged(
                 f"{endpoint.url} serves another model than this job's vectors were made with, whatever its name: the "
                 f"canary came back with another vector again and again ({found}). Vectors of its replies were not "
                 "used. Look at what was deployed or restarted there."
             )
+        else:
+            error = PairingBroken(self._two_models(endpoint, found))
         if endpoint.one_by_one:
             raise VectorsDoubtful(
-                f"{self._two_models(endpoint, found)} It takes one text a request, so other texts' vectors may be the "
-                "other model's unseen."
+                f"{error} It takes one text a request: before this canary, replies to single texts may have been the "
+                "other model's."
             )
         if not all(right):
-            raise PairingBroken(self._two_models(endpoint, found))
+            raise error
         self._wrong_canary_at[endpoint.url] = self._scheduler.clock()
         logger.warning("%s returned a wrong canary once (%s); that reply was not used", endpoint.url, found)
 
