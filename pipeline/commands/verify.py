@@ -36,7 +36,7 @@ from transforms.storage import api as storage
 from transforms.storage.api import WrittenFile
 from transforms.storage.base import PARALLEL, FileStat, StorageError
 
-_SHOWN_MISSING = 3
+_SHOWN_MISSING = 3  # paths, in one finding
 _logger = logging.getLogger(__name__)
 
 

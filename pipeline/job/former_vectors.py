@@ -44,7 +44,7 @@ from transforms.tei.settings import Overlong
 
 FOLDER = f"{JOB}/former"
 COUNTED_BYTES = 128 << 20  # of records that a run reads to find how many texts are new: a second or two
-_MAX_KEY_FILE_BYTES = 1 << 34
+_MAX_KEY_FILE_BYTES = 1 << 34  # far more than a shard's keys take
 _logger = logging.getLogger(__name__)
 
 

@@ -31,8 +31,8 @@ from transforms.tei.handshake import EndpointProfile
 from transforms.tei.settings import EndpointSettings, ModelIdentity, Overlong
 from transforms.tei.vector_space import VectorSpace
 
-FORMAT = 2
-MAX_SHARD_BYTES = 1 << 40
+FORMAT = 2  # the first edition wrote 1, without probe vectors
+MAX_SHARD_BYTES = 1 << 40  # more than any shard that fits into memory; of a forged job.json
 _MAX_HISTORY = 100  # entries that are kept, the latest: a server may be updated every week for years
 
 
@@ -133,11 +133,11 @@ class JobSpec:
         """The same names as the endpoint's client has them."""
         served = self.served
         return ModelIdentity(
-            served.model_id,
-            served.revision,
-            served.dtype,
-            served.pooling,
-            self.space.dimensions,
+            model_id=served.model_id,
+            sha=served.revision,
+            dtype=served.dtype,
+            pooling=served.pooling,
+            dimensions=self.space.dimensions,
             server_version=served.server_version,
         )
 

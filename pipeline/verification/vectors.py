@@ -30,7 +30,7 @@ _MAX_ROWS = 1 << 20  # 32 MB
 # Vectors of different texts are equal where a tokenizer makes the same of both. That happens to one text in thousands.
 _ALLOWED_PAIRS = 2
 _ALLOWED_SHARE = 0.001
-_MAX_PAIRS_READ = 200
+_MAX_PAIRS_READ = 200  # each takes two reads of output files
 _MAX_PREFIX = 1000  # characters; of texts with the same beginning, truncation may leave the same
 
 

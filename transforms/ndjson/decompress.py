@@ -19,7 +19,7 @@ COMPRESSIONS = (".gz", ".bz2", ".zst")
 # as far as the data fill it, so that a header that claims much costs little.
 MAX_WINDOW_LOG = 31
 MAGIC_BYTES = 18  # enough of a file to recognise its codec, and a zstd frame's window
-_INPUT_BYTES = 1 << 16
+_INPUT_BYTES = 1 << 16  # compressed, at a time
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")  # a zstd frame that holds no data, such as pzstd writes first
 

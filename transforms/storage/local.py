@@ -13,7 +13,7 @@ from typing import BinaryIO
 from transforms.storage.base import FileStat, StorageError, too_large
 from transforms.storage.chunks import copy_chunks
 
-_CREATION_ATTEMPTS = 20
+_CREATION_ATTEMPTS = 20  # each fails only where another process deletes the folder just then
 
 
 def stat(path: str, *, follow_links: bool = True) -> FileStat | None:
