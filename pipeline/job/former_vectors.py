@@ -264,7 +264,7 @@ def _partial_shards(output: OutputFolder, job: JobSpec) -> Iterator[tuple[Former
 
 
 def _fits(made: str, wanted: Overlong) -> bool:
-    """Whether vectors made under one policy can be used under another: those of truncated texts may be among them."""
+    """Return whether vectors made under one policy can be used under another: truncated texts' may be among them."""
     return wanted is Overlong.TRUNCATE or made == wanted.value
 
 

@@ -1,4 +1,4 @@
-"""A sample of a plan's records: which part of the sources to read, and what it says of the whole."""
+"""A sample of a plan's records: which part of the sources to read, and what follows from it for the whole."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Records in the order in which they were read, and how many there are in all sources, as far as they tell."""
+    """Records in the order in which they were read, and how many there are in all sources, as estimated from them."""
 
     records: tuple[Record, ...]
     total: Count
@@ -185,7 +185,7 @@ def _first_lines(source: Source) -> tuple[list[Line], int]:
 
 
 class _CountEstimator:
-    """What was found in some parts of files, and what that says of all bytes of them.
+    """Estimates how many records files have in all, from what was found in some parts of them.
 
     Args:
         size: of all of them, as stored.

@@ -113,7 +113,10 @@ class _Decompressor(Protocol):
 
 
 def _streams(file: BinaryIO, start: Callable[[], _Decompressor]) -> Iterator[bytes]:
-    """Decompress one stream behind the other; the library's own BZ2File takes a damaged second one for rubbish."""
+    """Yield the decompressed bytes of one stream after the other.
+
+    Not by the library's own BZ2File, which silently drops a second stream that is damaged.
+    """
     data = file.read(_INPUT_BYTES)
     while data:
         if len(data) < MAGIC_BYTES:  # what is behind a stream may be the first few bytes of the next one

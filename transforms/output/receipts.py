@@ -124,7 +124,7 @@ class Receipt:
         )
 
     def is_of(self, shard: Shard, job: str) -> bool:
-        """Whether it is of this shard, of the source as it is now, and of this job.
+        """Return whether it is of this shard, of the source as it is now, and of this job.
 
         The shard's name stands for the source: its path may have changed, together with the outputs.
         """
@@ -134,7 +134,7 @@ class Receipt:
         )
 
     def files_are_there(self, files: Mapping[str, FileStat]) -> bool:
-        """Whether the files it vouches for have the sizes that it names, and are files: Tayyar makes no links."""
+        """Return whether the files it vouches for have its sizes, and are files: Tayyar makes no links."""
         return all(
             (found := files.get(written.path)) is not None and found.size == written.bytes and not found.is_link
             for written in (self.output, self.dead_letter_output)
