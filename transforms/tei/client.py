@@ -179,7 +179,8 @@ class TeiClient:
             kept = _reject_overlong(submission, texts, profile.info)
         else:
             max_characters = profile.info.max_characters
-            submission.truncate(index for index, text in enumerate(texts) if len(text) > max_characters)
+            if max(map(len, texts), default=0) > max_characters:
+                submission.truncate(index for index, text in enumerate(texts) if len(text) > max_characters)
         # The canary takes one place, or goes before and after a group of texts that are sent one by one.
         batch_limit = min(profile.info.batch_limit, self._settings.max_in_flight or profile.info.batch_limit)
         max_documents = batch_limit - 1 if batch_limit > 1 else GROUP_TEXTS
