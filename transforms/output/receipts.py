@@ -1,4 +1,7 @@
-"""Receipts: the proof that a shard is done. Without a valid receipt, it is not."""
+"""Receipts: the proof that a shard is done. Without a valid receipt, it is not.
+
+`transforms.write_embedded` writes them, and `pipeline.job.shard_replacement` those of a redrive.
+"""
 
 from __future__ import annotations
 
