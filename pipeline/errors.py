@@ -45,7 +45,7 @@ def describe_error(error: Exception) -> str:
 
 
 def is_out_of_threads(error: BaseException) -> bool:
-    """Whether an error, perhaps with a runner's words around it, means that no thread can be started."""
+    """Return whether an error, perhaps with a runner's words around it, means that no thread can be started."""
     return isinstance(error, RuntimeError) and "can't start new thread" in str(error)
 
 

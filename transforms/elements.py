@@ -18,7 +18,7 @@ BUCKETS_PER_DOUBLING = 4
 
 
 def latency_bucket(milliseconds: float) -> int:
-    """The upper bound of a latency's bucket, rounded up to whole milliseconds; at least 1."""
+    """Return the upper bound of a latency's bucket, rounded up to whole milliseconds; at least 1."""
     exponent = math.ceil(math.log2(max(milliseconds, 1.0)) * BUCKETS_PER_DOUBLING)
     bound: float = 2.0 ** (exponent / BUCKETS_PER_DOUBLING)
     return math.ceil(bound)
@@ -96,7 +96,7 @@ class Source:
     compressed: bool = False
 
     def is_unchanged(self, size: int, version: str) -> bool:
-        """Whether a file of this size and version is the one that the plan saw: this decides it everywhere."""
+        """Return whether a file of this size and version is the one that the plan saw: this decides it everywhere."""
         return (size, version) == (self.size, self.version)
 
 

@@ -37,7 +37,7 @@ _MIN_RECORDS_TO_JUDGE = 1000  # records
 _RECORD_BYTES = 500  # that Python's objects for one record take beside its line
 
 
-class Embedded(NamedTuple):
+class EmbeddedShards(NamedTuple):
     """The outputs of EmbedShards: of `EmbeddedShard` and of `ShardDeadLetters`."""
 
     documents: beam.PCollection
@@ -207,14 +207,14 @@ class EmbedShards(beam.PTransform):  # type: ignore[misc] # Beam ships no types
     partial: PartialSettings | None = None
     vector_type: str = FLOAT32
 
-    def expand(self, documents: beam.PCollection) -> Embedded:
+    def expand(self, documents: beam.PCollection) -> EmbeddedShards:
         """Wire it."""
         embed = beam.ParDo(
             _EmbedShard(self.endpoint, self.max_dead_letter_ratio, self.index, self.partial, self.vector_type)
         )
         types = {EMBEDDED_TAG: EmbeddedShard, DEAD_LETTER_TAG: ShardDeadLetters}
         outputs = documents | embed.with_output_types(EmbeddedShard, **types).with_outputs(*types)
-        return Embedded(outputs[EMBEDDED_TAG], outputs[DEAD_LETTER_TAG])
+        return EmbeddedShards(outputs[EMBEDDED_TAG], outputs[DEAD_LETTER_TAG])
 
 
 class _EmbedShard(beam.DoFn):  # type: ignore[misc]

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
+from importlib import metadata
 
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
@@ -26,7 +27,7 @@ from pipeline.job.ledger import Ledger, ReceiptCache, read_ledger, stale_files
 from pipeline.job.preflight import require_usable
 from pipeline.job.preparation import join_folder, prepare
 from pipeline.job.sharding import Plan, make_plan
-from pipeline.job.spec import JobSpec, describe_job, read_job
+from pipeline.job.spec import JobSpec, ServedModel, read_job
 from pipeline.planning.estimate import ESTIMATE
 from pipeline.planning.sampling import sample_lines
 from pipeline.reporting.explain import too_many_dead_letters
@@ -39,7 +40,7 @@ from pipeline.runners.runner import beam_options, require_reach, run_pipeline, t
 from transforms.doubt import discard_doubtful
 from transforms.list_shards import write_lists
 from transforms.output.folder import DEAD_LETTERS, OutputFolder
-from transforms.output.layout import Column
+from transforms.output.layout import PARQUET, Column
 from transforms.output.values import choose_columns
 from transforms.read_shards import read_damage
 from transforms.reuse.index import IndexHandle
@@ -113,18 +114,24 @@ def job_of(
     profile: EndpointProfile,
     columns: tuple[Column, ...],
 ) -> JobSpec:
-    """Return the job as a run with these options alone describes it; `plan` estimates the same one."""
-    return describe_job(
-        endpoint,
-        profile,
-        inputs=options.inputs,
-        exclude=options.exclude,
+    """Return the job as this run alone describes it, before it joins a folder; `plan` estimates the same one."""
+    output_format = options.output_format.value
+    return JobSpec(
+        space=profile.space,
+        history=(ServedModel.of(profile.identity, endpoint.prompt_name, datetime.now(timezone.utc)),),
+        overlong=endpoint.overlong,
+        dimensions=endpoint.dimensions,
         text_field=options.text_field,
         embedding_field=options.embedding_field,
         shard_bytes=options.shard_bytes,
-        output_format=options.output_format.value,
+        inputs=options.inputs,
+        exclude=options.exclude,
+        version=metadata.version("tayyar"),
+        wire_format=profile.wire.format.value,
+        output_format=output_format,
         vector_type=options.vector_type.value,
         columns=columns,
+        pyarrow=metadata.version("pyarrow") if output_format == PARQUET else None,
     )
 
 

@@ -36,7 +36,7 @@ from transforms.storage import api as storage
 from transforms.storage.api import WrittenFile
 from transforms.storage.base import PARALLEL, FileStat, StorageError
 
-_SHOWN_MISSING = 3
+_SHOWN_MISSING = 3  # paths, in one finding
 _logger = logging.getLogger(__name__)
 
 
@@ -302,7 +302,7 @@ def _work_of(ledger: Ledger, source: SourceLedger, is_gone: bool) -> Iterator[tu
 
 
 def _is_readable(receipt: Receipt, output: OutputFolder, layout: Layout) -> bool:
-    """Whether a receipt's files are the shard's own: others were found before, and are not read."""
+    """Return whether a receipt's files are the shard's own: others were found before, and are not read."""
     names = (output.embedded(receipt.shard, layout.format), output.dead_letters(receipt.shard))
     written = (receipt.output, receipt.dead_letter_output)
     return all(

@@ -21,7 +21,7 @@ from transforms.ndjson.parse import BOM
 from transforms.storage import api as storage
 from transforms.storage.base import FileStat, StorageError
 
-HEAD_BYTES = 8 << 10
+HEAD_BYTES = 8 << 10  # several records of usual size, by one small read
 EMPTY_FILE = "an empty file"  # a problem that files which must hold records may have
 _PARALLEL = 64  # heads at once: on a bucket, each is a wait of some 60 ms
 _BLOCK_BYTES = 1 << 20  # of a compressed file whose first bytes give nothing: codecs such as bzip2 work in blocks

@@ -44,7 +44,7 @@ from transforms.tei.settings import Overlong
 
 FOLDER = f"{JOB}/former"
 COUNTED_BYTES = 128 << 20  # of records that a run reads to find how many texts are new: a second or two
-_MAX_KEY_FILE_BYTES = 1 << 34
+_MAX_KEY_FILE_BYTES = 1 << 34  # far more than a shard's keys take
 _logger = logging.getLogger(__name__)
 
 
@@ -264,7 +264,7 @@ def _partial_shards(output: OutputFolder, job: JobSpec) -> Iterator[tuple[Former
 
 
 def _fits(made: str, wanted: Overlong) -> bool:
-    """Whether vectors made under one policy can be used under another: those of truncated texts may be among them."""
+    """Return whether vectors made under one policy can be used under another: truncated texts' may be among them."""
     return wanted is Overlong.TRUNCATE or made == wanted.value
 
 

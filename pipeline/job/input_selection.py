@@ -21,7 +21,7 @@ from transforms.storage import api as storage
 RECORD_ENDINGS = (".ndjson", ".jsonl", ".json")
 ENDINGS = tuple(format_ + compression for format_ in RECORD_ENDINGS for compression in ("", *COMPRESSIONS))
 MAX_NAMED = 10  # files, in one message
-_SHOWN_FIELDS = 20
+_SHOWN_FIELDS = 20  # names of fields, in one message
 
 
 @dataclass(frozen=True, slots=True)

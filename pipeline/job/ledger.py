@@ -243,7 +243,7 @@ def extrapolate(parts: Iterable[Part]) -> int | None:
 
 
 class ReceiptCache:
-    """Receipts that were read before, so that who looks again and again reads only what is new."""
+    """Receipts that were read before, so that a reader who comes again and again reads only what is new."""
 
     def __init__(self) -> None:
         self._receipts: dict[FileStat, Receipt] = {}

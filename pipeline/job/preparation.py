@@ -107,16 +107,8 @@ def prepare(
         )
         if prune:
             _logger.warning("--prune removes nothing while another command may be at work")
-    else:  # then whatever is not whole was left by a command that died
-        if discarded := discard_doubtful(output):
-            _logger.warning(
-                "%s What the last run had finished (%s) is discarded.",
-                discarded.reason,
-                count(discarded.shards, "shard"),
-            )
-        finish_replacements(output, lambda shard: any(is_shard(each, shard) for each in (plan, former) if each))
-        run_marker.remove_leftovers(output)
-        output.delete(output.list(DAMAGED))
+    else:
+        _clean_up(output, [each for each in (plan, former) if each is not None])
     files = output.list()
     ledger = read_ledger(plan, output, job.digest, files, cache)
     if ledger.gone and not prune:
@@ -137,6 +129,22 @@ def prepare(
     write_plan(plan, output)
     index = index_former(output, job, reuse, cache) if ledger.work_left() else None
     return Prepared(ledger, None if index is None else write_index(output, index, output.run))
+
+
+def _clean_up(output: OutputFolder, plans: Sequence[Plan]) -> None:
+    """Finish or delete what a command has left that died; none may be at work.
+
+    Args:
+        output: the folder.
+        plans: of this run and of the last one.
+    """
+    if discarded := discard_doubtful(output):
+        _logger.warning(
+            "%s What the last run had finished (%s) is discarded.", discarded.reason, count(discarded.shards, "shard")
+        )
+    finish_replacements(output, lambda shard: any(is_shard(plan, shard) for plan in plans))
+    run_marker.remove_leftovers(output)
+    output.delete(output.list(DAMAGED))
 
 
 def read_former_plan(output: OutputFolder) -> Plan | None:

@@ -24,7 +24,7 @@ FOLDER = f"{JOB}/run_markers"
 REMOTE_SILENCE_SECONDS = 3600.0
 _LOCAL_RUNNERS = ("", "fnapi", "fnapirunner", "directrunner", "bundlebaseddirectrunner", "prismrunner", "prism")
 _MAX_TEXT = 1000  # characters of a host's or a runner's name
-_MAX_PID = 1 << 31
+_MAX_PID = 1 << 31  # what a pid_t can hold
 
 
 @dataclass(frozen=True, slots=True)

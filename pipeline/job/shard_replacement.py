@@ -128,7 +128,7 @@ def _decode_intent(output: OutputFolder, name: str, is_shard: Callable[[str], bo
 
 
 def _is_progress(output: OutputFolder, intended: Receipt) -> bool:
-    """Whether a shard does not have what was intended: a run may have embedded it again since."""
+    """Return whether a shard does not have what was intended: a run may have embedded it again since."""
     try:
         found = decode_receipt(output.read(output.receipt(intended.shard)) or b"")
     except ValueError:

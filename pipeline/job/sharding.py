@@ -65,7 +65,7 @@ class Plan:
         ]
 
     def shard_count(self, source: Source) -> int | None:
-        """Return how many shards a source has, at least one; None where only reading it can tell."""
+        """Return how many shards a source has, at least one; None where only reading it shows that."""
         return None if source.compressed else max(1, -(-source.size // self.shard_bytes))
 
 
@@ -180,7 +180,7 @@ def _require_readable(path: str) -> None:
 
 
 def _is_below(path: str, folder: str) -> bool:
-    """Whether a file lies in a folder, also by way of links."""
+    """Return whether a file lies in a folder, also by way of links."""
     if storage.is_local(path) and storage.is_local(folder):
         path, folder = os.path.realpath(path), os.path.realpath(folder)
     return path.startswith(f"{folder}/")
@@ -231,7 +231,7 @@ def _require_distinct_cases(sources: Mapping[str, Source], output_root: str | No
 
 
 def _is_utf8(name: str) -> bool:
-    """Whether a name can be written: the bytes of a local one that are no UTF-8 came as lone surrogates."""
+    """Return whether a name can be written: the bytes of a local one that are no UTF-8 came as lone surrogates."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, fields, replace
-from datetime import datetime, timezone
-from importlib import metadata
+from datetime import datetime
 from typing import Any
 
 import orjson
@@ -20,19 +19,17 @@ from transforms.output.layout import (
     FLOAT32,
     NDJSON,
     OUTPUT_FORMATS,
-    PARQUET,
     VECTOR_TYPES,
     Column,
     Layout,
     decode_columns,
 )
 from transforms.output.receipts import Provenance
-from transforms.tei.handshake import EndpointProfile
 from transforms.tei.settings import EndpointSettings, ModelIdentity, Overlong
 from transforms.tei.vector_space import VectorSpace
 
-FORMAT = 2
-MAX_SHARD_BYTES = 1 << 40
+FORMAT = 2  # the first edition wrote 1, without probe vectors
+MAX_SHARD_BYTES = 1 << 40  # more than any shard that fits into memory; of a forged job.json
 _MAX_HISTORY = 100  # entries that are kept, the latest: a server may be updated every week for years
 
 
@@ -133,11 +130,11 @@ class JobSpec:
         """The same names as the endpoint's client has them."""
         served = self.served
         return ModelIdentity(
-            served.model_id,
-            served.revision,
-            served.dtype,
-            served.pooling,
-            self.space.dimensions,
+            model_id=served.model_id,
+            sha=served.revision,
+            dtype=served.dtype,
+            pooling=served.pooling,
+            dimensions=self.space.dimensions,
             server_version=served.server_version,
         )
 
@@ -200,39 +197,6 @@ class JobSpec:
         if self.columns:
             shaping["columns"] = [astuple(column) for column in self.columns]
         return hashlib.sha256(orjson.dumps(shaping, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
-
-
-def describe_job(
-    endpoint: EndpointSettings,
-    profile: EndpointProfile,
-    *,
-    inputs: tuple[str, ...],
-    exclude: tuple[str, ...],
-    text_field: TextField,
-    embedding_field: str,
-    shard_bytes: int,
-    output_format: str,
-    vector_type: str,
-    columns: tuple[Column, ...],
-) -> JobSpec:
-    """Return the job as one run alone describes it, before it joins a folder."""
-    return JobSpec(
-        space=profile.space,
-        history=(ServedModel.of(profile.identity, endpoint.prompt_name, datetime.now(timezone.utc)),),
-        overlong=endpoint.overlong,
-        dimensions=endpoint.dimensions,
-        text_field=text_field,
-        embedding_field=embedding_field,
-        shard_bytes=shard_bytes,
-        inputs=inputs,
-        exclude=exclude,
-        version=metadata.version("tayyar"),
-        wire_format=profile.wire.format.value,
-        output_format=output_format,
-        vector_type=vector_type,
-        columns=columns,
-        pyarrow=metadata.version("pyarrow") if output_format == PARQUET else None,
-    )
 
 
 def join(existing: JobSpec | None, new: JobSpec, root: str) -> JobSpec:

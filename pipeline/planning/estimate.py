@@ -25,8 +25,8 @@ from transforms.tei.handshake import ServerInfo
 from transforms.tei.settings import Overlong
 
 ESTIMATE = f"{JOB}/estimate.json"
-_WORST = 3
-_SHOWN_CHARACTERS = 80
+_WORST = 3  # of the overlong texts that are shown
+_SHOWN_CHARACTERS = 80  # of each of them: a line of a terminal
 
 
 def read_estimate(output: OutputFolder) -> dict[str, Any] | None:

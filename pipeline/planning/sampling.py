@@ -1,4 +1,4 @@
-"""A sample of a plan's records: which part of the sources to read, and what it says of the whole."""
+"""A sample of a plan's records: which part of the sources to read, and what follows from it for the whole."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from transforms.ndjson.parse import TextField, parse_line
 from transforms.read_shards import MAX_LINE_BYTES
 from transforms.storage import api as storage
 
-BLOCK_BYTES = 1 << 15
-BLOCKS = 96
-COMPRESSED_FILES = 8
+BLOCK_BYTES = 1 << 15  # some ten records of usual size
+BLOCKS = 96  # 3 MB in all, which a bucket gives in some seconds
+COMPRESSED_FILES = 8  # of which nothing but the beginning can be read
 COMPRESSED_BYTES = 1 << 20  # decompressed, of each of those files
-_SMALL_READ = 4096
+_SMALL_READ = 4096  # bytes: see `_InSmallReads`
 _FETCHED_BYTES = 1 << 18  # of a compressed file in a bucket at a time: a few such hold its beginning
 _STANDARD_ERRORS = 1.96  # on each side of a 95 % interval
 
@@ -51,7 +51,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Records in the order in which they were read, and how many there are in all sources, as far as they tell."""
+    """Records in the order in which they were read, and how many there are in all sources, as estimated from them."""
 
     records: tuple[Record, ...]
     total: Count
@@ -185,7 +185,7 @@ def _first_lines(source: Source) -> tuple[list[Line], int]:
 
 
 class _CountEstimator:
-    """What was found in some parts of files, and what that says of all bytes of them.
+    """Estimates how many records files have in all, from what was found in some parts of them.
 
     Args:
         size: of all of them, as stored.

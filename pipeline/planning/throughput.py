@@ -14,11 +14,11 @@ from transforms.tei.client import PendingEmbeddings, TeiClient
 from transforms.tei.handshake import EndpointProfile
 from transforms.tei.settings import EndpointSettings
 
-LEVEL_SECONDS = 2.0
+LEVEL_SECONDS = 2.0  # for each number of texts in flight
 FIRST_LEVEL = 32  # texts in flight: one request of the usual size
 _REQUESTS = 8  # full ones that are submitted at once, because the last one of several is not full
-_LITTLE_GAIN = 1.1
-_LOOK_SECONDS = 0.02
+_LITTLE_GAIN = 1.1  # with twice as many texts in flight; less is noise
+_LOOK_SECONDS = 0.02  # between two looks at what is done
 
 
 @dataclass(frozen=True, slots=True)

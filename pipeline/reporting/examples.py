@@ -15,8 +15,8 @@ from transforms.output.receipts import Receipt
 from transforms.storage import api as storage
 from transforms.write_dead_letters import decode_dead_letter
 
-EACH = 3
-_SHOWN_CHARACTERS = 300
+EACH = 3  # examples of a reason: whether they are alike shows
+_SHOWN_CHARACTERS = 300  # of a text or a line
 _MAX_LETTER_BYTES = 1 << 27  # of a dead letter: its line, escaped, and the reasons beside it
 
 

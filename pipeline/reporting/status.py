@@ -17,11 +17,11 @@ from transforms.output.folder import OutputFolder
 from transforms.output.receipts import Receipt
 from transforms.reuse.partial import count_partial
 
-STATUS_VERSION = 1
-RECENT_SECONDS = 300.0
+STATUS_VERSION = 1  # of the form of `status --json`
+RECENT_SECONDS = 300.0  # several shards, and yet soon after a change
 # A run that has no success for ten minutes gives up by itself (--give_up_after); a slow shard may take longer.
 STALLED_AFTER_SECONDS = 600.0
-STALLED_AFTER_SHARDS = 3
+STALLED_AFTER_SHARDS = 3  # times the longest shard
 _CONTINUES = "the same run command continues from here"
 
 

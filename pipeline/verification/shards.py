@@ -346,7 +346,7 @@ def _shown(reasons: Mapping[str, int]) -> str:
 
 
 def is_own_file(output: OutputFolder, name: str) -> bool:
-    """Whether a file is in the folder itself, and not by way of a link."""
+    """Return whether a file is in the folder itself, and not by way of a link."""
     if not storage.is_local(output.root):
         return True
     return os.path.realpath(f"{output.root}/{name}") == f"{os.path.realpath(output.root)}/{name}"

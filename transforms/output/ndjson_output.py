@@ -17,7 +17,7 @@ PLACE = "byte"
 # An output line is an input line and a vector, whose size is not known where lines are cut.
 MAX_OUTPUT_LINE_BYTES = 1 << 30
 _BLOCK_BYTES = 1 << 18  # as much as is still in the cache when it is written
-_READ_BYTES = 1 << 16
+_READ_BYTES = 1 << 16  # at a time, where one line is read: most lines have less
 
 
 def rows_of(

@@ -205,7 +205,7 @@ def _checked(path: str) -> Iterator[tuple[BinaryIO, int, str]]:
 
 
 def _problem_of(parquet: pq.ParquetFile, embedding_field: str, layout: Layout | None) -> str | None:
-    """Return why a file is not one that `encode` can have written; None if nothing says so."""
+    """Return why a file is not one that `encode` can have written; None if it looks like one."""
     schema = parquet.schema_arrow
     possible = [
         _schema(Layout(PARQUET, embedding_field, vector_type), _dimensions(schema, embedding_field))

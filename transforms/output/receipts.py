@@ -1,4 +1,7 @@
-"""Receipts: the proof that a shard is done. Without a valid receipt, it is not."""
+"""Receipts: the proof that a shard is done. Without a valid receipt, it is not.
+
+`transforms.write_embedded` writes them, and `pipeline.job.shard_replacement` those of a redrive.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import orjson
 
 from transforms.elements import Reason, RequestStatistics, Shard
 from transforms.ndjson.parse import TextField
-from transforms.output.folder import DATA, OutputFolder, check_name
+from transforms.output.folder import DATA, DEAD_LETTERS, OutputFolder, check_name
 from transforms.output.json_fields import build_dataclass, require_string
 from transforms.output.layout import FLOAT32, OUTPUT_FORMATS, VECTOR_TYPES
 from transforms.storage.api import FileStat, WrittenFile
@@ -21,8 +24,8 @@ from transforms.storage.api import FileStat, WrittenFile
 _MAX_COUNT = 1 << 53  # of records, bytes or milliseconds: beyond that, it is no count
 MAX_SECONDS = 253_402_300_800.0  # the year 10000: later times cannot be shown
 _MAX_DIGEST = 64  # characters
-_MAX_INDEX = 10**9
-MAX_TRUNCATED_PLACES = 10
+_MAX_INDEX = 10**9  # a hundred times as many shards as a plan may have
+MAX_TRUNCATED_PLACES = 10  # that a receipt names, for a person to look at
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +127,7 @@ class Receipt:
         )
 
     def is_of(self, shard: Shard, job: str) -> bool:
-        """Whether it is of this shard, of the source as it is now, and of this job.
+        """Return whether it is of this shard, of the source as it is now, and of this job.
 
         The shard's name stands for the source: its path may have changed, together with the outputs.
         """
@@ -134,7 +137,7 @@ class Receipt:
         )
 
     def files_are_there(self, files: Mapping[str, FileStat]) -> bool:
-        """Whether the files it vouches for have the sizes that it names, and are files: Tayyar makes no links."""
+        """Return whether the files it vouches for have its sizes, and are files: Tayyar makes no links."""
         return all(
             (found := files.get(written.path)) is not None and found.size == written.bytes and not found.is_link
             for written in (self.output, self.dead_letter_output)
@@ -226,7 +229,7 @@ def _check_bounds(receipt: Receipt) -> None:
     if receipt.output is not None and receipt.output.path not in allowed:
         raise ValueError(f"{receipt.output.path!r} is not a name of this shard's output")
     letters = receipt.dead_letter_output
-    if letters is not None and letters.path != f"dead_letters/{receipt.shard}.ndjson":
+    if letters is not None and letters.path != f"{DEAD_LETTERS}/{receipt.shard}.ndjson":
         raise ValueError(f"{letters.path!r} is not the name of this shard's dead letters")
     if max(len(receipt.provenance.space), len(receipt.provenance.settings)) > _MAX_DIGEST:
         raise ValueError("a digest is too long")

@@ -30,7 +30,7 @@ from transforms.storage.base import StorageError
 FOLDER = f"{JOB}/reuse"
 Keys = npt.NDArray[np.uint64]
 Numbers = npt.NDArray[np.uint32]
-_ALIGNMENT = 8
+_ALIGNMENT = 8  # bytes: of the keys, which are mapped
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from transforms.elements import text_as_sent
 
-KEY_BYTES = 8
+KEY_BYTES = 8  # among a billion texts, hardly any two share a key
 
 
 def key_of(text: str) -> bytes:

@@ -28,11 +28,11 @@ from transforms.storage.api import Crc32c
 from transforms.storage.base import StorageError
 
 FOLDER = f"{JOB}/partial"
-LOOK_SECONDS = 10.0
+LOOK_SECONDS = 10.0  # a look passes over the vectors of all shards under way
 SAVE_SECONDS = 20.0  # with a look before it: what has been computed is saved within 30 s
-DIGEST_BYTES = 32
-MAX_BYTES = 1 << 34
-_MAX_HEADER_BYTES = 4096
+DIGEST_BYTES = 32  # of a SHA-256
+MAX_BYTES = 1 << 34  # of a file: more than twice what 400,000 records of 4,096 dimensions take
+_MAX_HEADER_BYTES = 4096  # a shard's name has 800 bytes at most
 _logger = logging.getLogger(__name__)
 
 

@@ -76,7 +76,7 @@ class Store(Protocol):
 
 
 def is_local(path: str) -> bool:
-    """Whether the path is on this machine's own file system."""
+    """Return whether the path is on this machine's own file system."""
     return _SCHEME.match(path) is None
 
 
@@ -197,5 +197,5 @@ def delete_empty_folder(path: str) -> None:
 
 
 def ignores_case(folder: str) -> bool:
-    """Whether names that differ only in case would be the same file in a folder, which need not exist yet."""
+    """Return whether names that differ only in case would be the same file in a folder, which need not exist yet."""
     return is_local(folder) and local.ignores_case(folder)

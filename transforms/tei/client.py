@@ -23,10 +23,10 @@ from transforms.tei.settings import EndpointSettings, Overlong, travels_in_the_c
 from transforms.tei.tasks import Embeddings, Rejection, Submission, Task, copy_of, cut
 from transforms.tei.transport import HttpTransport, Transport
 
-CLOSE_SECONDS = 1.0
-CLOSE_TRIES = 10
+CLOSE_SECONDS = 1.0  # for the threads to end; a person who pressed Ctrl-C waits for it
+CLOSE_TRIES = 10  # in that time: what is connecting now can be ended when it has
 FIRST_HANDSHAKE_WAIT = 0.25  # seconds between attempts at the first handshake
-MAX_HANDSHAKE_WAIT = 10.0
+MAX_HANDSHAKE_WAIT = 10.0  # a server that loads its model takes minutes
 FIRST_HANDSHAKE_PAUSE = 0.1  # between attempts at one request of a handshake
 MAX_HANDSHAKE_PAUSE = 1.0
 
@@ -275,15 +275,15 @@ class TeiClient:
                 endpoint.adopt(profile)
         scheduler = Scheduler(endpoints, self._rng, self._work, self._clock, settings.max_in_flight)
         self._exchange = Exchange(
-            transport,
-            settings,
-            profile.space,
-            scheduler,
-            handshake,
-            self._timer,
-            self._backoff,
-            self._rng,
-            lambda seconds: self._closing.wait(self._pace * seconds),
+            transport=transport,
+            settings=settings,
+            space=profile.space,
+            scheduler=scheduler,
+            handshake=handshake,
+            timer=self._timer,
+            backoff=self._backoff,
+            rng=self._rng,
+            wait=lambda seconds: self._closing.wait(self._pace * seconds),
         )
         return scheduler
 

@@ -14,8 +14,8 @@ from transforms.tei.handshake import EndpointProfile
 
 FAILURES_TO_OPEN = 2  # in a row; one alone is a hiccup and stops nobody
 FIRST_REST = 0.25  # seconds
-MAX_REST = 5.0
-FIRST_REFUSAL_PAUSE = 0.05
+MAX_REST = 5.0  # an endpoint that is back waits no longer for its first request
+FIRST_REFUSAL_PAUSE = 0.05  # seconds after a 429: about as long as a request takes, and makes room
 MAX_REFUSAL_PAUSE = 1.0
 FIRST_NOTICE = 2.0  # seconds without a success before the log says so; the next ones after twice as many each
 

@@ -19,7 +19,7 @@ import pybase64
 from transforms.elements import Vectors, text_as_sent
 from transforms.tei.settings import EndpointSettings, Overlong
 
-FIRST_WITH_BASE64 = (1, 3, 0)
+FIRST_WITH_BASE64 = (1, 3, 0)  # of TEI's versions
 FIRST_WITH_DIMENSIONS = (1, 8, 0)
 REPLY_BYTES_PER_NUMBER = 32  # a float in JSON has 25 characters at most, with its comma
 REPLY_BYTES_PER_ROW = 256  # of what surrounds a vector

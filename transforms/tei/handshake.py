@@ -92,7 +92,12 @@ class ServerInfo:
     def identity(self, dimensions: int) -> ModelIdentity:
         """Return the model's names, with the dimensions that only a vector shows."""
         return ModelIdentity(
-            self.model_id, self.model_sha, self.model_dtype, self.pooling, dimensions, server_version=self.version
+            model_id=self.model_id,
+            sha=self.model_sha,
+            dtype=self.model_dtype,
+            pooling=self.pooling,
+            dimensions=dimensions,
+            server_version=self.version,
         )
 
 
@@ -210,13 +215,13 @@ class Handshake:
         replies = [reply for _, reply in alone]
         job_wire, reason = self._choose_wire(url, info, texts, space, batch_limit)
         return EndpointProfile(
-            url,
-            info,
-            expected or space,
-            int(replies[0].number("x-compute-tokens")),
-            max(reply.seconds for reply in replies),
-            job_wire,
-            reason,
+            url=url,
+            info=info,
+            space=expected or space,
+            canary_tokens=int(replies[0].number("x-compute-tokens")),
+            seconds_per_text=max(reply.seconds for reply in replies),
+            wire=job_wire,
+            wire_reason=reason,
         )
 
     def embed_canary(self, url: str, wire: Wire, timeout: float | None = None) -> Vectors:
@@ -457,6 +462,7 @@ def _name(value: object) -> str:
 
 
 def _limit(value: object) -> int:
+    # Python refuses to convert thousands of digits; the first twenty alone are more than MAX_LIMIT.
     number = int(str(value)[:20])
     if number < 1:
         raise ValueError(f"{number} is not a limit")

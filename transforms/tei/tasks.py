@@ -17,7 +17,7 @@ from transforms.tei.errors import EndpointError
 from transforms.tei.transport import Reply
 
 MAX_TIME_MS = 86_400_000.0  # in a statistics header; more is absurd and counts as missing
-MAX_TOKENS = 1e9
+MAX_TOKENS = 1e9  # likewise, of one request
 SPECIAL_TOKENS = 2  # that most models add to a text: one in front of it, one behind it
 
 
