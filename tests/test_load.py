@@ -308,10 +308,10 @@ def test_a_folder_is_loaded_once(database: Database, corpus: Path, tmp_path: Pat
     assert_equal(database, corpus, output)
     shards = len(list((output / "data").rglob("*.ndjson")))
     assert shards > 10
-    assert capsys.readouterr().out == f"{shards} of {shards} shards were loaded; the table has 134 rows\n"
+    assert capsys.readouterr().out == f"{shards} of {shards} shards loaded; the table has 134 rows\n"
     database.load(output)
     assert_equal(database, corpus, output)
-    assert capsys.readouterr().out == f"0 of {shards} shards were loaded; the table has 134 rows\n"
+    assert capsys.readouterr().out == f"0 of {shards} shards loaded; the table has 134 rows\n"
 
 
 @pytest.mark.parametrize("id_field", [None, "id"])
@@ -404,7 +404,7 @@ def test_commands_of_the_readme_load(
         recipes.append(Path(script).stem)
         recipe = importlib.import_module(f"run_scripts.load.{recipes[-1]}")
         assert recipe.main([here.get(option, option) for option in options]) == 0
-        assert capsys.readouterr().out.endswith(" shards were loaded; the table has 134 rows\n")
+        assert capsys.readouterr().out.endswith(" shards loaded; the table has 134 rows\n")
     assert recipes == ["lancedb", "postgres", "qdrant", "elasticsearch"]
 
 
