@@ -44,7 +44,6 @@ PLACE = "row"
 ROW_GROUP_ROWS = 1024
 # Bytes of lines and texts after which a row group ends as well: a string column of one holds less than 2 GiB.
 ROW_GROUP_BYTES = 64 << 20
-_TEXT_LEVEL = 3  # of zstd
 _READ_ROWS = 1024  # at a time
 # Rows and uncompressed bytes that a row group of Tayyar's has at most, whatever version wrote it; a forged one must not
 # fill the memory.
@@ -94,18 +93,19 @@ def encode(rows: Iterable[ParquetRow], layout: Layout, dimensions: int) -> Itera
     schema = _schema(layout, dimensions)
     sink = _Sink()
     pool = pa.system_memory_pool()  # Arrow's own allocator takes 40 MB more for the same work
-    # Lines, texts and vectors hardly repeat: a dictionary of them costs time and helps nobody, nor does the smallest
-    # of them in the footer.
-    columns = [column.name for column in layout.columns or ()] or False
+    columns = [column.name for column in layout.columns or ()]
     numbers = f"{layout.embedding_field}.list.element"
     writer = pq.ParquetWriter(
         sink,
         schema,
-        use_dictionary=columns,
-        write_statistics=columns,
+        # Lines, texts and vectors hardly repeat: a dictionary of them costs time and helps nobody, nor does the
+        # smallest of them in the footer.
+        use_dictionary=columns or False,
+        write_statistics=columns or False,
         compression="zstd",
-        # For text, level 3 gives a fifth less than level 1 in the same time; for numbers it gives nothing.
-        compression_level={RECORD: _TEXT_LEVEL, TEXT: _TEXT_LEVEL, numbers: 1},
+        # All else has level 1. Of prose, level 3 takes 5% more off, for a quarter more time; with it for texts as well,
+        # which are compressed a second time there, a file would take more time than one of NDJSON.
+        compression_level={RECORD: 3},
         # What vectors have in common is their exponents: a tenth less. DuckDB reads this encoding of float32 only.
         use_byte_stream_split=[numbers] if layout.vector_type == FLOAT32 else False,
         memory_pool=pool,
