@@ -178,7 +178,8 @@ def render_estimate(estimate: Mapping[str, Any]) -> Iterator[str]:
     yield f"{count(estimate['files'], 'file')}, {size(estimate['bytes'])}, {count(estimate['shards'], 'shard')}"
     yield f"records: {_records(estimate)}"
     reasons = ", ".join(f"{reason} {number(many)}" for reason, many in estimate["dead_letters"].items())
-    yield f"dead letters: {f'about {reasons}' if reasons else 'none in the sample'}"
+    total = number(sum(estimate["dead_letters"].values()))
+    yield f"dead letters: {f'about {total} ({reasons})' if reasons else 'none in the sample'}"
     yield from _token_lines(estimate)
     yield f"duplicates: {percent(estimate['duplicates_share'])} of the sample's texts repeat an earlier one"
     yield f"output: about {size(estimate['output_bytes'])}; requests: about {number(estimate['requests'])}"
