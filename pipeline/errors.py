@@ -41,7 +41,11 @@ def describe_error(error: Exception) -> str:
     """Return an error's message for a person; for an OSError, the path, the reason and the remedy."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}. Check the path, its permissions and the room on its disk."
-    return f"{error} does not exist" if isinstance(error, FileNotFoundError) else str(error)
+    return (
+        f"{error} does not exist. Check its name, or whether something removes files there."
+        if isinstance(error, FileNotFoundError)
+        else str(error)
+    )
 
 
 def is_out_of_threads(error: BaseException) -> bool:

@@ -6,7 +6,7 @@ import logging
 import textwrap
 from typing import Any, TextIO
 
-from pipeline.escaping import escaped, escaped_line
+from pipeline.escaping import escaped, escaped_line, wrapped
 
 _NOISE = ("apitools not found", "No semi_persistent_directory found")  # Beam warns of these on every local run
 
@@ -25,10 +25,18 @@ class _Formatter(logging.Formatter):
     """Makes a record one line, as `say` does, and indents the traceback below it.
 
     So no name or message from outside can begin a line of its own.
+
+    Args:
+        form: of a record.
+        stream: to which it is printed.
     """
 
+    def __init__(self, form: str, stream: TextIO) -> None:
+        super().__init__(form)
+        self._stream = stream
+
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the name is the base class's)
-        return escaped_line(super().formatMessage(record))
+        return wrapped(escaped_line(super().formatMessage(record)), self._stream)
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 (the name is the base class's)
         return textwrap.indent(escaped(super().formatException(ei)), "  ")
@@ -42,7 +50,7 @@ def configure_logging() -> None:
     """
     handler = _Handler()
     handler.setLevel(logging.WARNING)  # in worker processes, Beam sets a lower level of the root logger
-    handler.setFormatter(_Formatter("%(levelname)s: %(message)s"))
+    handler.setFormatter(_Formatter("%(levelname)s: %(message)s", handler.stream))
     handler.addFilter(without_noise)
     handler.addFilter(without_tracebacks)
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

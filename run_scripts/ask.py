@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shutil
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -41,7 +42,7 @@ def answer(question: str, row: dict[str, Any], similarity: float) -> str:
     document = orjson.loads(row["record"])
     title = document.get("title") or document.get("meta", {}).get("title") or document.get("id", "")
     shard = row["loaded_from"].rpartition("@")[0]
-    text = textwrap.wrap(row["text"], 100)
+    text = textwrap.wrap(row["text"], min(100, shutil.get_terminal_size().columns - 4))
     return "\n".join([question, f"  {similarity:.3f}  {shard}", f"    {title}", *(f"    {line}" for line in text)])
 
 
@@ -51,7 +52,9 @@ def main() -> int:
     parser.add_argument("database", help="the folder of the LanceDB database, or s3://… or gs://…")
     parser.add_argument("table")
     parser.add_argument("questions", nargs="+", metavar="question")
-    parser.add_argument("--endpoint", metavar="URL", help="a TEI server of the same model; else an embedded TEI")
+    parser.add_argument(
+        "--endpoint", metavar="URL", help="a TEI server of the same model (default: one that Tayyar starts here)"
+    )
     parser.add_argument(
         "--prompt_name", default="query", help="the model's prompt for questions, '' for none (default: %(default)s)"
     )

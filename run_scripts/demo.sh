@@ -39,9 +39,15 @@ python run_scripts/ask.py demo_lancedb demo_output \
 
 heading "Next"
 cat <<NEXT
-Ask something else:     $venv/bin/python run_scripts/ask.py demo_lancedb demo_output "Who was Ibn Battuta and where did he travel?"
-Look at the report:     demo_output/_job/report.html
-Start a server:         run_scripts/start_tei.sh
-Embed your own files:   run_scripts/direct.sh --input 'YOUR/*.ndjson' --output embedded --endpoint http://127.0.0.1:8080
-Read on:                README.md
+Ask something else:
+  ${venv#"$root/"}/bin/python run_scripts/ask.py demo_lancedb demo_output \\
+    "Who was Ibn Battuta and where did he travel?"
+Look at the report, in a browser:
+  demo_output/_job/report.html
+Start a server, and embed your own files with it:
+  run_scripts/start_tei.sh
+  run_scripts/direct.sh --input 'YOUR/*.ndjson' --output embedded \\
+    --endpoint http://127.0.0.1:8080
+Read on:
+  README.md
 NEXT

@@ -65,6 +65,20 @@ is_installed() {
     return 1
 }
 
+# Draws each line over the former one, so that a person sees that something goes on; shows nothing elsewhere.
+show_last_line() {
+    local line columns
+    if ! [ -t 1 ]; then
+        cat >/dev/null
+        return
+    fi
+    columns=$(stty size <&1 2>/dev/null | cut -d ' ' -f 2) || true
+    while IFS= read -r line; do
+        printf '\r\033[K%.*s' "$((${columns:-80} - 1))" "$line"
+    done
+    printf '\r\033[K'
+}
+
 # Makes the environment and installs the package with an extra, unless that was done for this setup.py in this place.
 use_environment() {
     local extra=$1 python
@@ -77,7 +91,10 @@ use_environment() {
     if is_installed "$extra"; then
         return
     fi
-    echo "Installing Tayyar and what it needs into $venv (once, a minute or more) …"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "${root}[$extra]"
+    echo "Installing Tayyar and what it needs into $venv (once, some minutes) …"
+    (
+        set -o pipefail
+        "$venv/bin/python" -m pip install --disable-pip-version-check --editable "${root}[$extra]" | show_last_line
+    )
     stamp >"$venv/tayyar-$extra"
 }

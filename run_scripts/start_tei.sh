@@ -140,7 +140,8 @@ start_embedded() {
 or leave the option out: Tayyar's own server has a small model of its own, intfloat/multilingual-e5-small."
     fi
     use_environment local
-    echo "Starting Tayyar's own server with intfloat/multilingual-e5-small: to try, not for speed."
+    echo "Starting Tayyar's own server with intfloat/multilingual-e5-small."
+    echo "It is there to try things, not for speed."
     # shellcheck disable=SC2086 # two words, or none
     start "$port" "$venv/bin/tayyar" serve --port "$port" ${max_batch_tokens:+--max_batch_tokens $max_batch_tokens} "$@"
 }
@@ -164,7 +165,8 @@ require_running() {
 # Wait for the first answer of a server: wait_for INDEX.
 wait_for() {
     local deadline=$((SECONDS + wait))
-    echo "Waiting for the first answer at port ${ports[$1]}, at most $wait s. Its log: tail -f ${logs[$1]}"
+    echo "Waiting for the first answer at port ${ports[$1]}, at most $wait s. Its log:"
+    echo "  tail -f ${logs[$1]}"
     until answers "${ports[$1]}"; do
         require_running " before it answered"
         if [ "$SECONDS" -ge "$deadline" ]; then
@@ -244,7 +246,7 @@ done
 
 endpoints=''
 for number in "${ports[@]}"; do
-    endpoints+=" --endpoint http://127.0.0.1:$number"
+    endpoints+=$' \\\n    --endpoint http://127.0.0.1:'$number
 done
 if [ "$count" -eq 1 ]; then
     echo "http://127.0.0.1:$port answers. Next, in another terminal:"

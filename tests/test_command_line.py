@@ -128,7 +128,7 @@ def test_a_place_that_fails_in_the_middle_is_no_wrong_usage(corpus: Path, tmp_pa
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (FileNotFoundError("gs://b/a.ndjson"), "gs://b/a.ndjson does not exist"),
+        (FileNotFoundError("gs://b/a.ndjson"), "gs://b/a.ndjson does not exist. Check its name"),
         (PermissionError(13, "Permission denied", "/out/a"), "/out/a: Permission denied. Check the path"),
         (OSError("odd"), "odd"),
     ],

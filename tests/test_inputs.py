@@ -286,9 +286,9 @@ def test_a_run_without_hope_ends_while_it_reads(hash_tei: str, tmp_path: Path) -
     folder = put(tmp_path / "in", {"a.ndjson": ndjson() + b"{}\n" * 60_000})
     said = run(hash_tei, folder, code=4)
     assert (
-        "50000 of the first 50004 records are dead letters, far more than --max_dead_letter_ratio 0.01 allows" in said
+        "50,000 of the first 50,004 records are dead letters, far more than --max_dead_letter_ratio 0.01 allows" in said
     )
-    assert "50000 of them are missing_text" in said
+    assert "50,000 of them are missing_text: the text is in another field: name it with --text_field" in said
 
 
 def test_the_summary_tells_why_there_are_dead_letters(hash_tei: str, tmp_path: Path) -> None:

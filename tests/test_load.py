@@ -308,10 +308,10 @@ def test_a_folder_is_loaded_once(database: Database, corpus: Path, tmp_path: Pat
     assert_equal(database, corpus, output)
     shards = len(list((output / "data").rglob("*.ndjson")))
     assert shards > 10
-    assert capsys.readouterr().out == f"{shards} of {shards} shards were loaded; the table has 134 rows\n"
+    assert capsys.readouterr().out == f"{shards} of {shards} shards loaded; the table has 134 rows\n"
     database.load(output)
     assert_equal(database, corpus, output)
-    assert capsys.readouterr().out == f"0 of {shards} shards were loaded; the table has 134 rows\n"
+    assert capsys.readouterr().out == f"0 of {shards} shards loaded; the table has 134 rows\n"
 
 
 @pytest.mark.parametrize("id_field", [None, "id"])
@@ -404,7 +404,7 @@ def test_commands_of_the_readme_load(
         recipes.append(Path(script).stem)
         recipe = importlib.import_module(f"run_scripts.load.{recipes[-1]}")
         assert recipe.main([here.get(option, option) for option in options]) == 0
-        assert capsys.readouterr().out.endswith(" shards were loaded; the table has 134 rows\n")
+        assert capsys.readouterr().out.endswith(" shards loaded; the table has 134 rows\n")
     assert recipes == ["lancedb", "postgres", "qdrant", "elasticsearch"]
 
 
@@ -475,11 +475,14 @@ def test_ids_must_be_unique(tmp_path: Path, hash_tei: str, postgres: str, capsys
 
 
 @pytest.mark.parametrize(
-    ("output_format", "long_batches"),
-    [("ndjson", [16, 16, 8]), ("parquet", [32, 8])],  # of 16 MiB of lines; of 64 MiB of lines and their texts
+    ("output_format", "batches", "long_batches"),
+    [
+        ("ndjson", [2048, 2048, 4], [16, 16, 8]),  # of 16 MiB of lines
+        ("parquet", [1024, 1024, 1024, 1024, 4], [32, 8]),  # row groups; of 64 MiB of lines and their texts
+    ],
 )
 def test_a_folder_is_read_in_batches(
-    tmp_path: Path, hash_tei: str, output_format: str, long_batches: list[int]
+    tmp_path: Path, hash_tei: str, output_format: str, batches: list[int], long_batches: list[int]
 ) -> None:
     write_ndjson(tmp_path / "in" / "one.ndjson", documents(4100, seed=1, words=(2, 3)))
     long: list[dict[str, object]] = [{"content": f"{number} " + "x" * (1 << 20)} for number in range(40)]
@@ -489,7 +492,7 @@ def test_a_folder_is_read_in_batches(
     )
     folder = EmbeddedFolder(str(output), None)
     sizes = {file.receipt.shard: [len(batch) for batch in folder.batches(file)] for file in folder.files}
-    assert sizes["one-00000"] == [2048, 2048, 4]
+    assert sizes["one-00000"] == batches
     assert sizes["long-00000"] == long_batches
 
 

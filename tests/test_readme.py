@@ -56,7 +56,7 @@ def test_the_demo_prints_the_vector_of_the_readme_and_answers_its_questions(tmp_
     demo = subprocess.run([ROOT / "run_scripts/demo.sh"], env=variables, capture_output=True, text=True, timeout=380)
     assert demo.returncode == 0, demo.stdout + demo.stderr
     assert "verified: 60 records in 2 files = 60 embedded" in demo.stdout
-    assert "2 of 2 shards were loaded; the table has 60 rows\n" in demo.stdout
+    assert "2 of 2 shards loaded; the table has 60 rows\n" in demo.stdout
     # The line that the README begins with, of which it leaves out the middle of the text, too.
     vector = re.compile(r'"embedding":\[(.*?), …,(.*?)\]}')
     page = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -105,8 +105,8 @@ class Machine:
                 line = process.stdout.readline()
                 assert line, printed
                 printed += line
-            endpoints = " ".join(f"--endpoint {url}" for url in urls)
-            assert f"  run_scripts/direct.sh --input 'YOUR/*.ndjson' --output embedded {endpoints}\n" in printed
+            endpoints = " \\\n    ".join(f"--endpoint {url}" for url in urls)
+            assert f"  run_scripts/direct.sh --input 'YOUR/*.ndjson' --output embedded \\\n    {endpoints}\n" in printed
             assert all(requests.get(f"{url}/info", timeout=30).ok for url in urls)
             assert not listens(self.port + servers)
             process.send_signal(stop)

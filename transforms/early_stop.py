@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from transforms.elements import REMEDIES, Reason
+
 
 class TooManyDeadLetters(Exception):
     """So many records became dead letters that the rest need not be tried; what was done is kept."""
@@ -32,6 +34,7 @@ def check_dead_letter_ratio(records: int, reasons: Mapping[str, int], max_ratio:
     if dead_letters > early_limit(max_ratio) * records:
         worst = max(reasons, key=lambda reason: reasons[reason])
         raise TooManyDeadLetters(
-            f"{dead_letters} of the first {records} records are dead letters, far more than --max_dead_letter_ratio "
-            f"{max_ratio} allows; {reasons[worst]} of them are {worst}"
+            f"{dead_letters:,} of the first {records:,} records are dead letters, far more than "
+            f"--max_dead_letter_ratio {max_ratio} allows; {reasons[worst]:,} of them are {worst}: "
+            f"{REMEDIES[Reason(worst)]}"
         )

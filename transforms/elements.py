@@ -70,6 +70,22 @@ class Reason(enum.Enum):
     INVALID_VECTOR = "invalid_vector"
 
 
+# What to do about records that became dead letters.
+REMEDIES = {
+    Reason.INVALID_UTF8: "the files are in another encoding: convert them with iconv -t UTF-8",
+    Reason.INVALID_JSON: "the lines are not JSON, or records are broken over several lines: write one object a line "
+    "(jq -c . FILE)",
+    Reason.NOT_AN_OBJECT: "the lines hold arrays or plain values: write one object a line (jq -c '.[]' FILE)",
+    Reason.MISSING_TEXT: "the text is in another field: name it with --text_field",
+    Reason.EMPTY_TEXT: "the text field is blank in these records: name another one besides it with a second "
+    "--text_field, or remove the records",
+    Reason.LINE_TOO_LONG: "newlines are missing between records: write one object a line (jq -c . FILE)",
+    Reason.OVERLONG_TEXT: "the texts are longer than the model reads: split them, or run with --overlong truncate",
+    Reason.REJECTED_BY_ENDPOINT: "the endpoint refuses these texts: look at the detail, and at the server's log",
+    Reason.INVALID_VECTOR: "the endpoint computes vectors that are not finite: check the model and its dtype",
+}
+
+
 class Stage(enum.Enum):
     """Where a record became a dead letter."""
 

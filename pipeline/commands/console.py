@@ -6,14 +6,17 @@ import os
 import sys
 from typing import TextIO
 
-from pipeline.escaping import escaped_line
+from pipeline.escaping import escaped_line, wrapped
 
 
 def say(line: str, stream: TextIO | None = None) -> None:
-    """Print a text as one line, whatever is in it; if its reader is gone, the work goes on silently."""
+    """Print a text as one line, whatever is in it, which a terminal shows broken at blanks.
+
+    If its reader is gone, the work goes on silently.
+    """
     stream = stream or sys.stdout
     try:
-        print(escaped_line(line), file=stream, flush=True)
+        print(wrapped(escaped_line(line), stream), file=stream, flush=True)
     except OSError:
         discard(stream)
 

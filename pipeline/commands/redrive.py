@@ -122,7 +122,12 @@ def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> Exit
 
 def _summary(tally: _Tally, after: Ledger) -> Iterator[str]:
     not_embedded = tally.sent - tally.embedded
-    yield f"{count(tally.sent, 'dead letter')} sent again: {tally.embedded:,} embedded now, {not_embedded:,} not"
+    if tally.sent:
+        yield f"{count(tally.sent, 'dead letter')} sent again: {tally.embedded:,} embedded now, {not_embedded:,} not"
+    elif after.dead_letters:
+        yield "nothing to send again: no dead letter has such a reason"
+    else:
+        yield "nothing to send again: there are no dead letters"
     for reason, left in sorted(tally.left.items()):
         yield f"  {reason}: {left:,}"
     yield f"total: embeddings = {after.embedded}, documents = {after.records}, dead letters = {after.dead_letters}"

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from pipeline.commands.options.declare import filled
 from pipeline.errors import UsageError
 
 
@@ -24,8 +25,10 @@ def serve(arguments: Sequence[str]) -> int:
         ) from error
     parser = argparse.ArgumentParser(
         prog="tayyar serve",
-        description="Serve a model by TEI's protocol on this machine's cores: a small multilingual one that comes with "
-        "Tayyar, or your own from the folder of an ONNX export.",
+        description=filled(
+            "Serve a model by TEI's protocol on this machine's cores: a small multilingual one that comes with Tayyar, "
+            "or your own from the folder of an ONNX export."
+        ),
         epilog="examples:\n  tayyar serve --port 8080\n  tayyar serve --port 8080 --model exported --optimize",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -22,7 +22,7 @@ from pipeline.reporting.explain import too_many_dead_letters
 from pipeline.reporting.numbers import count
 from pipeline.reporting.report import make_report, origins, write_verified
 from pipeline.runners.endpoint import reached, require_endpoint
-from pipeline.runners.progress import CountBar
+from pipeline.runners.progress import CountBar, Waiting
 from pipeline.verification.findings import Findings
 from pipeline.verification.parallel import processes_for, run_parallel
 from pipeline.verification.sampling import Reservoir, SpotCheck, require_same_space
@@ -97,8 +97,11 @@ def verify(options: VerifyOptions, say: Callable[[str], None] = print) -> ExitCo
             checked = _check_folder(ledger, problems, output, files, job, options)
             spot_check = SpotCheck(usable, job.text_field, job.embedding_field, options.min_cosine)
             picks = checked.sample.picks
-            compared = spot_check.run(picks, checked.findings) if picks else None
-            if not picks:
+            compared = None
+            if picks:
+                with Waiting(f"embedding {count(len(picks), 'document')} again"):
+                    compared = spot_check.run(picks, checked.findings)
+            else:
                 checked.not_checked.append("the vectors against the model (there is no document to embed again)")
     _save_result(checked, *as_reported, output)
     return _conclude(checked, compared, ledger, job, options, output, say)

@@ -50,7 +50,7 @@ class Status:
             outputs, or `duplicates` with an equal text in their shard.
         partial: documents of unfinished shards whose vectors are saved.
         dead_letters: by reason.
-        recent_rate: documents sent a second over the last five minutes; None without a run at work.
+        recent_rate: documents sent a second over the last five minutes; None unless a run is at work that began before.
         overall_rate: documents sent a second of work, in which at least one shard was under way.
         work_seconds: that time.
         seconds_left: at the records a second, reused ones among them, of the same time as the recent rate, or else the
@@ -219,12 +219,15 @@ def _max_silent_seconds(receipts: list[Receipt]) -> float:
 def _recent_rate(
     receipts: list[Receipt], marker: RunMarker | None, now: float, counted: Literal["sent", "records"]
 ) -> float | None:
-    """Return how many documents or records were counted a second in the last minutes; None where no run is at work."""
-    if marker is None:
+    """Return how many documents or records were counted a second in the last minutes of the run that is at work.
+
+    A run that began later has none: the time in which it started, and shards that are under way, would count as slow.
+    """
+    start = now - RECENT_SECONDS
+    if marker is None or marker.since_seconds > start:
         return None
-    start = max(now - RECENT_SECONDS, marker.since_seconds)
     documents: int = sum(getattr(receipt, counted) for receipt in receipts if start < receipt.finished_at <= now)
-    return documents / (now - start) if now > start else None
+    return documents / RECENT_SECONDS
 
 
 def _rounded(value: float | None, digits: int = 1) -> float | None:

@@ -13,7 +13,7 @@ from types import TracebackType
 from tqdm import tqdm
 
 from pipeline.job.ledger import Part, ReceiptCache, extrapolate
-from pipeline.reporting.numbers import count, duration, rate
+from pipeline.reporting.numbers import count, duration, percent, rate
 from pipeline.reporting.timeline import active_seconds
 from transforms.elements import Reason, Shard, Source
 from transforms.output.folder import OutputFolder
@@ -22,7 +22,6 @@ from transforms.storage.base import StorageError
 
 _INTERVAL_SECONDS = 1.0  # between two looks at the folder, or more: see _PAUSE_A_LOOK
 _REDRAW_SECONDS = 0.5  # a person sees that it goes on
-_BAR = "{percentage:3.0f}%|{bar}| {desc}"
 _PAUSE_A_LOOK = 20.0  # listing a bucket of many receipts takes seconds, and costs a little each time
 # Dead letters of these reasons were in the endpoint's hands; those of other reasons were not sent.
 _SENT = {Reason.OVERLONG_TEXT.value, Reason.REJECTED_BY_ENDPOINT.value, Reason.INVALID_VECTOR.value}
@@ -148,7 +147,7 @@ class Progress:
             words.append(rate((documents - dead_letters) / seconds))
             if expected is not None and documents < expected:
                 words.append(f"{duration(seconds * (expected - documents) / documents)} left")
-        self._bar.bar_format = "{desc}" if expected is None else _BAR
+        self._bar.bar_format = "{desc}" if expected is None else _bar_format(documents, expected)
         self._bar.n, self._bar.total = documents, expected
         self._bar.set_description_str(", ".join(words))
 
@@ -204,7 +203,9 @@ class CountBar:
         self._total = total
         self._noun = noun
         self._started = time.monotonic()
-        self._bar = tqdm(total=total, disable=None if visible is None else not visible, bar_format=_BAR)
+        self._bar = tqdm(
+            total=total, disable=None if visible is None else not visible, bar_format=_bar_format(0, total)
+        )
         self.add(0)
 
     def __enter__(self) -> CountBar:
@@ -224,8 +225,14 @@ class CountBar:
             words.append(rate(done / seconds, f"{self._noun}s"))
             if done < self._total:
                 words.append(f"{duration(seconds * (self._total - done) / done)} left")
+        self._bar.bar_format = _bar_format(done, self._total)
         self._bar.set_description_str(", ".join(words), refresh=not number)
         self._bar.update(number)
+
+
+def _bar_format(done: int, total: int) -> str:
+    """Return tqdm's format of a bar with the share as `percent` gives it, where tqdm itself would round it up."""
+    return f"{percent(done / total if total else 1.0):>4}|{{bar}}| {{desc}}"
 
 
 def _texts_sent(receipt: Receipt) -> int:

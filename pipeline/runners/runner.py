@@ -237,7 +237,7 @@ def meaning_of(error: BaseException) -> BaseException:
     if any(map(is_out_of_threads, _causes(error))):
         return PipelineFailed(OUT_OF_THREADS)
     _logger.error("the pipeline failed", exc_info=error)
-    return PipelineFailed(_last_line(error))
+    return PipelineFailed(f"{_last_line(error)} (the traceback is above)")
 
 
 def _for_the_user(error: BaseException) -> BaseException:

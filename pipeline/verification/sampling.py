@@ -157,8 +157,8 @@ class SpotCheck:
         if wrong:
             return self._meaning(wrong, len(written), mixed_up)
         return (
-            f"embedded again: {count(len(cosines), 'document')}; cosines with what was written: "
-            f"{min(cosines):.6f} or more, median {statistics.median(cosines):.6f}"
+            f"embedded again: {count(len(cosines), 'document')}; cosine with the vector that was written: "
+            f"{min(cosines):.6f} at worst, median {statistics.median(cosines):.6f}"
         )
 
     def _explain(self, one: _Written, found: float, client: TeiClient, findings: Findings) -> bool:

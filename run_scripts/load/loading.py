@@ -10,13 +10,12 @@ import uuid
 from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from pipeline.logs import configure_logging
 
@@ -27,6 +26,8 @@ from pipeline.errors import ExitCode, NotProven, UsageError, message_lines
 from pipeline.job.ledger import read_ledger
 from pipeline.job.sharding import read_plan
 from pipeline.job.spec import JobSpec, require_job
+from pipeline.reporting.numbers import count
+from pipeline.runners.progress import CountBar
 from transforms.elements import Document, text_as_sent
 from transforms.ndjson.lines import chunks_from, split_lines
 from transforms.ndjson.parse import BOM, parse_object, text_of, value_of
@@ -278,7 +279,8 @@ def load(folder: EmbeddedFolder, table: Table) -> None:
             "deleted. Give each output folder its own --table, or drop this one."
         )
     left = [file for file in folder.files if loaded.get(file.version) != file.rows]
-    with tqdm(total=sum(file.rows for file in left), unit=" rows", disable=None) as progress:
+    rows = sum(file.rows for file in left)
+    with CountBar(rows, "row", visible=None if rows else False) as progress:
         for file in left:
             former = [each for each in loaded if _shard_of(each) == file.receipt.shard and each != file.version]
             table.replace(file.version, former, _counted(folder.batches(file), progress))
@@ -286,17 +288,20 @@ def load(folder: EmbeddedFolder, table: Table) -> None:
     if gone := table.count_rows().keys() - current.keys():
         table.delete(sorted(gone))
     _require_all(current, table.count_rows(), folder)
-    print(f"{len(left)} of {len(folder.files)} shards were loaded; the table has {sum(current.values()):,} rows")
+    say(
+        f"{len(left):,} of {count(len(folder.files), 'shard')} loaded; the table has "
+        f"{count(sum(current.values()), 'row')}"
+    )
 
 
 def _shard_of(version: str) -> str:
     return version.rpartition("@")[0]
 
 
-def _counted(batches: Iterator[pa.RecordBatch], progress: tqdm[Any]) -> Iterator[pa.RecordBatch]:
+def _counted(batches: Iterator[pa.RecordBatch], progress: CountBar) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         yield batch
-        progress.update(batch.num_rows)
+        progress.add(batch.num_rows)
 
 
 def _require_all(current: Mapping[str, int], found: Mapping[str, int], folder: EmbeddedFolder) -> None:

@@ -31,10 +31,8 @@ from requests.exceptions import RequestException
 from transforms.storage.base import PARALLEL, FileStat, StorageError, open_ranges, split_url, too_large
 from transforms.storage.chunks import spooled
 
-_NO_CREDENTIALS = (
-    "no Google credentials were found. Run `gcloud auth application-default login`, or set "
-    "GOOGLE_APPLICATION_CREDENTIALS to a key file, of an account with roles/storage.objectUser"
-)
+_LOG_IN = "Run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to a key file,"
+_NO_CREDENTIALS = f"no Google credentials were found. {_LOG_IN} of an account with roles/storage.objectUser"
 _RETRY_SECONDS = 30.0  # for which a request is tried again
 _REQUEST: dict[str, Any] = {
     "retry": DEFAULT_RETRY.with_timeout(_RETRY_SECONDS),
@@ -219,9 +217,15 @@ def _explained(path: str, *, of_bucket: bool = False) -> Iterator[None]:
             f"Google's message: {error.message}"
         ) from error
     except GoogleAuthError as error:
-        raise StorageError(f"{path}: the Google credentials cannot be used: {error}") from error
+        raise StorageError(
+            f"{path}: the Google credentials cannot be used: {str(error).rstrip('.')}. {_LOG_IN} of an account with "
+            "roles/storage.objectUser."
+        ) from error
     except (exceptions.RetryError, RequestException) as error:
         cause = getattr(error, "cause", None) or error
-        raise StorageError(f"{path}: {bucket} did not answer for {_RETRY_SECONDS:.0f} s: {cause}") from error
+        raise StorageError(
+            f"{path}: {bucket} did not answer for {_RETRY_SECONDS:.0f} s: {str(cause).rstrip('.')}. Check the network "
+            "and its proxy."
+        ) from error
     except (exceptions.GoogleAPIError, ValueError) as error:  # a name that no bucket can have is a ValueError
-        raise StorageError(f"{path}: {error}") from error
+        raise StorageError(f"{path}: {str(error).rstrip('.')}. Check the bucket's name.") from error

@@ -38,6 +38,7 @@ except ImportError as missing:
         f"s3:// needs a library that is not installed ({missing.name}): {sys.executable} -m pip install 'tayyar[aws]'"
     ) from missing
 
+_CHECK_ADDRESS = "Check the bucket's name and region, and AWS_ENDPOINT_URL_S3 where it is set."
 _KEYS_PER_DELETION = 1000  # S3's own limit
 _MAX_PUT_BYTES = 5 << 30  # of an object that is uploaded by one request; S3's own limit
 _PART_BYTES = 64 << 20  # of a larger object, held in memory
@@ -202,7 +203,10 @@ def _delete(bucket: str, names: list[str]) -> None:
         keys = [{"Key": name} for name in names]
         failed = _client().delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True}).get("Errors", [])
     if failed:
-        raise StorageError(f"s3://{bucket}/{failed[0]['Key']} cannot be deleted: {failed[0]['Message']}")
+        raise StorageError(
+            f"s3://{bucket}/{failed[0]['Key']} cannot be deleted: {failed[0]['Message']}. "
+            f"Grant s3:DeleteObject on s3://{bucket}, and look whether it locks its objects."
+        )
 
 
 def _client() -> Any:  # boto3 makes its classes when it runs
@@ -253,8 +257,8 @@ def _explained(path: str) -> Iterator[None]:
                 f"{path}: access denied. Check {_CREDENTIALS}; grant s3:GetObject, s3:PutObject, s3:DeleteObject "
                 f"and s3:ListBucket on {bucket}. Its message: {details.get('Message') or details['Code']}"
             ) from error
-        raise StorageError(f"{path}: the store's message: {error}") from error
+        raise StorageError(f"{path}: the store's message: {error}. {_CHECK_ADDRESS}") from error
     except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as error:
         raise StorageError(f"{path}: no AWS credentials were found. Set {_CREDENTIALS}.") from error
     except (exceptions.BotoCoreError, ValueError) as error:  # a malformed address raises ValueError
-        raise StorageError(f"{path}: {error}") from error
+        raise StorageError(f"{path}: {str(error).rstrip('.')}. {_CHECK_ADDRESS}") from error

@@ -168,14 +168,16 @@ class GiveUpTimer:
             if self._failing_since is None:
                 self._failing_since = max(started, self._succeeded_at)
             seconds = now - self._failing_since
-            notice = seconds >= self._next_notice
+            # With less than a second to go, the end is the better notice.
+            notice = seconds >= self._next_notice and self._limit - seconds >= 1
             if notice:
                 self._next_notice = 2 * seconds
         if seconds >= self._limit:
             # Commands that a person waits for set limits of their own, so the message names no option.
             raise EndpointUnreachable(
-                f"no request to {url} has succeeded for {seconds:.0f} s; the client gives up after {self._limit:g} s. "
-                f"The last one: {message}"
+                f"no request to {url} has succeeded for {seconds:.0f} s, and the client waits no longer than "
+                f"{self._limit:g} s. Check that the server is up and that this is its address. "
+                f"The last failure: {message}"
             )
         if notice:
             left = self._limit - seconds

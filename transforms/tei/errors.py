@@ -23,7 +23,7 @@ class PairingBroken(EndpointError):
     """The canary did not come back with its vector in its place: no vector of this endpoint can be trusted."""
 
 
-class VectorsDoubtful(PairingBroken):
+class VectorsDoubtful(EndpointError):
     """Replies that passed as right may have held wrong vectors: all that came from this endpoint lately is in doubt."""
 
 

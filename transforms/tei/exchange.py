@@ -361,10 +361,10 @@ class Exchange:
 
         The second wrong one of an endpoint ends the run, too, however many right ones come between them: then two
         models answer there. Wrong replies to requests that were under way together count as one. Where texts go one
-        by one, the first one does: single texts' replies between right canaries may be the other model's, too.
+        by one, the first wrong one ends it: a reply to a single text between right canaries may be the other model's.
 
         Raises:
-            ModelChanged, PairingBroken: what the endpoint returns cannot be trusted.
+            ModelChanged, PairingBroken, VectorsDoubtful: what the endpoint returns cannot be trusted.
         """
         try:
             with self._canary_lock:
@@ -380,7 +380,7 @@ class Exchange:
         """Do what `_wrong_canary` says; one thread at a time.
 
         Raises:
-            ModelChanged, PairingBroken: what the endpoint returns cannot be trusted.
+            ModelChanged, PairingBroken, VectorsDoubtful: what the endpoint returns cannot be trusted.
             Unavailable: it does not answer for now.
         """
         endpoint = assignment.endpoint
@@ -394,18 +394,20 @@ class Exchange:
             self._wait(delay)
             right.append(self._is_canary(self._embed_canary(assignment, profile)))
         if not any(right):
-            raise ModelChanged(
+            error: PairingBroken | ModelChanged = ModelChanged(
                 f"{endpoint.url} serves another model than this job's vectors were made with, whatever its name: the "
                 f"canary came back with another vector again and again ({found}). Vectors of its replies were not "
                 "used. Look at what was deployed or restarted there."
             )
+        else:
+            error = PairingBroken(self._two_models(endpoint, found))
         if endpoint.one_by_one:
             raise VectorsDoubtful(
-                f"{self._two_models(endpoint, found)} It takes one text a request, so other texts' vectors may be the "
-                "other model's unseen."
+                f"{error} It takes one text a request: before this canary, replies to single texts may have been the "
+                "other model's."
             )
         if not all(right):
-            raise PairingBroken(self._two_models(endpoint, found))
+            raise error
         self._wrong_canary_at[endpoint.url] = self._scheduler.clock()
         logger.warning("%s returned a wrong canary once (%s); that reply was not used", endpoint.url, found)
 
@@ -450,11 +452,6 @@ class Exchange:
 
     def _wait_and_repeat(self, assignment: Assignment, task: Task, failure: Failure) -> None:
         self._record_failure(assignment, failure)
-        too_large = task.alone and task.body_bytes > DEFAULT_PAYLOAD_LIMIT
-        if failure.status is None and too_large and task.waits >= BATCH_TRIES:
-            # Some servers close the connection on a body that is too large before they have said so.
-            self._split_bytes(assignment, task, failure)
-            return
         was_sent = task.attempts > assignment.task.attempts
         profile = assignment.profile
         if was_sent and profile is not None and task.waits >= (HUNG_AFTER if failure.timed_out else STUCK_AFTER):
@@ -468,6 +465,9 @@ class Exchange:
                     self._timer.record_success()
                     if failure.timed_out:
                         self._isolate_hung(assignment, task, failure)
+                    elif failure.status is None and task.alone and task.body_bytes > DEFAULT_PAYLOAD_LIMIT:
+                        # Some servers close the connection on a body that is too large before they have said so.
+                        self._split_bytes(assignment, task, failure)
                     else:
                         self._retry(assignment, task, failure)
                     return

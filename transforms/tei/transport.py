@@ -245,10 +245,13 @@ class HttpTransport:
                 f"{url} does not speak TLS: does its address begin with http:// instead of https://?"
             )
         if code == pycurl.E_URL_MALFORMAT:
-            return EndpointRefused(f"{url} is not an address that a request can be sent to")
+            return EndpointRefused(
+                f"{url} is not an address that a request can be sent to. Write it as http://HOST:PORT or https://HOST."
+            )
         if code in (pycurl.E_COULDNT_RESOLVE_PROXY, CURLE_PROXY):
             return EndpointRefused(
-                f"{url} cannot be reached through the proxy of this environment (http_proxy, https_proxy)"
+                f"{url} cannot be reached through the proxy that http_proxy or https_proxy names. "
+                "Correct the variable, or add the host to no_proxy."
             )
         return NoReply(message)
 

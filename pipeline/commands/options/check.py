@@ -14,7 +14,7 @@ from pipeline.commands.options.shared import EndpointOptions, output_folder
 class CheckOptions(EndpointOptions):
     """The options of `check`."""
 
-    SUMMARY: ClassVar[str] = "reach the endpoint, embed a probe, write and read the output folder, try a runner"
+    SUMMARY: ClassVar[str] = "try endpoint, output folder and runner before a long run"
     EXAMPLE: ClassVar[str] = "tayyar check --endpoint http://127.0.0.1:8080 --output embedded"
     BEAM: ClassVar[str | None] = (
         "With a runner's options (--runner … and what it needs), ten documents go through it into a temporary place "
@@ -25,5 +25,7 @@ class CheckOptions(EndpointOptions):
 
     TITLE: ClassVar[str] = "data"
 
-    output: str | None = option(default=None, parse=output_folder, metavar="FOLDER", meaning="the output folder to try")
+    output: str | None = option(
+        default=None, parse=output_folder, metavar="FOLDER", meaning="the output folder, to be written and read"
+    )
     beam: tuple[str, ...] = ()  # the arguments left for Beam; with any, documents go through the runner

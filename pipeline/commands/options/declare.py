@@ -7,6 +7,8 @@ import dataclasses
 import enum
 import inspect
 import math
+import shutil
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, TypeVar
@@ -144,7 +146,12 @@ def add_options(parser: argparse.ArgumentParser, options: type[Options]) -> None
             if declaration.flag not in known:
                 declaration.add_to(parser, hidden=True)
     if options.BEAM is not None:
-        parser.add_argument_group("Beam", options.BEAM)
+        parser.add_argument_group("Beam", filled(options.BEAM))
+
+
+def filled(text: str) -> str:
+    """Return a text of the help broken to the terminal's width, as argparse does unless examples keep their lines."""
+    return textwrap.fill(text, shutil.get_terminal_size().columns - 2)
 
 
 def make_options(options: type[OptionsT], parsed: argparse.Namespace) -> OptionsT:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from pipeline.commands.options.check import CheckOptions
-from pipeline.commands.options.declare import Options, add_options, declarations, make_options
+from pipeline.commands.options.declare import Options, add_options, declarations, filled, make_options
 from pipeline.commands.options.plan import PlanOptions
 from pipeline.commands.options.redrive import RedriveOptions
 from pipeline.commands.options.report import ReportOptions
@@ -39,18 +39,20 @@ def make_parser() -> argparse.ArgumentParser:
         description="Embed NDJSON documents through a Text Embeddings Inference endpoint; prove that nothing was lost.",
     )
     parser.add_argument("--version", action="store_true", help="show Tayyar's version and exit")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", required=True)
     for name, options in COMMANDS.items():
         command = commands.add_parser(
             name,
             help=options.SUMMARY,
-            description=f"{options.SUMMARY[0].upper()}{options.SUMMARY[1:]}.",
+            description=filled(f"{options.SUMMARY[0].upper()}{options.SUMMARY[1:]}."),
             epilog=f"example:\n  {options.EXAMPLE}",
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         add_options(command, options)
-    commands.add_parser(SERVE, help="serve the embedded TEI alone", add_help=False)  # it has a parser of its own
+    commands.add_parser(
+        SERVE, help="serve a model by TEI's protocol on this machine's cores", add_help=False
+    )  # it has a parser of its own
     return parser
 
 

@@ -23,7 +23,7 @@ class PlanOptions(InputOptions, ReuseOptions, FormatOptions, EndpointOptions, Pr
     TITLE: ClassVar[str] = "data"
     SUMMARY: ClassVar[str] = "estimate what a run would take, from a sample and some seconds of the endpoint's time"
     EXAMPLE: ClassVar[str] = (
-        "tayyar plan --input 'wiki/*.ndjson' --endpoint http://127.0.0.1:8080 --price_per_hour 1.30"
+        "tayyar plan --input 'wiki/*.ndjson' --endpoint http://127.0.0.1:8080 \\\n    --price_per_hour 1.30"
     )
 
     output: str | None = option(

@@ -16,9 +16,13 @@ class RedriveOptions(OutputOptions, MovedInputOptions, ConnectionOptions):
     TITLE: ClassVar[str] = "data"
     SUMMARY: ClassVar[str] = "send dead letters again, and put those that succeed in their places"
     EXAMPLE: ClassVar[str] = (
-        "tayyar redrive --output embedded --endpoint http://127.0.0.1:8080 --reason rejected_by_endpoint"
+        "tayyar redrive --output embedded --endpoint http://127.0.0.1:8080 \\\n    --reason rejected_by_endpoint"
     )
 
     reasons: tuple[str, ...] = option(
-        "--reason", default=(), repeatable=True, metavar="REASON", meaning="only those of this reason; repeatable"
+        "--reason",
+        default=(),
+        repeatable=True,
+        metavar="REASON",
+        meaning="send only dead letters of this reason; repeatable",
     )

@@ -25,10 +25,10 @@ class RunOptions(
 
     TITLE: ClassVar[str] = "data"
     SUMMARY: ClassVar[str] = "embed the documents; run it again to resume"
-    EXAMPLE: ClassVar[str] = "tayyar run --input 'wiki/*.ndjson' --output embedded --endpoint http://127.0.0.1:8080"
-    BEAM: ClassVar[str | None] = (
-        "Beam's own options are passed on. --runner's default is its in-process Fn API runner, without download."
+    EXAMPLE: ClassVar[str] = (
+        "tayyar run --input 'wiki/*.ndjson' --output embedded \\\n    --endpoint http://127.0.0.1:8080"
     )
+    BEAM: ClassVar[str | None] = "Beam's own options are passed on. Without --runner, Beam's in-process runner is used."
 
     prune: bool = option(default=False, meaning="remove what was embedded of inputs that the patterns no longer match")
     overwrite: bool = option(default=False, meaning="delete the output folder's former job and start over")

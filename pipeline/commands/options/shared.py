@@ -86,7 +86,7 @@ class ReuseOptions(Options):
         parse=_former_output,
         repeatable=True,
         metavar="FOLDER",
-        meaning="another output folder whose vectors are used again where texts are the same; repeatable",
+        meaning="another output folder, whose vectors are used again where texts are equal; repeatable",
     )
 
 
@@ -117,14 +117,14 @@ class RecordOptions(Options):
         default=("content",),
         repeatable=True,
         metavar="NAME",
-        meaning="the text, dotted for a nested field; repeatable: several are joined by newlines",
+        meaning="field of the text, dotted for a nested one; repeatable: several are joined by newlines",
     )
-    embedding_field: str = option(default="embedding", meaning="the field that gets the vector")
+    embedding_field: str = option(default="embedding", metavar="NAME", meaning="field that gets the vector")
     shard_bytes: int = option(
         default=16 * _MIB,
         parse=number_within(int, 1, MAX_SHARD_BYTES),
         metavar="BYTES",
-        meaning="of a file that make a shard: one element, one output file, one receipt",
+        meaning="size of a shard, the part of an input that becomes one output file",
     )
 
     @property
@@ -165,14 +165,16 @@ class FormatOptions(RecordOptions):
         meaning="ndjson: each line with its vector; parquet: about a third of the size, and loads faster",
     )
     vector_type: VectorType = option(
-        default=VectorType.FLOAT32, choices=VectorType, meaning="of the numbers in Parquet; float16 halves them"
+        default=VectorType.FLOAT32,
+        choices=VectorType,
+        meaning="type of the vectors' numbers in Parquet; float16 halves their size",
     )
     columns: tuple[str, ...] = option(
         "--column",
         default=(),
         repeatable=True,
         metavar="NAME",
-        meaning="a field that gets a column of its own in Parquet, dotted for a nested field; repeatable",
+        meaning="field that gets a column of its own in Parquet, dotted for a nested one; repeatable",
     )
 
     def __post_init__(self) -> None:
@@ -212,7 +214,7 @@ class DeadLetterOptions(Options):
         default=0.01,
         parse=number_within(float, 0, 1),
         metavar="SHARE",
-        meaning="more dead letters a record than this, and it ends with exit code 4",
+        meaning="end with exit code 4 if a larger share of the records become dead letters",
     )
 
 
@@ -223,7 +225,10 @@ class PriceOptions(Options):
     TITLE: ClassVar[str] = "limits and cost"
 
     price_per_hour: float | None = option(
-        default=None, parse=number_within(float, 0), metavar="DOLLARS", meaning="of the endpoint, for the bill"
+        default=None,
+        parse=number_within(float, 0),
+        metavar="DOLLARS",
+        meaning="price of the endpoint, from which costs follow",
     )
 
 
@@ -268,14 +273,15 @@ class ConnectionOptions(Options):
         parse=_base_url,
         repeatable=True,
         metavar="URL",
-        meaning="base URL of a TEI server; repeatable for several of one model; without it, an embedded TEI is started",
+        meaning="base URL of a TEI server; repeatable for several of one model "
+        "(default: a server that Tayyar starts here)",
     )
     model: str | None = option(
         default=None,
         parse=_model_folder,
         metavar="FOLDER",
-        meaning="the embedded TEI's model: the folder of an ONNX export, or one of its .onnx files "
-        "(default: a small one)",
+        meaning="without --endpoint, the model of the server that Tayyar starts: the folder of an ONNX export, or one "
+        "of its .onnx files (default: a small one of Tayyar's own)",
     )
     token: str | None = option(
         default=None,
@@ -298,13 +304,16 @@ class ConnectionOptions(Options):
         meaning="texts in flight from one process (default: what the server permits)",
     )
     request_timeout: float = option(
-        default=60.0, parse=number_within(float, 0.001, _DAY), metavar="SECONDS", meaning="of one request"
+        default=60.0,
+        parse=number_within(float, 0.001, _DAY),
+        metavar="SECONDS",
+        meaning="time that one request may take",
     )
     give_up_after: float = option(
         default=600.0,
         parse=number_within(float, 0, 30 * _DAY),
         metavar="SECONDS",
-        meaning="without a single success, before the run stops",
+        meaning="time without a single success after which the command ends",
     )
 
     def __post_init__(self) -> None:
@@ -319,7 +328,7 @@ class ConnectionOptions(Options):
         _ = self.endpoint  # whose values are checked when it is made
         if self.model is not None and self.urls:
             raise UsageError(
-                f"--model {self.model} is for the embedded TEI, but --endpoint names a server, which has its own "
+                f"--model {self.model} is for a server that Tayyar starts, but --endpoint names one, which has its own "
                 "model. Give one of the two."
             )
 
@@ -346,7 +355,7 @@ class EndpointOptions(ConnectionOptions):
         default=None,
         parse=number_within(int, 1),
         metavar="N",
-        meaning="numbers of each vector to keep, where the model is trained for it (default: all)",
+        meaning="keep the first N numbers of each vector, where the model is trained for it (default: all)",
     )
     expected_dimensions: int | None = option(
         default=None,
@@ -360,9 +369,13 @@ class EndpointOptions(ConnectionOptions):
         meaning="what happens to a text of more tokens than the model reads",
     )
     prompt_name: str | None = option(
-        default=None, metavar="NAME", meaning="one of the model's prompts, to put before each text"
+        default=None, metavar="NAME", meaning="name of the model's prompt that is put before each text"
     )
-    normalize: bool = option("--no_normalize", default=True, meaning="take vectors as they are, not of unit norm")
+    normalize: bool = option(
+        "--no_normalize",
+        default=True,
+        meaning="keep vectors as the model gives them, instead of scaling them to unit norm",
+    )
 
     def __post_init__(self) -> None:
         """Refuse two sizes of one vector."""

@@ -17,5 +17,5 @@ class StatusOptions(OutputOptions):
     SUMMARY: ClassVar[str] = "show how far a job is, from its output folder alone, on any machine that can read it"
     EXAMPLE: ClassVar[str] = "tayyar status --output embedded --watch"
 
-    watch: bool = option(default=False, meaning="look every few seconds, until the job has finished or stopped")
-    json: bool = option(default=False, meaning="print one JSON object each time")
+    watch: bool = option(default=False, meaning="look again every few seconds until the job has finished or stopped")
+    json: bool = option(default=False, meaning="print one JSON object a look, instead of text")

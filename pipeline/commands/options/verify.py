@@ -25,21 +25,22 @@ class VerifyOptions(OutputOptions, MovedInputOptions, DeadLetterOptions, Connect
         default=None,
         parse=number_within(int, 1),
         metavar="N",
-        meaning="that read the files (default: one, or for much data one a processor)",
+        meaning="processes that read the files (default: one, or for much data one a processor)",
     )
     sample: int = option(
         default=0,
         parse=number_within(int, 1),
         metavar="N",
-        meaning="embed so many documents again, chosen at random, and compare their vectors",
+        meaning="embed N documents again, chosen at random, and compare their vectors",
     )
     min_cosine: float = option(
         default=0.99,
         parse=number_within(float, -1, 1),
         metavar="COSINE",
-        meaning="of two vectors that count as the same; half precision and other batches cost some thousandths",
+        meaning="lowest cosine of two vectors that count as the same; half precision and other batches cost some "
+        "thousandths",
     )
-    seed: int = option(default=0, parse=int, metavar="N", meaning="of the choice")
+    seed: int = option(default=0, parse=int, metavar="N", meaning="seed of the random choice")
 
     def __post_init__(self) -> None:
         """Refuse an endpoint or a model that nothing would be sent to."""

@@ -1,15 +1,22 @@
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import io
+import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
 
 from pipeline.commands.console import say
+from pipeline.commands.options.parser import COMMANDS, SERVE
 from pipeline.escaping import escaped, escaped_line
-from tests.commands import ROOT, tayyar_here
+from tests.commands import ROOT, tayyar, tayyar_here
 
 
 @pytest.mark.parametrize(
@@ -105,3 +112,43 @@ def test_the_command_line_helps() -> None:
     for given, meant in (("--text-field", "--text_field"), ("--endpiont", "--endpoint")):
         options = ("run", "--input", "a", "--output", "b", given, "x")
         assert f"unknown option {given}: did you mean {meant}?" in tayyar_here(*options, code=2).stderr
+
+
+def shown_in_a_terminal(program: str, columns: int) -> list[str]:
+    """Return the lines that a Python program prints in a terminal of so many columns, both streams together."""
+    terminal, inside = pty.openpty()
+    fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=inside, stderr=inside) as process:
+        os.close(inside)
+        printed = b""
+        with contextlib.suppress(OSError):  # Linux's way to say that the other end is closed
+            while chunk := os.read(terminal, 65536):
+                printed += chunk
+    os.close(terminal)
+    assert process.returncode == 0
+    return printed.decode().splitlines()
+
+
+def test_a_terminal_gets_long_lines_broken_at_blanks() -> None:
+    program = (
+        "import logging, sys; from pipeline.commands.console import say; from pipeline.logs import configure_logging\n"
+        "configure_logging(); say('short'); say('  two words of /a/path/that/is/wider/than/the-terminal'); "
+        "say('a\\nb ' + 'c ' * 12, sys.stderr); logging.warning('the endpoint is away')"
+    )
+    assert shown_in_a_terminal(program, 20) == [
+        "short",
+        "  two words of",
+        "    /a/path/that/is/wider/than/the-terminal",
+        "a\\nb c c c c c c c c",
+        "  c c c c",
+        "WARNING: the",
+        "  endpoint is away",
+    ]
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in [*COMMANDS, SERVE])])
+def test_help_fits_a_terminal_of_80_columns(command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = tayyar(*command, "--help").stdout
+    assert "--help" in shown
+    assert not [line for line in shown.splitlines() if len(line) > 80]

@@ -118,12 +118,12 @@ def test_the_rate_is_the_endpoints_and_the_time_left_counts_reused_documents() -
         0, SOURCE, records=50, embedded=50, sent=10, reused=35, duplicates=5, started_at=NOW - 10, finished_at=NOW
     )
     half = Ledger(Plan((SOURCE,), 100), (SourceLedger(SOURCE, {0: one}, False),))
-    began = datetime.fromtimestamp(NOW - 20, timezone.utc).isoformat()
+    began = datetime.fromtimestamp(NOW - 400, timezone.utc).isoformat()
     found = status_of(half, JOB, replace(ELSEWHERE, since=began), NOW, partial=12)
     assert (found.sent, found.reused, found.duplicates, found.partial) == (10, 35, 5, 12)
-    assert found.recent_rate == pytest.approx(10 / 20)
+    assert found.recent_rate == pytest.approx(10 / 300, abs=0.005)
     assert found.overall_rate == pytest.approx(10 / 10)
-    assert found.seconds_left == pytest.approx(450 / (50 / 20))
+    assert found.seconds_left == pytest.approx(450 / (50 / 300))
     assert "not sent: 35 took a former output's vector, 5 that of an equal text" in render_status(found)
     assert "saved: 12 vectors of unfinished shards" in render_status(found)
 
@@ -142,10 +142,15 @@ def test_requests_and_repeated_ones_are_counts_of_their_own() -> None:
     assert any("20 requests, 4 repeated" in line for line in render_status(at(NOW, None, NOW, NOW, NOW, NOW)))
 
 
-def test_the_recent_rate_counts_from_the_beginning_of_this_run() -> None:
+def test_a_run_has_no_recent_rate_of_its_own_before_it_has_worked_that_long() -> None:
+    """Its start, and the shards that are under way, would make it look slower than the rate of all work."""
     began = ELSEWHERE.since_seconds
     found = at(began + 20, ELSEWHERE, began - 100, began + 10, began + 20)
-    assert found.recent_rate == pytest.approx(100 / 20)
+    assert found.recent_rate is None
+    assert "last minutes" not in "".join(render_status(found))
+    assert at(began + 301, ELSEWHERE, began - 100, began + 10, began + 20).recent_rate == pytest.approx(
+        100 / 300, abs=0.005
+    )
 
 
 def test_nothing_is_divided_by_nothing() -> None:

@@ -241,7 +241,7 @@ def test_an_interruption_stays_one() -> None:
 def test_any_other_failure_is_its_last_line(text: str, line: str) -> None:
     meaning = meaning_of(RuntimeError(text))
     assert isinstance(meaning, PipelineFailed)
-    assert str(meaning) == line
+    assert str(meaning) == f"{line} (the traceback is above)"
 
 
 @pytest.mark.parametrize("kind", [*ENDPOINT_ERRORS, DamagedSource, SourceChanged, TooManyDeadLetters])

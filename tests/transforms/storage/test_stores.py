@@ -11,6 +11,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from botocore import exceptions as of_s3
 from google.api_core import exceptions as of_google
+from google.auth import exceptions as of_google_auth
 from requests.exceptions import SSLError
 
 from transforms.storage import gcs, s3
@@ -21,8 +22,12 @@ from transforms.storage.base import StorageError, open_ranges
     ("raised", "words"),
     [
         (of_google.RetryError("Timeout of 30.0s exceeded", OSError("no route")), "gs://b did not answer for 30 s: no"),
-        (SSLError("self-signed certificate"), "gs://b did not answer for 30 s: self-signed certificate"),
-        (of_google.BadRequest("odd"), "gs://b/out: 400 odd"),
+        (SSLError("self-signed certificate"), "did not answer for 30 s: self-signed certificate. Check the network"),
+        (of_google.BadRequest("odd"), "gs://b/out: 400 odd. Check the bucket's name"),
+        (
+            of_google_auth.RefreshError("expired"),
+            "cannot be used: expired. Run `gcloud auth application-default login`",
+        ),
         (ValueError("Bucket names must start with a letter"), "gs://b/out: Bucket names must start"),
     ],
 )
@@ -55,7 +60,10 @@ def test_a_name_that_no_bucket_can_have_is_told(monkeypatch: pytest.MonkeyPatch)
     ("raised", "words"),
     [
         (of_s3.SSLError(endpoint_url="https://x", error="self-signed"), "s3://b/out: SSL validation failed"),
-        (of_s3.ConnectTimeoutError(endpoint_url="https://x"), "s3://b/out: Connect timeout"),
+        (
+            of_s3.ConnectTimeoutError(endpoint_url="https://x"),
+            "s3://b/out: Connect timeout.*[^.]\\. Check the bucket's name and region, and AWS_ENDPOINT_URL_S3",
+        ),
         (of_s3.ReadTimeoutError(endpoint_url="https://x"), "s3://b/out: Read timeout"),
         (ValueError("Invalid endpoint: x"), "s3://b/out: Invalid endpoint: x"),
         (
@@ -72,7 +80,7 @@ def test_a_name_that_no_bucket_can_have_is_told(monkeypatch: pytest.MonkeyPatch)
                 },
                 "GetObject",
             ),
-            "s3://b/out: the store's message: .*slower",
+            "s3://b/out: the store's message: .*slower\\. Check the bucket's name and region",
         ),
     ],
 )
@@ -134,4 +142,4 @@ def test_a_request_that_s3_does_not_understand_is_not_one_that_it_denies(
     with pytest.raises(StorageError) as raised, s3._explained("s3://b/out"):
         raise of_s3.ClientError(response, "GetObject")
     assert ("access denied" in str(raised.value)) == is_denied
-    assert str(raised.value).endswith("so" if not is_denied else "Its message: so")
+    assert ("Its message: so" if is_denied else "so. Check the bucket's name") in str(raised.value)
