@@ -24,7 +24,7 @@ from pipeline.errors import (
     PipelineFailed,
     UsageError,
     is_out_of_threads,
-    lines_of,
+    message_lines,
 )
 from pipeline.logs import configure_logging
 from transforms.storage.base import StorageError
@@ -52,20 +52,20 @@ def main(arguments: list[str]) -> int:
         signal.signal(signal.SIGTERM, _stop)
         return int(_carry_out(options))
     except UsageError as error:
-        return _report(ExitCode.USAGE, *lines_of(error))
+        return _report(ExitCode.USAGE, *message_lines(error))
     except EndpointError as error:
-        return _report(ExitCode.ENDPOINT, *lines_of(error), *_how_to_continue(command, ExitCode.ENDPOINT))
+        return _report(ExitCode.ENDPOINT, *message_lines(error), *_how_to_continue(command, ExitCode.ENDPOINT))
     except PipelineFailed as error:
-        return _report(error.code, *lines_of(error), *_how_to_continue(command, error.code))
+        return _report(error.code, *message_lines(error), *_how_to_continue(command, error.code))
     except NotProven as error:
-        return _report(ExitCode.NOT_PROVEN, *lines_of(error))
+        return _report(ExitCode.NOT_PROVEN, *message_lines(error))
     except BrokenPipeError as error:
         if command != "status":  # all others print by `say`
             return _report(ExitCode.FAILED, f"a connection broke: {error}")
         discard(sys.stdout)  # its reader has seen enough
         return ExitCode.DONE
     except (StorageError, OSError) as error:
-        return _report(ExitCode.FAILED, *lines_of(error), *_how_to_continue(command, ExitCode.FAILED))
+        return _report(ExitCode.FAILED, *message_lines(error), *_how_to_continue(command, ExitCode.FAILED))
     except RuntimeError as error:
         if not is_out_of_threads(error):
             raise

@@ -32,7 +32,7 @@ class UsageError(CommandError):
     """The command cannot be carried out as it was given; the message names the value and the remedy."""
 
 
-def lines_of(error: Exception) -> tuple[str, ...]:
+def message_lines(error: Exception) -> tuple[str, ...]:
     """Return the lines of an error's message; of an error that is not a CommandError, it is one line."""
     return error.args if isinstance(error, CommandError) else (describe_error(error),)
 
@@ -49,7 +49,7 @@ def describe_error(error: Exception) -> str:
 
 
 def is_out_of_threads(error: BaseException) -> bool:
-    """Whether an error, perhaps with a runner's words around it, means that no thread can be started."""
+    """Return whether an error, perhaps with a runner's words around it, means that no thread can be started."""
     return isinstance(error, RuntimeError) and "can't start new thread" in str(error)
 
 

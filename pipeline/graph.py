@@ -31,7 +31,7 @@ class Settings(NamedTuple):
         layout: what the shards' outputs look like.
         shard_bytes: decompressed bytes a shard of an unsplittable source.
         max_dead_letter_ratio: dead letters a record that the run may have.
-        former: index of former vectors; None if there are none.
+        reuse_index: of former vectors; None if there are none.
     """
 
     endpoint: EndpointSettings
@@ -40,14 +40,14 @@ class Settings(NamedTuple):
     layout: Layout
     shard_bytes: int
     max_dead_letter_ratio: float
-    former: IndexHandle | None = None
+    reuse_index: IndexHandle | None = None
 
 
 class Outputs(NamedTuple):
-    """The collections at the graph's ends: of `Receipt`, and one `Totals`."""
+    """The collections at the graph's ends: of `Receipt`, and one `ReceiptSums`."""
 
     receipts: beam.PCollection
-    totals: beam.PCollection
+    sums: beam.PCollection
 
 
 def build(root: beam.Pipeline, work: Sequence[Shard], settings: Settings, lists: Sequence[str] = ()) -> Outputs:
@@ -69,7 +69,7 @@ def build(root: beam.Pipeline, work: Sequence[Shard], settings: Settings, lists:
     embedded = documents | "EmbedShards" >> EmbedShards(
         settings.endpoint,
         settings.max_dead_letter_ratio,
-        settings.former,
+        settings.reuse_index,
         PartialSettings(output, made.space, made.overlong),
         made.vector_type,
     )

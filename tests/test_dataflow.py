@@ -140,8 +140,7 @@ def test_what_is_submitted_is_carried_out_by_what_is_staged(
         worker = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert worker.returncode == 0, worker.stderr
         ours = {line.rpartition(".")[2] for line in worker.stdout.splitlines() if line.startswith("transforms.")}
-        assert ours >= {"_ReadShard", "_EmbedShard"}
-        assert len(ours) >= 4
+        assert ours == {"_EmbedShard", "_WriteDeadLetters"}  # the other steps are functions
 
         service.state = "JOB_STATE_DONE"
         said, _ = process.communicate(timeout=100)

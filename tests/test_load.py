@@ -475,11 +475,14 @@ def test_ids_must_be_unique(tmp_path: Path, hash_tei: str, postgres: str, capsys
 
 
 @pytest.mark.parametrize(
-    ("output_format", "long_batches"),
-    [("ndjson", [16, 16, 8]), ("parquet", [32, 8])],  # of 16 MiB of lines; of 64 MiB of lines and their texts
+    ("output_format", "batches", "long_batches"),
+    [
+        ("ndjson", [2048, 2048, 4], [16, 16, 8]),  # of 16 MiB of lines
+        ("parquet", [1024, 1024, 1024, 1024, 4], [32, 8]),  # row groups; of 64 MiB of lines and their texts
+    ],
 )
 def test_a_folder_is_read_in_batches(
-    tmp_path: Path, hash_tei: str, output_format: str, long_batches: list[int]
+    tmp_path: Path, hash_tei: str, output_format: str, batches: list[int], long_batches: list[int]
 ) -> None:
     write_ndjson(tmp_path / "in" / "one.ndjson", documents(4100, seed=1, words=(2, 3)))
     long: list[dict[str, object]] = [{"content": f"{number} " + "x" * (1 << 20)} for number in range(40)]
@@ -489,7 +492,7 @@ def test_a_folder_is_read_in_batches(
     )
     folder = EmbeddedFolder(str(output), None)
     sizes = {file.receipt.shard: [len(batch) for batch in folder.batches(file)] for file in folder.files}
-    assert sizes["one-00000"] == [2048, 2048, 4]
+    assert sizes["one-00000"] == batches
     assert sizes["long-00000"] == long_batches
 
 

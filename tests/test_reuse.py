@@ -21,7 +21,7 @@ from backports import zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.job.former import count_new, forget_former, index_former
+from pipeline.job.former_vectors import count_new, forget_former, index_former
 from pipeline.job.ledger import Ledger, ReceiptCache
 from pipeline.job.preparation import prepare
 from pipeline.job.sharding import make_plan
@@ -36,7 +36,7 @@ from tests.test_end_to_end import HANDSHAKE_TEXTS
 from transforms.elements import RequestStatistics
 from transforms.embed_shards import assemble, merge_embeddings
 from transforms.output.folder import OutputFolder
-from transforms.read_shards import lines_of, parse_shard
+from transforms.read_shards import lines_by_shard, parse_shard
 from transforms.reuse.index import IndexHandle
 from transforms.reuse.partial import encode_partial
 from transforms.reuse.reuse import distinct, find_vectors
@@ -337,7 +337,7 @@ def test_equal_texts_within_a_shard_are_sent_once(tmp_path: Path, hash_tei: str)
     assert all(line["embedding"] == lines[line["id"] % 7]["embedding"] for line in lines)
     assert len({tuple(line["embedding"]) for line in lines}) == 7
     verified = tayyar_here("verify", "--output", tmp_path / "out").stdout
-    assert "100 embedded (7 sent + 0 reused + 93 of equal texts), each line unchanged" in verified
+    assert "100 embedded (7 sent, 93 of equal texts), each line unchanged" in verified
     path = tmp_path / "out/_job/receipts/a-00000.json"
     path.write_bytes(json.dumps(receipt | {"sent": 6, "duplicates": 94}).encode())
     found = tayyar_here("verify", "--output", tmp_path / "out", code=5).stderr
@@ -567,7 +567,7 @@ def test_a_death_at_any_step_of_writing_a_shard_loses_no_vector(
         assert index is not None
         (read,) = (
             parse_shard(shard, lines, job.text_field, job.embedding_field)
-            for shard, lines in lines_of(ledger.work_left()[0], SHARD_BYTES)
+            for shard, lines in lines_by_shard(ledger.work_left()[0], SHARD_BYTES)
         )
         once = distinct([document.text for document in read.documents])
         found = find_vectors(once.texts, index, job.space.dimensions)

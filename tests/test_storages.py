@@ -366,8 +366,8 @@ def test_vectors_of_unfinished_shards_are_saved_and_found_again(place: Storage) 
     texts, vectors = [f"text {number}" for number in range(4)], np.arange(1, 9, dtype=np.float32).reshape(4, 2)
 
     class Pending:
-        def so_far(self) -> tuple[Vectors, frozenset[int]]:
-            return vectors, frozenset()
+        def so_far(self) -> Vectors:
+            return vectors
 
     writer = PartialWriter(output, "space", "truncate", look_seconds=3600, save_seconds=0)
     try:

@@ -28,8 +28,7 @@ class ShardCoder(beam.coders.Coder):  # type: ignore[misc] # Beam ships no types
 
     def estimate_size(self, value: DocumentShard | EmbeddedShard | ShardDeadLetters) -> int:
         """Return the element's size in bytes, estimated by the bytes of the source that it stands for."""
-        shard = value.shard
-        return (shard.source.size if shard.end is None else shard.end - shard.start) or 1
+        return value.shard.stored_bytes or 1
 
 
 for _type in (DocumentShard, EmbeddedShard, ShardDeadLetters):

@@ -18,7 +18,7 @@ BUCKETS_PER_DOUBLING = 4
 
 
 def latency_bucket(milliseconds: float) -> int:
-    """The upper bound of a latency's bucket, rounded up to whole milliseconds; at least 1."""
+    """Return the upper bound of a latency's bucket, rounded up to whole milliseconds; at least 1."""
     exponent = math.ceil(math.log2(max(milliseconds, 1.0)) * BUCKETS_PER_DOUBLING)
     bound: float = 2.0 ** (exponent / BUCKETS_PER_DOUBLING)
     return math.ceil(bound)
@@ -112,7 +112,7 @@ class Source:
     compressed: bool = False
 
     def is_unchanged(self, size: int, version: str) -> bool:
-        """Whether a file of this size and version is the one that the plan saw: this decides it everywhere."""
+        """Return whether a file of this size and version is the one that the plan saw: this decides it everywhere."""
         return (size, version) == (self.size, self.version)
 
 
@@ -139,6 +139,14 @@ class Shard:
     def stored_bytes(self) -> int:
         """The bytes to read for it: all of them for the work item of a source that cannot be split."""
         return self.source.size if self.end is None else self.end - self.start
+
+
+def text_as_sent(text: str) -> bytes:
+    """Return the UTF-8 bytes of a text that the endpoint gets: a lone surrogate, which UTF-8 cannot hold, becomes `?`.
+
+    Requests, keys of texts and Parquet's column of texts follow this one rule, so that equal bytes have equal vectors.
+    """
+    return text.encode("utf-8", "replace")
 
 
 class Document(NamedTuple):

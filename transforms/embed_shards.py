@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms import coders  # noqa: F401 # registers how the elements are encoded
+from transforms.doubt import record_doubt
 from transforms.early_stop import check_dead_letter_ratio
 from transforms.elements import DeadLetter, DocumentShard, EmbeddedShard, Reason, ShardDeadLetters, Stage
 from transforms.output.folder import OutputFolder
@@ -24,17 +26,18 @@ from transforms.reuse.index import IndexHandle
 from transforms.reuse.partial import PartialWriter
 from transforms.reuse.reuse import Distinct, Found, distinct, find_vectors
 from transforms.tei import sharing
+from transforms.tei.errors import VectorsDoubtful
 from transforms.tei.settings import EndpointSettings
 from transforms.tei.tasks import Embeddings, Rejection
 
-EMBEDDED = "embedded"
-DEAD_LETTERS = "dead_letters"
-_COUNTERS = "tayyar"
+EMBEDDED_TAG = "embedded"
+DEAD_LETTER_TAG = "dead_letters"
+COUNTERS = "tayyar"  # the namespace of all counters
 _MIN_RECORDS_TO_JUDGE = 1000  # records
 _RECORD_BYTES = 500  # that Python's objects for one record take beside its line
 
 
-class Embedded(NamedTuple):
+class EmbeddedShards(NamedTuple):
     """The outputs of EmbedShards: of `EmbeddedShard` and of `ShardDeadLetters`."""
 
     documents: beam.PCollection
@@ -49,7 +52,23 @@ class PartialSettings(NamedTuple):
     overlong: str
 
 
-class _Waiting(NamedTuple):
+class ThrottlingCounter:
+    """Counts the time in which the endpoint wanted to be left alone.
+
+    Dataflow's autoscaler adds no workers while this counter, under this name, says that they would only wait.
+    """
+
+    def __init__(self) -> None:
+        self._seconds = Metrics.counter(COUNTERS, "cumulativeThrottlingSeconds")
+        self._milliseconds = 0  # that are no whole second yet
+
+    def add(self, milliseconds: int) -> None:
+        """Count some more."""
+        seconds, self._milliseconds = divmod(self._milliseconds + milliseconds, 1000)
+        self._seconds.inc(seconds)
+
+
+class _SubmittedShard(NamedTuple):
     """A shard whose new texts are with the client."""
 
     shard: DocumentShard
@@ -72,23 +91,23 @@ def assemble(distinct: Distinct, found: Found | None, sent: Embeddings) -> tuple
     """
     vectors, rejections, truncated = sent.vectors, sent.rejections, sent.truncated
     if found is not None and found.mask.any():
-        sent_places = np.flatnonzero(~found.mask)
-        found.vectors[sent_places] = sent.vectors
+        sent_numbers = np.flatnonzero(~found.mask)
+        found.vectors[sent_numbers] = sent.vectors
         vectors = found.vectors
-        rejections = {int(sent_places[place]): rejection for place, rejection in rejections.items()}
-        truncated = sent_places[list(truncated)].tolist()
+        rejections = {int(sent_numbers[index]): rejection for index, rejection in rejections.items()}
+        truncated = sent_numbers[list(truncated)].tolist()
     reused = 0 if found is None else int(found.mask.sum())
-    if distinct.places is None:
+    if distinct.numbers is None:
         return Embeddings(vectors, rejections, sent.statistics, truncated), reused, 0
-    duplicates = len(distinct.places) - len(distinct.texts)
+    duplicates = len(distinct.numbers) - len(distinct.texts)
     if rejections:
-        rejected = [index for index, place in enumerate(distinct.places) if place in rejections]
+        rejected = [index for index, number in enumerate(distinct.numbers) if number in rejections]
         duplicates -= len(rejected) - len(rejections)
-        rejections = {index: rejections[distinct.places[index]] for index in rejected}
+        rejections = {index: rejections[distinct.numbers[index]] for index in rejected}
     if truncated:
         long = frozenset(truncated)
-        truncated = [index for index, place in enumerate(distinct.places) if place in long]
-    return Embeddings(vectors[np.asarray(distinct.places)], rejections, sent.statistics, truncated), reused, duplicates
+        truncated = [index for index, number in enumerate(distinct.numbers) if number in long]
+    return Embeddings(vectors[np.asarray(distinct.numbers)], rejections, sent.statistics, truncated), reused, duplicates
 
 
 def reject_unfit(sent: Embeddings, vector_type: str) -> Embeddings:
@@ -188,14 +207,14 @@ class EmbedShards(beam.PTransform):  # type: ignore[misc] # Beam ships no types
     partial: PartialSettings | None = None
     vector_type: str = FLOAT32
 
-    def expand(self, documents: beam.PCollection) -> Embedded:
+    def expand(self, documents: beam.PCollection) -> EmbeddedShards:
         """Wire it."""
         embed = beam.ParDo(
             _EmbedShard(self.endpoint, self.max_dead_letter_ratio, self.index, self.partial, self.vector_type)
         )
-        types = {EMBEDDED: EmbeddedShard, DEAD_LETTERS: ShardDeadLetters}
+        types = {EMBEDDED_TAG: EmbeddedShard, DEAD_LETTER_TAG: ShardDeadLetters}
         outputs = documents | embed.with_output_types(EmbeddedShard, **types).with_outputs(*types)
-        return Embedded(outputs[EMBEDDED], outputs[DEAD_LETTERS])
+        return EmbeddedShards(outputs[EMBEDDED_TAG], outputs[DEAD_LETTER_TAG])
 
 
 class _EmbedShard(beam.DoFn):  # type: ignore[misc]
@@ -220,13 +239,11 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
         self._partial_writer: PartialWriter | None = None
         self._records = 0
         self._reasons: Counter[str] = Counter()
-        self._submitted: sharing.SubmittedBatches[_Waiting] | None = None
-        self._documents_in = Metrics.counter(_COUNTERS, "documents_in")
-        self._documents_out = Metrics.counter(_COUNTERS, "documents_out")
-        self._dead_letters_out = Metrics.counter(_COUNTERS, "dead_letters_out")
-        # Dataflow's autoscaler adds no workers while this counter, under this name, says that they would only wait.
-        self._throttled = Metrics.counter(_COUNTERS, "cumulativeThrottlingSeconds")
-        self._throttled_ms = 0
+        self._submitted: sharing.SubmittedBatches[_SubmittedShard] | None = None
+        self._documents_in = Metrics.counter(COUNTERS, "documents_in")
+        self._documents_out = Metrics.counter(COUNTERS, "documents_out")
+        self._dead_letters_out = Metrics.counter(COUNTERS, "dead_letters_out")
+        self._throttling = ThrottlingCounter()
 
     def setup(self) -> None:
         self._submitted = sharing.SubmittedBatches(self._endpoint)
@@ -248,21 +265,23 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
         if index is not None and self._endpoint.space is not None:
             found = find_vectors(texts.texts, index, self._endpoint.space.dimensions, self._vector_type)
             new = [text for text, known in zip(texts.texts, found.mask, strict=True) if not known]
-        waiting = _Waiting(shard, texts, found, started_at)
+        submitted = _SubmittedShard(shard, texts, found, started_at)
         # Dead letters count, too: until their shard is done, their lines are kept.
-        pending = self._submitted.submit(waiting, new, len(shard.documents), _memory_of(shard))
-        if self._partial_writer is not None and new:
-            self._partial_writer.add(shard.shard.name, new, pending)
-        for done, sent in self._submitted.take_ready():
-            yield from self._finish(done, sent)
+        with self._recording_doubt():
+            pending = self._submitted.submit(submitted, new, len(shard.documents), _memory_of(shard))
+            if self._partial_writer is not None and new:
+                self._partial_writer.add(shard.shard.name, new, pending)
+            for done, sent in self._submitted.take_ready():
+                yield from self._finish(done, sent)
 
     def finish_bundle(self) -> Iterator[beam.pvalue.TaggedOutput]:
         if self._submitted is None:
             raise RuntimeError("setup() comes before finish_bundle()")
-        for done, sent in self._submitted.take_all():
-            for output in self._finish(done, sent):
-                value = WindowedValue(output.value, GlobalWindow().max_timestamp(), (GlobalWindow(),))
-                yield beam.pvalue.TaggedOutput(output.tag, value)
+        with self._recording_doubt():
+            for done, sent in self._submitted.take_all():
+                for output in self._finish(done, sent):
+                    value = WindowedValue(output.value, GlobalWindow().max_timestamp(), (GlobalWindow(),))
+                    yield beam.pvalue.TaggedOutput(output.tag, value)
 
     def teardown(self) -> None:
         self._forget_all()
@@ -272,6 +291,15 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
         if submitted is not None:
             submitted.close()
 
+    @contextmanager
+    def _recording_doubt(self) -> Iterator[None]:
+        try:
+            yield
+        except VectorsDoubtful as error:
+            if self._partial is not None:
+                record_doubt(self._partial.output, str(error))
+            raise
+
     def _forget_all(self) -> None:
         """Forget the shards of a bundle that failed."""
         if self._submitted is not None:
@@ -279,19 +307,18 @@ class _EmbedShard(beam.DoFn):  # type: ignore[misc]
         if self._partial_writer is not None:
             self._partial_writer.clear()
 
-    def _finish(self, waiting: _Waiting, sent: Embeddings) -> Iterable[beam.pvalue.TaggedOutput]:
-        read, texts, found, started_at = waiting
+    def _finish(self, submitted: _SubmittedShard, sent: Embeddings) -> Iterable[beam.pvalue.TaggedOutput]:
+        read, texts, found, started_at = submitted
         embeddings, reused, duplicates = assemble(texts, found, reject_unfit(sent, self._vector_type))
         partial = self._partial_files(read.shard.name, found)
         embedded, dead_letters = merge_embeddings(read, embeddings, started_at, reused, duplicates, partial)
         self._documents_out.inc(len(embedded.documents))
         self._dead_letters_out.inc(len(dead_letters.dead_letters))
-        seconds, self._throttled_ms = divmod(self._throttled_ms + embedded.statistics.throttled_ms, 1000)
-        self._throttled.inc(seconds)
+        self._throttling.add(embedded.statistics.throttled_ms)
         # Dead letters first: where both writers are fused with this, they are there before the receipt counts them.
         if dead_letters.dead_letters:
-            yield beam.pvalue.TaggedOutput(DEAD_LETTERS, dead_letters)
-        yield beam.pvalue.TaggedOutput(EMBEDDED, embedded)
+            yield beam.pvalue.TaggedOutput(DEAD_LETTER_TAG, dead_letters)
+        yield beam.pvalue.TaggedOutput(EMBEDDED_TAG, embedded)
         self._stop_if_hopeless(embedded)
 
     def _partial_files(self, shard: str, found: Found | None) -> list[str]:

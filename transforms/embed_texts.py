@@ -12,23 +12,22 @@ from apache_beam.metrics import Metrics
 from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms.elements import Reason, Vectors
-from transforms.embed_shards import assemble
+from transforms.embed_shards import COUNTERS, ThrottlingCounter, assemble
 from transforms.reuse.reuse import Distinct, distinct
 from transforms.tei import sharing
 from transforms.tei.settings import EndpointSettings
 from transforms.tei.tasks import Embeddings, Rejection
 from transforms.tei.vector_space import VectorSpace
 
-VECTORS = "vectors"
-DEAD_LETTERS = "dead_letters"
-_COUNTERS = "tayyar"
+VECTORS_TAG = "vectors"
+DEAD_LETTER_TAG = "dead_letters"
 # Enough texts for a few full requests, and to put those of a length together; little to wait for on a slow server.
 _BATCH_TEXTS = 512
 _BATCH_CHARACTERS = 1 << 20
 _ELEMENT_BYTES = 500  # that Python's objects for one element take beside its texts
 
 Texts: TypeAlias = str | Mapping[str, str]
-Outcome: TypeAlias = Vectors | Mapping[str, Vectors] | Rejection
+VectorsOrRejection: TypeAlias = Vectors | Mapping[str, Vectors] | Rejection
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +80,17 @@ class EmbedTexts(beam.PTransform):  # type: ignore[misc] # Beam ships no types
     def expand(self, texts: beam.PCollection) -> EmbeddedTexts:
         """Wire it."""
         outcomes = texts | "EmbedOrReject" >> EmbedOrReject(self.endpoint)
-        outputs = outcomes | "Separate" >> beam.FlatMap(separate).with_outputs(VECTORS, DEAD_LETTERS)
-        return EmbeddedTexts(outputs[VECTORS], outputs[DEAD_LETTERS])
+        outputs = outcomes | "Separate" >> beam.FlatMap(separate).with_outputs(VECTORS_TAG, DEAD_LETTER_TAG)
+        return EmbeddedTexts(outputs[VECTORS_TAG], outputs[DEAD_LETTER_TAG])
 
 
-def separate(outcome: tuple[Any, Outcome]) -> Iterator[beam.pvalue.TaggedOutput]:
+def separate(outcome: tuple[Any, VectorsOrRejection]) -> Iterator[beam.pvalue.TaggedOutput]:
     """Yield what became of an element, for the output that it belongs to."""
     key, value = outcome
     if isinstance(value, Rejection):
-        yield beam.pvalue.TaggedOutput(DEAD_LETTERS, RejectedText(key, value.reason, value.detail))
+        yield beam.pvalue.TaggedOutput(DEAD_LETTER_TAG, RejectedText(key, value.reason, value.detail))
     else:
-        yield beam.pvalue.TaggedOutput(VECTORS, (key, value))
+        yield beam.pvalue.TaggedOutput(VECTORS_TAG, (key, value))
 
 
 @dataclass
@@ -135,7 +134,7 @@ def find_problem(texts: Texts) -> Rejection | None:
     return None
 
 
-def outcomes_of(elements: list[Texts], embeddings: Embeddings) -> Iterator[Outcome]:
+def vectors_or_rejections(elements: list[Texts], embeddings: Embeddings) -> Iterator[VectorsOrRejection]:
     """Yield what became of each element.
 
     Args:
@@ -175,11 +174,9 @@ class _EmbedOrReject(beam.DoFn):  # type: ignore[misc]
         self._elements: list[WindowedValue] = []
         self._texts: list[str] = []
         self._characters = 0
-        self._texts_in = Metrics.counter(_COUNTERS, "texts_in")
-        self._texts_rejected = Metrics.counter(_COUNTERS, "texts_rejected")
-        # Dataflow's autoscaler adds no workers while this counter, under this name, says that they would only wait.
-        self._throttled = Metrics.counter(_COUNTERS, "cumulativeThrottlingSeconds")
-        self._throttled_ms = 0
+        self._texts_in = Metrics.counter(COUNTERS, "texts_in")
+        self._texts_rejected = Metrics.counter(COUNTERS, "texts_rejected")
+        self._throttling = ThrottlingCounter()
 
     def start_bundle(self) -> None:
         """Forget what a bundle that failed has left."""
@@ -234,8 +231,7 @@ class _EmbedOrReject(beam.DoFn):  # type: ignore[misc]
     def _finish(self, batch: _Batch, sent: Embeddings) -> Iterator[WindowedValue]:
         embeddings, _, _ = assemble(batch.distinct, None, sent)
         self._texts_rejected.inc(len(embeddings.rejections))
-        seconds, self._throttled_ms = divmod(self._throttled_ms + embeddings.statistics.throttled_ms, 1000)
-        self._throttled.inc(seconds)
-        outcomes = outcomes_of([element.value[1] for element in batch.elements], embeddings)
+        self._throttling.add(embeddings.statistics.throttled_ms)
+        outcomes = vectors_or_rejections([element.value[1] for element in batch.elements], embeddings)
         for element, outcome in zip(batch.elements, outcomes, strict=True):
             yield element.with_value((element.value[0], outcome))

@@ -12,7 +12,7 @@ import orjson
 
 from transforms.elements import Shard, Source
 from transforms.output.folder import JOB, OutputFolder
-from transforms.output.json_fields import build
+from transforms.output.json_fields import build_dataclass
 from transforms.storage.base import StorageError
 
 FOLDER = f"{JOB}/work"
@@ -77,7 +77,7 @@ def read_list(output: OutputFolder, name: str) -> Iterator[Shard]:
             raise ValueError("it does not exist")
         for line in data.splitlines():
             fields = orjson.loads(line)
-            yield build(Shard, {**fields, "source": build(Source, fields["source"])})
+            yield build_dataclass(Shard, {**fields, "source": build_dataclass(Source, fields["source"])})
     except (ValueError, KeyError, TypeError) as error:
         raise StorageError(
             f"{output.path(name)}, which lists shards to do, cannot be read: {error}. Run the job again."

@@ -14,7 +14,7 @@ from apache_beam.ml.rag.types import EmbeddableItem, Embedding
 from apache_beam.ml.transforms.base import EmbeddingsManager
 
 from transforms.elements import Vectors
-from transforms.embed_texts import EmbedOrReject, Outcome
+from transforms.embed_texts import EmbedOrReject, VectorsOrRejection
 from transforms.tei.settings import EndpointSettings
 from transforms.tei.tasks import Rejection
 
@@ -124,7 +124,7 @@ class EmbedRecords(beam.PTransform):  # type: ignore[misc]
         return embedded, failed | "TakeRecords" >> beam.MapTuple(_take_record)
 
 
-def _take_record(outcome: tuple[Any, Outcome], error: Any) -> tuple[Any, Any]:
+def _take_record(outcome: tuple[Any, VectorsOrRejection], error: Any) -> tuple[Any, Any]:
     return outcome[0], error
 
 
@@ -143,7 +143,7 @@ def take_texts(record: Any, columns: Sequence[str] | None) -> tuple[Any, Any]:
     return record, {column: getattr(record, column, None) for column in columns}
 
 
-def with_vectors(outcome: tuple[Any, Outcome]) -> Any:
+def with_vectors(outcome: tuple[Any, VectorsOrRejection]) -> Any:
     """Return a copy of a record with its vectors.
 
     Args:

@@ -19,7 +19,7 @@ from transforms.output.folder import JOB, OutputFolder
 from transforms.output.receipts import is_done
 from transforms.storage import api as storage
 
-MAX_LINE_BYTES = 16 << 20
+MAX_LINE_BYTES = 16 << 20  # of a record; a longer line has lost its newlines, and must not fill the memory
 # Python's objects take some 500 bytes a record beside its line: a shard of tiny lines would take many times its size.
 MAX_SHARD_RECORDS = 400_000
 _DEAD_LETTERS_A_LOOK = 50_000  # within one shard; whole shards are judged, sooner, when they are embedded
@@ -104,7 +104,7 @@ def parse_shard(
     return DocumentShard(shard, tuple(documents), tuple(dead_letters), records)
 
 
-def lines_of(shard: Shard, shard_bytes: int) -> Iterator[tuple[Shard, Iterable[Line]]]:
+def lines_by_shard(shard: Shard, shard_bytes: int) -> Iterator[tuple[Shard, Iterable[Line]]]:
     """Read one work item: a byte range, or a whole unsplittable source shard after shard.
 
     Raises:
@@ -154,31 +154,35 @@ class ReadShards(beam.PTransform):  # type: ignore[misc] # Beam ships no types
 
     def expand(self, shards: beam.PCollection) -> beam.PCollection:
         """Wire it."""
-        settings = {each.name: getattr(self, each.name) for each in fields(_ReadShard)}
-        return shards | beam.ParDo(_ReadShard(**settings)).with_output_types(DocumentShard)
+        settings = {each.name: getattr(self, each.name) for each in fields(self)}
+        return shards | beam.FlatMap(read_work, **settings).with_output_types(DocumentShard)
 
 
-@dataclass
-class _ReadShard(beam.DoFn):  # type: ignore[misc]
-    text_field: TextField
-    embedding_field: str
-    shard_bytes: int
-    output: OutputFolder
-    job: str
-    max_dead_letter_ratio: float
+def read_work(
+    work: Shard,
+    text_field: TextField,
+    embedding_field: str,
+    shard_bytes: int,
+    output: OutputFolder,
+    job: str,
+    max_dead_letter_ratio: float,
+) -> Iterator[DocumentShard]:
+    """Yield the shards of one work item that are not done; the arguments are the attributes of `ReadShards`.
 
-    def process(self, work: Shard) -> Iterator[DocumentShard]:
-        if work.end is not None and is_done(self.output, work, self.job):
-            return
-        whole = 0
-        try:
-            for shard, lines in lines_of(work, self.shard_bytes):
-                if work.end is not None or not is_done(self.output, shard, self.job):
-                    yield parse_shard(shard, lines, self.text_field, self.embedding_field, self.max_dead_letter_ratio)
-                whole += 1
-        except (DamagedSource, ShardTooDense) as damage:
-            # Not raised: a runner would try it again and then end the run, with all other sources unfinished.
-            record_damage(self.output, work, str(damage), whole * self.shard_bytes if work.end is None else None)
+    Raises:
+        SourceChanged: if the source is not what the plan saw.
+    """
+    if work.end is not None and is_done(output, work, job):
+        return
+    whole = 0
+    try:
+        for shard, lines in lines_by_shard(work, shard_bytes):
+            if work.end is not None or not is_done(output, shard, job):
+                yield parse_shard(shard, lines, text_field, embedding_field, max_dead_letter_ratio)
+            whole += 1
+    except (DamagedSource, ShardTooDense) as damage:
+        # Not raised: a runner would try it again and then end the run, with all other sources unfinished.
+        record_damage(output, work, str(damage), whole * shard_bytes if work.end is None else None)
 
 
 def record_damage(output: OutputFolder, work: Shard, error: str, kept_bytes: int | None) -> None:

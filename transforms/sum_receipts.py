@@ -10,7 +10,7 @@ import apache_beam as beam
 from transforms.output.receipts import Receipt
 
 
-class Totals(NamedTuple):
+class ReceiptSums(NamedTuple):
     """The ledger of this pipeline's shards."""
 
     shards: int = 0
@@ -19,18 +19,18 @@ class Totals(NamedTuple):
     dead_letters: int = 0
 
 
-def totals_of(receipt: Receipt) -> Totals:
+def sums_of(receipt: Receipt) -> ReceiptSums:
     """Return what one receipt adds."""
-    return Totals(1, receipt.records, receipt.embedded, receipt.dead_letters)
+    return ReceiptSums(1, receipt.records, receipt.embedded, receipt.dead_letters)
 
 
-def add_totals(totals: Iterable[Totals]) -> Totals:
+def add_sums(several: Iterable[ReceiptSums]) -> ReceiptSums:
     """Add up; associative and commutative."""
-    return Totals(*map(sum, zip(Totals(), *totals, strict=True)))
+    return ReceiptSums(*map(sum, zip(ReceiptSums(), *several, strict=True)))
 
 
 class SumReceipts(beam.PTransform):  # type: ignore[misc] # Beam ships no types
-    """`Receipt` in, one `Totals` out.
+    """`Receipt` in, one `ReceiptSums` out.
 
     It has to be there even where nobody reads it: without a grouping behind the writers, a local worker process that
     is killed hangs the job for ever.
@@ -38,4 +38,4 @@ class SumReceipts(beam.PTransform):  # type: ignore[misc] # Beam ships no types
 
     def expand(self, receipts: beam.PCollection) -> beam.PCollection:
         """Wire it."""
-        return receipts | "Count" >> beam.Map(totals_of) | "Add" >> beam.CombineGlobally(add_totals)
+        return receipts | "Count" >> beam.Map(sums_of) | "Add" >> beam.CombineGlobally(add_sums)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ import orjson
 
 from transforms.elements import DeadLetter, Reason, ShardDeadLetters, Stage
 from transforms.output.folder import OutputFolder
-from transforms.output.json_fields import build
+from transforms.output.json_fields import build_dataclass
 
 
 def encode_dead_letter(letter: DeadLetter) -> bytes:
@@ -44,14 +43,9 @@ def decode_dead_letter(line: bytes) -> DeadLetter:
         text, encoded = fields.pop("line", None), fields.pop("line_base64", None)
         fields["line"] = base64.b64decode(encoded) if text is None else text.encode("utf-8")
         fields["stage"], fields["reason"] = Stage(fields["stage"]), Reason(fields["reason"])
-        return build(DeadLetter, fields)
+        return build_dataclass(DeadLetter, fields)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"this is not a dead letter: {error}") from error
-
-
-def encode_dead_letters(letters: Iterable[DeadLetter]) -> Iterator[bytes]:
-    """Yield the lines of a dead-letter file."""
-    return map(encode_dead_letter, letters)
 
 
 @dataclass
@@ -74,4 +68,4 @@ class _WriteDeadLetters(beam.DoFn):  # type: ignore[misc]
     output: OutputFolder
 
     def process(self, shard: ShardDeadLetters) -> None:
-        self.output.write(self.output.dead_letters(shard.shard.name), encode_dead_letters(shard.dead_letters))
+        self.output.write(self.output.dead_letters(shard.shard.name), map(encode_dead_letter, shard.dead_letters))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import apache_beam as beam
@@ -15,8 +15,8 @@ from transforms.output.formats import format_of
 from transforms.output.layout import Layout
 from transforms.output.receipts import MAX_TRUNCATED_PLACES, Provenance, Receipt, encode_receipt
 from transforms.reuse.keys import encode_keys
-from transforms.storage.api import Crc32c, WrittenFile
-from transforms.write_dead_letters import encode_dead_letters
+from transforms.storage.api import WrittenFile
+from transforms.write_dead_letters import encode_dead_letter
 
 
 def write_shard(shard: EmbeddedShard, output: OutputFolder, provenance: Provenance, layout: Layout) -> Receipt:
@@ -84,11 +84,7 @@ def _dead_letter_file(shard: EmbeddedShard, output: OutputFolder) -> WrittenFile
     """Return what the shard's dead-letter file must be; WriteDeadLetters writes it."""
     if not shard.dead_letters:
         return None
-    crc, size = Crc32c(), 0
-    for line in encode_dead_letters(shard.dead_letters):
-        crc.update(line)
-        size += len(line)
-    return WrittenFile(output.dead_letters(shard.shard.name), size, crc.base64())
+    return WrittenFile.of(output.dead_letters(shard.shard.name), map(encode_dead_letter, shard.dead_letters))
 
 
 @dataclass
@@ -107,14 +103,4 @@ class WriteEmbedded(beam.PTransform):  # type: ignore[misc] # Beam ships no type
 
     def expand(self, embedded: beam.PCollection) -> beam.PCollection:
         """Wire it."""
-        return embedded | beam.ParDo(_WriteEmbedded(self.output, self.provenance, self.layout))
-
-
-@dataclass
-class _WriteEmbedded(beam.DoFn):  # type: ignore[misc]
-    output: OutputFolder
-    provenance: Provenance
-    layout: Layout
-
-    def process(self, shard: EmbeddedShard) -> Iterator[Receipt]:
-        yield write_shard(shard, self.output, self.provenance, self.layout)
+        return embedded | beam.Map(write_shard, self.output, self.provenance, self.layout)

@@ -26,7 +26,7 @@ from transforms.tei.handshake import EndpointProfile
 from transforms.tei.settings import EndpointSettings
 from transforms.tei.transport import NoReply
 
-_GIVE_UP_SECONDS = 10.0
+_GIVE_UP_SECONDS = 10.0  # of an endpoint that does not answer
 
 
 def check(options: CheckOptions, say: Callable[[str], None] = print) -> ExitCode:

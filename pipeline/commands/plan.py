@@ -14,12 +14,12 @@ import orjson
 from pipeline.commands.options.plan import PlanOptions
 from pipeline.commands.run import job_of
 from pipeline.errors import ExitCode, UsageError
-from pipeline.job.former import count_new, index_former, require_same_space
+from pipeline.job.former_vectors import count_new, index_former, reusable_folders
 from pipeline.job.ledger import Ledger, ReceiptCache, SourceLedger, read_ledger
 from pipeline.job.preflight import require_usable
 from pipeline.job.sharding import Plan, make_plan
 from pipeline.job.spec import JobSpec, join, read_job
-from pipeline.planning.estimate import NAME, make_estimate, render_estimate
+from pipeline.planning.estimate import ESTIMATE, make_estimate, render_estimate
 from pipeline.planning.sampling import Sample, take_sample
 from pipeline.planning.throughput import probe_speed
 from pipeline.planning.tokenize import CannotTokenize, count_tokens
@@ -68,7 +68,7 @@ def plan(options: PlanOptions, say: Callable[[str], None] = print) -> ExitCode:
     asked_at = time.monotonic()
     with reached(options.endpoint, options.expected_dimensions, model=options.model, say=say) as (endpoint, profile):
         job = job_of(options, endpoint, profile, _columns_of(options, documents, output))
-        reuse = require_same_space(options.reuse, job)
+        reuse = reusable_folders(options.reuse, job)
         infos = _infos(endpoint)
         # A server that does not answer now takes no texts, and nothing waits for it.
         endpoint = dataclasses.replace(endpoint, urls=tuple(infos))
@@ -92,7 +92,7 @@ def plan(options: PlanOptions, say: Callable[[str], None] = print) -> ExitCode:
     )
     estimate["new"] = _new(output, reuse, found, job, estimate)
     if output is not None:
-        output.write(NAME, [orjson.dumps(estimate, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)])
+        output.write(ESTIMATE, [orjson.dumps(estimate, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)])
         output.tidy()
     for line in render_estimate(estimate):
         say(line)

@@ -25,10 +25,11 @@ from pipeline.job.spec import JobSpec, ServedModel, require_job
 from pipeline.reporting.examples import read_dead_letters
 from pipeline.reporting.numbers import count
 from pipeline.reporting.report import VERIFIED
+from pipeline.reporting.timeline import sum_statistics
 from pipeline.runners.endpoint import reached, require_endpoint
 from pipeline.runners.progress import CountBar
 from pipeline.verification.shards import rows_of_output
-from transforms.elements import DeadLetter, Document, DocumentShard, EmbeddedShard, Reason, RequestStatistics, Shard
+from transforms.elements import DeadLetter, Document, DocumentShard, EmbeddedShard, Reason, Shard
 from transforms.embed_shards import merge_embeddings, reject_unfit
 from transforms.ndjson.decompress import DamagedSource
 from transforms.ndjson.lines import Line
@@ -36,30 +37,33 @@ from transforms.ndjson.parse import is_blank, parse_line
 from transforms.output.folder import OutputFolder
 from transforms.output.formats import Row, format_of
 from transforms.output.receipts import MAX_TRUNCATED_PLACES, Receipt
-from transforms.read_shards import MAX_LINE_BYTES, ShardTooDense, SourceChanged, lines_of
+from transforms.read_shards import MAX_LINE_BYTES, ShardTooDense, SourceChanged, lines_by_shard
 from transforms.reuse.keys import KEY_BYTES, key_of
 from transforms.storage import api as storage
 from transforms.storage.api import WrittenFile
 from transforms.tei.client import TeiClient
+from transforms.tei.errors import VectorsDoubtful
 from transforms.tei.handshake import EndpointProfile
 from transforms.tei.vector_space import VectorSpace
-from transforms.write_dead_letters import encode_dead_letters
+from transforms.write_dead_letters import encode_dead_letter
 
 _THREADS_FOR_BUCKETS = 4  # one waits while another one's lines are parsed
 
 
 @dataclass
 class _Tally:
-    """How many dead letters were sent again, how many of them succeeded, and the reasons of the others."""
+    """How many dead letters were sent again, how many of them succeeded in which shards, and the others' reasons."""
 
     sent: int = 0
     embedded: int = 0
     left: Counter[str] = field(default_factory=Counter)
+    replaced: list[str] = field(default_factory=list)
 
     def add(self, other: _Tally) -> None:
         self.sent += other.sent
         self.embedded += other.embedded
         self.left += other.left
+        self.replaced += other.replaced
 
 
 def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> ExitCode:
@@ -98,8 +102,15 @@ def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> Exit
             ledger, problems = relocate(ledger, now)
             if problems:
                 raise UsageError(f"{problems[0]}. Give the files that were embedded.")
+        tally = _Tally()
         try:
-            tally = _send_again(ledger, reasons, output, job, options, say)
+            _send_again(ledger, reasons, output, job, options, tally, say)
+        except VectorsDoubtful as error:
+            output.delete(map(output.receipt, tally.replaced))
+            raise VectorsDoubtful(
+                f"{error} What this redrive had replaced ({count(len(tally.replaced), 'shard')}) is discarded. "
+                "Put the endpoint right, then run the job again."
+            ) from error
         except (DamagedSource, ShardTooDense, SourceChanged) as error:
             raise PipelineFailed(str(error)) from error
         after = _read(output, job)
@@ -140,35 +151,28 @@ def _send_again(
     output: OutputFolder,
     job: JobSpec,
     options: RedriveOptions,
+    tally: _Tally,
     say: Callable[[str], None],
-) -> _Tally:
+) -> None:
     """Go through the shards that have such dead letters; several at once where a bucket is read or written."""
-    tally = _Tally()
     wanted = sum(
         letters for receipt in ledger.receipts() for reason, letters in receipt.reasons.items() if reason in reasons
     )
     if not wanted:
-        return tally
+        return
     require_endpoint(options.endpoint, options.model, job.served)
-    settings = dataclasses.replace(
-        options.endpoint,
-        prompt_name=job.prompt_name,
-        normalize=job.normalize,
-        overlong=job.overlong,
-        dimensions=job.dimensions,
-    )
     counting = threading.Lock()
     paths = [output.root, *(source.source.path for source in ledger.sources)]
     threads_count = 1 if all(map(storage.is_local, paths)) else _THREADS_FOR_BUCKETS
     with (
         ThreadPoolExecutor(threads_count) as threads,  # outermost: they end when the client is closed
-        reached(settings, None, model=options.model, say=say) as (usable, profile),
+        reached(job.apply_to(options.endpoint), None, model=options.model, say=say) as (usable, profile),
         closing(TeiClient(dataclasses.replace(usable, space=_space_of(job, profile, output)))) as client,
         CountBar(wanted, "dead letter") as bar,
     ):
 
         def send(work: Shard, chosen: Mapping[int, Receipt]) -> None:
-            for shard, lines in lines_of(work, job.shard_bytes):
+            for shard, lines in lines_by_shard(work, job.shard_bytes):
                 if shard.index in chosen:
                     one = _Redrive(chosen[shard.index], shard, output, job, client).run(lines, reasons)
                     with counting:
@@ -182,7 +186,6 @@ def _send_again(
         finally:
             for future in futures:
                 future.cancel()
-    return tally
 
 
 def _space_of(job: JobSpec, profile: EndpointProfile, output: OutputFolder) -> VectorSpace:
@@ -204,7 +207,7 @@ def _space_of(job: JobSpec, profile: EndpointProfile, output: OutputFolder) -> V
 def _work(ledger: Ledger, reasons: set[str]) -> Iterator[tuple[Shard, Mapping[int, Receipt]]]:
     """Yield the work items of the plan that have such dead letters, with the receipts of their shards that do."""
     for source in ledger.sources:
-        chosen = {i: receipt for i, receipt in source.receipts.items() if not reasons.isdisjoint(receipt.reasons)}
+        chosen = {i: receipt for i, receipt in source.by_index.items() if not reasons.isdisjoint(receipt.reasons)}
         for work in ledger.plan.shards_of(source.source) if chosen else ():
             if work.end is None or work.index in chosen:
                 yield work, chosen
@@ -252,10 +255,11 @@ class _Redrive:
                 self._output,
                 self._new_receipt(result, left, unfit),
                 self._format.encode(merged, self._job.layout, result.vectors.shape[1]),
-                b"".join(encode_dead_letters(left)),
+                b"".join(map(encode_dead_letter, left)),
                 lambda: bytes(self._new_keys),
             )
-        return _Tally(len(chosen), len(embedded), Counter(letter.reason.value for letter in again.values()))
+        reasons_left = Counter(letter.reason.value for letter in again.values())
+        return _Tally(len(chosen), len(embedded), reasons_left, [self._shard.name] if embedded else [])
 
     def _letters(self) -> list[DeadLetter]:
         try:
@@ -299,7 +303,7 @@ class _Redrive:
             unfit=unfit,
             truncated=self._receipt.truncated + len(result.truncated),
             truncated_at=tuple(sorted((*self._receipt.truncated_at, *result.truncated))[:MAX_TRUNCATED_PLACES]),
-            statistics=add_statistics(self._receipt.statistics, result.statistics),
+            statistics=sum_statistics([self._receipt.statistics, result.statistics]),
         )
 
     def _merged(
@@ -353,9 +357,3 @@ class _Redrive:
             f"{name} is not what its receipt says. "
             f"Delete {self._output.path(self._output.receipt(self._shard.name))} and run the job again."
         )
-
-
-def add_statistics(one: RequestStatistics, other: RequestStatistics) -> RequestStatistics:
-    """Return the sums of two numbers of requests."""
-    names = (each.name for each in dataclasses.fields(RequestStatistics))
-    return RequestStatistics(**{name: getattr(one, name) + getattr(other, name) for name in names})

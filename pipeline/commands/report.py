@@ -13,7 +13,7 @@ from pipeline.job.spec import JobSpec, require_job
 from pipeline.planning.estimate import read_estimate
 from pipeline.reporting import prometheus
 from pipeline.reporting.examples import examples_of
-from pipeline.reporting.report import make_report, read_former, read_verified, summary, write_report
+from pipeline.reporting.report import make_report, read_former_report, read_verified, summary, write_report
 from pipeline.reporting.schema import LastRun, Report
 from transforms.output.folder import JOB, OutputFolder
 
@@ -65,7 +65,7 @@ def publish(
         keep_page: whether a page that cannot be made again, for lack of its packages, still shows the job as it is.
     """
     estimate = read_estimate(output)
-    former = read_former(output)
+    former = read_former_report(output)
     prices = (price_per_hour, former.price_per_hour, (estimate or {}).get("price_per_hour"))
     made = make_report(
         ledger,
@@ -80,7 +80,7 @@ def publish(
         former_price=former.dollars_per_document,
     )
     write_report(made, output)
-    output.write(prometheus.NAME, [prometheus.exposition(made)])
+    output.write(prometheus.EXPOSITION, [prometheus.exposition(made)])
     try:
         from pipeline.reporting.page import render
     except ImportError:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
+from importlib import metadata
 
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
@@ -21,13 +22,13 @@ from pipeline.commands.options.run import RunOptions
 from pipeline.commands.report import publish
 from pipeline.errors import ExitCode, PipelineFailed
 from pipeline.job import run_marker
-from pipeline.job.former import count_new, forget_former, require_same_space
+from pipeline.job.former_vectors import count_new, forget_former, reusable_folders
 from pipeline.job.ledger import Ledger, ReceiptCache, read_ledger, stale_files
 from pipeline.job.preflight import require_usable
 from pipeline.job.preparation import join_folder, prepare
 from pipeline.job.sharding import Plan, make_plan
-from pipeline.job.spec import JobSpec, describe_job, read_job
-from pipeline.planning import estimate
+from pipeline.job.spec import JobSpec, ServedModel, read_job
+from pipeline.planning.estimate import ESTIMATE
 from pipeline.planning.sampling import sample_lines
 from pipeline.reporting.explain import too_many_dead_letters
 from pipeline.reporting.numbers import count, size
@@ -36,12 +37,14 @@ from pipeline.runners.endpoint import reached
 from pipeline.runners.parallelism import count_processes
 from pipeline.runners.progress import Progress
 from pipeline.runners.runner import beam_options, require_reach, run_pipeline, template_of
+from transforms.doubt import discard_doubtful
 from transforms.list_shards import write_lists
 from transforms.output.folder import DEAD_LETTERS, OutputFolder
-from transforms.output.layout import Column
+from transforms.output.layout import PARQUET, Column
 from transforms.output.values import choose_columns
 from transforms.read_shards import read_damage
 from transforms.reuse.index import IndexHandle
+from transforms.tei.errors import EndpointError, VectorsDoubtful
 from transforms.tei.handshake import EndpointProfile
 from transforms.tei.settings import EndpointSettings
 from transforms.tei.sharing import settled_texts
@@ -83,9 +86,9 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
                 others,
                 say,
                 overwrite=options.overwrite,
-                keep=(estimate.NAME,),
+                keep=(ESTIMATE,),
             )
-            reuse = require_same_space(options.reuse, job)
+            reuse = reusable_folders(options.reuse, job)
             before, index = prepare(output, plan, job, others, cache, say, prune=options.prune, reuse=reuse)
             say(_opening(plan, before, job, index))
             settings = _graph_settings(options, endpoint, output, job, index)
@@ -111,18 +114,24 @@ def job_of(
     profile: EndpointProfile,
     columns: tuple[Column, ...],
 ) -> JobSpec:
-    """Return the job as a run with these options alone describes it; `plan` estimates the same one."""
-    return describe_job(
-        endpoint,
-        profile,
-        inputs=options.inputs,
-        exclude=options.exclude,
+    """Return the job as this run alone describes it, before it joins a folder; `plan` estimates the same one."""
+    output_format = options.output_format.value
+    return JobSpec(
+        space=profile.space,
+        history=(ServedModel.of(profile.identity, endpoint.prompt_name, datetime.now(timezone.utc)),),
+        overlong=endpoint.overlong,
+        dimensions=endpoint.dimensions,
         text_field=options.text_field,
         embedding_field=options.embedding_field,
         shard_bytes=options.shard_bytes,
-        output_format=options.output_format.value,
+        inputs=options.inputs,
+        exclude=options.exclude,
+        version=metadata.version("tayyar"),
+        wire_format=profile.wire.format.value,
+        output_format=output_format,
         vector_type=options.vector_type.value,
         columns=columns,
+        pyarrow=metadata.version("pyarrow") if output_format == PARQUET else None,
     )
 
 
@@ -144,12 +153,8 @@ def _gc_frozen() -> Iterator[None]:
 
 
 def _judge(ledger: Ledger, options: RunOptions, output: OutputFolder, say: Callable[[str], None]) -> ExitCode:
-    if ledger.dead_letters > options.max_dead_letter_ratio * ledger.records:
-        say(
-            too_many_dead_letters(
-                ledger.dead_letters, ledger.records, options.max_dead_letter_ratio, output.path(DEAD_LETTERS)
-            )
-        )
+    if problem := too_many_dead_letters(ledger, options.max_dead_letter_ratio, output.path(DEAD_LETTERS)):
+        say(problem)
         return ExitCode.TOO_MANY_DEAD_LETTERS
     return ExitCode.DONE
 
@@ -175,8 +180,8 @@ def _opening(plan: Plan, before: Ledger, job: JobSpec, index: IndexHandle | None
 
 def _new(plan: Plan, before: Ledger, job: JobSpec, index: IndexHandle | None) -> str:
     """Return how many texts are new, if there are former vectors."""
-    former = None if index is None else index.open()
-    return "" if former is None else f"; {count_new(before.work_left(), plan, job, former)}"
+    found = None if index is None else index.open()
+    return "" if found is None else f"; {count_new(before.work_left(), plan, job, found)}"
 
 
 def _graph_settings(
@@ -189,7 +194,7 @@ def _graph_settings(
         layout=job.layout,
         shard_bytes=options.shard_bytes,
         max_dead_letter_ratio=options.max_dead_letter_ratio,
-        former=index,
+        reuse_index=index,
     )
 
 
@@ -210,19 +215,35 @@ def _embed(
     """Run the pipeline over what is left, clean up, and return the ledger after it."""
     files = output.list()
     work = before.work_left()
+    failure: EndpointError | None = None
     if work:
         seen = {name for name in files if name.startswith(output.receipts + "/")}
         # Texts settled in this process count at once; what other processes do shows in their receipts.
         settled = settled_texts if settings.endpoint.processes == 1 else None
         with Progress(output, seen, work, cache=cache, settled=settled):
             lists = write_lists(work, output)
-            run_pipeline(options, lambda pipeline: graph.build(pipeline, work, settings, lists), say)
+            try:
+                run_pipeline(options, lambda pipeline: graph.build(pipeline, work, settings, lists), say)
+            except EndpointError as error:
+                failure = error
+            # Also after success: a bundle may have failed and been tried again.
+            discarded = discard_doubtful(output, str(failure) if isinstance(failure, VectorsDoubtful) else None)
+            if discarded is not None:
+                failure = VectorsDoubtful(
+                    f"{discarded.reason} What this run had finished ({count(discarded.shards, 'shard')}) is discarded. "
+                    "Put the endpoint right and run again. Earlier runs' vectors are kept; if this endpoint made them, "
+                    f"look at some: tayyar verify --output {output.root} --sample 1000"
+                )
+            elif failure is not None:
+                raise failure
             if not template_of(options):  # a job that is started later needs them then
                 output.delete(lists)
     files = output.list()
     ledger = read_ledger(before.plan, output, settings.provenance.digest, files, cache)
     if not run_marker.writers(output):  # what has no receipt may be another run's, which writes the receipt last
         output.delete(stale_files(ledger, output, files))
+    if failure is not None:
+        raise failure
     if damaged := read_damage(output, files):
         raise PipelineFailed(*damaged, "Everything else is done. Fix what is named here and run again.")
     return ledger

@@ -22,7 +22,7 @@ from pipeline.planning.estimate import read_estimate
 from pipeline.reporting.status import State, Status, read_status, render_status
 from transforms.output.folder import OutputFolder
 
-REDRAW_SECONDS = 3.0
+REDRAW_SECONDS = 3.0  # listing a bucket may take one
 
 
 def status(options: StatusOptions, stream: TextIO | None = None) -> ExitCode:

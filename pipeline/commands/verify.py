@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 import orjson
 
@@ -20,15 +20,13 @@ from pipeline.job.sharding import make_plan, read_plan
 from pipeline.job.spec import JobSpec, require_job
 from pipeline.reporting.explain import too_many_dead_letters
 from pipeline.reporting.numbers import count
-from pipeline.reporting.report import write_verified
-from pipeline.reporting.schema import Totals
-from pipeline.reporting.timeline import sum_statistics
+from pipeline.reporting.report import make_report, origins, write_verified
 from pipeline.runners.endpoint import reached, require_endpoint
 from pipeline.runners.progress import CountBar, Waiting
 from pipeline.verification.findings import Findings
 from pipeline.verification.parallel import processes_for, run_parallel
 from pipeline.verification.sampling import Reservoir, SpotCheck, require_same_space
-from pipeline.verification.shards import Expected, Outcome, ShardWork, check_shards, is_own_file
+from pipeline.verification.shards import CheckedShards, Expected, ShardWork, check_shards, is_own_file
 from pipeline.verification.vectors import SharedVectors, norm_tolerance
 from transforms.elements import Shard, Source
 from transforms.output.folder import DATA, DEAD_LETTERS, OutputFolder
@@ -36,10 +34,9 @@ from transforms.output.layout import Layout
 from transforms.output.receipts import Receipt
 from transforms.storage import api as storage
 from transforms.storage.api import WrittenFile
-from transforms.storage.base import FileStat, StorageError
+from transforms.storage.base import PARALLEL, FileStat, StorageError
 
-_SHOWN_MISSING = 3
-_PARALLEL_STATS = 32  # on a bucket, each is a wait of some 60 ms
+_SHOWN_MISSING = 3  # paths, in one finding
 _logger = logging.getLogger(__name__)
 
 
@@ -89,13 +86,7 @@ def verify(options: VerifyOptions, say: Callable[[str], None] = print) -> ExitCo
         checked = _check_folder(ledger, problems, output, files, job, options)
         compared = None
     else:
-        settings = dataclasses.replace(
-            options.endpoint,
-            prompt_name=job.prompt_name,
-            normalize=job.normalize,
-            overlong=job.overlong,
-            dimensions=job.dimensions,
-        )
+        settings = job.apply_to(options.endpoint)
         require_endpoint(settings, options.model, job.served)
         with reached(settings, None, model=options.model, say=say) as (
             endpoint,
@@ -134,7 +125,7 @@ def _check_folder(
     _check_shards(ledger, output, job, options, checked)
     if ledger.complete:  # the report of an unfinished job is of some moment
         before = findings.count
-        _check_report(ledger, output, findings)
+        _check_report(ledger, job, output, findings)
         checked.has_sound_report = findings.count == before
     if not options.sample:
         checked.not_checked.append("the vectors against the model (give --sample N and --endpoint URL)")
@@ -222,7 +213,7 @@ def _check_shards(
     )
     # Sources that the inputs no longer have are checked as those that no longer exist: in their output alone.
     sources = [*ledger.sources, *_sources_kept(ledger)]
-    with ThreadPoolExecutor(_PARALLEL_STATS) as threads:
+    with ThreadPoolExecutor(PARALLEL) as threads:
         stats = list(threads.map(lambda source: storage.stat(source.source.path), ledger.sources))
     gone = {number for number in range(len(sources)) if number >= len(stats) or stats[number] is None}
     items = [
@@ -233,25 +224,25 @@ def _check_shards(
         if all(_is_readable(receipt, output, its_own.layout) for receipt in receipts.values())
     ]
     shared = SharedVectors(
-        lambda source, shard: output.path(_output_of(sources[source].receipts[shard]).path),
+        lambda source, shard: output.path(_output_of(sources[source].by_index[shard]).path),
         job.text_field,
         job.embedding_field,
     )
-    found: dict[int, Outcome] = {}
+    found: dict[int, CheckedShards] = {}
     size = sum(receipt.output.bytes for receipt in ledger.receipts() if receipt.output)
     with CountBar(ledger.records, "record") as bar:
-        for index, outcome in run_parallel(check_shards, items, processes_for(options.processes, size)):
-            shared.add(outcome.rows)
-            checked.sample.add(outcome.picks)
-            bar.add(outcome.records)
-            if outcome.findings.count or outcome.broken:
-                found[index] = dataclasses.replace(outcome, rows=outcome.rows[:0], picks=[])
+        for index, result in run_parallel(check_shards, items, processes_for(options.processes, size)):
+            shared.add(result.rows)
+            checked.sample.add(result.picks)
+            bar.add(result.records)
+            if result.findings.count or result.broken:
+                found[index] = dataclasses.replace(result, rows=result.rows[:0], picks=[])
     broken = set[str]()
-    for _, outcome in sorted(found.items()):
-        checked.findings.extend(outcome.findings)
-        if outcome.broken is not None and outcome.broken not in broken:
-            broken.add(outcome.broken)
-            checked.findings.add(outcome.broken)
+    for _, result in sorted(found.items()):
+        checked.findings.extend(result.findings)
+        if result.broken is not None and result.broken not in broken:
+            broken.add(result.broken)
+            checked.findings.add(result.broken)
     if problem := shared.find():
         checked.findings.add(problem)
     if gone:
@@ -303,18 +294,18 @@ def _output_of(receipt: Receipt) -> WrittenFile:
 def _work_of(ledger: Ledger, source: SourceLedger, is_gone: bool) -> Iterator[tuple[Shard, Mapping[int, Receipt]]]:
     """Yield a source's work items with the receipts of each."""
     if is_gone:
-        for index, receipt in sorted(source.receipts.items()):
+        for index, receipt in sorted(source.by_index.items()):
             yield Shard(source.source, index, receipt.start, receipt.end, receipt.last), {index: receipt}
         return
     for shard in ledger.plan.shards_of(source.source):
         if shard.end is None:
-            yield shard, source.receipts
-        elif shard.index in source.receipts:
-            yield shard, {shard.index: source.receipts[shard.index]}
+            yield shard, source.by_index
+        elif shard.index in source.by_index:
+            yield shard, {shard.index: source.by_index[shard.index]}
 
 
 def _is_readable(receipt: Receipt, output: OutputFolder, layout: Layout) -> bool:
-    """Whether a receipt's files are the shard's own: others were found before, and are not read."""
+    """Return whether a receipt's files are the shard's own: others were found before, and are not read."""
     names = (output.embedded(receipt.shard, layout.format), output.dead_letters(receipt.shard))
     written = (receipt.output, receipt.dead_letter_output)
     return all(
@@ -323,32 +314,15 @@ def _is_readable(receipt: Receipt, output: OutputFolder, layout: Layout) -> bool
     )
 
 
-def _check_report(ledger: Ledger, output: OutputFolder, findings: Findings) -> None:
-    """Compare the totals of report.json with those of the receipts; no report is no finding."""
+def _check_report(ledger: Ledger, job: JobSpec, output: OutputFolder, findings: Findings) -> None:
+    """Compare the totals of report.json, but for its prices, with those of the receipts; no report is no finding."""
     data = output.read(output.report)
     if data is None:
         return
-    receipts = list(ledger.receipts())
-    expected = {
-        "sources": len(ledger.sources),
-        "shards": len(receipts),
-        "records": ledger.records,
-        "embedded": ledger.embedded,
-        "sent": ledger.sent,
-        "reused": ledger.reused,
-        "duplicates": ledger.duplicates,
-        "truncated": ledger.truncated,
-        "nan_lines": sum(receipt.nan_lines for receipt in receipts),
-        "unfit": ledger.unfit(),
-        "dead_letters": ledger.dead_letters,
-        "dead_letters_by_reason": dict(ledger.reasons()),
-        "output_bytes": sum(receipt.output.bytes for receipt in receipts if receipt.output),
-    }
-    sums = sum_statistics(receipts)
-    expected |= {each.name: getattr(sums, each.name) for each in fields(Totals) if hasattr(sums, each.name)}
+    expected = dataclasses.asdict(make_report(ledger, job, output.root, price_per_hour=None).totals)
     try:
         totals = orjson.loads(data)["totals"]
-        wrong = [name for name, value in expected.items() if totals[name] != value]
+        wrong = [name for name, value in expected.items() if not name.startswith("dollars") and totals[name] != value]
     except (ValueError, KeyError, TypeError):
         findings.add(f"{output.report}: is not a report; write it again with tayyar report")
         return
@@ -375,13 +349,6 @@ def _save_result(checked: _Checked, ledger: Ledger, job: JobSpec, output: Output
         _logger.warning("the report will not show this verification, because it cannot be saved: %s", error)
 
 
-def _origins(ledger: Ledger) -> str:
-    """Return where the vectors come from, in parentheses; nothing if the endpoint made all of them."""
-    if not ledger.reused and not ledger.duplicates:
-        return ""
-    return f" ({ledger.sent:,} sent + {ledger.reused:,} reused + {ledger.duplicates:,} of equal texts)"
-
-
 def _conclude(
     checked: _Checked,
     compared: str | None,
@@ -402,7 +369,7 @@ def _conclude(
         )
     say(
         f"verified: {count(ledger.records, 'record')} in {count(len(ledger.sources), 'file')} = "
-        f"{ledger.embedded:,} embedded{_origins(ledger)}, each line unchanged and once, "
+        f"{ledger.embedded:,} embedded{origins(ledger)}, each line unchanged and once, "
         f"with a vector of {count(job.model.dimensions, 'finite number')}, + "
         f"{count(ledger.dead_letters, 'dead letter')}"
     )
@@ -410,11 +377,7 @@ def _conclude(
         say(compared)
     if checked.not_checked:
         say(f"not checked: {'; '.join(checked.not_checked)}")
-    if ledger.dead_letters > options.max_dead_letter_ratio * ledger.records:
-        say(
-            too_many_dead_letters(
-                ledger.dead_letters, ledger.records, options.max_dead_letter_ratio, output.path(DEAD_LETTERS)
-            )
-        )
+    if problem := too_many_dead_letters(ledger, options.max_dead_letter_ratio, output.path(DEAD_LETTERS)):
+        say(problem)
         return ExitCode.TOO_MANY_DEAD_LETTERS
     return ExitCode.DONE

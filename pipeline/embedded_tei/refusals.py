@@ -70,31 +70,31 @@ class PlainRefusal(Exception):
 
 
 def invalid(message: str) -> Refusal:
-    """An input that breaks a rule."""
+    """Return the refusal of an input that breaks a rule."""
     return Refusal(f"Input validation error: {message}", ErrorType.VALIDATION)
 
 
 def too_long(limit: int, unit: str, length: int) -> Refusal:
-    """A text over a limit, when it may not be truncated."""
+    """Return the refusal of a text over a limit, when it may not be truncated."""
     return invalid(f"`inputs` must have less than {limit} {unit}. Given: {length}")
 
 
 def empty(message: str = "Input validation error: `inputs` cannot be empty") -> Refusal:
-    """An empty input."""
+    """Return the refusal of an empty input."""
     return Refusal(message, ErrorType.EMPTY)
 
 
 def overloaded() -> Refusal:
-    """No permit is free."""
+    """Return the refusal for lack of a free permit."""
     return Refusal("Model is overloaded", ErrorType.OVERLOADED)
 
 
 def backend(message: str) -> Refusal:
-    """The device failed."""
+    """Return the refusal after a failure of the device."""
     return Refusal(f"Backend error: {message}", ErrorType.BACKEND)
 
 
 def batch_too_large(size: int, limit: int) -> Refusal:
-    """More inputs than one request may have."""
+    """Return the refusal of more inputs than one request may have."""
     message = f"batch size {size} > maximum allowed batch size {limit}"
     return Refusal(message, ErrorType.VALIDATION)

@@ -138,7 +138,7 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def is_loopback(listener: socket.socket) -> bool:
+def is_on_loopback(listener: socket.socket) -> bool:
     """Return whether only this machine can connect to a bound socket."""
     return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
@@ -218,7 +218,7 @@ def main(options: argparse.Namespace) -> int:
     try:
         limits = limits_of(options, _DEFAULT_LIMITS.get(options.model, _FOLDER_LIMITS))
         listener = bind(options.host, options.port)
-        if limits.api_key is None and not is_loopback(listener):
+        if limits.api_key is None and not is_on_loopback(listener):
             raise ValueError(f"--host {options.host} is open to others: add --api_key env:NAME, or listen on 127.0.0.1")
         # Last, because it may take minutes, and what is wrong with the other options shows at once.
         model = make_model(_optimized(options.model) if options.optimize else options.model)
@@ -226,7 +226,7 @@ def main(options: argparse.Namespace) -> int:
     except (ValueError, ModelUnavailableError, OSError) as error:
         sys.stderr.write(f"serve: {error}\n")
         return _EXIT_USAGE
-    if is_loopback(listener):
+    if is_on_loopback(listener):
         app.hosts = frozenset({_address(listener).rpartition(":")[0], "localhost"})
     # Beyond loopback the names of this machine are unknown here, and the API key keeps web pages out.
     run(Server(config_of(app)), listener, exit_with_parent=options.exit_with_parent)

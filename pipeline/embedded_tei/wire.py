@@ -89,38 +89,38 @@ class Body:
     size: int
 
     def required(self, name: str) -> Any:
-        """A field that must be there."""
+        """Return a field that must be there."""
         if name not in self.fields:
             raise _mismatch(f"missing field `{name}`", self.size)
         return self.fields[name]
 
     def boolean(self, name: str, default: bool) -> bool:
-        """A boolean that may be absent, but not null."""
+        """Return a boolean that may be absent, but not null."""
         value = self.fields.get(name, default)
         if not isinstance(value, bool):
             raise _mismatch(f"{name}: invalid type: {_kind(value)}, expected a boolean", self.size)
         return value
 
     def optional_boolean(self, name: str) -> bool | None:
-        """A boolean that may be absent or null."""
+        """Return a boolean that may be absent or null."""
         return None if self.fields.get(name) is None else self.boolean(name, False)
 
     def optional_string(self, name: str) -> str | None:
-        """A string that may be absent or null."""
+        """Return a string that may be absent or null."""
         value = self.fields.get(name)
         if value is not None and not isinstance(value, str):
             raise _mismatch(f"{name}: invalid type: {_kind(value)}, expected a string", self.size)
         return value
 
     def optional_size(self, name: str) -> int | None:
-        """An unsigned integer that may be absent or null."""
+        """Return an unsigned integer that may be absent or null."""
         value = self.fields.get(name)
         if value is not None and not (isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 64):
             raise _mismatch(f"{name}: invalid type: {_kind(value)}, expected usize", self.size)
         return value
 
     def choice(self, name: str, choices: Mapping[str, bool], default: str) -> bool:
-        """A string of an enum that may be absent, but not null."""
+        """Return what a string of an enum stands for; it may be absent, but not null."""
         value = self.fields.get(name, default)
         if not isinstance(value, str) or value not in choices:
             expected = " or ".join(f"`{choice}`" for choice in choices)
@@ -128,7 +128,7 @@ class Body:
         return choices[value]
 
     def inputs(self, name: str) -> tuple[list[str], bool]:
-        """A text or a list of texts; and whether it is a list. `[]` is one empty text, as it is to TEI."""
+        """Return a text or a list of texts, and whether it is a list. `[]` is one empty text, as it is to TEI."""
         value = self.required(name)
         if isinstance(value, str) or value == []:
             return [value or ""], False

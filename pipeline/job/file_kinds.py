@@ -21,7 +21,8 @@ from transforms.ndjson.parse import BOM
 from transforms.storage import api as storage
 from transforms.storage.base import FileStat, StorageError
 
-HEAD_BYTES = 8 << 10
+HEAD_BYTES = 8 << 10  # several records of usual size, by one small read
+EMPTY_FILE = "an empty file"  # a problem that files which must hold records may have
 _PARALLEL = 64  # heads at once: on a bucket, each is a wait of some 60 ms
 _BLOCK_BYTES = 1 << 20  # of a compressed file whose first bytes give nothing: codecs such as bzip2 work in blocks
 _PARQUET = "Write its rows as NDJSON first, for instance with DuckDB's COPY … (FORMAT json)."
@@ -92,20 +93,20 @@ def look_at(file: FileStat, read_beginning: Callable[[str, int], bytes] = storag
     """Fetch a file's first bytes and return its kind; the arguments are those of `look_at_all`."""
     if file.size == 0:
         # Cut off before its first byte, if it should be compressed: reading finds that.
-        return FileKind(compressed=file.path.lower().endswith(COMPRESSIONS), problem="an empty file")
-    head = _beginning(file.path, HEAD_BYTES, read_beginning)
+        return FileKind(compressed=file.path.lower().endswith(COMPRESSIONS), problem=EMPTY_FILE)
+    head = _read_head(file.path, HEAD_BYTES, read_beginning)
     codec = codec_of(head)
     if codec is None:
         return kind_of(head, whole=len(head) >= file.size)
     unpacked, ended = _unpack(head, codec)
     if not unpacked and len(head) < file.size:
-        unpacked, ended = _unpack(_beginning(file.path, _BLOCK_BYTES, read_beginning), codec)
+        unpacked, ended = _unpack(_read_head(file.path, _BLOCK_BYTES, read_beginning), codec)
     # A first block that cannot be read says nothing; what is damaged ends its own source when it is read.
     kind = kind_of(unpacked, whole=ended) if unpacked else FileKind()
     return dataclasses.replace(kind, compressed=True)
 
 
-def _beginning(path: str, count: int, read_beginning: Callable[[str, int], bytes]) -> bytes:
+def _read_head(path: str, count: int, read_beginning: Callable[[str, int], bytes]) -> bytes:
     try:
         return read_beginning(path, count)
     except FileNotFoundError:
@@ -161,7 +162,7 @@ def kind_of(head: bytes, whole: bool) -> FileKind:
 def _kind_of_text(head: bytes, whole: bool) -> FileKind:
     text = head.removeprefix(BOM).strip()
     if not text:
-        return FileKind(problem="an empty file" if whole else None)
+        return FileKind(problem=EMPTY_FILE if whole else None)
     if re.match(rb"<(!doctype|html|head|body)", text, re.IGNORECASE):
         return FileKind(problem="an HTML page", remedy="A download may have ended at a page of errors or of a login.")
     if text.startswith(b"<"):

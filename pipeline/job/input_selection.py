@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import UsageError
-from pipeline.job.file_kinds import FileKind, look_at_all
+from pipeline.job.file_kinds import EMPTY_FILE, FileKind, look_at_all
 from pipeline.reporting.numbers import count
 from transforms.elements import Reason
 from transforms.ndjson.decompress import COMPRESSIONS
 from transforms.ndjson.parse import TextField, Unusable, text_of
 from transforms.storage import api as storage
 
-FORMATS = (".ndjson", ".jsonl", ".json")
-ENDINGS = tuple(format_ + compression for format_ in FORMATS for compression in ("", *COMPRESSIONS))
+RECORD_ENDINGS = (".ndjson", ".jsonl", ".json")
+ENDINGS = tuple(format_ + compression for format_ in RECORD_ENDINGS for compression in ("", *COMPRESSIONS))
 MAX_NAMED = 10  # files, in one message
-_SHOWN_FIELDS = 20
+_SHOWN_FIELDS = 20  # names of fields, in one message
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ def require_records(found: Sequence[Candidate]) -> tuple[list[tuple[Candidate, F
     taken, left_out, wrong = [], [], []
     kinds = look_at_all([candidate.file for candidate in found])
     for candidate, kind in zip(found, kinds, strict=True):
-        if kind.problem is None or (kind.problem == _EMPTY and candidate.must_hold_records):
+        if kind.problem is None or (kind.problem == EMPTY_FILE and candidate.must_hold_records):
             taken.append((candidate, kind))
         elif candidate.must_hold_records:
             wrong.append((candidate.file.path, kind))
@@ -151,10 +151,7 @@ def require_records(found: Sequence[Candidate]) -> tuple[list[tuple[Candidate, F
     return taken, left_out
 
 
-_EMPTY = "an empty file"
-
-
-def require_text(kinds: Iterable[FileKind], text_field: TextField) -> None:
+def require_text_field(kinds: Iterable[FileKind], text_field: TextField) -> None:
     """Refuse records of which none in the sample has the text field.
 
     Raises:

@@ -18,8 +18,8 @@ from transforms.elements import Shard, Source
 from transforms.output.folder import DATA, DEAD_LETTERS, JOB, OutputFolder
 from transforms.output.receipts import Receipt, decode_receipt
 from transforms.storage.api import FileStat
+from transforms.storage.base import PARALLEL
 
-_READERS = 32  # receipts are small files: reading them is waiting, most of all in a bucket
 _SHARD_FILE = re.compile(
     rf"(?:(?P<receipt>{JOB}/receipts/)|(?P<keys>{JOB}/keys/)|(?P<data>{DATA}/)|{DEAD_LETTERS}/)"
     r"(?P<name>.+)-(?P<index>\d{5}|[1-9]\d{5,})\.(?(receipt)json|(?(keys)u64|(?(data)(?:ndjson|parquet)|ndjson)))"
@@ -32,43 +32,43 @@ class _Sums(abc.ABC):
     __slots__ = ()
 
     @abc.abstractmethod
-    def each_receipt(self) -> Iterable[Receipt]:
-        """Return the valid receipts."""
+    def receipts(self) -> Iterator[Receipt]:
+        """Yield the valid receipts, in the order of sources and shards."""
 
     @property
     def records(self) -> int:
         """Lines that are not blank, in the shards done."""
-        return sum(receipt.records for receipt in self.each_receipt())
+        return sum(receipt.records for receipt in self.receipts())
 
     @property
     def embedded(self) -> int:
         """Documents that have their vector."""
-        return sum(receipt.embedded for receipt in self.each_receipt())
+        return sum(receipt.embedded for receipt in self.receipts())
 
     @property
     def sent(self) -> int:
         """Documents whose text the endpoint embedded; `embedded` = `sent` + `reused` + `duplicates`."""
-        return sum(receipt.sent for receipt in self.each_receipt())
+        return sum(receipt.sent for receipt in self.receipts())
 
     @property
     def reused(self) -> int:
         """Documents that took the vector of a former output."""
-        return sum(receipt.reused for receipt in self.each_receipt())
+        return sum(receipt.reused for receipt in self.receipts())
 
     @property
     def duplicates(self) -> int:
         """Documents that took the vector of an equal text in their shard."""
-        return sum(receipt.duplicates for receipt in self.each_receipt())
+        return sum(receipt.duplicates for receipt in self.receipts())
 
     @property
     def truncated(self) -> int:
         """Documents whose text was sent and is too long for the model."""
-        return sum(receipt.truncated for receipt in self.each_receipt())
+        return sum(receipt.truncated for receipt in self.receipts())
 
     @property
     def dead_letters(self) -> int:
         """Records that became dead letters."""
-        return sum(receipt.dead_letters for receipt in self.each_receipt())
+        return sum(receipt.dead_letters for receipt in self.receipts())
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +76,12 @@ class SourceLedger(_Sums):
     """One source's valid receipts by shard index, and whether they are all that there will be."""
 
     source: Source
-    receipts: Mapping[int, Receipt]
+    by_index: Mapping[int, Receipt]
     complete: bool
 
-    def each_receipt(self) -> Iterable[Receipt]:
-        """Return the valid receipts, in no particular order."""
-        return self.receipts.values()
+    def receipts(self) -> Iterator[Receipt]:
+        """Yield every valid receipt, in the order of the shards."""
+        return (self.by_index[index] for index in sorted(self.by_index))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +105,7 @@ class Ledger(_Sums):
     def receipts(self) -> Iterator[Receipt]:
         """Yield every valid receipt, in the order of sources and shards."""
         for source in self.sources:
-            for index in sorted(source.receipts):
-                yield source.receipts[index]
-
-    def each_receipt(self) -> Iterable[Receipt]:
-        """Yield every valid receipt."""
-        return self.receipts()
+            yield from source.receipts()
 
     @property
     def complete(self) -> bool:
@@ -121,7 +116,7 @@ class Ledger(_Sums):
     def shards_expected(self) -> int | None:
         """How many shards there will be; None while a compressed source's cannot be counted."""
         counts = [
-            len(source.receipts) if source.complete else self.plan.shard_count(source.source) for source in self.sources
+            len(source.by_index) if source.complete else self.plan.shard_count(source.source) for source in self.sources
         ]
         return None if None in counts else sum(filter(None, counts))
 
@@ -132,7 +127,7 @@ class Ledger(_Sums):
             planned: what `plan` expected, for a job of which no bytes are done.
         """
         expected = extrapolate(
-            Part.of(source.source, source.source.size, source.receipts.values(), ended=source.complete)
+            Part.of(source.source, source.source.size, source.by_index.values(), ended=source.complete)
             for source in self.sources
         )
         if expected is None and planned is not None:
@@ -156,10 +151,10 @@ class Ledger(_Sums):
     def work_left(self) -> list[Shard]:
         """Return the work items that are not done."""
         left: list[Shard] = []
-        for ledger in self.sources:
-            if not ledger.complete:
-                work = self.plan.shards_of(ledger.source)
-                left += [shard for shard in work if shard.end is None or shard.index not in ledger.receipts]
+        for source in self.sources:
+            if not source.complete:
+                work = self.plan.shards_of(source.source)
+                left += [shard for shard in work if shard.end is None or shard.index not in source.by_index]
         return left
 
     def vouched_files(self, output: OutputFolder) -> set[str]:
@@ -248,7 +243,7 @@ def extrapolate(parts: Iterable[Part]) -> int | None:
 
 
 class ReceiptCache:
-    """Receipts that were read before, so that who looks again and again reads only what is new."""
+    """Receipts that were read before, so that a reader who comes again and again reads only what is new."""
 
     def __init__(self) -> None:
         self._receipts: dict[FileStat, Receipt] = {}
@@ -309,7 +304,7 @@ def relocate(ledger: Ledger, now: Plan) -> tuple[Ledger, list[str]]:
 
 def read_receipts(output: OutputFolder, names: Collection[str]) -> Iterator[Receipt]:
     """Yield the receipts with these names; one that cannot be read counts as missing."""
-    with ThreadPoolExecutor(_READERS) as readers:
+    with ThreadPoolExecutor(PARALLEL) as readers:
         each = zip(names, readers.map(output.read, names), strict=True)
         # Thousands in a bucket take a while; a few are read before a bar would be seen.
         for name, data in tqdm(each, "reading receipts", len(names), leave=False, unit="", disable=None, delay=2):

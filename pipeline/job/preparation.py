@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 from pipeline.errors import UsageError
 from pipeline.job import run_marker
-from pipeline.job.former import forget_indexes, index_former, set_aside
+from pipeline.job.former_vectors import forget_indexes, index_former, set_aside
 from pipeline.job.ledger import Ledger, ReceiptCache, planned_files, read_ledger, shard_of, stale_files
 from pipeline.job.shard_replacement import finish_replacements
 from pipeline.job.sharding import Plan, read_plan, write_plan
 from pipeline.job.spec import JobSpec, is_first_edition, join, read_job, renamed, write_job
 from pipeline.reporting.numbers import count
+from transforms.doubt import discard_doubtful
 from transforms.output.folder import JOB, OutputFolder
 from transforms.read_shards import DAMAGED
 from transforms.reuse.index import IndexHandle, write_index
@@ -27,11 +28,11 @@ class Prepared(NamedTuple):
 
     Attributes:
         ledger: of what is done already.
-        former: index of the vectors that can be used again; None if there are none.
+        reuse_index: of the vectors that can be used again; None if there are none.
     """
 
     ledger: Ledger
-    former: IndexHandle | None
+    reuse_index: IndexHandle | None
 
 
 def join_folder(
@@ -108,10 +109,8 @@ def prepare(
         )
         if prune:
             _logger.warning("--prune removes nothing while another command may be at work")
-    else:  # then whatever is not whole was left by a command that died
-        finish_replacements(output, lambda shard: any(is_shard(each, shard) for each in (plan, former) if each))
-        run_marker.remove_leftovers(output)
-        output.delete(output.list(DAMAGED))
+    else:
+        _clean_up(output, [each for each in (plan, former) if each is not None])
     files = output.list()
     ledger = read_ledger(plan, output, job.digest, files, cache)
     if ledger.gone and not prune:
@@ -136,6 +135,22 @@ def prepare(
     write_plan(plan, output)
     index = index_former(output, job, reuse, cache) if ledger.work_left() else None
     return Prepared(ledger, None if index is None else write_index(output, index, output.run))
+
+
+def _clean_up(output: OutputFolder, plans: Sequence[Plan]) -> None:
+    """Finish or delete what a command has left that died; none may be at work.
+
+    Args:
+        output: the folder.
+        plans: of this run and of the last one.
+    """
+    if discarded := discard_doubtful(output):
+        _logger.warning(
+            "%s What the last run had finished (%s) is discarded.", discarded.reason, count(discarded.shards, "shard")
+        )
+    finish_replacements(output, lambda shard: any(is_shard(plan, shard) for plan in plans))
+    run_marker.remove_leftovers(output)
+    output.delete(output.list(DAMAGED))
 
 
 def read_former_plan(output: OutputFolder) -> Plan | None:

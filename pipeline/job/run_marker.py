@@ -16,7 +16,7 @@ import orjson
 from pipeline.reporting.numbers import timestamp
 from transforms import list_shards
 from transforms.output.folder import JOB, OutputFolder
-from transforms.output.json_fields import build
+from transforms.output.json_fields import build_dataclass
 from transforms.storage import api as storage
 from transforms.storage.base import StorageError
 
@@ -25,7 +25,7 @@ FOLDER = f"{JOB}/run_markers"
 REMOTE_SILENCE_SECONDS = 3600.0
 _LOCAL_RUNNERS = ("", "fnapi", "fnapirunner", "directrunner", "bundlebaseddirectrunner", "prismrunner", "prism")
 _MAX_TEXT = 1000  # characters of a host's or a runner's name
-_MAX_PID = 1 << 31
+_MAX_PID = 1 << 31  # what a pid_t can hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +90,10 @@ class Writer:
     marker: RunMarker
     silent_seconds: float
 
-    @property
-    def launcher_is_gone(self) -> bool:
-        """Whether only its workers, elsewhere, can still write."""
-        return self.marker.is_gone
-
     def remedy(self, output: OutputFolder) -> str:
         """Return what a person can do about it."""
         path = output.path(self.marker.name)
-        if not self.launcher_is_gone:
+        if not self.marker.is_gone:
             return f"Wait for its end, or stop it; if it was killed, delete {path}."
         return (
             f"Its launcher has ended, but its workers may live on; the last file here was written "
@@ -192,7 +187,7 @@ def decode_marker(data: bytes) -> RunMarker:
         ValueError: if they are none.
     """
     try:
-        marker = build(RunMarker, orjson.loads(data))
+        marker = build_dataclass(RunMarker, orjson.loads(data))
         seconds = marker.since_seconds
     except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
         raise ValueError(f"this is not a run marker: {error}") from error

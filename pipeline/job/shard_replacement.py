@@ -26,7 +26,7 @@ from transforms.ndjson.lines import chunks_from
 from transforms.output.folder import JOB, OutputFolder
 from transforms.output.receipts import Receipt, decode_receipt, encode_receipt
 from transforms.storage import api as storage
-from transforms.storage.api import Crc32c, WrittenFile
+from transforms.storage.api import WrittenFile
 from transforms.storage.base import StorageError
 
 FOLDER = f"{JOB}/redrive"
@@ -58,7 +58,7 @@ def replace_shard(
     receipt = replace(
         new,
         output=WrittenFile(new.output.path, staged.bytes, staged.crc32c),
-        dead_letter_output=_file_of(output.dead_letters(new.shard), letters) if letters else None,
+        dead_letter_output=WrittenFile.of(output.dead_letters(new.shard), [letters]) if letters else None,
     )
     intent = {
         "receipt": encode_receipt(receipt).decode(),
@@ -118,26 +118,17 @@ def _decode_intent(output: OutputFolder, name: str, is_shard: Callable[[str], bo
     shard = receipt.shard
     if name != _intent(shard) or not is_shard(shard):
         raise ValueError(f"{shard!a} is not a shard of this folder's plan, or has another intent")
-    if receipt.dead_letter_output != (_file_of(output.dead_letters(shard), letters) if letters else None):
+    if receipt.dead_letter_output != (WrittenFile.of(output.dead_letters(shard), [letters]) if letters else None):
         raise ValueError("its dead letters are not those of its receipt")
-    staged, crc, size = output.stat(_staged(shard)), Crc32c(), 0
-    if staged is not None:
-        for chunk in _content(output.path(_staged(shard))):
-            crc.update(chunk)
-            size += len(chunk)
-        if receipt.output is None or replace(receipt.output, bytes=size, crc32c=crc.base64()) != receipt.output:
+    if output.stat(_staged(shard)) is not None:
+        content = _content(output.path(_staged(shard)))
+        if receipt.output is None or WrittenFile.of(receipt.output.path, content) != receipt.output:
             raise ValueError("its staged output is not that of its receipt")
     return _Intent(receipt, letters, keys)
 
 
-def _file_of(name: str, content: bytes) -> WrittenFile:
-    crc = Crc32c()
-    crc.update(content)
-    return WrittenFile(name, len(content), crc.base64())
-
-
 def _is_progress(output: OutputFolder, intended: Receipt) -> bool:
-    """Whether a shard does not have what was intended: a run may have embedded it again since."""
+    """Return whether a shard does not have what was intended: a run may have embedded it again since."""
     try:
         found = decode_receipt(output.read(output.receipt(intended.shard)) or b"")
     except ValueError:

@@ -13,7 +13,7 @@ import orjson
 from pipeline.errors import UsageError
 from pipeline.job.file_kinds import FileKind
 from pipeline.job.input_selection import (
-    FORMATS,
+    RECORD_ENDINGS,
     Candidate,
     LeftOut,
     candidates,
@@ -21,7 +21,7 @@ from pipeline.job.input_selection import (
     excluded_by,
     hidden,
     require_records,
-    require_text,
+    require_text_field,
     without_links,
 )
 from pipeline.job.preflight import opening
@@ -30,7 +30,7 @@ from transforms.elements import Shard, Source
 from transforms.ndjson.decompress import COMPRESSIONS
 from transforms.ndjson.parse import TextField
 from transforms.output.folder import OutputFolder, check_name
-from transforms.output.json_fields import build
+from transforms.output.json_fields import build_dataclass
 from transforms.read_shards import MAX_SHARD_RECORDS
 from transforms.storage import api as storage
 
@@ -65,7 +65,7 @@ class Plan:
         ]
 
     def shard_count(self, source: Source) -> int | None:
-        """Return how many shards a source has, at least one; None where only reading it can tell."""
+        """Return how many shards a source has, at least one; None where only reading it shows that."""
         return None if source.compressed else max(1, -(-source.size // self.shard_bytes))
 
 
@@ -107,7 +107,7 @@ def make_plan(
     if not taken:
         raise UsageError(_nothing_matches(patterns[0], len(distinct)))
     if text_field is not None:
-        require_text((kind for _, kind in taken), text_field)
+        require_text_field((kind for _, kind in taken), text_field)
     _require_few_records(taken, shard_bytes)
     sources: dict[str, Source] = {}
     for one, kind in taken:
@@ -180,7 +180,7 @@ def _require_readable(path: str) -> None:
 
 
 def _is_below(path: str, folder: str) -> bool:
-    """Whether a file lies in a folder, also by way of links."""
+    """Return whether a file lies in a folder, also by way of links."""
     if storage.is_local(path) and storage.is_local(folder):
         path, folder = os.path.realpath(path), os.path.realpath(folder)
     return path.startswith(f"{folder}/")
@@ -231,7 +231,7 @@ def _require_distinct_cases(sources: Mapping[str, Source], output_root: str | No
 
 
 def _is_utf8(name: str) -> bool:
-    """Whether a name can be written: the bytes of a local one that are no UTF-8 came as lone surrogates."""
+    """Return whether a name can be written: the bytes of a local one that are no UTF-8 came as lone surrogates."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
@@ -241,7 +241,7 @@ def _is_utf8(name: str) -> bool:
 
 def stem(name: str) -> str:
     """Return a file's name without the endings that say how it is stored, in whatever case."""
-    for endings in (COMPRESSIONS, FORMATS):
+    for endings in (COMPRESSIONS, RECORD_ENDINGS):
         for ending in endings:
             if name.lower().endswith(ending) and not name.lower().endswith("/" + ending) and len(name) > len(ending):
                 name = name[: -len(ending)]
@@ -269,7 +269,7 @@ def read_plan(output: OutputFolder, shard_bytes: int) -> Plan:
         raise UsageError(f"{output.root} is not an output folder of Tayyar: it has no {output.plan}. Check --output.")
     try:
         lines = [orjson.loads(line) for line in data.splitlines()]
-        sources = tuple(build(Source, {name: line[name] for name in _SOURCE_FIELDS}) for line in lines)
+        sources = tuple(build_dataclass(Source, {name: line[name] for name in _SOURCE_FIELDS}) for line in lines)
         if not sources:
             raise ValueError("it names no file")
         if min(source.size for source in sources) < 0 or _min_shards(sources, shard_bytes) > _MAX_SHARDS:

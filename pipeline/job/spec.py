@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, fields, replace
-from datetime import datetime, timezone
-from importlib import metadata
+from datetime import datetime
 from typing import Any
 
 import orjson
@@ -15,24 +14,22 @@ from pipeline.errors import UsageError
 from pipeline.job.preflight import opening
 from transforms.ndjson.parse import TextField
 from transforms.output.folder import OutputFolder
-from transforms.output.json_fields import build, require_text
+from transforms.output.json_fields import build_dataclass, require_string
 from transforms.output.layout import (
     FLOAT32,
-    FORMATS,
     NDJSON,
-    PARQUET,
+    OUTPUT_FORMATS,
     VECTOR_TYPES,
     Column,
     Layout,
     decode_columns,
 )
 from transforms.output.receipts import Provenance
-from transforms.tei.handshake import EndpointProfile
 from transforms.tei.settings import EndpointSettings, ModelIdentity, Overlong
 from transforms.tei.vector_space import VectorSpace
 
-FORMAT = 2
-MAX_SHARD_BYTES = 1 << 40
+FORMAT = 2  # the first edition wrote 1, without probe vectors
+MAX_SHARD_BYTES = 1 << 40  # more than any shard that fits into memory; of a forged job.json
 _MAX_HISTORY = 100  # entries that are kept, the latest: a server may be updated every week for years
 
 
@@ -133,11 +130,11 @@ class JobSpec:
         """The same names as the endpoint's client has them."""
         served = self.served
         return ModelIdentity(
-            served.model_id,
-            served.revision,
-            served.dtype,
-            served.pooling,
-            self.space.dimensions,
+            model_id=served.model_id,
+            sha=served.revision,
+            dtype=served.dtype,
+            pooling=served.pooling,
+            dimensions=self.space.dimensions,
             server_version=served.server_version,
         )
 
@@ -150,6 +147,16 @@ class JobSpec:
     def normalize(self) -> bool:
         """Whether vectors have unit norm."""
         return self.space.normalized
+
+    def apply_to(self, endpoint: EndpointSettings) -> EndpointSettings:
+        """Return an endpoint's settings with those under which this job's vectors were made."""
+        return replace(
+            endpoint,
+            prompt_name=self.prompt_name,
+            normalize=self.normalize,
+            overlong=self.overlong,
+            dimensions=self.dimensions,
+        )
 
     @property
     def provenance(self) -> Provenance:
@@ -190,39 +197,6 @@ class JobSpec:
         if self.columns:
             shaping["columns"] = [astuple(column) for column in self.columns]
         return hashlib.sha256(orjson.dumps(shaping, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
-
-
-def describe_job(
-    endpoint: EndpointSettings,
-    profile: EndpointProfile,
-    *,
-    inputs: tuple[str, ...],
-    exclude: tuple[str, ...],
-    text_field: TextField,
-    embedding_field: str,
-    shard_bytes: int,
-    output_format: str,
-    vector_type: str,
-    columns: tuple[Column, ...],
-) -> JobSpec:
-    """Return the job as one run alone describes it, before it joins a folder."""
-    return JobSpec(
-        space=profile.space,
-        history=(ServedModel.of(profile.identity, endpoint.prompt_name, datetime.now(timezone.utc)),),
-        overlong=endpoint.overlong,
-        dimensions=endpoint.dimensions,
-        text_field=text_field,
-        embedding_field=embedding_field,
-        shard_bytes=shard_bytes,
-        inputs=inputs,
-        exclude=exclude,
-        version=metadata.version("tayyar"),
-        wire_format=profile.wire.format.value,
-        output_format=output_format,
-        vector_type=vector_type,
-        columns=columns,
-        pyarrow=metadata.version("pyarrow") if output_format == PARQUET else None,
-    )
 
 
 def join(existing: JobSpec | None, new: JobSpec, root: str) -> JobSpec:
@@ -293,17 +267,17 @@ def decode_job(data: bytes) -> JobSpec:
         )
         values["history"] = tuple(_served(entry) for entry in values["history"])
         values["overlong"] = Overlong(values["overlong"])
-        values["inputs"] = tuple(require_text(pattern) for pattern in values["inputs"])
-        values["exclude"] = tuple(require_text(pattern) for pattern in values["exclude"])
+        values["inputs"] = tuple(require_string(pattern) for pattern in values["inputs"])
+        values["exclude"] = tuple(require_string(pattern) for pattern in values["exclude"])
         values["columns"] = decode_columns(values["columns"])
         if isinstance(values["text_field"], list):
-            values["text_field"] = tuple(require_text(name) for name in values["text_field"])
-        job = build(JobSpec, values)
+            values["text_field"] = tuple(require_string(name) for name in values["text_field"])
+        job = build_dataclass(JobSpec, values)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"this is not a job description: {error}") from error
     if not job.history or not 1 <= job.shard_bytes <= MAX_SHARD_BYTES or not job.text_field or not job.embedding_field:
         raise ValueError("this is not a job description: a value is out of bounds")
-    if job.output_format not in FORMATS or job.vector_type not in VECTOR_TYPES:
+    if job.output_format not in OUTPUT_FORMATS or job.vector_type not in VECTOR_TYPES:
         raise ValueError("this is not a job description: its output has an unknown format")
     if job.dimensions is not None and job.dimensions != job.space.dimensions:
         raise ValueError("this is not a job description: its dimensions are not those of its vectors")
@@ -311,7 +285,7 @@ def decode_job(data: bytes) -> JobSpec:
 
 
 def _served(entry: Mapping[str, Any]) -> ServedModel:
-    served = build(ServedModel, entry)
+    served = build_dataclass(ServedModel, entry)
     datetime.fromisoformat(served.since)
     return served
 

@@ -6,17 +6,17 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import orjson
 
-from pipeline.job.former import New
+from pipeline.job.former_vectors import New
 from pipeline.job.sharding import Plan
 from pipeline.planning.sampling import Sample
 from pipeline.planning.throughput import Level, fastest
 from pipeline.reporting.numbers import count, dollars, duration, number, percent, rate, size
-from pipeline.reporting.report import PLANNED
+from pipeline.reporting.report import PLANNED, is_amount
 from transforms.elements import Document, Vectors
 from transforms.output.folder import JOB, OutputFolder
 from transforms.output.formats import format_of
@@ -24,28 +24,21 @@ from transforms.output.layout import Layout
 from transforms.tei.handshake import ServerInfo
 from transforms.tei.settings import Overlong
 
-NAME = f"{JOB}/estimate.json"
-VERSION = 1
-_WORST = 3
-_SHOWN_CHARACTERS = 80
-_MAX_AMOUNT = 1 << 53
+ESTIMATE = f"{JOB}/estimate.json"
+_WORST = 3  # of the overlong texts that are shown
+_SHOWN_CHARACTERS = 80  # of each of them: a line of a terminal
 
 
 def read_estimate(output: OutputFolder) -> dict[str, Any] | None:
     """Return what `plan` saved beside the output; None if it saved nothing that can be read."""
     try:
-        estimate = orjson.loads(output.read(NAME) or b"null")
+        estimate = orjson.loads(output.read(ESTIMATE) or b"null")
     except ValueError:
         return None
     if not isinstance(estimate, dict):
         return None
     values = [estimate.get(name) for name in (*PLANNED, "price_per_hour")]
-    return estimate if all(value is None or _is_amount(value) for value in values) else None
-
-
-def _is_amount(value: object) -> bool:
-    """Whether a value can be a number of records, bytes, seconds or dollars."""
-    return type(value) in (int, float) and 0 <= cast(float, value) <= _MAX_AMOUNT
+    return estimate if all(value is None or is_amount(value) for value in values) else None
 
 
 def make_estimate(
@@ -77,7 +70,7 @@ def make_estimate(
     expected = sample.total.value * len(documents) / len(sample.records)
     shards = _shards(plan, sample)
     return {
-        "version": VERSION,
+        "version": 1,  # of this form
         "files": len(plan.sources),
         "bytes": sum(source.size for source in plan.sources),
         "shards": shards,

@@ -1,4 +1,4 @@
-"""A sample of a plan's records: which part of the sources to read, and what it says of the whole."""
+"""A sample of a plan's records: which part of the sources to read, and what follows from it for the whole."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
@@ -20,11 +20,11 @@ from transforms.ndjson.parse import TextField, parse_line
 from transforms.read_shards import MAX_LINE_BYTES
 from transforms.storage import api as storage
 
-BLOCK_BYTES = 1 << 15
-BLOCKS = 96
-COMPRESSED_FILES = 8
+BLOCK_BYTES = 1 << 15  # some ten records of usual size
+BLOCKS = 96  # 3 MB in all, which a bucket gives in some seconds
+COMPRESSED_FILES = 8  # of which nothing but the beginning can be read
 COMPRESSED_BYTES = 1 << 20  # decompressed, of each of those files
-_SMALL_READ = 4096
+_SMALL_READ = 4096  # bytes: see `_InSmallReads`
 _FETCHED_BYTES = 1 << 18  # of a compressed file in a bucket at a time: a few such hold its beginning
 _STANDARD_ERRORS = 1.96  # on each side of a 95 % interval
 
@@ -51,7 +51,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Records in the order in which they were read, and how many there are in all sources, as far as they tell."""
+    """Records in the order in which they were read, and how many there are in all sources, as estimated from them."""
 
     records: tuple[Record, ...]
     total: Count
@@ -59,11 +59,14 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """Bytes of a source; the lines that begin in them are read."""
+    """Bytes of a source, or, where `end` is None, the beginning of a compressed one.
+
+    The lines that begin in them are read.
+    """
 
     source: Source
     start: int
-    end: int
+    end: int | None
 
 
 def take_sample(
@@ -88,22 +91,16 @@ def take_sample(
     Raises:
         DamagedSource: if a compressed source cannot be read.
     """
-    rng = random.Random(seed)
-    unpacked = [source for source in plan.sources if not source.compressed]
-    packed = [source for source in plan.sources if source.compressed]
     records: list[Record] = []
-    plain = _CountEstimator(sum(source.size for source in unpacked))
-    compressed = _CountEstimator(sum(source.size for source in packed))
-    for block in _blocks(unpacked, rng):
-        found = [*_records(_lines_in(block), block.source, text_field, embedding_field)]
+    # A byte of a compressed source holds several times as many records as one of a plain source.
+    plain, compressed = (
+        _CountEstimator(sum(source.size for source in plan.sources if source.compressed is packed))
+        for packed in (False, True)
+    )
+    for block in _chosen_blocks(plan, seed):
+        found, stored_bytes = _read(block, text_field, embedding_field)
         records += found
-        plain.add(len(found), block.end - block.start)
-        show(f"reading a sample, {count(len(records), 'record')}")
-    for source in (packed[index] for index in _some(len(packed), COMPRESSED_FILES, rng)):
-        lines, stored = _beginning(source)
-        found = [*_records(lines, source, text_field, embedding_field)]
-        records += found
-        compressed.add(len(found), stored)
+        (compressed if block.source.compressed else plain).add(len(found), stored_bytes)
         show(f"reading a sample, {count(len(records), 'record')}")
     return Sample(tuple(records), plain.total() + compressed.total())
 
@@ -113,22 +110,24 @@ def sample_lines(plan: Plan, text_field: TextField, embedding_field: str, seed: 
 
     Nothing is read before the first line is asked for.
     """
-    rng = random.Random(seed)
-    plain = [source for source in plan.sources if not source.compressed]
-    packed = [source for source in plan.sources if source.compressed]
-    blocks: list[_Block | Source] = [*_blocks(plain, rng)]
-    for part in blocks + [packed[index] for index in _some(len(packed), COMPRESSED_FILES, rng)]:
+    for block in _chosen_blocks(plan, seed):
         with contextlib.suppress(DamagedSource):  # the run will report it
-            source = part.source if isinstance(part, _Block) else part
-            lines = _lines_in(part) if isinstance(part, _Block) else _beginning(part)[0]
-            for record in _records(lines, source, text_field, embedding_field):
-                if isinstance(record.parsed, Document):
-                    yield record.parsed.line
+            records, _ = _read(block, text_field, embedding_field)
+            yield from (record.parsed.line for record in records if isinstance(record.parsed, Document))
 
 
-def _some(total: int, most: int, rng: random.Random) -> list[int]:
+def _chosen_blocks(plan: Plan, seed: int) -> Iterator[_Block]:
+    """Yield some blocks of the plain sources, and the beginnings of some compressed ones."""
+    rng = random.Random(seed)
+    yield from _blocks([source for source in plan.sources if not source.compressed], rng)
+    packed = [source for source in plan.sources if source.compressed]
+    for index in _some(len(packed), COMPRESSED_FILES, rng):
+        yield _Block(packed[index], 0, None)
+
+
+def _some(total: int, max_count: int, rng: random.Random) -> list[int]:
     """Return at most so many of the numbers below a total, any of them as likely as any other, in their order."""
-    return sorted(rng.sample(range(total), min(most, total)))
+    return sorted(rng.sample(range(total), min(max_count, total)))
 
 
 def _blocks(sources: Sequence[Source], rng: random.Random) -> Iterator[_Block]:
@@ -141,9 +140,17 @@ def _blocks(sources: Sequence[Source], rng: random.Random) -> Iterator[_Block]:
         yield _Block(source, start, min(start + BLOCK_BYTES, source.size))
 
 
-def _lines_in(block: _Block) -> Iterator[Line]:
-    with storage.open_for_reading(block.source.path, BLOCK_BYTES) as file:
-        yield from lines_beginning_in(file, block.start, block.end, MAX_LINE_BYTES, BLOCK_BYTES)
+def _read(block: _Block, text_field: TextField, embedding_field: str) -> tuple[list[Record], int]:
+    """Return the records of a block, and the stored bytes that they took."""
+    path = block.source.path
+    if block.end is None:
+        lines, stored_bytes = _first_lines(block.source)
+    else:
+        stored_bytes = block.end - block.start
+        with storage.open_for_reading(path, BLOCK_BYTES) as file:
+            lines = [*lines_beginning_in(file, block.start, block.end, MAX_LINE_BYTES, BLOCK_BYTES)]
+    parsed = ((line, parse_line(line, path, text_field, embedding_field, MAX_LINE_BYTES)) for line in lines)
+    return [Record(line.length + 1, record) for line, record in parsed if record is not None], stored_bytes
 
 
 class _InSmallReads:
@@ -165,7 +172,7 @@ class _InSmallReads:
         return self._file.tell()
 
 
-def _beginning(source: Source) -> tuple[list[Line], int]:
+def _first_lines(source: Source) -> tuple[list[Line], int]:
     """Return the first lines of a compressed source, and the stored bytes that they took."""
     lines: list[Line] = []
     with storage.open_for_reading(source.path, _FETCHED_BYTES) as file:
@@ -177,15 +184,8 @@ def _beginning(source: Source) -> tuple[list[Line], int]:
     return lines, source.size
 
 
-def _records(lines: Iterable[Line], source: Source, text_field: TextField, embedding_field: str) -> Iterator[Record]:
-    for line in lines:
-        parsed = parse_line(line, source.path, text_field, embedding_field, MAX_LINE_BYTES)
-        if parsed is not None:
-            yield Record(line.length + 1, parsed)
-
-
 class _CountEstimator:
-    """What was found in some parts of files, and what that says of all bytes of them.
+    """Estimates how many records files have in all, from what was found in some parts of them.
 
     Args:
         size: of all of them, as stored.

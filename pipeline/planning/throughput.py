@@ -14,11 +14,11 @@ from transforms.tei.client import PendingEmbeddings, TeiClient
 from transforms.tei.handshake import EndpointProfile
 from transforms.tei.settings import EndpointSettings
 
-LEVEL_SECONDS = 2.0
+LEVEL_SECONDS = 2.0  # for each number of texts in flight
 FIRST_LEVEL = 32  # texts in flight: one request of the usual size
 _REQUESTS = 8  # full ones that are submitted at once, because the last one of several is not full
-_LITTLE_GAIN = 1.1
-_LOOK_SECONDS = 0.02
+_LITTLE_GAIN = 1.1  # with twice as many texts in flight; less is noise
+_LOOK_SECONDS = 0.02  # between two looks at what is done
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +80,13 @@ def fastest(levels: Sequence[Level]) -> Level:
     return max(levels, key=lambda level: level.documents_per_second)
 
 
-def _levels(first: int, most: int) -> Iterator[int]:
-    level = min(first, most)
-    while level < most:
+def _levels(first: int, last: int) -> Iterator[int]:
+    """Yield the first number of texts in flight, twice that, and so on, and in the end the last."""
+    level = min(first, last)
+    while level < last:
         yield level
         level *= 2
-    yield most
+    yield last
 
 
 def _measure(

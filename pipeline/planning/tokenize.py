@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import orjson
 
+from transforms.elements import text_as_sent
 from transforms.tei.handshake import ServerInfo
 from transforms.tei.tasks import cut
 from transforms.tei.transport import NoReply, Transport
@@ -44,8 +45,7 @@ def count_tokens(
 
 
 def _ask(transport: Transport, url: str, texts: Sequence[str], prompt_name: str | None) -> list[list[object]]:
-    # Lone surrogates, which no server can read, become question marks, as they do where the texts are embedded.
-    asked: dict[str, object] = {"inputs": [text.encode("utf-8", "replace").decode() for text in texts]}
+    asked: dict[str, object] = {"inputs": [text_as_sent(text).decode() for text in texts]}
     if prompt_name is not None:
         asked["prompt_name"] = prompt_name
     try:

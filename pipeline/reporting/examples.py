@@ -15,9 +15,9 @@ from transforms.output.receipts import Receipt
 from transforms.storage import api as storage
 from transforms.write_dead_letters import decode_dead_letter
 
-EACH = 3
-_SHOWN_CHARACTERS = 300
-_MAX_LINE_BYTES = 1 << 27  # of a dead letter: its line, escaped, and the reasons beside it
+EACH = 3  # examples of a reason: whether they are alike shows
+_SHOWN_CHARACTERS = 300  # of a text or a line
+_MAX_LETTER_BYTES = 1 << 27  # of a dead letter: its line, escaped, and the reasons beside it
 
 
 def examples_of(
@@ -57,13 +57,13 @@ def read_dead_letters(receipt: Receipt, output: OutputFolder) -> Iterator[DeadLe
     if receipt.dead_letter_output is None:
         return
     with storage.open_for_reading(output.path(receipt.dead_letter_output.path)) as file:
-        for line in split_lines(chunks_from(file), 0, _MAX_LINE_BYTES):
+        for line in split_lines(chunks_from(file), 0, _MAX_LETTER_BYTES):
             yield decode_dead_letter(line.content)
 
 
 def _for_people(letter: DeadLetter, text_field: TextField) -> Example:
     line = Line(letter.offset, letter.line, len(letter.line))
-    record = parse_line(line, letter.source, text_field, "embedding", _MAX_LINE_BYTES)
+    record = parse_line(line, letter.source, text_field, "embedding", _MAX_LETTER_BYTES)
     return Example(
         source=letter.source,
         offset=letter.offset,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from pipeline.job.ledger import Ledger
 from pipeline.reporting.numbers import count
 from pipeline.reporting.schema import DeadLetterReason
 from transforms.elements import REMEDIES, Reason
@@ -32,8 +33,11 @@ def likely_cause(reasons: Sequence[DeadLetterReason]) -> str | None:
     return REMEDIES[Reason(most.reason)]
 
 
-def too_many_dead_letters(dead_letters: int, records: int, allowed: float, folder: str) -> str:
-    """Return what is said of a job that has more dead letters a record than allowed."""
+def too_many_dead_letters(ledger: Ledger, allowed: float, folder: str) -> str | None:
+    """Return a sentence on a job that has more dead letters a record than allowed; None if it has not."""
+    dead_letters, records = ledger.dead_letters, ledger.records
+    if dead_letters <= allowed * records:
+        return None
     share = "all" if dead_letters == records else f"{dead_letters:,} of"
     verb = "is a dead letter" if records == 1 else "are dead letters"
     return (

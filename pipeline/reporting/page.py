@@ -28,7 +28,7 @@ from pipeline.reporting.report import progress, truncated
 from pipeline.reporting.schema import Report
 
 _TEMPLATE = Path(__file__).with_name("page.html")
-_MAX_ROWS = 500
+_MAX_ROWS = 500  # of the table of files; report.json has them all
 _MAX_WORD = 30  # characters of a file's name or an option that the narrowest column has room for
 _MIN_BUCKETS = 2  # one alone shows nothing that the mean does not
 # Columns of the table of files that are there only where there is any such document, and their names on the page.

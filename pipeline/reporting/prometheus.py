@@ -12,7 +12,7 @@ from pipeline.escaping import escaped
 from pipeline.reporting.schema import Latency, Report
 from transforms.output.folder import JOB
 
-NAME = f"{JOB}/report.prom"
+EXPOSITION = f"{JOB}/report.prom"
 _TOTALS = {
     "records": ("tayyar_records", "Lines that are not blank, in the shards done."),
     "embedded": ("tayyar_documents_embedded", "Documents that have their vector."),

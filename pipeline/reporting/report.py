@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime, timezone
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeGuard, cast
 from urllib.parse import urlsplit
 
 import orjson
@@ -19,7 +19,7 @@ from pipeline.job.spec import JobSpec
 from pipeline.reporting.explain import explain_dead_letters
 from pipeline.reporting.numbers import count, dollars, duration, percent, rate
 from pipeline.reporting.schema import (
-    VERSION,
+    REPORT_VERSION,
     Comparison,
     DeadLetterReason,
     Example,
@@ -37,18 +37,18 @@ from pipeline.reporting.schema import (
     Totals,
     Truncation,
     Verified,
-    encode,
+    encode_json,
 )
 from pipeline.reporting.timeline import active_seconds, bottleneck, sum_statistics, timeline
 from transforms.elements import RequestStatistics
 from transforms.output.folder import JOB, OutputFolder
-from transforms.output.json_fields import build
+from transforms.output.json_fields import build_dataclass
 from transforms.output.receipts import MAX_SECONDS, Receipt
 from transforms.tei.settings import Overlong
 
 VERIFIED = f"{JOB}/verified.json"  # written by `verify`
 PLANNED = ("records", "tokens", "requests", "output_bytes", "seconds", "dollars")
-_MAX_AMOUNT = 1 << 53  # of findings, documents, seconds or dollars
+_MAX_AMOUNT = 1 << 53  # of anything that is counted or paid: beyond that, it is no amount
 _MAX_FILES = 30  # lines of the summary
 _MAX_PLACES = 10  # of truncated texts
 _SECRET = re.compile(r"--\w*(secret|password|token|key|credential|environment_(config|options))\w*", re.IGNORECASE)
@@ -80,10 +80,10 @@ def make_report(
         former_price: dollars of a document that was sent, from the former report; None if it is not known.
     """
     receipts = list(ledger.receipts())
-    sums = sum_statistics(receipts)
+    sums = sum_statistics(receipt.statistics for receipt in receipts)
     totals = _totals(ledger, receipts, sums, price_per_hour, estimate, former_price)
     return Report(
-        version=VERSION,
+        version=REPORT_VERSION,
         made_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         output=output,
         complete=ledger.complete,
@@ -203,8 +203,8 @@ def _source_report(ledger: Ledger, source: SourceLedger) -> SourceReport:
         path=source.source.path,
         name=source.source.name,
         bytes=source.source.size,
-        shards=len(source.receipts),
-        shards_expected=len(source.receipts) if source.complete else ledger.plan.shard_count(source.source),
+        shards=len(source.by_index),
+        shards_expected=len(source.by_index) if source.complete else ledger.plan.shard_count(source.source),
         complete=source.complete,
         records=source.records,
         embedded=source.embedded,
@@ -283,7 +283,7 @@ def read_verified(output: OutputFolder, ledger: Ledger) -> Verified | None:
         ended = datetime.fromisoformat(at).timestamp()
     except (ValueError, TypeError, KeyError, OverflowError):
         return None
-    if type(findings) is not int or not 0 <= findings <= _MAX_AMOUNT:
+    if not is_amount(findings) or type(findings) is not int:
         return None
     last = max((receipt.finished_at for receipt in ledger.receipts()), default=0.0)
     return Verified(at=at, passed=findings == 0, findings=findings, current=ended >= last)
@@ -295,7 +295,7 @@ def write_verified(output: OutputFolder, findings: int) -> None:
     output.write(VERIFIED, [orjson.dumps({"at": at, "findings": findings}, option=orjson.OPT_APPEND_NEWLINE)])
 
 
-class Former(NamedTuple):
+class FormerReport(NamedTuple):
     """What a report takes over from its predecessor.
 
     Attributes:
@@ -309,35 +309,38 @@ class Former(NamedTuple):
     last_run: LastRun | None
 
 
-def read_former(output: OutputFolder) -> Former:
+def read_former_report(output: OutputFolder) -> FormerReport:
     """Return what the report that is in the folder hands on."""
     try:
         former = orjson.loads(output.read(output.report) or b"{}")
         price, run = former.get("price_per_hour"), former.get("last_run")
         per_document = former.get("totals", {}).get("dollars_per_document")
-        kept = None if run is None else build(LastRun, {**run, "endpoints": tuple(run["endpoints"])})
+        kept = None if run is None else build_dataclass(LastRun, {**run, "endpoints": tuple(run["endpoints"])})
     except (ValueError, AttributeError, TypeError, KeyError):
-        return Former(None, None, None)
+        return FormerReport(None, None, None)
     if kept is not None and not _is_plausible(kept):
         kept = None
-    return Former(_valid_price(price), _valid_price(per_document), kept)
+    return FormerReport(_amount_or_none(price), _amount_or_none(per_document), kept)
 
 
-def _valid_price(value: object) -> float | None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return None
-    return float(value) if 0 <= value <= _MAX_AMOUNT else None
+def is_amount(value: object) -> TypeGuard[float]:
+    """Return whether a value from a file that may have been edited can be a number of records, seconds or dollars."""
+    return type(value) in (int, float) and 0 <= cast(float, value) <= _MAX_AMOUNT
+
+
+def _amount_or_none(value: object) -> float | None:
+    return float(value) if is_amount(value) else None
 
 
 def _is_plausible(run: LastRun) -> bool:
     """Return whether the numbers in a report that may have been edited can be shown."""
     amounts = (run.wall_seconds, run.work_seconds, run.documents, run.sent, run.reused, run.duplicates)
-    return 0 <= run.started_at <= MAX_SECONDS and all(0 <= amount <= _MAX_AMOUNT for amount in amounts)
+    return 0 <= run.started_at <= MAX_SECONDS and all(map(is_amount, amounts))
 
 
 def write_report(report: Report, output: OutputFolder) -> None:
     """Save report.json."""
-    output.write(output.report, [encode(report)])
+    output.write(output.report, [encode_json(report)])
 
 
 def summary(report: Report, run: LastRun | None) -> Iterator[str]:
@@ -359,7 +362,7 @@ def summary(report: Report, run: LastRun | None) -> Iterator[str]:
     else:
         per_second = f", {rate(run.documents / run.work_seconds)}" if run.work_seconds else ""
         yield (
-            f"this run: {count(run.documents, 'document')}{_origins(run)} in {duration(run.work_seconds)} of work"
+            f"this run: {count(run.documents, 'document')}{origins(run)} in {duration(run.work_seconds)} of work"
             f"{per_second}; {duration(run.wall_seconds)} from start to end"
         )
         if run.documents != totals.embedded:
@@ -372,13 +375,13 @@ def summary(report: Report, run: LastRun | None) -> Iterator[str]:
         yield f"not complete: {progress(report)}; the same run command continues from here"
 
 
-def _origins(run: LastRun) -> str:
-    """Return where a run's vectors come from, in parentheses; nothing if the endpoint made all of them."""
-    if not run.reused and not run.duplicates:
+def origins(sums: LastRun | Ledger) -> str:
+    """Return where a run's or a job's vectors come from, in parentheses; nothing if the endpoint made all of them."""
+    if not sums.reused and not sums.duplicates:
         return ""
-    parts = [f"{run.sent:,} sent"]
-    parts += [f"{run.reused:,} reused"] if run.reused else []
-    parts += [f"{run.duplicates:,} of equal texts"] if run.duplicates else []
+    parts = [f"{sums.sent:,} sent"]
+    parts += [f"{sums.reused:,} reused"] if sums.reused else []
+    parts += [f"{sums.duplicates:,} of equal texts"] if sums.duplicates else []
     return f" ({', '.join(parts)})"
 
 

@@ -19,7 +19,7 @@ from typing import Any, Literal, Union
 import orjson
 
 # Fields are added without a new version; a field that goes, or changes its meaning, makes one.
-VERSION: Literal[2] = 2
+REPORT_VERSION: Literal[2] = 2
 
 Verdict = Literal["endpoint", "client", "balanced", "unknown"]
 
@@ -502,7 +502,7 @@ def json_schema() -> dict[str, Any]:
     }
 
 
-def encode(value: object) -> bytes:
+def encode_json(value: object) -> bytes:
     """Return a report, or its schema, as JSON for people and programs."""
     return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
 
@@ -547,4 +547,4 @@ def _schema(hint: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.stdout.buffer.write(encode(json_schema()))
+    sys.stdout.buffer.write(encode_json(json_schema()))

@@ -18,11 +18,11 @@ from transforms.output.receipts import Receipt
 from transforms.reuse.partial import count_partial
 from transforms.storage import api as storage
 
-VERSION = 1
-RECENT_SECONDS = 300.0
+STATUS_VERSION = 1  # of the form of `status --json`
+RECENT_SECONDS = 300.0  # several shards, and yet soon after a change
 # A run that has no success for ten minutes gives up by itself (--give_up_after); a slow shard may take longer.
 STALLED_AFTER_SECONDS = 600.0
-STALLED_AFTER_SHARDS = 3
+STALLED_AFTER_SHARDS = 3  # times the longest shard
 _CONTINUES = "the same run command continues from here"
 
 
@@ -139,17 +139,14 @@ def status_of(
     receipts = list(ledger.receipts())
     state, why = decide_state(ledger.complete, receipts, marker, now)
     busy = active_seconds(receipts)
-    is_at_work = state in (State.RUNNING, State.STALLED)
-    overall = ledger.sent / busy if busy else None
-    recent = _recent_rate(receipts, marker, now, "sent") if is_at_work else None
+    running = marker if state in (State.RUNNING, State.STALLED) else None
     expected = ledger.records_expected(planned_records)
-    recent_records = _recent_rate(receipts, marker, now, "records") if is_at_work else None
-    per_second = recent_records or (ledger.records / busy if busy else None)
-    sums = sum_statistics(receipts)
+    per_second = _recent_rate(receipts, running, now, "records") or (ledger.records / busy if busy else None)
+    sums = sum_statistics(receipt.statistics for receipt in receipts)
     limit = bottleneck(sums, ledger.sent, busy)
     left = (expected - ledger.records) / per_second if expected is not None and per_second else None
     return Status(
-        version=VERSION,
+        version=STATUS_VERSION,
         state=state,
         why=why,
         model=job.model.model_id,
@@ -165,8 +162,8 @@ def status_of(
         duplicates=ledger.duplicates,
         partial=partial,
         dead_letters=dict(sorted(ledger.reasons().items())),
-        recent_rate=_rounded(recent, 2),
-        overall_rate=_rounded(overall, 2),
+        recent_rate=_rounded(_recent_rate(receipts, running, now, "sent"), 2),
+        overall_rate=_rounded(ledger.sent / busy if busy else None, 2),
         work_seconds=round(busy, 3),
         seconds_left=_rounded(left),
         tokens=sums.tokens,
@@ -202,7 +199,8 @@ def decide_state(complete: bool, receipts: list[Receipt], marker: RunMarker | No
     if marker.is_gone and not (marker.is_remote and now - last <= limit):
         return State.STOPPED, f"{marker}, is gone; {_CONTINUES}"
     silent = now - max(last, marker.since_seconds)
-    if _is_stalled(silent, limit, receipts):
+    # Before its first shard, nobody knows how long one takes.
+    if receipts and silent > limit:
         return State.STALLED, (
             f"{marker}, has finished no shard for {duration(silent)} (limit {duration(limit)}); see its log and the "
             "endpoint's"
@@ -212,11 +210,6 @@ def decide_state(complete: bool, receipts: list[Receipt], marker: RunMarker | No
     if not receipts and silent > limit:
         return State.RUNNING, f"{marker}, has finished no shard yet; see its log if the endpoint is not that slow"
     return State.RUNNING, str(marker)
-
-
-def _is_stalled(silent_seconds: float, limit_seconds: float, receipts: list[Receipt]) -> bool:
-    """Whether a run that is at work makes no progress; before its first shard, nobody knows how long one takes."""
-    return bool(receipts) and silent_seconds > limit_seconds
 
 
 def _max_silent_seconds(receipts: list[Receipt]) -> float:

@@ -16,12 +16,12 @@ from pipeline.reporting.schema import Bottleneck, Timeline, Verdict
 from transforms.elements import RequestStatistics
 from transforms.output.receipts import Receipt
 
-_MAX_BUCKETS = 100
+_MAX_BUCKETS = 100  # a chart is some 350 points wide
 _RECEIPTS_A_BUCKET = 2  # at least: of receipts that come in pairs, every other bucket would be empty otherwise
 _MIN_PAUSE = 1.0  # seconds
 _BUSY = 0.9  # share of the time: what is left of a device with it is lost between batches, not by what feeds it
-_MOSTLY_IDLE = 0.5
-_FEW_REQUESTS = 5
+_MOSTLY_IDLE = 0.5  # share of the time: then the endpoint could have done twice as much
+_FEW_REQUESTS = 5  # whose means say nothing
 # A text that arrives at a device at work waits on average for half of a batch, one that finds it free hardly at all.
 _NOT_WAITING = 0.1  # of the time in the device
 
@@ -125,12 +125,12 @@ def _sums_over_time(receipts: Sequence[Receipt], stretches: Sequence[Stretch]) -
     return np.array(rows).T
 
 
-def sum_statistics(receipts: Iterable[Receipt]) -> RequestStatistics:
-    """Return what all requests took."""
+def sum_statistics(parts: Iterable[RequestStatistics]) -> RequestStatistics:
+    """Return what all requests together took."""
     sums = RequestStatistics()
-    for receipt in receipts:
+    for part in parts:
         for field in fields(RequestStatistics):
-            value = getattr(receipt.statistics, field.name)
+            value = getattr(part, field.name)
             if isinstance(value, Counter):
                 sums.latency_ms.update(value)
             else:

@@ -1,4 +1,4 @@
-"""How many processes will share the endpoint, as far as a runner's options tell."""
+"""How many processes will share the endpoint, as far as a runner's options show."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LOOPBACK = "LOOPBACK"  # the work is done in the launcher
 
 
 def count_processes(options: PipelineOptions) -> int:
-    """Return the most worker processes that the options allow; 1 where they do not tell.
+    """Return the most worker processes that the options allow; 1 where they do not show.
 
     Threads do not count: those of one process share one client.
     """
@@ -37,7 +37,7 @@ def count_processes(options: PipelineOptions) -> int:
 
 
 def _on_flink(options: PipelineOptions) -> int:
-    """Slots, each of which may be on a machine of its own; the processes of a machine serve all slots that it has."""
+    """Return the processes of all slots: each may be on a machine of its own, whose processes serve all its slots."""
     flink, portable = options.view_as(FlinkRunnerOptions), options.view_as(PortableOptions)
     local = flink.flink_master in ("[local]", "[auto]")
     if (portable.environment_type or (_LOOPBACK if local else "")).upper() == _LOOPBACK:
@@ -46,7 +46,7 @@ def _on_flink(options: PipelineOptions) -> int:
 
 
 def _on_dataflow(options: PipelineOptions) -> int:
-    """Workers, with one process for each processor of theirs: Dataflow starts so many."""
+    """Return the processors of all workers: Dataflow starts a process on each."""
     workers = options.view_as(WorkerOptions)
     machines = workers.max_num_workers or workers.num_workers or 1
     if _ONE_PROCESS_A_WORKER in (options.view_as(DebugOptions).experiments or ()):

@@ -20,8 +20,8 @@ from transforms.output.folder import OutputFolder
 from transforms.output.receipts import Receipt
 from transforms.storage.base import StorageError
 
-_INTERVAL_SECONDS = 1.0
-_REDRAW_SECONDS = 0.5
+_INTERVAL_SECONDS = 1.0  # between two looks at the folder, or more: see _PAUSE_A_LOOK
+_REDRAW_SECONDS = 0.5  # a person sees that it goes on
 _PAUSE_A_LOOK = 20.0  # listing a bucket of many receipts takes seconds, and costs a little each time
 # Dead letters of these reasons were in the endpoint's hands; those of other reasons were not sent.
 _SENT = {Reason.OVERLONG_TEXT.value, Reason.REJECTED_BY_ENDPOINT.value, Reason.INVALID_VECTOR.value}

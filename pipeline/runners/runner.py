@@ -39,6 +39,7 @@ from transforms.tei.errors import (
     ModelChanged,
     NotTei,
     PairingBroken,
+    VectorsDoubtful,
 )
 
 _logger = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ _OWN_ERRORS: dict[str, type[Exception]] = {
         ModelChanged,
         NotTei,
         PairingBroken,
+        VectorsDoubtful,
         EndpointError,
         DamagedSource,
         SourceChanged,

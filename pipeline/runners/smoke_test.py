@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from apache_beam.options.pipeline_options import StandardOptions
 
-from pipeline.errors import ExitCode, NotProven, PipelineFailed, lines_of
+from pipeline.errors import ExitCode, NotProven, PipelineFailed, message_lines
 from pipeline.runners.runner import beam_options
 from transforms.output.folder import OutputFolder
 from transforms.storage import api as storage
@@ -73,7 +73,7 @@ def run_smoke_test(root: str, endpoint: EndpointSettings, beam: Sequence[str], e
         patient = dataclasses.replace(endpoint, give_up_after=min(endpoint.give_up_after, _GIVE_UP_SECONDS))
         embed_and_prove(place.path("in/documents.ndjson"), place.path("out"), patient, len(_DOCUMENTS[0]))
     except (EndpointError, StorageError, PipelineFailed, NotProven) as error:
-        first, *more = lines_of(error)
+        first, *more = message_lines(error)
         raise PipelineFailed(
             f"{runner} did not embed ten documents: {first}",
             *more,

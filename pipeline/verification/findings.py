@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-MAX_SHOWN = 10
+MAX_SHOWN = 10  # the first ones show the cause; a damaged folder may have millions
 
 
 class WrongLine(Exception):

@@ -9,15 +9,14 @@ import numpy as np
 
 from pipeline.verification.findings import WrongLine
 from pipeline.verification.vectors import is_array_of_numbers, parse_vector, vector_of
-from transforms.elements import DeadLetter, Document
+from transforms.elements import DeadLetter, Document, text_as_sent
 from transforms.ndjson.lines import Line
 from transforms.ndjson.parse import TextField, parse_line
 from transforms.ndjson.splice import json_key, split_document
 from transforms.output.layout import PARQUET, Layout
-from transforms.output.ndjson_output import MAX_LINE_BYTES
+from transforms.output.ndjson_output import MAX_OUTPUT_LINE_BYTES
 from transforms.output.parquet_output import ParquetRow
 from transforms.output.values import column_values
-from transforms.reuse.keys import text_as_sent
 
 
 class RowCheck(Protocol):
@@ -57,7 +56,7 @@ class NdjsonCheck:
 
     def parse(self, row: Line, path: str, text_field: TextField) -> Document | DeadLetter | None:
         """Parse the line."""
-        return parse_line(row, path, text_field, self._field, MAX_LINE_BYTES)
+        return parse_line(row, path, text_field, self._field, MAX_OUTPUT_LINE_BYTES)
 
     def vector_alone(self, row: Line, parsed: Document) -> bytes:
         """Return the vector in a line."""
@@ -93,7 +92,7 @@ class ParquetCheck:
     def parse(self, row: ParquetRow, path: str, text_field: TextField) -> Document | DeadLetter | None:
         """Parse the record."""
         line = Line(row.number, row.record, len(row.record))
-        return parse_line(line, path, text_field, self._layout.embedding_field, MAX_LINE_BYTES)
+        return parse_line(line, path, text_field, self._layout.embedding_field, MAX_OUTPUT_LINE_BYTES)
 
     def vector_alone(self, row: ParquetRow, parsed: Document) -> bytes:
         """Compare a row with its own record."""

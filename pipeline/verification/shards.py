@@ -30,7 +30,7 @@ from transforms.output.folder import OutputFolder
 from transforms.output.formats import Row, format_of
 from transforms.output.layout import NDJSON, Layout
 from transforms.output.receipts import Receipt
-from transforms.read_shards import MAX_LINE_BYTES, ShardTooDense, SourceChanged, lines_of
+from transforms.read_shards import MAX_LINE_BYTES, ShardTooDense, SourceChanged, lines_by_shard
 from transforms.storage import api as storage
 from transforms.storage.api import WrittenFile
 from transforms.write_dead_letters import decode_dead_letter
@@ -85,7 +85,7 @@ class ShardWork:
 
 
 @dataclass
-class Outcome:
+class CheckedShards:
     """The result of a work item.
 
     Attributes:
@@ -103,32 +103,32 @@ class Outcome:
     records: int = 0
 
 
-def check_shards(item: ShardWork) -> Outcome:
+def check_shards(item: ShardWork) -> CheckedShards:
     """Check the shards of a work item, all their files as streams."""
-    outcome, sample, expected = Outcome(), Reservoir(item.sample, f"{item.seed} {item.work.name}"), item.expected
+    result, sample, expected = CheckedShards(), Reservoir(item.sample, f"{item.seed} {item.work.name}"), item.expected
 
     def path_of(_: int, shard: int) -> str:
         return item.output.path(_output_name(item, Shard(item.work.source, shard, 0, None)))
 
     shared = SharedVectors(path_of, expected.text_field, expected.layout.embedding_field)
     shards: Iterable[tuple[Shard, Iterable[Line] | None]]
-    shards = [(item.work, None)] if item.without_source else lines_of(item.work, expected.shard_bytes)
+    shards = [(item.work, None)] if item.without_source else lines_by_shard(item.work, expected.shard_bytes)
     try:
         for shard, lines in shards:
             receipt = item.receipts.get(shard.index)
             if receipt is None:  # that it is missing was found before
                 continue
-            check = _ShardCheck(shard, receipt, item, outcome.findings, sample)
+            check = _ShardCheck(shard, receipt, item, result.findings, sample)
             rows = check.run(lines)
-            outcome.records += receipt.records
+            result.records += receipt.records
             if problem := shared.judge(rows):
-                outcome.findings.add(f"{_output_name(item, shard)}: {problem}")
+                result.findings.add(f"{_output_name(item, shard)}: {problem}")
             else:
                 shared.add(rows)
     except (DamagedSource, ShardTooDense, SourceChanged) as error:
-        outcome.broken = str(error)
-    outcome.picks, outcome.rows = sample.picks, shared.rows
-    return outcome
+        result.broken = str(error)
+    result.picks, result.rows = sample.picks, shared.rows
+    return result
 
 
 def _output_name(item: ShardWork, shard: Shard) -> str:
@@ -346,7 +346,7 @@ def _shown(reasons: Mapping[str, int]) -> str:
 
 
 def is_own_file(output: OutputFolder, name: str) -> bool:
-    """Whether a file is in the folder itself, and not by way of a link."""
+    """Return whether a file is in the folder itself, and not by way of a link."""
     if not storage.is_local(output.root):
         return True
     return os.path.realpath(f"{output.root}/{name}") == f"{os.path.realpath(output.root)}/{name}"

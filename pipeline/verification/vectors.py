@@ -30,7 +30,7 @@ _MAX_ROWS = 1 << 20  # 32 MB
 # Vectors of different texts are equal where a tokenizer makes the same of both. That happens to one text in thousands.
 _ALLOWED_PAIRS = 2
 _ALLOWED_SHARE = 0.001
-_MAX_PAIRS_READ = 200
+_MAX_PAIRS_READ = 200  # each takes two reads of output files
 _MAX_PREFIX = 1000  # characters; of texts with the same beginning, truncation may leave the same
 
 
@@ -65,7 +65,7 @@ def parse_vector(data: bytes) -> list[float]:
 
 
 def is_array_of_numbers(value: object) -> TypeGuard[list[float]]:
-    """Whether a JSON value is an array of numbers alone; to JSON, true is none."""
+    """Return whether a JSON value is an array of numbers alone; to JSON, true is none."""
     return isinstance(value, list) and {float, int}.issuperset(map(type, value))
 
 
@@ -179,7 +179,7 @@ class SharedVectors:
 
 
 def is_same_to_a_tokenizer(one: str, other: str) -> bool:
-    """Whether a tokenizer may make the same of two texts, which differ in case, accents or signs, or far behind."""
+    """Return whether a tokenizer may make the same of two texts: they differ in case, accents, signs, or far behind."""
     return _folded(one) == _folded(other) or (
         len(one) > _MAX_PREFIX and len(other) > _MAX_PREFIX and one[:_MAX_PREFIX] == other[:_MAX_PREFIX]
     )

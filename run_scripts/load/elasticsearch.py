@@ -13,7 +13,7 @@ sys.path[0] = str(Path(__file__).parents[2])
 import orjson
 import pyarrow as pa
 
-from run_scripts.load.loading import EmbeddedFolder, run
+from run_scripts.load.loading import EmbeddedFolder, run, vectors_of
 
 _TYPES = {pa.int64(): "long", pa.float64(): "double", pa.bool_(): "boolean"}
 _MAX_VERSIONS = 65_536  # shards of an index that are counted: as many as Elasticsearch takes
@@ -68,9 +68,8 @@ class BulkFiles:
         self._rows[version] = 0
         with self._bulk.open("ab") as file:
             for batch in batches:
-                vectors = batch["embedding"].flatten().to_numpy().reshape(len(batch), -1)
                 rows = batch.drop_columns(["embedding"]).to_pylist()
-                for row, vector in zip(rows, vectors, strict=True):
+                for row, vector in zip(rows, vectors_of(batch), strict=True):
                     action = {"index": {"_index": self._index, "_id": row["row_id"]}}
                     file.write(orjson.dumps(action) + b"\n")
                     # The shortest decimals that give back the same float32.

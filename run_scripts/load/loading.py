@@ -10,7 +10,7 @@ import uuid
 from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,27 +22,26 @@ from pipeline.logs import configure_logging
 configure_logging()  # first of all: Beam warns when it is imported
 
 from pipeline.commands.console import say
-from pipeline.errors import ExitCode, NotProven, UsageError, lines_of
+from pipeline.errors import ExitCode, NotProven, UsageError, message_lines
 from pipeline.job.ledger import read_ledger
 from pipeline.job.sharding import read_plan
 from pipeline.job.spec import JobSpec, require_job
 from pipeline.reporting.numbers import count
 from pipeline.runners.progress import CountBar
-from transforms.elements import Document
+from transforms.elements import Document, text_as_sent
 from transforms.ndjson.lines import chunks_from, split_lines
-from transforms.ndjson.parse import BOM, parse_object, text_of
+from transforms.ndjson.parse import BOM, parse_object, text_of, value_of
 from transforms.ndjson.splice import json_key, split_document
 from transforms.output.folder import OutputFolder
+from transforms.output.ndjson_output import MAX_OUTPUT_LINE_BYTES
 from transforms.output.receipts import Receipt
-from transforms.reuse.keys import text_as_sent
 from transforms.storage import api as storage
-from transforms.storage.api import Crc32c
+from transforms.storage.api import WrittenFile
 from transforms.storage.base import StorageError
 
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "tayyar")  # of all ids, so that every load gives a row the same one
 _BATCH_ROWS = 2048
 _BATCH_BYTES = 1 << 24  # of lines: what ends a batch of long ones
-_MAX_LINE_BYTES = 1 << 27  # of an output: a record and its vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +155,9 @@ class EmbeddedFolder:
 
     def _require_intact(self, file: OutputFile) -> None:
         """Compare the file's checksum with its receipt's: a damaged vector may still look like one."""
-        crc, written = Crc32c(), file.receipt.output
         with storage.open_for_reading(self.output.path(file.path)) as stream:
-            for chunk in chunks_from(stream):
-                crc.update(chunk)
-        if written is None or crc.base64() != written.crc32c:
+            found = WrittenFile.of(file.path, chunks_from(stream))
+        if found != file.receipt.output:
             raise NotProven(
                 f"{file.path} has another checksum than in its receipt: it is damaged. Delete "
                 f"{self.output.receipt(file.receipt.shard)} and run again, which embeds the shard anew."
@@ -184,7 +181,7 @@ class EmbeddedFolder:
             embedding = self._embedding(np.frombuffer(vectors, np.float32))
             return pa.RecordBatch.from_arrays([*arrays, embedding], names=["text", "record", "embedding"])
 
-        for line in split_lines(chunks_from(stream), 0, _MAX_LINE_BYTES):
+        for line in split_lines(chunks_from(stream), 0, MAX_OUTPUT_LINE_BYTES):
             record, _ = parse_object(line.content.removeprefix(BOM))
             text = text_of(record, made.text_field)
             texts.append(text_as_sent(text))
@@ -219,15 +216,19 @@ def _id_in(line: str, field: str, place: str) -> str:
         NotProven: naming the place, if it has none.
     """
     record, _ = parse_object(line.encode().removeprefix(BOM))
-    value: Any = record
-    for name in [field] if field in record else field.split("."):
-        value = value.get(name) if isinstance(value, dict) else None
+    value = value_of(record, field)
     if type(value) not in (str, int):
         raise NotProven(
             f"{place} has {value!r} in the field {field!r}, where --id needs a text or a whole number. Name another "
             "field, or leave --id out."
         )
     return str(value)
+
+
+def vectors_of(batch: pa.RecordBatch) -> npt.NDArray[np.float32]:
+    """Return the embeddings in a batch: float32[rows, dimensions]."""
+    vectors: npt.NDArray[np.float32] = batch["embedding"].flatten().to_numpy().reshape(len(batch), -1)
+    return vectors
 
 
 def _without_vector(document: Document, key: bytes) -> bytes:
@@ -337,7 +338,7 @@ def run(
         with contextlib.closing(open_table(options.database, name, folder)) as table:
             load(folder, table)
     except (UsageError, NotProven, StorageError, OSError) as error:
-        first, *more = lines_of(error)
+        first, *more = message_lines(error)
         for line in (f"{sys.argv[0]}: {first}", *more):
             say(line, sys.stderr)
         codes: dict[type[Exception], ExitCode] = {UsageError: ExitCode.USAGE, NotProven: ExitCode.NOT_PROVEN}

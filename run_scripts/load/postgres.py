@@ -12,7 +12,7 @@ sys.path[0] = str(Path(__file__).parents[2])
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from run_scripts.load.loading import EmbeddedFolder, how_to_install, run
+from run_scripts.load.loading import EmbeddedFolder, how_to_install, run, vectors_of
 
 try:
     import psycopg
@@ -58,12 +58,11 @@ class PostgresTable:
                 self._copy(batch)
 
     def _copy(self, batch: pa.RecordBatch) -> None:
-        *plain, embedding = batch.columns
-        vectors = embedding.flatten().to_numpy().reshape(len(batch), -1)
+        *plain, _ = batch.columns
         copy_in = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(self._name, self._columns)
         with self._connection.cursor().copy(copy_in) as copy:
             copy.set_types(self._types)
-            for row in zip(*(column.to_pylist() for column in plain), vectors, strict=True):
+            for row in zip(*(column.to_pylist() for column in plain), vectors_of(batch), strict=True):
                 copy.write_row(row)
 
     def delete(self, versions: Collection[str]) -> None:

@@ -13,7 +13,7 @@ sys.path[0] = str(Path(__file__).parents[2])
 
 import pyarrow as pa
 
-from run_scripts.load.loading import NAMESPACE, EmbeddedFolder, how_to_install, run
+from run_scripts.load.loading import NAMESPACE, EmbeddedFolder, how_to_install, run, vectors_of
 
 try:
     from qdrant_client import QdrantClient, models
@@ -51,10 +51,9 @@ class QdrantCollection:
     def replace(self, version: str, former: Collection[str], batches: Iterator[pa.RecordBatch]) -> None:
         """See `Table`. Points of this version that an interrupted load has written are written again: ids are equal."""
         for batch in batches:
-            vectors = batch["embedding"].flatten().to_numpy().reshape(len(batch), -1)
             payload = batch.drop_columns(["embedding"]).to_pylist()
             ids = [_point_id(row["row_id"]) for row in payload]
-            self._client.upload_collection(self._name, vectors, payload, ids, batch_size=256, wait=True)
+            self._client.upload_collection(self._name, vectors_of(batch), payload, ids, batch_size=256, wait=True)
         self.delete(former)
 
     def delete(self, versions: Collection[str]) -> None:

@@ -155,8 +155,8 @@ class _Submitted:
 
     vectors: Vectors
 
-    def so_far(self) -> tuple[Vectors, frozenset[int]]:
-        return self.vectors, frozenset()
+    def so_far(self) -> Vectors:
+        return self.vectors
 
 
 def compare_reuse(work: Path, documents: int, rounds: int) -> list[table.Row]:

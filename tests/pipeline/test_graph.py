@@ -23,7 +23,7 @@ from transforms.ndjson.parse import parse_line
 from transforms.ndjson.splice import json_key, split_at_vector
 from transforms.output.folder import OutputFolder
 from transforms.output.receipts import Receipt
-from transforms.sum_receipts import Totals
+from transforms.sum_receipts import ReceiptSums
 from transforms.tei.settings import EndpointSettings
 from transforms.write_dead_letters import decode_dead_letter
 
@@ -107,8 +107,8 @@ def test_the_graph_does_what_a_plain_loop_does(
     assert (embedded, dead) == (160, 9)
     with local_pipeline() as pipeline:
         outputs = graph.build(pipeline, shards_of(plan), settings(hash_tei, output, shard_bytes, max_in_flight))
-        counts = outputs.totals | beam.Map(lambda totals: totals._replace(shards=0))
-        assert_that(counts, equal_in_any_order([Totals(0, 169, 160, 9)]))
+        counts = outputs.sums | beam.Map(lambda sums: sums._replace(shards=0))
+        assert_that(counts, equal_in_any_order([ReceiptSums(0, 169, 160, 9)]))
     names = sorted(output.list())
     for name, (lines, offsets) in expected.items():
         parts = [path for path in names if path.startswith(f"data/{name}-")]

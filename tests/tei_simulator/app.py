@@ -216,12 +216,14 @@ class SimulatedTei(TeiApp):
 
     async def answer(self, request: Request, parsed: EmbedRequest) -> Embedded:
         """Embed, unless a fault comes before."""
+        is_scripted = bool(self._script)
         fault = self._next_fault() if self.faults.embed else Fault.OK
         self.statistics.begin(parsed)
         try:
             await self._fail_before(fault, request)
-            embedded = self._mixed(await super().answer(request, parsed), parsed)
-            embedded = _damaged(embedded, fault)
+            embedded = await super().answer(request, parsed)
+            embedded = embedded if is_scripted else self._mixed(embedded, parsed)
+            embedded = _damaged(embedded, fault, self._random)
         except refusals.Refusal as refusal:
             self.statistics.rejected += refusal.error_type is refusals.ErrorType.OVERLOADED
             raise
@@ -380,14 +382,18 @@ def _json(value: object) -> Response:
     return Response(orjson.dumps(value), media_type="application/json")
 
 
-def _damaged(embedded: Embedded, fault: Fault) -> Embedded:
+def _damaged(embedded: Embedded, fault: Fault, rng: random.Random) -> Embedded:
     if fault is Fault.SHORT_REPLY:
         return replace(embedded, vectors=embedded.vectors[:-1])
     if fault is Fault.PERMUTED:
         return replace(embedded, vectors=np.roll(embedded.vectors, 1, axis=0))
     if fault is Fault.SHUFFLED:
-        rows = np.arange(len(embedded.vectors))
-        rows[[0, -1]] = rows[[-1, 0]]
+        rows = rng.sample(range(len(embedded.vectors)), len(embedded.vectors))
+        return replace(embedded, vectors=embedded.vectors[rows])
+    if fault is Fault.SWAPPED and len(embedded.vectors) > 1:
+        rows = list(range(len(embedded.vectors)))
+        one, other = rng.sample(rows, 2)
+        rows[one], rows[other] = other, one
         return replace(embedded, vectors=embedded.vectors[rows])
     if fault is Fault.WRONG_DIMENSIONS:
         return replace(embedded, vectors=np.ascontiguousarray(embedded.vectors[:, :-1]))

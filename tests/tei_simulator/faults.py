@@ -32,7 +32,8 @@ class Fault(enum.Enum):
     SHORT_REPLY = "short_reply"  # the last row is missing
     WRONG_DIMENSIONS = "wrong_dimensions"  # the last component of each row is missing
     PERMUTED = "permuted"  # each row in another's place
-    SHUFFLED = "shuffled"  # two rows have changed places
+    SHUFFLED = "shuffled"  # the rows in any order
+    SWAPPED = "swapped"  # two rows have changed places
     DRIP = "drip"  # the reply a few bytes at a time, for ever
     CRASH = "crash"  # all connections reset, new ones refused for a while
 
@@ -62,7 +63,8 @@ class Faults:
         short_reply: chance that the last row is missing.
         wrong_dimensions: chance that rows lack a component.
         permuted: chance that no row is in its place.
-        shuffled: chance that two rows have changed places.
+        shuffled: chance that the rows are in any order.
+        swapped: chance that two rows have changed places.
         drip: chance of a reply that never gets whole, though bytes keep coming.
         null_rows: chance that one text's row has a null.
         null_marker: texts with this in them always have a row of nulls.
@@ -78,7 +80,8 @@ class Faults:
         model_seed: which model replies; another one has another sha and other vectors.
         same_name: whether the sha stays as it is for seed 0, whichever model replies.
         info_fields: fields of `/info` with other values; a null leaves the field out.
-        mix: share of replies for embeddings that come from `other_seed`'s model under the same name.
+        mix: share of replies for embeddings, once `script` is used up, that come from `other_seed`'s model under the
+            same name.
         swap_at: after how many texts, counted from when this was set, all replies come from `other_seed`'s model under
             the same name; 0 for at once, None for never.
         other_seed: the model of `mix` and `swap_at`.
@@ -117,6 +120,7 @@ class Faults:
     wrong_dimensions: float = 0.0
     permuted: float = 0.0
     shuffled: float = 0.0
+    swapped: float = 0.0
     drip: float = 0.0
     null_rows: float = 0.0
     null_marker: str | None = None
@@ -215,5 +219,6 @@ _DRAWN = (
     Fault.WRONG_DIMENSIONS,
     Fault.PERMUTED,
     Fault.SHUFFLED,
+    Fault.SWAPPED,
     Fault.DRIP,
 )

@@ -18,7 +18,14 @@ from tests.tei_simulator.clients import Simulator
 from tests.tei_simulator.hash_model import expected_vector
 from tests.tei_simulator.process import TeiSimulator
 from transforms.elements import Reason, RequestStatistics
-from transforms.embed_texts import EmbedOrReject, EmbedTexts, RejectedText, _EmbedOrReject, find_problem, outcomes_of
+from transforms.embed_texts import (
+    EmbedOrReject,
+    EmbedTexts,
+    RejectedText,
+    _EmbedOrReject,
+    find_problem,
+    vectors_or_rejections,
+)
 from transforms.tei import sharing
 from transforms.tei.client import TeiClient
 from transforms.tei.errors import EndpointUnreachable, ModelChanged
@@ -106,7 +113,7 @@ def test_what_need_not_be_sent(texts: Any, problem: tuple[Reason, str] | None) -
 def test_elements_of_several_texts_get_several_vectors_or_the_first_rejection() -> None:
     vectors = np.arange(10, dtype=np.float32).reshape(5, 2)
     elements: list[Any] = ["a", {"x": "b", "y": "c"}, {"x": "d", "y": "e"}]
-    first, second, third = outcomes_of(elements, Embeddings(vectors, {4: REFUSED}, RequestStatistics()))
+    first, second, third = vectors_or_rejections(elements, Embeddings(vectors, {4: REFUSED}, RequestStatistics()))
     assert isinstance(first, np.ndarray)
     assert isinstance(second, dict)
     assert first.tolist() == [0, 1]

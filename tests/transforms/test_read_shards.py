@@ -30,7 +30,7 @@ from transforms.read_shards import (
     ShardTooDense,
     SourceChanged,
     cut_stream,
-    lines_of,
+    lines_by_shard,
     parse_shard,
     read_damage,
 )
@@ -112,7 +112,7 @@ def test_a_source_that_changed_is_not_read(tmp_path: Path, change: str, ending: 
         path.write_bytes(path.read_bytes() * 2)
         os.utime(path, ns=(int(source.version), int(source.version)))
     with pytest.raises(SourceChanged, match=str(path)):
-        list(lines_of(Shard(source, 0, 0, None if ending else 3), 100))
+        list(lines_by_shard(Shard(source, 0, 0, None if ending else 3), 100))
 
 
 @pytest.mark.parametrize("ending", ["", ".gz"])
@@ -120,7 +120,7 @@ def test_a_source_that_changes_while_it_is_read_is_noticed(tmp_path: Path, endin
     path = tmp_path / f"x.ndjson{ending}"
     content = b'{"content": "a"}\n' * 20
     source = write(path, gzip.compress(content) if ending else content)
-    reading = lines_of(Shard(source, 0, 0, None if ending else len(content)), 100)
+    reading = lines_by_shard(Shard(source, 0, 0, None if ending else len(content)), 100)
     next(reading)
     os.utime(path, ns=(int(source.version), int(source.version) + 1))
     with pytest.raises(SourceChanged, match=str(path)):
@@ -237,7 +237,7 @@ def test_a_small_compressed_file_of_tiny_records_takes_bounded_memory(tmp_path: 
     source = write(tmp_path / "x.ndjson.gz", gzip.compress(b"{}\n" * 1_000_000))
     assert source.size < 3000
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    shards = lines_of(Shard(source, 0, 0, None), 16 << 20)
+    shards = lines_by_shard(Shard(source, 0, 0, None), 16 << 20)
     with pytest.raises(ShardTooDense, match="more than 400000 records"):
         list(shards)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150 << 10  # KiB
@@ -265,7 +265,7 @@ def test_a_small_file_that_grows_a_thousandfold_is_read_in_bounded_memory(tmp_pa
     tracemalloc.start()
     try:
         records = 0
-        for shard, lines in lines_of(Shard(source, 0, 0, None), 4 << 20):
+        for shard, lines in lines_by_shard(Shard(source, 0, 0, None), 4 << 20):
             records += parse_shard(shard, lines, "content", "embedding").records
         _, peak = tracemalloc.get_traced_memory()
     finally:

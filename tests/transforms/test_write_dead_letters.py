@@ -16,7 +16,6 @@ from transforms.write_dead_letters import (
     WriteDeadLetters,
     decode_dead_letter,
     encode_dead_letter,
-    encode_dead_letters,
 )
 
 LETTERS = st.builds(
@@ -92,5 +91,5 @@ def test_each_shard_gets_its_file(tmp_path: Path) -> None:
     with local_pipeline() as pipeline:
         _ = pipeline | beam.Create(shards) | WriteDeadLetters(folder(tmp_path))
     files = {str(path.relative_to(tmp_path)): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    expected = b"".join(encode_dead_letters(shards[0].dead_letters))
+    expected = b"".join(map(encode_dead_letter, shards[0].dead_letters))
     assert files == {"dead_letters/wiki-00000.ndjson": expected, "dead_letters/wiki-00001.ndjson": expected}

@@ -18,7 +18,7 @@ from tests.shards import JOB, LAYOUT, MADE, embedded_shard, folder, letter
 from transforms.elements import Document, Reason
 from transforms.output.layout import NDJSON, Layout
 from transforms.output.receipts import Receipt, decode_receipt, is_done
-from transforms.write_dead_letters import encode_dead_letters
+from transforms.write_dead_letters import encode_dead_letter
 from transforms.write_embedded import WriteEmbedded, write_shard
 
 
@@ -58,7 +58,9 @@ def test_the_receipt_vouches_for_the_dead_letters_that_another_step_writes(tmp_p
     assert receipt.reasons == {"missing_text": 2, "invalid_utf8": 1}
     assert receipt.balances
     assert not is_done(output, shard.shard, JOB)
-    assert receipt.dead_letter_output == output.write("dead_letters/wiki-00000.ndjson", encode_dead_letters(letters))
+    assert receipt.dead_letter_output == output.write(
+        "dead_letters/wiki-00000.ndjson", map(encode_dead_letter, letters)
+    )
     assert is_done(output, shard.shard, JOB)
 
 

@@ -19,7 +19,7 @@ COMPRESSIONS = (".gz", ".bz2", ".zst")
 # as far as the data fill it, so that a header that claims much costs little.
 MAX_WINDOW_LOG = 31
 MAGIC_BYTES = 18  # enough of a file to recognise its codec, and a zstd frame's window
-_INPUT_BYTES = 1 << 16
+_INPUT_BYTES = 1 << 16  # compressed, at a time
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")  # a zstd frame that holds no data, such as pzstd writes first
 
@@ -113,7 +113,10 @@ class _Decompressor(Protocol):
 
 
 def _streams(file: BinaryIO, start: Callable[[], _Decompressor]) -> Iterator[bytes]:
-    """Decompress one stream behind the other; the library's own BZ2File takes a damaged second one for rubbish."""
+    """Yield the decompressed bytes of one stream after the other.
+
+    Not by the library's own BZ2File, which silently drops a second stream that is damaged.
+    """
     data = file.read(_INPUT_BYTES)
     while data:
         if len(data) < MAGIC_BYTES:  # what is behind a stream may be the first few bytes of the next one

@@ -70,7 +70,7 @@ def _last_literal_of(line: bytes, key: bytes) -> tuple[int, int] | None:
 
 
 def _may_be_escaped(line: bytes, key: bytes) -> bool:
-    """Whether a line may hold the name in another spelling than `json_key`'s, escaped or with an escaped slash."""
+    """Return whether a line may spell the name otherwise than `json_key` does: escaped, or with an escaped slash."""
     return b"\\u" in line or (b"/" in key and b"\\/" in line)
 
 

@@ -1,1 +1,1 @@
-"""The output folder as workers see it: `folder`, `receipts`, `json_fields`."""
+"""The output folder as workers see it: `folder`, `receipts`; `formats` and their `layout`, `values`; `json_fields`."""

@@ -69,43 +69,48 @@ class OutputFolder:
 
     @property
     def job(self) -> str:
-        """The description of the vectors."""
+        """The name of the file that describes the job: see `pipeline.job.spec`."""
         return f"{JOB}/job.json"
 
     @property
     def plan(self) -> str:
-        """The sources, one line each."""
+        """The name of the file that lists the sources, a line for each."""
         return f"{JOB}/plan.ndjson"
 
     @property
     def report(self) -> str:
-        """The results of the run."""
+        """The name of the report for programs."""
         return f"{JOB}/report.json"
 
     @property
     def receipts(self) -> str:
-        """The folder of the receipts."""
+        """The name of the folder with the receipts of all shards."""
         return f"{JOB}/receipts"
 
     @property
     def temporary(self) -> str:
-        """The folder of the files that are not yet whole, of all runs."""
+        """The name of the folder in which all runs write files before these are whole."""
         return f"{JOB}/tmp"
 
     def embedded(self, shard: str, output_format: str = "ndjson") -> str:
-        """Return the name of the file of a shard's embedded documents, in `ndjson` or `parquet`."""
+        """Return the name of the file with a shard's embedded documents.
+
+        Args:
+            shard: its name, as `Shard.name` gives it; here and below.
+            output_format: `ndjson` or `parquet`.
+        """
         return f"{DATA}/{shard}.{output_format}"
 
     def dead_letters(self, shard: str) -> str:
-        """The dead letters of the shard with this name."""
+        """Return the name of the file with a shard's dead letters."""
         return f"{DEAD_LETTERS}/{shard}.ndjson"
 
     def receipt(self, shard: str) -> str:
-        """The receipt of the shard with this name."""
+        """Return the name of a shard's receipt."""
         return f"{self.receipts}/{shard}.json"
 
     def keys(self, shard: str) -> str:
-        """The keys of the texts of the shard with this name: see `transforms.reuse.keys`."""
+        """Return the name of the file with the keys of a shard's texts: see `transforms.reuse.keys`."""
         return f"{JOB}/keys/{shard}.u64"
 
     def path(self, name: str) -> str:
@@ -117,10 +122,23 @@ class OutputFolder:
         return self._join(name, name)
 
     def _path_to_replace(self, name: str) -> str:
-        """Return a path to write or delete: the file itself may be a link, which is replaced or removed itself."""
+        """Return the whole path of a file to write or delete.
+
+        Here the last part of the name may be a link: writing replaces the link, and deleting removes it, whereas what
+        it leads to stays. The folders above it may be none.
+        """
         return self._join(name, name.rpartition("/")[0])
 
     def _join(self, name: str, without_links: str) -> str:
+        """Return the folder's path and a name, both checked.
+
+        Args:
+            name: of a file in this folder.
+            without_links: the part of the name, from its beginning, that must hold no link.
+
+        Raises:
+            StorageError: if the name leads out of the folder or cannot be on a disk, or there is a link.
+        """
         on_disk = storage.is_local(self.root)
         try:
             check_name(name, on_disk=on_disk)
@@ -161,14 +179,18 @@ class OutputFolder:
         storage.delete_empty_folder(self.path(self.temporary))
 
     def delete(self, names: Iterable[str]) -> None:
-        """Delete those of these files whose names have Tayyar's own form; the others are somebody else's and stay.
+        """Delete files. Those whose names have not the form of Tayyar's own are somebody else's, and stay.
 
-        Missing files are no error. A link is removed itself, and whatever it leads to stays.
+        Missing files are no error. Of a link, the link is deleted, and what it leads to stays.
         """
         storage.delete([self._path_to_replace(name) for name in names if _OWN_NAME.fullmatch(name)])
 
     def list(self, folder: str = "") -> dict[str, storage.FileStat]:
-        """Return every file below a folder of the output, by name; no link is followed, each one is listed as such."""
+        """Return the descriptions of all files below a folder of the output, by their names.
+
+        Args:
+            folder: its name; empty for the whole output. No link below it is followed; each is listed as a link.
+        """
         top = self._path_to_replace(folder) if folder else self.root
         # The root may be a link, as it was given; a folder below it may not.
         found = self.stat(folder) if folder and storage.is_local(self.root) else None

@@ -1,4 +1,4 @@
-"""The formats of outputs alike: each file's format is the module that its name's ending says."""
+"""One interface to the formats of outputs: the ending of a file's name chooses the module."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, Union
 Kind = TypeVar("Kind")
 
 
-def build(kind: type[Kind], fields: Mapping[str, Any]) -> Kind:
+def build_dataclass(kind: type[Kind], fields: Mapping[str, Any]) -> Kind:
     """Return `kind(**fields)`.
 
     Args:
@@ -27,7 +27,7 @@ def build(kind: type[Kind], fields: Mapping[str, Any]) -> Kind:
     return kind(**fields)
 
 
-def require_text(value: object) -> str:
+def require_string(value: object) -> str:
     """Return a value that must be a string, one of a list in a JSON file.
 
     Raises:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from transforms.output.json_fields import build
+from transforms.output.json_fields import build_dataclass
 
 
 class OutputFormat(enum.Enum):
@@ -25,7 +25,7 @@ class VectorType(enum.Enum):
 
 
 NDJSON, PARQUET = OutputFormat.NDJSON.value, OutputFormat.PARQUET.value
-FORMATS = (NDJSON, PARQUET)
+OUTPUT_FORMATS = (NDJSON, PARQUET)
 FLOAT32, FLOAT16 = VectorType.FLOAT32.value, VectorType.FLOAT16.value
 VECTOR_TYPES = (FLOAT32, FLOAT16)
 STRING, INT64, DOUBLE, BOOL, JSON = "string", "int64", "double", "bool", "json"
@@ -69,7 +69,7 @@ def decode_columns(values: Iterable[Mapping[str, Any]]) -> tuple[Column, ...]:
         TypeError: if a field is missing or of another type.
         ValueError: if a type is unknown, or two columns have the same name.
     """
-    columns = tuple(build(Column, value) for value in values)
+    columns = tuple(build_dataclass(Column, value) for value in values)
     for column in columns:
         if column.type not in (STRING, INT64, DOUBLE, BOOL, JSON):
             raise ValueError(f"the column {column.name!r} has the type {column.type!r}")

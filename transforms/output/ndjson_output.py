@@ -15,9 +15,9 @@ from transforms.storage.api import Crc32c, WrittenFile
 
 PLACE = "byte"
 # An output line is an input line and a vector, whose size is not known where lines are cut.
-MAX_LINE_BYTES = 1 << 30
+MAX_OUTPUT_LINE_BYTES = 1 << 30
 _BLOCK_BYTES = 1 << 18  # as much as is still in the cache when it is written
-_READ_BYTES = 1 << 16
+_READ_BYTES = 1 << 16  # at a time, where one line is read: most lines have less
 
 
 def rows_of(
@@ -64,7 +64,7 @@ def read_texts(
             yield chunk
 
     with storage.open_for_reading(path) as file:
-        yield from split_lines(summed(chunks_from(file)), 0, MAX_LINE_BYTES)
+        yield from split_lines(summed(chunks_from(file)), 0, MAX_OUTPUT_LINE_BYTES)
     if end != b"\n":
         complain("its last line does not end with a newline")
     if written is not None and (size, crc.base64()) != (written.bytes, written.crc32c):
@@ -94,4 +94,4 @@ def read_at(path: str, place: int, embedding_field: str) -> Line | None:
     """Return the line that begins at a byte."""
     del embedding_field
     with storage.open_for_reading(path, _READ_BYTES) as file:
-        return next(lines_beginning_in(file, place, place + 1, MAX_LINE_BYTES, _READ_BYTES), None)
+        return next(lines_beginning_in(file, place, place + 1, MAX_OUTPUT_LINE_BYTES, _READ_BYTES), None)

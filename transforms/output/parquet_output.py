@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms.elements import Document, Vectors
+from transforms.elements import Document, Vectors, text_as_sent
 from transforms.ndjson.lines import chunks_from
 from transforms.ndjson.parse import TextField
 from transforms.output.layout import (
@@ -34,20 +34,21 @@ from transforms.output.layout import (
     Layout,
 )
 from transforms.output.values import column_values
-from transforms.reuse.keys import text_as_sent
 from transforms.storage import api as storage
 from transforms.storage.api import Crc32c, WrittenFile
 from transforms.storage.chunks import spooled
 
 PLACE = "row"
-# Four times as many need four times the memory, which the system takes back and gives again for each shard: a fifth of
-# the CPU of the whole. They compress no better.
-ROW_GROUP_ROWS = 2048
+# A row group is in memory as a whole, and pyarrow's writer takes three times its size beside it. zstd compresses 1,024
+# lines at a time in any case, so more rows would make no smaller file; half as many make one that is 4% larger.
+ROW_GROUP_ROWS = 1024
 # Bytes of lines and texts after which a row group ends as well: a string column of one holds less than 2 GiB.
 ROW_GROUP_BYTES = 64 << 20
 _TEXT_LEVEL = 3  # of zstd
 _READ_ROWS = 1024  # at a time
-# Uncompressed bytes that a row group of Tayyar's has at most; a forged one must not fill the memory.
+# Rows and uncompressed bytes that a row group of Tayyar's has at most, whatever version wrote it; a forged one must not
+# fill the memory.
+_MAX_ROW_GROUP_ROWS = 8192
 _MAX_ROW_GROUP_BYTES = 1 << 31
 _ARROW_TYPES = {
     STRING: pa.string(),
@@ -65,7 +66,7 @@ class ParquetRow(NamedTuple):
         record: the input line without its newline.
         text: what was embedded, as it was sent; UTF-8.
         values: one for each column.
-        vector: float32[dimensions] or float16[dimensions].
+        vector: float32[dimensions], or float16[dimensions] where it was read from a file of them.
         number: of the row in its file, from 0; of a new row 0.
     """
 
@@ -80,14 +81,16 @@ def rows_of(
     documents: Sequence[Document], vectors: Vectors, layout: Layout, unfit: MutableMapping[str, int]
 ) -> Iterator[ParquetRow]:
     """Yield the rows of documents."""
-    rounded = vectors.astype(layout.vector_type, copy=False)
-    for document, vector in zip(documents, rounded, strict=True):
+    for document, vector in zip(documents, vectors, strict=True):
         values = column_values(document.line, layout.columns, unfit) if layout.columns else ()
         yield ParquetRow(document.line, text_as_sent(document.text), values, vector)
 
 
 def encode(rows: Iterable[ParquetRow], layout: Layout, dimensions: int) -> Iterator[bytes]:
-    """Yield a file, a row group at a time."""
+    """Yield a file in pieces, each as soon as the row group that it is a part of is complete.
+
+    Vectors are rounded to the layout's type here, a row group at a time.
+    """
     schema = _schema(layout, dimensions)
     sink = _Sink()
     pool = pa.system_memory_pool()  # Arrow's own allocator takes 40 MB more for the same work
@@ -108,10 +111,10 @@ def encode(rows: Iterable[ParquetRow], layout: Layout, dimensions: int) -> Itera
         memory_pool=pool,
     )
     for group in _groups(rows):
-        writer.write_table(_table(group, schema, pool), row_group_size=ROW_GROUP_ROWS)
-        yield sink.take()
+        writer.write_table(_table(group, schema), row_group_size=ROW_GROUP_ROWS)
+        yield from sink.take()
     writer.close()
-    yield sink.take()
+    yield from sink.take()
 
 
 def _schema(layout: Layout, dimensions: int) -> pa.Schema:
@@ -135,26 +138,34 @@ def _groups(rows: Iterable[ParquetRow]) -> Iterator[list[ParquetRow]]:
         size += len(row.record) + len(row.text)
         if len(group) == ROW_GROUP_ROWS or size >= ROW_GROUP_BYTES:
             yield group
-            group, size = [], 0
+            group.clear()  # no new list: the caller would keep the old one while the new one fills
+            size = 0
     if group:
         yield group
 
 
-def _table(group: Sequence[ParquetRow], schema: pa.Schema, pool: pa.MemoryPool) -> pa.Table:
+def _table(group: Sequence[ParquetRow], schema: pa.Schema) -> pa.Table:
     records, texts, values, vectors, _ = zip(*group, strict=True)
     vector_type = schema.field(len(schema) - 1).type
-    numbers = pa.array(np.concatenate(vectors), vector_type.value_type)
+    number_type = vector_type.value_type
+    numbers = np.concatenate(vectors, dtype=number_type.to_pandas_dtype(), casting="same_kind")
     columns = zip(*values, strict=True)
     return pa.Table.from_arrays(
         [
-            # By way of bytes: that they are UTF-8 is known, and to find it out again takes most of the time.
-            pa.array(records, pa.binary(), memory_pool=pool).view(pa.string()),
-            pa.array(texts, pa.binary(), memory_pool=pool).view(pa.string()),
+            _strings(records),
+            _strings(texts),
             *(pa.array(column, field.type) for column, field in zip(columns, list(schema)[2:-1], strict=True)),
-            pa.FixedSizeListArray.from_arrays(numbers, type=vector_type),
+            pa.FixedSizeListArray.from_arrays(pa.array(numbers, number_type), type=vector_type),
         ],
         schema=schema,
     )
+
+
+def _strings(values: Sequence[bytes]) -> pa.StringArray:
+    """Return an array of UTF-8, whose buffers are no larger than they must be and which is not checked again."""
+    offsets = np.zeros(len(values) + 1, np.int32)
+    np.cumsum([len(value) for value in values], out=offsets[1:])
+    return pa.StringArray.from_buffers(len(values), pa.py_buffer(offsets), pa.py_buffer(b"".join(values)))
 
 
 def read_rows(path: str, layout: Layout, complain: Callable[[str], None], written: WrittenFile) -> Iterator[ParquetRow]:
@@ -206,7 +217,7 @@ def _checked(path: str) -> Iterator[tuple[BinaryIO, int, str]]:
 
 
 def _problem_of(parquet: pq.ParquetFile, embedding_field: str, layout: Layout | None) -> str | None:
-    """Return why a file is not one that `encode` can have written; None if nothing says so."""
+    """Return why a file is not one that `encode` can have written; None if it looks like one."""
     schema = parquet.schema_arrow
     possible = [
         _schema(Layout(PARQUET, embedding_field, vector_type), _dimensions(schema, embedding_field))
@@ -220,7 +231,7 @@ def _problem_of(parquet: pq.ParquetFile, embedding_field: str, layout: Layout | 
         if not schema.equals(expected):
             return f"its columns are {_shown(schema)}, but should be {_shown(expected)}"
     groups = [parquet.metadata.row_group(index) for index in range(parquet.metadata.num_row_groups)]
-    if any(group.num_rows > ROW_GROUP_ROWS or group.total_byte_size > _MAX_ROW_GROUP_BYTES for group in groups):
+    if any(group.num_rows > _MAX_ROW_GROUP_ROWS or group.total_byte_size > _MAX_ROW_GROUP_BYTES for group in groups):
         return "it has a row group that is larger than any that Tayyar writes"
     return None
 
@@ -303,8 +314,7 @@ class _Sink(io.RawIOBase):
     def tell(self) -> int:
         return self._position
 
-    def take(self) -> bytes:
-        """Return the bytes written since the last call."""
-        taken = b"".join(self._parts)
-        self._parts.clear()
+    def take(self) -> list[bytes]:
+        """Return what was written since the last call."""
+        taken, self._parts = self._parts, []
         return taken

@@ -1,4 +1,7 @@
-"""Receipts: the proof that a shard is done. Without a valid receipt, it is not."""
+"""Receipts: the proof that a shard is done. Without a valid receipt, it is not.
+
+`transforms.write_embedded` writes them, and `pipeline.job.shard_replacement` those of a redrive.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,16 @@ import orjson
 
 from transforms.elements import Reason, RequestStatistics, Shard
 from transforms.ndjson.parse import TextField
-from transforms.output.folder import DATA, OutputFolder, check_name
-from transforms.output.json_fields import build, require_text
-from transforms.output.layout import FLOAT32, FORMATS, VECTOR_TYPES
+from transforms.output.folder import DATA, DEAD_LETTERS, OutputFolder, check_name
+from transforms.output.json_fields import build_dataclass, require_string
+from transforms.output.layout import FLOAT32, OUTPUT_FORMATS, VECTOR_TYPES
 from transforms.storage.api import FileStat, WrittenFile
 
 _MAX_COUNT = 1 << 53  # of records, bytes or milliseconds: beyond that, it is no count
 MAX_SECONDS = 253_402_300_800.0  # the year 10000: later times cannot be shown
 _MAX_DIGEST = 64  # characters
-_MAX_INDEX = 10**9
-MAX_TRUNCATED_PLACES = 10
+_MAX_INDEX = 10**9  # a hundred times as many shards as a plan may have
+MAX_TRUNCATED_PLACES = 10  # that a receipt names, for a person to look at
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +127,7 @@ class Receipt:
         )
 
     def is_of(self, shard: Shard, job: str) -> bool:
-        """Whether it is of this shard, of the source as it is now, and of this job.
+        """Return whether it is of this shard, of the source as it is now, and of this job.
 
         The shard's name stands for the source: its path may have changed, together with the outputs.
         """
@@ -134,7 +137,7 @@ class Receipt:
         )
 
     def files_are_there(self, files: Mapping[str, FileStat]) -> bool:
-        """Whether the files it vouches for have the sizes that it names, and are files: Tayyar makes no links."""
+        """Return whether the files it vouches for have its sizes, and are files: Tayyar makes no links."""
         return all(
             (found := files.get(written.path)) is not None and found.size == written.bytes and not found.is_link
             for written in (self.output, self.dead_letter_output)
@@ -162,13 +165,13 @@ def decode_receipt(data: bytes) -> Receipt:
         numbers["latency_ms"] = Counter({int(bound): count for bound, count in numbers["latency_ms"].items()})
         made = {field.name: values.pop(field.name) for field in fields(Provenance)}
         if isinstance(made["text_field"], list):
-            made["text_field"] = tuple(require_text(name) for name in made["text_field"])
+            made["text_field"] = tuple(require_string(name) for name in made["text_field"])
         for name in ("output", "dead_letter_output"):
-            values[name] = None if values[name] is None else build(WrittenFile, values[name])
+            values[name] = None if values[name] is None else build_dataclass(WrittenFile, values[name])
         values["truncated_at"] = tuple(values["truncated_at"])
-        values["statistics"] = build(RequestStatistics, numbers)
-        values["provenance"] = build(Provenance, made)
-        receipt = build(Receipt, values)
+        values["statistics"] = build_dataclass(RequestStatistics, numbers)
+        values["provenance"] = build_dataclass(Provenance, made)
+        receipt = build_dataclass(Receipt, values)
         _check_bounds(receipt)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"this is not a receipt: {error}") from error
@@ -222,11 +225,11 @@ def _check_bounds(receipt: Receipt) -> None:
     for reason in receipt.reasons:
         Reason(reason)
     check_name(receipt.shard, on_disk=False)
-    allowed = {f"{DATA}/{receipt.shard}.{output_format}" for output_format in FORMATS}
+    allowed = {f"{DATA}/{receipt.shard}.{output_format}" for output_format in OUTPUT_FORMATS}
     if receipt.output is not None and receipt.output.path not in allowed:
         raise ValueError(f"{receipt.output.path!r} is not a name of this shard's output")
     letters = receipt.dead_letter_output
-    if letters is not None and letters.path != f"dead_letters/{receipt.shard}.ndjson":
+    if letters is not None and letters.path != f"{DEAD_LETTERS}/{receipt.shard}.ndjson":
         raise ValueError(f"{letters.path!r} is not the name of this shard's dead letters")
     if max(len(receipt.provenance.space), len(receipt.provenance.settings)) > _MAX_DIGEST:
         raise ValueError("a digest is too long")

@@ -12,10 +12,11 @@ import orjson
 
 from transforms.elements import Vectors
 from transforms.ndjson.parse import BOM, parse_object, value_of
-from transforms.output.layout import BOOL, DOUBLE, FLOAT16, INT64, JSON, STRING, Column
+from transforms.output.layout import BOOL, DOUBLE, FLOAT32, INT64, JSON, STRING, Column
 
 # The length of what float16 rounds off beside the vector's own; of numbers that have all their digits, half of it.
 _MAX_ROUNDING = 1e-3
+_ROWS_AT_ONCE = 256
 _INT64 = range(-(1 << 63), 1 << 63)
 
 
@@ -26,14 +27,20 @@ def fits_type(vectors: Vectors, vector_type: str) -> npt.NDArray[np.bool_]:
         vectors: float32[n, dimensions].
         vector_type: `float32` or `float16`.
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        rounded = vectors.astype(vector_type, copy=False)
-        fits: npt.NDArray[np.bool_] = np.isfinite(rounded).all(axis=1) & rounded.any(axis=1)
-        if vector_type == FLOAT16:
-            # Below 6e-5, float16 has ever fewer digits: nothing is left of a vector all of whose numbers are so small.
-            error = rounded - vectors
-            squares = np.einsum("ij,ij->i", error, error), np.einsum("ij,ij->i", vectors, vectors)
-            fits &= squares[0] <= _MAX_ROUNDING**2 * squares[1]
+    fits = np.empty(len(vectors), np.bool_)
+    # A few rows at a time stay in the cache, and what is computed from them takes little memory beside all the vectors.
+    for start in range(0, len(vectors), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        some = vectors[rows]
+        if vector_type == FLOAT32:
+            fits[rows] = np.isfinite(some).all(axis=1) & some.any(axis=1)
+            continue
+        with np.errstate(over="ignore", invalid="ignore"):
+            # Below 6e-5, float16 has ever fewer digits: nothing is left of a vector with such small numbers only.
+            error = some - some.astype(vector_type)
+            squares = np.einsum("ij,ij->i", error, error), np.einsum("ij,ij->i", some, some)
+            # False for numbers that are not finite or become infinite, as for NaN in any comparison, and for all zeros.
+            fits[rows] = squares[0] < _MAX_ROUNDING**2 * squares[1]
     return fits
 
 

@@ -1,7 +1,7 @@
 """The index of former vectors: which text is in which row of which file. Written by the launcher, mapped by workers.
 
 One file, so that it works in every storage: the length of its description (8 bytes), the description in JSON, and three
-arrays, sorted by key: uint64 keys, uint32 places of files in the description, uint32 rows. 16 bytes a document.
+arrays, sorted by key: uint64 keys, uint32 numbers of files in the description, uint32 rows. 16 bytes a document.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ import orjson
 from transforms.ndjson.lines import chunks_from
 from transforms.ndjson.parse import TextField
 from transforms.output.folder import JOB, OutputFolder
-from transforms.output.json_fields import build, require_text
+from transforms.output.json_fields import build_dataclass, require_string
 from transforms.reuse.keys import KEY_BYTES
 from transforms.storage import api as storage
 from transforms.storage.base import StorageError
 
 FOLDER = f"{JOB}/reuse"
 Keys = npt.NDArray[np.uint64]
-Places = npt.NDArray[np.uint32]
-_ALIGNMENT = 8
+Numbers = npt.NDArray[np.uint32]
+_ALIGNMENT = 8  # bytes: of the keys, which are mapped
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +58,14 @@ class ReuseIndex:
     Attributes:
         files: those that hold the vectors.
         keys: uint64[n], sorted.
-        places: uint32[n], the place in `files` of the file that has the key's text.
-        rows: uint32[n], which document of that file it is.
+        file_numbers: uint32[n], the index in `files` of the file that has the key's text.
+        rows: uint32[n], which document of that file it is, from 0.
     """
 
-    def __init__(self, files: Sequence[FormerFile], keys: Keys, places: Places, rows: Places) -> None:
+    def __init__(self, files: Sequence[FormerFile], keys: Keys, file_numbers: Numbers, rows: Numbers) -> None:
         self.files = files
         self.keys = keys
-        self.places = places
+        self.file_numbers = file_numbers
         self.rows = rows
 
     def __len__(self) -> int:
@@ -80,18 +80,18 @@ def make_index(entries: Iterable[tuple[FormerFile, bytes]]) -> ReuseIndex | None
         entries: files, and for each the keys of its documents in their order.
     """
     files: list[FormerFile] = []
-    keys, places, rows = [], [], []
+    keys, file_numbers, rows = [], [], []
     for file, content in entries:
         found = np.frombuffer(content, dtype="<u8")
         keys.append(found)
-        places.append(np.full(len(found), len(files), dtype="<u4"))
+        file_numbers.append(np.full(len(found), len(files), dtype="<u4"))
         rows.append(np.arange(len(found), dtype="<u4"))
         files.append(file)
     if not sum(map(len, keys)):
         return None
     every_key = np.concatenate(keys)
     order = np.argsort(every_key, kind="stable")
-    return ReuseIndex(files, every_key[order], np.concatenate(places)[order], np.concatenate(rows)[order])
+    return ReuseIndex(files, every_key[order], np.concatenate(file_numbers)[order], np.concatenate(rows)[order])
 
 
 def write_index(output: OutputFolder, index: ReuseIndex, name: str) -> IndexHandle:
@@ -105,7 +105,7 @@ def write_index(output: OutputFolder, index: ReuseIndex, name: str) -> IndexHand
     description = orjson.dumps({"files": [asdict(file) for file in index.files], "documents": len(index)})
     description += b" " * (-len(description) % _ALIGNMENT)
     handle = IndexHandle(output, f"{FOLDER}/{name}.index")
-    arrays = (array.tobytes() for array in (index.keys, index.places, index.rows))
+    arrays = (array.tobytes() for array in (index.keys, index.file_numbers, index.rows))
     output.write(handle.name, [len(description).to_bytes(_ALIGNMENT, "little"), description, *arrays])
     return handle
 
@@ -165,14 +165,14 @@ def _map(path: str) -> ReuseIndex:
     if os.path.getsize(path) != start + (KEY_BYTES + 4 + 4) * count:
         raise ValueError("the file's size is wrong")
     keys = np.memmap(path, "<u8", "r", start, (count,))
-    places = np.memmap(path, "<u4", "r", start + KEY_BYTES * count, (count,))
+    file_numbers = np.memmap(path, "<u4", "r", start + KEY_BYTES * count, (count,))
     rows = np.memmap(path, "<u4", "r", start + (KEY_BYTES + 4) * count, (count,))
-    if int(places.max(initial=0)) >= len(files):
+    if int(file_numbers.max(initial=0)) >= len(files):
         raise ValueError("a file is missing in the description")
-    return ReuseIndex(files, keys, places, rows)
+    return ReuseIndex(files, keys, file_numbers, rows)
 
 
 def _file(fields: dict[str, object]) -> FormerFile:
     if isinstance(fields["text_field"], list):
-        fields["text_field"] = tuple(require_text(name) for name in fields["text_field"])
-    return build(FormerFile, fields)
+        fields["text_field"] = tuple(require_string(name) for name in fields["text_field"])
+    return build_dataclass(FormerFile, fields)

@@ -5,12 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-KEY_BYTES = 8
+from transforms.elements import text_as_sent
 
-
-def text_as_sent(text: str) -> bytes:
-    """Return the UTF-8 bytes that the endpoint gets: a lone surrogate becomes a question mark."""
-    return text.encode("utf-8", "replace")
+KEY_BYTES = 8  # among a billion texts, hardly any two share a key
 
 
 def key_of(text: str) -> bytes:

@@ -19,28 +19,28 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from transforms.elements import Vectors
+from transforms.elements import Vectors, text_as_sent
 from transforms.output.folder import JOB, OutputFolder
-from transforms.output.json_fields import build
-from transforms.reuse.keys import KEY_BYTES, text_as_sent
+from transforms.output.json_fields import build_dataclass
+from transforms.reuse.keys import KEY_BYTES
 from transforms.storage import api as storage
 from transforms.storage.api import Crc32c
 from transforms.storage.base import StorageError
 
 FOLDER = f"{JOB}/partial"
-LOOK_SECONDS = 10.0
+LOOK_SECONDS = 10.0  # a look passes over the vectors of all shards under way
 SAVE_SECONDS = 20.0  # with a look before it: what has been computed is saved within 30 s
-DIGEST_BYTES = 32
-MAX_BYTES = 1 << 34
-_MAX_HEADER_BYTES = 4096
+DIGEST_BYTES = 32  # of a SHA-256
+MAX_BYTES = 1 << 34  # of a file: more than twice what 400,000 records of 4,096 dimensions take
+_MAX_HEADER_BYTES = 4096  # a shard's name has 800 bytes at most
 _logger = logging.getLogger(__name__)
 
 
 class Pending(Protocol):
     """A shard whose texts are with the client."""
 
-    def so_far(self) -> tuple[Vectors, frozenset[int]]:
-        """Return the vectors, of which rows of zeros are not there yet, and the indices that were rejected."""
+    def so_far(self) -> Vectors:
+        """Return the vectors, float32[len(texts), dimensions]; rows of zeros are not there yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class PartialHeader:
 
 
 @dataclass(slots=True)
-class _Entry:
+class _WatchedShard:
     texts: Sequence[str]
     pending: Pending
     since: float
@@ -103,7 +103,7 @@ class PartialWriter:
         self._look_seconds = look_seconds
         self._save_seconds = save_seconds
         self._clock = clock
-        self._entries: dict[str, _Entry] = {}
+        self._watched: dict[str, _WatchedShard] = {}
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="partial shards", daemon=True)
@@ -112,24 +112,24 @@ class PartialWriter:
     def add(self, shard: str, texts: Sequence[str], pending: Pending) -> None:
         """Watch a shard whose texts have been submitted."""
         with self._lock:
-            self._entries[shard] = _Entry(texts, pending, self._clock())
+            self._watched[shard] = _WatchedShard(texts, pending, self._clock())
 
     def remove(self, shard: str) -> str | None:
         """Watch a shard no longer, and return the name of its file; None if none was written."""
         with self._lock:
-            entry = self._entries.pop(shard, None)
-        if entry is None:
+            one = self._watched.pop(shard, None)
+        if one is None:
             return None
-        with entry.saving:  # wait for a file that is being written, so that it is deleted with the others
-            entry.is_watched = False
-        return self._name(shard) if entry.saved else None
+        with one.saving:  # wait for a file that is being written, so that it is deleted with the others
+            one.is_watched = False
+        return self._name(shard) if one.saved else None
 
     def clear(self) -> None:
         """Watch nothing, and save nothing of what was watched: another worker may finish these shards."""
         with self._lock:
-            for entry in self._entries.values():
-                entry.is_watched = False
-            self._entries.clear()
+            for one in self._watched.values():
+                one.is_watched = False
+            self._watched.clear()
 
     def close(self) -> None:
         """End the thread."""
@@ -139,27 +139,27 @@ class PartialWriter:
     def look(self) -> None:
         """Save the vectors of each shard that has new ones and was not saved for long enough."""
         with self._lock:
-            entries = list(self._entries.items())
-        for shard, entry in entries:
-            vectors, _ = entry.pending.so_far()
+            watched = list(self._watched.items())
+        for shard, one in watched:
+            vectors = one.pending.so_far()
             present = np.asarray(vectors.any(axis=1))
             # A row may be half written now. One that was there at the last look is complete.
-            complete = np.zeros_like(present) if entry.seen is None else present & entry.seen
-            entry.seen = present
+            complete = np.zeros_like(present) if one.seen is None else present & one.seen
+            one.seen = present
             count = int(complete.sum())
-            if count > entry.saved and self._clock() - entry.since >= self._save_seconds:
-                with entry.saving:
-                    if entry.is_watched:
-                        if self._save(shard, entry, vectors, np.flatnonzero(complete)):
-                            entry.saved = count
-                        entry.since = self._clock()
+            if count > one.saved and self._clock() - one.since >= self._save_seconds:
+                with one.saving:
+                    if one.is_watched:
+                        if self._save(shard, one, vectors, np.flatnonzero(complete)):
+                            one.saved = count
+                        one.since = self._clock()
 
     def _watch(self) -> None:
         while not self._closed.wait(self._look_seconds):
             self.look()
 
-    def _save(self, shard: str, entry: _Entry, vectors: Vectors, rows: npt.NDArray[np.intp]) -> bool:
-        texts = [entry.texts[row] for row in rows]
+    def _save(self, shard: str, one: _WatchedShard, vectors: Vectors, rows: npt.NDArray[np.intp]) -> bool:
+        texts = [one.texts[row] for row in rows]
         try:
             self._output.write(
                 self._name(shard), encode_partial(shard, self._space, self._overlong, texts, vectors[rows])
@@ -212,7 +212,7 @@ def decode_header(line: bytes) -> PartialHeader:
     if len(line) > _MAX_HEADER_BYTES or not line.endswith(b"\n"):
         raise ValueError("there is no header")
     try:
-        header = build(PartialHeader, orjson.loads(line))
+        header = build_dataclass(PartialHeader, orjson.loads(line))
     except (TypeError, ValueError) as error:
         raise ValueError(f"the header cannot be read: {error}") from error
     if header.documents < 0 or header.dimensions < 1 or math.prod((header.documents, header.dimensions)) > MAX_BYTES:

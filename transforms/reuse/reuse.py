@@ -1,4 +1,7 @@
-"""Former vectors for the texts of a shard. Plain functions; every doubt ends in a text being sent again."""
+"""Former vectors for the texts of a shard. Plain functions; every doubt ends in a text being sent again.
+
+A text's *number* is its index among the texts that are looked for; a *row* is a document's index in a former file.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,12 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from transforms.elements import Vectors
+from transforms.elements import Vectors, text_as_sent
 from transforms.output.formats import format_of
 from transforms.output.layout import FLOAT32
 from transforms.output.values import fits_type
 from transforms.reuse.index import FormerFile, ReuseIndex
-from transforms.reuse.keys import encode_keys, text_as_sent
+from transforms.reuse.keys import encode_keys
 from transforms.reuse.partial import MAX_BYTES, decode_partial
 from transforms.storage import api as storage
 from transforms.storage.api import WrittenFile
@@ -24,7 +27,7 @@ from transforms.storage.base import StorageError
 
 FILES_ALWAYS_OPENED = 16  # of those that have the most texts of a shard
 MAX_SKIPPED_SHARE = 0.01  # of a shard's texts that are sent, because the files that have them are not worth opening
-_MAX_CANDIDATES = 64  # places of one text that are tried
+_MAX_CANDIDATES = 64  # rows that are tried for one text
 _logger = logging.getLogger(__name__)
 
 
@@ -33,18 +36,18 @@ class Distinct(NamedTuple):
 
     Attributes:
         texts: in the order in which they first occur.
-        places: for each document the place of its text in `texts`; None if all texts differ.
+        numbers: for each document the index of its text in `texts`; None if all texts differ.
     """
 
     texts: Sequence[str]
-    places: Sequence[int] | None
+    numbers: Sequence[int] | None
 
 
 def distinct(texts: Sequence[str]) -> Distinct:
     """Return each text once."""
     first: dict[str, int] = {}
-    places = [first.setdefault(text, len(first)) for text in texts]
-    return Distinct(texts, None) if len(first) == len(texts) else Distinct(list(first), places)
+    numbers = [first.setdefault(text, len(first)) for text in texts]
+    return Distinct(texts, None) if len(first) == len(texts) else Distinct(list(first), numbers)
 
 
 class Found(NamedTuple):
@@ -64,8 +67,8 @@ class Found(NamedTuple):
 def count_known(texts: Sequence[str], index: ReuseIndex) -> int:
     """Return how many texts have a key in the index; nearly all of them have a vector then."""
     keys = np.frombuffer(encode_keys(texts), dtype="<u8")
-    places = np.minimum(np.searchsorted(index.keys, keys), len(index.keys) - 1)
-    return int((index.keys[places] == keys).sum())
+    nearest = np.minimum(np.searchsorted(index.keys, keys), len(index.keys) - 1)
+    return int((index.keys[nearest] == keys).sum())
 
 
 def find_vectors(texts: Sequence[str], index: ReuseIndex, dimensions: int, vector_type: str = FLOAT32) -> Found:
@@ -81,24 +84,24 @@ def find_vectors(texts: Sequence[str], index: ReuseIndex, dimensions: int, vecto
     candidates = _candidates(texts, index)
     skipped, used_up = 0, list[str]()
     # Files with the most texts come first. A text that a damaged file does not give may be in another one.
-    for number, place in enumerate(sorted(candidates, key=lambda place: -len(candidates[place]))):
-        wanted = {row: text for text, row in candidates[place] if not found.mask[text]}
+    for rank, file_number in enumerate(sorted(candidates, key=lambda each: -len(candidates[each]))):
+        wanted = {row: number for number, row in candidates[file_number] if not found.mask[number]}
         if not wanted:
             continue
-        if number >= FILES_ALWAYS_OPENED and skipped + len(wanted) <= MAX_SKIPPED_SHARE * len(texts):
+        if rank >= FILES_ALWAYS_OPENED and skipped + len(wanted) <= MAX_SKIPPED_SHARE * len(texts):
             skipped += len(wanted)
             continue
-        file = index.files[place]
+        file = index.files[file_number]
         try:
             if file.text_field is None:
-                rows, count = _read_partial(file, wanted, texts)
-                used_up += [file.path] if rows and len(rows) == count else []
+                vectors, count = _read_partial(file, wanted, texts)
+                used_up += [file.path] if vectors and len(vectors) == count else []
             else:
-                rows = _read_rows(file, wanted, texts)
-            for text, vector in rows.items():
+                vectors = _read_output(file, wanted, texts)
+            for number, vector in vectors.items():
                 if vector.shape == (dimensions,) and np.isfinite(vector).all() and vector.any():
-                    found.vectors[text] = vector
-                    found.mask[text] = True
+                    found.vectors[number] = vector
+                    found.mask[number] = True
         except (StorageError, OSError, ValueError) as error:
             _logger.warning("%s gives no vectors (%s): its texts are sent again", file.path, error)
     if vector_type != FLOAT32:
@@ -107,46 +110,51 @@ def find_vectors(texts: Sequence[str], index: ReuseIndex, dimensions: int, vecto
 
 
 def _candidates(texts: Sequence[str], index: ReuseIndex) -> Mapping[int, list[tuple[int, int]]]:
-    """Return for each file the texts that it may have, and their rows there."""
+    """Return, by a file's number in the index, pairs of a text that it may have and its row there."""
     keys = np.frombuffer(encode_keys(texts), dtype="<u8")
     begins, ends = np.searchsorted(index.keys, keys, "left"), np.searchsorted(index.keys, keys, "right")
     candidates: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for text in np.flatnonzero(ends > begins):
-        begin, end = int(begins[text]), int(ends[text])
+    for number in np.flatnonzero(ends > begins):
+        begin, end = int(begins[number]), int(ends[number])
         for entry in range(begin, min(end, begin + _MAX_CANDIDATES)):
-            candidates[int(index.places[entry])].append((int(text), int(index.rows[entry])))
+            candidates[int(index.file_numbers[entry])].append((int(number), int(index.rows[entry])))
     return candidates
 
 
-def _read_rows(file: FormerFile, wanted: Mapping[int, int], texts: Sequence[str]) -> dict[int, Vectors]:
-    """Return the vectors of an output's rows whose texts are the wanted ones.
+def _read_output(file: FormerFile, wanted: Mapping[int, int], texts: Sequence[str]) -> dict[int, Vectors]:
+    """Return the vectors of an output's rows whose texts are the wanted ones, by the texts' numbers.
+
+    Args:
+        file: the output.
+        wanted: the text that a row should have, by the row.
+        texts: all that are looked for.
 
     Raises:
         ValueError: if the file is not the one that its receipt vouches for.
     """
     assert file.text_field is not None
-    form, rows = format_of(file.path), dict[int, Vectors]()
+    form, vectors = format_of(file.path), dict[int, Vectors]()
     written = WrittenFile(file.path, file.bytes, file.crc32c)
 
     # Raised when the file has been read: a byte that was changed may be in a vector that still looks like one.
     def refuse(problem: str) -> NoReturn:
         raise ValueError(problem)
 
-    for number, row in enumerate(form.read_texts(file.path, file.embedding_field, refuse, written)):
-        place = wanted.get(number)
-        if place is None:
+    for row, content in enumerate(form.read_texts(file.path, file.embedding_field, refuse, written)):
+        number = wanted.get(row)
+        if number is None:
             continue
         try:
-            text, vector = form.text_and_vector(row, file.text_field, file.embedding_field)
-            if text_as_sent(text) == text_as_sent(texts[place]):
-                rows[place] = np.array(vector, dtype=np.float32)
+            text, vector = form.text_and_vector(content, file.text_field, file.embedding_field)
+            if text_as_sent(text) == text_as_sent(texts[number]):
+                vectors[number] = np.array(vector, dtype=np.float32)
         except (TypeError, ValueError, OverflowError):
             continue  # the checksum decides whether the file is damaged
-    return rows
+    return vectors
 
 
 def _read_partial(file: FormerFile, wanted: Mapping[int, int], texts: Sequence[str]) -> tuple[dict[int, Vectors], int]:
-    """Return the wanted vectors of an unfinished shard, and how many vectors its file has.
+    """Return the wanted vectors of an unfinished shard, as `_read_output` does, and how many vectors its file has.
 
     A file that no longer exists has none: another worker has used all of it, and removed it.
 
@@ -158,8 +166,8 @@ def _read_partial(file: FormerFile, wanted: Mapping[int, int], texts: Sequence[s
         return {}, 0
     _, digests, vectors = decode_partial(content)
     found = {
-        text: vectors[row]
-        for row, text in wanted.items()
-        if row < len(digests) and hashlib.sha256(text_as_sent(texts[text])).digest() == digests[row]
+        number: vectors[row]
+        for row, number in wanted.items()
+        if row < len(digests) and hashlib.sha256(text_as_sent(texts[number])).digest() == digests[row]
     }
     return found, len(digests)

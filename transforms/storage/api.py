@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -32,6 +33,15 @@ class WrittenFile:
     path: str
     bytes: int
     crc32c: str
+
+    @classmethod
+    def of(cls, path: str, chunks: Iterable[builtins.bytes]) -> WrittenFile:
+        """Return the description of a file that holds these chunks, wherever they are."""
+        crc, size = Crc32c(), 0
+        for chunk in chunks:
+            crc.update(chunk)
+            size += len(chunk)
+        return cls(path, size, crc.base64())
 
 
 class Store(Protocol):
@@ -66,7 +76,7 @@ class Store(Protocol):
 
 
 def is_local(path: str) -> bool:
-    """Whether the path is on this machine's own file system."""
+    """Return whether the path is on this machine's own file system."""
     return _SCHEME.match(path) is None
 
 
@@ -187,5 +197,5 @@ def delete_empty_folder(path: str) -> None:
 
 
 def ignores_case(folder: str) -> bool:
-    """Whether names that differ only in case would be the same file in a folder, which need not exist yet."""
+    """Return whether names that differ only in case would be the same file in a folder, which need not exist yet."""
     return is_local(folder) and local.ignores_case(folder)

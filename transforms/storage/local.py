@@ -13,7 +13,7 @@ from typing import BinaryIO
 from transforms.storage.base import FileStat, StorageError, too_large
 from transforms.storage.chunks import copy_chunks
 
-_CREATION_ATTEMPTS = 20
+_CREATION_ATTEMPTS = 20  # each fails only where another process deletes the folder just then
 
 
 def stat(path: str, *, follow_links: bool = True) -> FileStat | None:
@@ -204,7 +204,7 @@ def first_link(root: str, name: str) -> str | None:
 
 
 def ignores_case(folder: str, exists: Callable[[str], bool] = os.path.exists) -> bool:
-    """Whether names that differ only in case are the same file in a folder, which need not exist yet.
+    """Return whether names that differ only in case are the same file in a folder, which need not exist yet.
 
     Args:
         folder: the nearest existing folder above it is tried, with a temporary file.

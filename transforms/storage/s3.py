@@ -43,7 +43,7 @@ _KEYS_PER_DELETION = 1000  # S3's own limit
 _MAX_PUT_BYTES = 5 << 30  # of an object that is uploaded by one request; S3's own limit
 _PART_BYTES = 64 << 20  # of a larger object, held in memory
 _MAX_PARTS = 10_000  # of an upload; S3's own limit
-_READ_ATTEMPTS = 4
+_READ_ATTEMPTS = 4  # of one range, whose body breaks off
 # Codes of a 400 that mean the credentials, not the request.
 _DENIAL = re.compile(r"Token|Authoriz|Credential|Signature|AccessKey|Security")
 _making_client = threading.Lock()

@@ -23,12 +23,12 @@ from transforms.tei.settings import EndpointSettings, Overlong, travels_in_the_c
 from transforms.tei.tasks import Embeddings, Rejection, Submission, Task, copy_of, cut
 from transforms.tei.transport import HttpTransport, Transport
 
-CLOSE_SECONDS = 1.0
-CLOSE_TRIES = 10
-FIRST_WAIT = 0.25  # seconds between attempts at the first handshake
-MAX_WAIT = 10.0
-FIRST_PAUSE = 0.1  # between attempts at one request of a handshake
-MAX_PAUSE = 1.0
+CLOSE_SECONDS = 1.0  # for the threads to end; a person who pressed Ctrl-C waits for it
+CLOSE_TRIES = 10  # in that time: what is connecting now can be ended when it has
+FIRST_HANDSHAKE_WAIT = 0.25  # seconds between attempts at the first handshake
+MAX_HANDSHAKE_WAIT = 10.0  # a server that loads its model takes minutes
+FIRST_HANDSHAKE_PAUSE = 0.1  # between attempts at one request of a handshake
+MAX_HANDSHAKE_PAUSE = 1.0
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -44,9 +44,9 @@ class PendingEmbeddings:
         """Return whether `result` would return, or raise, at once."""
         return self._submission.done
 
-    def so_far(self) -> tuple[Vectors, frozenset[int]]:
-        """Return the vectors, of which rows of zeros are not there yet, and the indices that were rejected."""
-        return self._submission.vectors_so_far()
+    def so_far(self) -> Vectors:
+        """Return the vectors, float32[len(texts), dimensions]; rows of zeros are not there yet."""
+        return self._submission.vectors
 
     def cancel(self) -> None:
         """Send no more of it; `result` raises from now on, unless all of it is done."""
@@ -179,7 +179,8 @@ class TeiClient:
             kept = _reject_overlong(submission, texts, profile.info)
         else:
             max_characters = profile.info.max_characters
-            submission.truncate(index for index, text in enumerate(texts) if len(text) > max_characters)
+            if max(map(len, texts), default=0) > max_characters:
+                submission.truncate(index for index, text in enumerate(texts) if len(text) > max_characters)
         # The canary takes one place, or goes before and after a group of texts that are sent one by one.
         batch_limit = min(profile.info.batch_limit, self._settings.max_in_flight or profile.info.batch_limit)
         max_documents = batch_limit - 1 if batch_limit > 1 else GROUP_TEXTS
@@ -212,7 +213,7 @@ class TeiClient:
             return Handshake(self._transport, self._settings, self._pause)
 
     def _pause(self, attempts: int) -> None:
-        self._closing.wait(self._backoff.full(FIRST_PAUSE, MAX_PAUSE, attempts))
+        self._closing.wait(self._backoff.full(FIRST_HANDSHAKE_PAUSE, MAX_HANDSHAKE_PAUSE, attempts))
 
     def _first_profile(self) -> EndpointProfile:
         """Return the profile of the URL that answered first."""
@@ -243,7 +244,7 @@ class TeiClient:
                 else:
                     self._timer.record_success()
                     return answer
-            wait = max(self._backoff.full(FIRST_WAIT, MAX_WAIT, attempt), min(asked_for))
+            wait = max(self._backoff.full(FIRST_HANDSHAKE_WAIT, MAX_HANDSHAKE_WAIT, attempt), min(asked_for))
             self._closing.wait(min(self._timer.left, wait))
         raise AssertionError("the attempts never end the loop")
 
@@ -274,15 +275,15 @@ class TeiClient:
                 endpoint.adopt(profile)
         scheduler = Scheduler(endpoints, self._rng, self._work, self._clock, settings.max_in_flight)
         self._exchange = Exchange(
-            transport,
-            settings,
-            profile.space,
-            scheduler,
-            handshake,
-            self._timer,
-            self._backoff,
-            self._rng,
-            lambda seconds: self._closing.wait(self._pace * seconds),
+            transport=transport,
+            settings=settings,
+            space=profile.space,
+            scheduler=scheduler,
+            handshake=handshake,
+            timer=self._timer,
+            backoff=self._backoff,
+            rng=self._rng,
+            wait=lambda seconds: self._closing.wait(self._pace * seconds),
         )
         return scheduler
 

@@ -12,13 +12,14 @@ CROWD = 4.0  # times the share of a round trip that is no waiting; below 1 only 
 GAIN = 0.5  # of the way to the limit that the last round trip asks for
 MIN_REPORTED_SECONDS = 0.01  # of queue and device; servers cut times to whole milliseconds, of which few say little
 SECOND_REQUEST = 0.75  # a limit of at least 1.25 requests is used by two smaller ones
-DECREASE = 0.8
+DECREASE = 0.8  # of what was in flight, after a refusal; half of it makes the shares of sixteen workers uneven
 FIRST_INCREASE = 1 / 64  # of the permits for each round trip, before anything was refused
 INCREASE = 1 / 2048  # of the permits for the first round trip after a refusal
 ACCELERATION = 1.01  # of the increase with each round trip without a refusal
 WINDOW_SECONDS = 5.0  # the shortest round trip is that of the last two windows
-WINDOW_ROUND_TRIPS = 5
-TIMEOUT_ROUND_TRIPS = 4.0
+WINDOW_ROUND_TRIPS = 5  # at least, so that a window of a slow endpoint has several
+TIMEOUT_ROUND_TRIPS = 4.0  # a queue may grow, and a device slow down, before an honest reply counts as lost
+FULL_ENOUGH = 0.75  # of a full request: a much smaller one comes back sooner, which says nothing of a full one
 MAX_TIMEOUT = 3600.0  # seconds
 
 
@@ -153,13 +154,16 @@ class ConcurrencyLimit:
         # The texts of a request wait for each other, too, but two requests of one client alone never make this less
         # than 1, even on a device that takes one text at a time. What it is depends on the server's queue, not on this
         # client's part of it: otherwise those who have more would keep more. Round trips alone show no crowd, because
-        # the shortest one has the others' queue in it; there it is an endpoint that has become much slower.
+        # the shortest one has the others' queue in it; there it is an endpoint that has become much slower. Without the
+        # square, which makes a large crowd modest sooner, sixteen clients do not get even shares.
         crowd = (CROWD * (1 - waiting_share)) ** 2
         if crowd < 1:
             wanted = min(wanted, two_requests * (crowd if reported else 1))
         self._wanted = min(self._wanted + GAIN * weight * (wanted - self._wanted), float(self.permits))
         self._ceiling = min(float(self.permits), self._ceiling + self._increase * weight)
         self._increase = min(FIRST_INCREASE * self.permits, self._increase * (1 + (ACCELERATION - 1) * weight))
+        # At least a tenth: where much is in flight, each reply is a small part of it, and a change of the endpoint's
+        # speed must show after some ten of them.
         self._seconds_per_text += max(weight, 0.1) * (seconds / in_flight - self._seconds_per_text)
         self.timeout = min(MAX_TIMEOUT, max(self._configured_timeout, TIMEOUT_ROUND_TRIPS * seconds))
         self._update()
@@ -224,7 +228,7 @@ class ConcurrencyLimit:
 
     def _shortest(self, texts: int, in_flight: float, seconds: float, now: float) -> float:
         """Return the shortest round trip of a full request lately; let the queue drain when the last one grows old."""
-        if texts >= math.ceil(0.75 * self.request_texts):
+        if texts >= math.ceil(FULL_ENOUGH * self.request_texts):
             self._min_seconds = min(self._min_seconds, seconds)
             self._next_min_seconds = min(self._next_min_seconds, seconds)
         if now >= self._window_ends:

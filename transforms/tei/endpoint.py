@@ -14,9 +14,9 @@ from transforms.tei.handshake import EndpointProfile
 
 FAILURES_TO_OPEN = 2  # in a row; one alone is a hiccup and stops nobody
 FIRST_REST = 0.25  # seconds
-MAX_REST = 5.0
-FIRST_PAUSE = 0.05
-MAX_PAUSE = 1.0
+MAX_REST = 5.0  # an endpoint that is back waits no longer for its first request
+FIRST_REFUSAL_PAUSE = 0.05  # seconds after a 429: about as long as a request takes, and makes room
+MAX_REFUSAL_PAUSE = 1.0
 FIRST_NOTICE = 2.0  # seconds without a success before the log says so; the next ones after twice as many each
 
 logger = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ class CircuitBreaker:
         self._keep_silent(now, retry_after or 0.0)
         if first_of_round:
             self._refusals += 1
-            pause = self._backoff.full(FIRST_PAUSE, MAX_PAUSE, self._refusals)
+            pause = self._backoff.full(FIRST_REFUSAL_PAUSE, MAX_REFUSAL_PAUSE, self._refusals)
             self._paused_until = max(self._paused_until, now + pause)
 
     def _keep_silent(self, now: float, seconds: float) -> None:

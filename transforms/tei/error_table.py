@@ -71,8 +71,6 @@ def _row(
     return _Row(frozenset(statuses), action, re.compile(message, re.IGNORECASE) if message else None, json, reason)
 
 
-OVERLONG = r"must have less than \d+ (tokens|characters)"
-
 # The first row that fits decides. Servers before 1.9 answer 413 with a JSON body where newer ones answer 422.
 TABLE = (
     _row(429, action=Action.SLOW_DOWN),
@@ -84,7 +82,7 @@ TABLE = (
         413,
         422,
         action=Action.SPLIT,
-        message=OVERLONG,
+        message=r"must have less than \d+ (tokens|characters)",
         reason=Reason.OVERLONG_TEXT,
     ),
     _row(413, action=Action.SPLIT, json=True),

@@ -23,5 +23,9 @@ class PairingBroken(EndpointError):
     """The canary did not come back with its vector in its place: no vector of this endpoint can be trusted."""
 
 
+class VectorsDoubtful(EndpointError):
+    """Replies that passed as right may have held wrong vectors: all that came from this endpoint lately is in doubt."""
+
+
 class NotTei(EndpointRefused):
     """Something other than TEI answers: at the first handshake a mistake, later perhaps a gateway's page."""

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from transforms.elements import Reason, Vectors
 from transforms.tei.endpoint import Backoff, Endpoint, GiveUpTimer
 from transforms.tei.error_table import Action, Failure, classify, doubtful_reply, no_reply
-from transforms.tei.errors import ModelChanged, NotTei, PairingBroken
+from transforms.tei.errors import ModelChanged, NotTei, PairingBroken, VectorsDoubtful
 from transforms.tei.formats import (
     OtherDimensions,
     Rows,
@@ -222,6 +222,12 @@ class Exchange:
             if not rows.good[place]:
                 self._fail(assignment, task, doubtful_reply("the canary has a vector with nulls or of zeros"))
             elif not self._is_canary(rows.values[place]):
+                if any(map(self._is_canary, rows.values)):
+                    raise VectorsDoubtful(
+                        f"{assignment.endpoint.url} mixes up rows: the canary's vector came back in the place of "
+                        "another text's. Look at what stands in front of the model (a batching proxy, a cache). Rows "
+                        "that changed places without the canary do not show, so its earlier replies are in doubt, too."
+                    )
                 found = cosine(self._space.vectors[0], rows.values[place])
                 self._wrong_canary(assignment, task, profile, f"its cosine is {found:.4f}")
             else:
@@ -354,10 +360,11 @@ class Exchange:
         """Ask for the canary again, alone and spaced out; end the run unless all of that is right.
 
         The second wrong one of an endpoint ends the run, too, however many right ones come between them: then two
-        models answer there. Wrong replies to requests that were under way together count as one.
+        models answer there. Wrong replies to requests that were under way together count as one. Where texts go one
+        by one, the first wrong one ends it: a reply to a single text between right canaries may be the other model's.
 
         Raises:
-            ModelChanged, PairingBroken: what the endpoint returns cannot be trusted.
+            ModelChanged, PairingBroken, VectorsDoubtful: what the endpoint returns cannot be trusted.
         """
         try:
             with self._canary_lock:
@@ -373,7 +380,7 @@ class Exchange:
         """Do what `_wrong_canary` says; one thread at a time.
 
         Raises:
-            ModelChanged, PairingBroken: what the endpoint returns cannot be trusted.
+            ModelChanged, PairingBroken, VectorsDoubtful: what the endpoint returns cannot be trusted.
             Unavailable: it does not answer for now.
         """
         endpoint = assignment.endpoint
@@ -387,13 +394,20 @@ class Exchange:
             self._wait(delay)
             right.append(self._is_canary(self._embed_canary(assignment, profile)))
         if not any(right):
-            raise ModelChanged(
+            error: PairingBroken | ModelChanged = ModelChanged(
                 f"{endpoint.url} serves another model than this job's vectors were made with, whatever its name: the "
                 f"canary came back with another vector again and again ({found}). Vectors of its replies were not "
                 "used. Look at what was deployed or restarted there."
             )
+        else:
+            error = PairingBroken(self._two_models(endpoint, found))
+        if endpoint.one_by_one:
+            raise VectorsDoubtful(
+                f"{error} It takes one text a request: before this canary, replies to single texts may have been the "
+                "other model's."
+            )
         if not all(right):
-            raise PairingBroken(self._two_models(endpoint, found))
+            raise error
         self._wrong_canary_at[endpoint.url] = self._scheduler.clock()
         logger.warning("%s returned a wrong canary once (%s); that reply was not used", endpoint.url, found)
 
@@ -405,8 +419,8 @@ class Exchange:
         return (
             f"{endpoint.url} returns the canary's vector in some replies and another one in others ({found}): either "
             "two models answer there (look at its replicas, a rolling update, a balancer in front of two versions), or "
-            "what stands in front of it mixes up rows (a cache, a batching proxy). Replies with a wrong canary were "
-            "not used; two rows that changed places without it are found by verify --sample."
+            "what stands in front of it mixes up replies (a cache, a batching proxy). Replies with a wrong canary were "
+            "not used."
         )
 
     # --- failures -----------------------------------------------------------------------------------------------------
@@ -438,11 +452,6 @@ class Exchange:
 
     def _wait_and_repeat(self, assignment: Assignment, task: Task, failure: Failure) -> None:
         self._record_failure(assignment, failure)
-        too_large = task.alone and task.body_bytes > DEFAULT_PAYLOAD_LIMIT
-        if failure.status is None and too_large and task.waits >= BATCH_TRIES:
-            # Some servers close the connection on a body that is too large before they have said so.
-            self._split_bytes(assignment, task, failure)
-            return
         was_sent = task.attempts > assignment.task.attempts
         profile = assignment.profile
         if was_sent and profile is not None and task.waits >= (HUNG_AFTER if failure.timed_out else STUCK_AFTER):
@@ -456,6 +465,9 @@ class Exchange:
                     self._timer.record_success()
                     if failure.timed_out:
                         self._isolate_hung(assignment, task, failure)
+                    elif failure.status is None and task.alone and task.body_bytes > DEFAULT_PAYLOAD_LIMIT:
+                        # Some servers close the connection on a body that is too large before they have said so.
+                        self._split_bytes(assignment, task, failure)
                     else:
                         self._retry(assignment, task, failure)
                     return

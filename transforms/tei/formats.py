@@ -16,10 +16,10 @@ import numpy.typing as npt
 import orjson
 import pybase64
 
-from transforms.elements import Vectors
+from transforms.elements import Vectors, text_as_sent
 from transforms.tei.settings import EndpointSettings, Overlong
 
-FIRST_WITH_BASE64 = (1, 3, 0)
+FIRST_WITH_BASE64 = (1, 3, 0)  # of TEI's versions
 FIRST_WITH_DIMENSIONS = (1, 8, 0)
 REPLY_BYTES_PER_NUMBER = 32  # a float in JSON has 25 characters at most, with its comma
 REPLY_BYTES_PER_ROW = 256  # of what surrounds a vector
@@ -50,11 +50,12 @@ class Wire:
     options: Mapping[str, object]
 
     def encode(self, texts: Sequence[str]) -> bytes:
-        """Return the request's body, UTF-8. Lone surrogates, which no server can read, become question marks."""
+        """Return the request's body, UTF-8; of each text, what `text_as_sent` makes of it."""
         try:
             return orjson.dumps({self.field: texts, **self.options})
         except orjson.JSONEncodeError:
-            clean = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+            # Lone surrogates are rare: making every text anew would cost more than the second attempt does.
+            clean = [text_as_sent(text).decode() for text in texts]
             return orjson.dumps({self.field: clean, **self.options})
 
     def decode(self, body: bytes, count: int, dimensions: int | None) -> Rows:

@@ -63,7 +63,6 @@ class ServerInfo:
         model_type: `embedding`, `classifier` or `reranker`.
         max_concurrent_requests: permits; one a text, not one a request.
         max_input_length: tokens that the model reads, special tokens and prompt included.
-        max_batch_tokens: tokens of one device batch; None where the server does not say.
         max_client_batch_size: texts in one request.
         auto_truncate: whether overlong texts are truncated where a request does not say; None where unknown.
         version: the server's.
@@ -76,7 +75,6 @@ class ServerInfo:
     model_type: str
     max_concurrent_requests: int
     max_input_length: int
-    max_batch_tokens: int | None
     max_client_batch_size: int
     auto_truncate: bool | None
     version: str
@@ -94,7 +92,12 @@ class ServerInfo:
     def identity(self, dimensions: int) -> ModelIdentity:
         """Return the model's names, with the dimensions that only a vector shows."""
         return ModelIdentity(
-            self.model_id, self.model_sha, self.model_dtype, self.pooling, dimensions, server_version=self.version
+            model_id=self.model_id,
+            sha=self.model_sha,
+            dtype=self.model_dtype,
+            pooling=self.pooling,
+            dimensions=dimensions,
+            server_version=self.version,
         )
 
 
@@ -212,13 +215,13 @@ class Handshake:
         replies = [reply for _, reply in alone]
         job_wire, reason = self._choose_wire(url, info, texts, space, batch_limit)
         return EndpointProfile(
-            url,
-            info,
-            expected or space,
-            int(replies[0].number("x-compute-tokens")),
-            max(reply.seconds for reply in replies),
-            job_wire,
-            reason,
+            url=url,
+            info=info,
+            space=expected or space,
+            canary_tokens=int(replies[0].number("x-compute-tokens")),
+            seconds_per_text=max(reply.seconds for reply in replies),
+            wire=job_wire,
+            wire_reason=reason,
         )
 
     def embed_canary(self, url: str, wire: Wire, timeout: float | None = None) -> Vectors:
@@ -416,7 +419,6 @@ def _server_info(info: Mapping[str, Any]) -> ServerInfo:
         model_type=model_type,
         max_concurrent_requests=_limit(info["max_concurrent_requests"]),
         max_input_length=_limit(info["max_input_length"]),
-        max_batch_tokens=tokens if isinstance(tokens := info.get("max_batch_tokens"), int) else None,
         max_client_batch_size=_limit(info["max_client_batch_size"]),
         auto_truncate=info.get("auto_truncate"),
         version=_name(info.get("version")),
@@ -460,6 +462,7 @@ def _name(value: object) -> str:
 
 
 def _limit(value: object) -> int:
+    # Python refuses to convert thousands of digits; the first twenty alone are more than MAX_LIMIT.
     number = int(str(value)[:20])
     if number < 1:
         raise ValueError(f"{number} is not a limit")

@@ -74,7 +74,7 @@ backlog = Backlog()
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting(Generic[Batch]):
+class _SubmittedBatch(Generic[Batch]):
     batch: Batch
     pending: PendingEmbeddings
     documents: int
@@ -90,7 +90,7 @@ class SubmittedBatches(Generic[Batch]):
 
     def __init__(self, settings: EndpointSettings) -> None:
         self._client = acquire(settings)
-        self._waiting: deque[_Waiting[Batch]] = deque()
+        self._batches: deque[_SubmittedBatch[Batch]] = deque()
 
     def submit(self, batch: Batch, texts: Sequence[str], documents: int, memory: int) -> PendingEmbeddings:
         """Hand a batch's texts to the client.
@@ -105,7 +105,7 @@ class SubmittedBatches(Generic[Batch]):
             EndpointError: the run must stop.
         """
         pending = self._client.submit(texts)
-        self._waiting.append(_Waiting(batch, pending, documents, memory))
+        self._batches.append(_SubmittedBatch(batch, pending, documents, memory))
         backlog.add(documents, memory)
         return pending
 
@@ -118,7 +118,7 @@ class SubmittedBatches(Generic[Batch]):
         Raises:
             EndpointError: the run must stop.
         """
-        while self._waiting and (self._waiting[0].pending.done() or self._enough_behind_the_oldest()):
+        while self._batches and (self._batches[0].pending.done() or self._enough_behind_the_oldest()):
             yield self._take_oldest()
 
     def take_all(self) -> Iterator[tuple[Batch, Embeddings]]:
@@ -127,15 +127,15 @@ class SubmittedBatches(Generic[Batch]):
         Raises:
             EndpointError: the run must stop.
         """
-        while self._waiting:
+        while self._batches:
             yield self._take_oldest()
 
     def forget(self) -> None:
         """Drop what a bundle that failed has left."""
-        for waiting in self._waiting:
-            waiting.pending.cancel()  # or the bundle's next try would wait behind these texts, and pay for them twice
-            backlog.add(-waiting.documents, -waiting.memory)
-        self._waiting.clear()
+        for one in self._batches:
+            one.pending.cancel()  # or the bundle's next try would wait behind these texts, and pay for them twice
+            backlog.add(-one.documents, -one.memory)
+        self._batches.clear()
 
     def close(self) -> None:
         """Drop what is left, and give the client back. To be called once."""
@@ -143,11 +143,11 @@ class SubmittedBatches(Generic[Batch]):
         release(self._client)
 
     def _enough_behind_the_oldest(self) -> bool:
-        oldest = self._waiting[0]
+        oldest = self._batches[0]
         documents = backlog.documents - oldest.documents
         return backlog.memory - oldest.memory >= _ENOUGH_MEMORY or documents >= 2 * self._client.max_in_flight
 
     def _take_oldest(self) -> tuple[Batch, Embeddings]:
-        oldest = self._waiting.popleft()
+        oldest = self._batches.popleft()
         backlog.add(-oldest.documents, -oldest.memory)
         return oldest.batch, oldest.pending.result()

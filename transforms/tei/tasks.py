@@ -17,7 +17,7 @@ from transforms.tei.errors import EndpointError
 from transforms.tei.transport import Reply
 
 MAX_TIME_MS = 86_400_000.0  # in a statistics header; more is absurd and counts as missing
-MAX_TOKENS = 1e9
+MAX_TOKENS = 1e9  # likewise, of one request
 SPECIAL_TOKENS = 2  # that most models add to a text: one in front of it, one behind it
 
 
@@ -56,12 +56,18 @@ class Embeddings:
 
 
 class Submission:
-    """The texts of one shard, and their vectors as they come in. Its methods may be called from any thread."""
+    """The texts of one shard, and their vectors as they come in. Its methods may be called from any thread.
+
+    Attributes:
+        number: of the submission; tasks of lower ones go first.
+        texts: the shard's; none when all of them are settled.
+        vectors: float32[len(texts), dimensions]; rows of zeros are not there yet, or of rejected texts.
+    """
 
     def __init__(self, number: int, texts: Sequence[str], dimensions: int) -> None:
         self.number = number
         self.texts = texts
-        self._vectors = _zeros(len(texts), dimensions)
+        self.vectors = _zeros(len(texts), dimensions)
         self._rejections: dict[int, Rejection] = {}
         self._truncated: set[int] = set()
         self._sums = RequestStatistics()
@@ -93,10 +99,10 @@ class Submission:
         """
         # Outside the lock: no two tasks hold the same text.
         if canary is None:
-            self._vectors[indices] = rows
+            self.vectors[indices] = rows
         else:  # in two pieces: a copy without the row would cost more
-            self._vectors[indices[:canary]] = rows[:canary]
-            self._vectors[indices[canary:]] = rows[canary + 1 :]
+            self.vectors[indices[:canary]] = rows[:canary]
+            self.vectors[indices[canary:]] = rows[canary + 1 :]
         self._settle(len(indices))
 
     def reject(self, index: int, rejection: Rejection) -> None:
@@ -104,11 +110,6 @@ class Submission:
         with self._lock:
             self._rejections[index] = rejection
         self._settle(1)
-
-    def vectors_so_far(self) -> tuple[Vectors, frozenset[int]]:
-        """Return the vectors, of which rows of zeros are not there yet, and the indices that were rejected."""
-        with self._lock:
-            return self._vectors, frozenset(self._rejections)
 
     def truncate(self, indices: Iterable[int]) -> None:
         """Record texts of which the client itself sends only the beginning."""
@@ -185,7 +186,7 @@ class Submission:
             times = {f"{name}_ms": round(value) for name, value in self._times_ms.items()}
             statistics = replace(self._sums, latency_ms=Counter(self._sums.latency_ms), **times)
             truncated = sorted(self._truncated - self._rejections.keys())
-            return Embeddings(self._vectors, dict(self._rejections), statistics, truncated)
+            return Embeddings(self.vectors, dict(self._rejections), statistics, truncated)
 
     def _settle(self, texts: int) -> None:
         with self._lock:

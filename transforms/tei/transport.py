@@ -22,7 +22,7 @@ from transforms.tei.settings import is_loopback
 
 CONNECT_TIMEOUT = 10.0  # seconds; a host that does not even accept a connection is better asked again than waited for
 MAX_REPLY_BYTES = 1 << 24  # of a reply whose size nobody knows beforehand: /info, errors, a first vector
-BUFFER_BYTES = 1 << 18  # that libcurl reads at a time: a reply of 32 vectors fits, so one callback takes all of it
+RECEIVE_BYTES = 1 << 18  # that libcurl reads at a time: a reply of 32 vectors fits, so one callback takes all of it
 CURLE_PROXY = 97  # libcurl's code for a proxy that refuses; pycurl has no name for it
 HEADERS = (
     "Content-Type: application/json",
@@ -203,7 +203,7 @@ class HttpTransport:
         handle.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
         handle.setopt(pycurl.FOLLOWLOCATION, 0)
         handle.setopt(pycurl.CONNECTTIMEOUT_MS, round(CONNECT_TIMEOUT * 1000))
-        handle.setopt(pycurl.BUFFERSIZE, BUFFER_BYTES)
+        handle.setopt(pycurl.BUFFERSIZE, RECEIVE_BYTES)
         handle.setopt(pycurl.MAXAGE_CONN, 24 * 3600)
         certificates = _certificates()
         handle.setopt(pycurl.CAINFO, certificates)

@@ -88,7 +88,7 @@ class VectorSpace:
         return min(cosine(mine, theirs) for mine, theirs in zip(self.vectors, other.vectors, strict=True))
 
     def is_same(self, other: VectorSpace) -> bool:
-        """Whether vectors of both can stand side by side; the looser tolerance of the two decides."""
+        """Return whether vectors of both can stand side by side; the looser tolerance of the two decides."""
         if self.normalized != other.normalized:
             return False
         return self.worst_cosine(other) >= min(self.min_cosine, other.min_cosine)

@@ -227,7 +227,7 @@ def test_who_looks_again_reads_only_what_is_new_also_what_the_progress_bar_has_r
     ledger = read_ledger(PLAN, output, JOB, output.list(), cache)
     assert sorted(output.names[5:]) == [output.receipt("deep/packed-00002"), output.receipt("wiki-00002")]
     assert ledger.sources[1].records == 12
-    assert sorted(ledger.sources[0].receipts) == [0, 1, 2]
+    assert sorted(ledger.sources[0].by_index) == [0, 1, 2]
 
 
 def test_what_is_no_receipt_is_as_good_as_not_there(tmp_path: Path) -> None:

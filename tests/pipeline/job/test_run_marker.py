@@ -68,7 +68,7 @@ def test_remote_work_may_live_on_without_its_launcher_until_the_folder_has_been_
     for path in (tmp_path / "data/wiki-00000.ndjson", half):
         os.utime(path, (now - 720, now - 720))
     (found,) = writers(output)
-    assert found.launcher_is_gone
+    assert found.marker.is_gone
     assert 719 < found.silent_seconds < 800
     for words in ("workers may live on", "12 min ago", "Cancel the job in DataflowRunner", output.path(REMOTE.name)):
         assert words in found.remedy(output)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.planning.estimate import NAME, read_estimate
+from pipeline.planning.estimate import ESTIMATE, read_estimate
 from tests.commands import tayyar, tayyar_here, texts_embedded
 from tests.documents import documents, write_ndjson
 from tests.tei_simulator.process import TeiSimulator
@@ -88,7 +88,7 @@ def test_starting_over_keeps_an_estimate_of_the_job_to_come_and_none_of_the_form
         return plan and plan["records"]["planned"]
 
     tayyar_here(*run)
-    output.write(NAME, [b'{"records": 5}'])
+    output.write(ESTIMATE, [b'{"records": 5}'])
     tayyar_here(*run)
     assert planned() == 5
     tayyar_here(*run)
@@ -111,9 +111,9 @@ def test_a_text_field_that_nothing_has_is_refused(corpus: Path, hash_tei: str) -
 @pytest.mark.parametrize("value", ["-1", "1e300", "18446744073709551615", '"7"', "true", "[]"])
 def test_a_saved_estimate_out_of_bounds_is_none(tmp_path: Path, name: str, value: str) -> None:
     output = OutputFolder(str(tmp_path), "test")
-    output.write(NAME, [b'{"records":5}'])
+    output.write(ESTIMATE, [b'{"records":5}'])
     assert read_estimate(output) == {"records": 5}
-    output.write(NAME, [f'{{"{name}":{value}}}'.encode()])
+    output.write(ESTIMATE, [f'{{"{name}":{value}}}'.encode()])
     assert read_estimate(output) is None
 
 

@@ -14,10 +14,10 @@ from pipeline.job.ledger import Ledger, SourceLedger
 from pipeline.job.sharding import Plan
 from pipeline.reporting.report import (
     VERIFIED,
-    Former,
+    FormerReport,
     file_name,
     make_report,
-    read_former,
+    read_former_report,
     read_verified,
     run_of,
     summary,
@@ -159,7 +159,7 @@ def test_where_nothing_was_sent_the_price_of_a_document_is_that_of_the_former_re
     write_report(make_report(reused_ledger(), JOB, "/out", 3600.0), output)
     none = receipt(0, FIRST, embedded=30, sent=0, reused=30, records=30)
     only_reused = Ledger(Plan((FIRST,), 100), (SourceLedger(FIRST, {0: none}, True),))
-    former = read_former(output).dollars_per_document
+    former = read_former_report(output).dollars_per_document
     report = make_report(only_reused, JOB, "/out", 3600.0, former_price=former)
     assert report.totals.dollars_not_spent == pytest.approx(30 * 0.05)
     assert make_report(only_reused, JOB, "/out", 3600.0).totals.dollars_not_spent is None
@@ -348,7 +348,7 @@ def test_a_damaged_verification_is_none(tmp_path: Path, saved: bytes) -> None:
 def test_a_damaged_former_report_is_none(tmp_path: Path, saved: bytes) -> None:
     output = folder(tmp_path)
     output.write(output.report, [saved])
-    assert read_former(output) == Former(None, None, None)
+    assert read_former_report(output) == FormerReport(None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -369,7 +369,7 @@ def test_the_report_is_saved_as_json_and_its_successor_reads_it(tmp_path: Path) 
     saved: dict[str, Any] = json.loads(output.read(output.report) or b"")
     assert (saved["job"]["overlong"], saved["job"]["model"]["model_id"]) == ("truncate", JOB.model.model_id)
     assert saved["latency_ms"]["histogram"] == {"10": 60, "20": 39, "500": 1}
-    assert read_former(output) == Former(1.3, 1.3 * 4 / 3600 / 243_075, WHOLE_RUN)
+    assert read_former_report(output) == FormerReport(1.3, 1.3 * 4 / 3600 / 243_075, WHOLE_RUN)
 
 
 @pytest.mark.parametrize(
@@ -379,4 +379,4 @@ def test_a_last_run_that_cannot_be_shown_is_left_out(tmp_path: Path, change: dic
     output = folder(tmp_path)
     run = dataclasses.asdict(WHOLE_RUN) | change
     output.write(output.report, [json.dumps({"price_per_hour": 1.3, "last_run": run}).encode()])
-    assert read_former(output) == Former(1.3, None, None)
+    assert read_former_report(output) == FormerReport(1.3, None, None)

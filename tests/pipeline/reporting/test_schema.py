@@ -12,7 +12,7 @@ import pipeline.reporting
 from pipeline.job.ledger import Ledger
 from pipeline.job.sharding import Plan
 from pipeline.reporting.report import make_report
-from pipeline.reporting.schema import Report, encode, json_schema
+from pipeline.reporting.schema import Report, encode_json, json_schema
 from tests.pipeline.job.test_spec import JOB
 from tests.pipeline.reporting.reports import nasty_report, unfinished_report
 
@@ -20,7 +20,7 @@ SHIPPED = Path(pipeline.reporting.__path__[0]) / "report.schema.json"
 
 
 def test_the_schema_that_is_shipped_is_that_of_the_types() -> None:
-    assert SHIPPED.read_bytes() == encode(json_schema()), (
+    assert SHIPPED.read_bytes() == encode_json(json_schema()), (
         "python -m pipeline.reporting.schema > pipeline/reporting/report.schema.json"
     )
     jsonschema.Draft202012Validator.check_schema(json_schema())
@@ -48,7 +48,7 @@ def test_every_field_is_described() -> None:
     ],
 )
 def test_reports_keep_to_the_schema(report: Report) -> None:
-    value = json.loads(encode(report))
+    value = json.loads(encode_json(report))
     jsonschema.validate(value, json_schema())
     for field in dataclasses.fields(Report):
         with pytest.raises(jsonschema.ValidationError):

@@ -28,6 +28,7 @@ ENDPOINT_ERRORS = [
     errors.ModelChanged,
     errors.NotTei,
     errors.PairingBroken,
+    errors.VectorsDoubtful,
 ]
 
 

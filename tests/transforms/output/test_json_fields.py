@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from transforms.output.json_fields import build
+from transforms.output.json_fields import build_dataclass
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ GOOD: dict[str, Any] = {"name": "a", "count": 1, "share": 0.5, "counts": {}}
 
 
 def test_what_fits_is_built() -> None:
-    assert build(Thing, GOOD | {"other": "b", "share": 1}) == Thing("a", 1, 1, {}, "b")
+    assert build_dataclass(Thing, GOOD | {"other": "b", "share": 1}) == Thing("a", 1, 1, {}, "b")
 
 
 @pytest.mark.parametrize(
@@ -40,9 +40,9 @@ def test_what_fits_is_built() -> None:
 )
 def test_what_does_not_fit_is_refused_by_name(wrong: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match=next(iter(wrong))):
-        build(Thing, GOOD | wrong)
+        build_dataclass(Thing, GOOD | wrong)
 
 
 def test_a_missing_field_is_refused() -> None:
     with pytest.raises(TypeError, match="name"):
-        build(Thing, {"count": 1, "share": 1.0, "counts": {}})
+        build_dataclass(Thing, {"count": 1, "share": 1.0, "counts": {}})

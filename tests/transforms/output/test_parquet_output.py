@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,13 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transforms.elements import Document, Vectors
+from transforms.elements import Document, Vectors, text_as_sent
 from transforms.ndjson.lines import Line
 from transforms.ndjson.parse import parse_line
 from transforms.output import parquet_output
 from transforms.output.layout import BOOL, DOUBLE, FLOAT16, FLOAT32, INT64, JSON, PARQUET, STRING, Column, Layout
 from transforms.output.parquet_output import ROW_GROUP_ROWS, ParquetRow, encode, place, read_at, read_rows, rows_of
-from transforms.reuse.keys import text_as_sent
 from transforms.storage.api import WrittenFile
 from transforms.storage.chunks import Crc32c
 
@@ -148,8 +148,50 @@ def test_a_file_is_written_a_row_group_at_a_time() -> None:
             taken += 1
             yield row
 
-    sizes = [(taken, len(chunk) > 50_000) for chunk in encode(rows(), PLAIN, 8)]
-    assert sizes == [*((number * ROW_GROUP_ROWS, True) for number in (1, 2, 3)), (count, False)]
+    sizes: Counter[int] = Counter()
+    for piece in encode(rows(), PLAIN, 8):
+        sizes[taken] += len(piece)
+    assert [rows for rows in sizes if sizes[rows] > 25_000] == [number * ROW_GROUP_ROWS for number in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("vector_type", [FLOAT32, FLOAT16])
+def test_a_file_takes_the_memory_of_a_row_group_whatever_its_length(vector_type: str) -> None:
+    layout = Layout(PARQUET, "embedding", vector_type)
+    line = document({"content": "x" * 2000})
+    vectors = random_vectors(8 * ROW_GROUP_ROWS, 128)
+
+    def most_memory(groups: int) -> tuple[int, int]:
+        """Return the bytes at their peak: of Python and numpy, and of Arrow between two pieces of the file."""
+        count = groups * ROW_GROUP_ROWS
+        rows = rows_of([line] * count, vectors[:count], layout, {})
+        before, of_arrow = tracemalloc.get_traced_memory()[0], 0
+        tracemalloc.reset_peak()
+        for _ in encode(rows, layout, 128):
+            pools = pa.default_memory_pool(), pa.system_memory_pool()
+            of_arrow = max(of_arrow, sum(pool.bytes_allocated() for pool in pools))
+        return tracemalloc.get_traced_memory()[1] - before, of_arrow
+
+    most_memory(1)  # what is allocated once for the process does not count
+    tracemalloc.start()
+    try:
+        short, long = most_memory(2), most_memory(8)
+    finally:
+        tracemalloc.stop()
+    texts, lines, numbers = (ROW_GROUP_ROWS * size for size in (2000, len(line.line), 128 * 4))
+    # The rows' texts, the columns, and the piece that is written of the numbers, which hardly compress.
+    assert short[0] < texts + (texts + lines + numbers) + numbers + (1 << 20)
+    assert long[0] < short[0] + (1 << 18)
+    assert long[1] < short[1] + (1 << 18)
+
+
+@pytest.mark.parametrize(("count", "problem"), [(8192, []), (8193, ["it has a row group that is larger than any "])])
+def test_row_groups_of_other_sizes_are_read_up_to_a_limit(tmp_path: Path, count: int, problem: list[str]) -> None:
+    path = tmp_path / "x.parquet"
+    written(path, [document({"content": "a"})] * count, random_vectors(count, 2), PLAIN)
+    pq.write_table(pq.read_table(path), path, row_group_size=count)
+    rows, problems = read(path, PLAIN, WrittenFile(path.name, 0, ""))
+    assert len(rows) == (0 if problem else count)
+    assert [one[:43] for one in problems[1:]] == problem  # the first is the checksum
 
 
 def test_a_damaged_file_is_a_problem_and_no_exception(tmp_path: Path) -> None:

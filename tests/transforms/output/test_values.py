@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -102,6 +103,19 @@ def test_vectors_fit_float16_up_to_its_largest_number_and_down_to_where_it_has_f
     vectors = np.array([*large, *small, [0, 0]], np.float32)
     assert fits_type(vectors, FLOAT16).tolist() == [True, True, *[False] * 3, True, True, *[False] * 4]
     assert fits_type(vectors, FLOAT32).tolist() == [True] * 10 + [False]
+
+
+def test_whether_vectors_fit_takes_little_memory_beside_theirs() -> None:
+    vectors = np.full((5000, 256), 0.1, np.float32)
+    vectors[-1] = 1e9
+    tracemalloc.start()
+    try:
+        fits = fits_type(vectors, FLOAT16)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert fits.sum() == 4999
+    assert peak < vectors.nbytes / 4
 
 
 @given(st.integers(1, 2000), st.integers(0, 2**32 - 1), st.floats(-25, 16))

@@ -36,8 +36,8 @@ class Pending:
     def __init__(self) -> None:
         self.vectors = np.zeros((6, 2), dtype=np.float32)
 
-    def so_far(self) -> tuple[Vectors, frozenset[int]]:
-        return self.vectors, frozenset()
+    def so_far(self) -> Vectors:
+        return self.vectors
 
     def arrive(self, *rows: int) -> None:
         self.vectors[list(rows)] = VECTORS[list(rows)]
@@ -109,7 +109,7 @@ def test_vectors_that_were_there_at_two_looks_are_saved_when_the_shard_is_old_en
 
 def test_a_shard_that_is_forgotten_during_a_look_is_not_saved(tmp_path: Path) -> None:
     class Forgotten(Pending):
-        def so_far(self) -> tuple[Vectors, frozenset[int]]:
+        def so_far(self) -> Vectors:
             if clock.now > 100:
                 one.clear()
             return super().so_far()

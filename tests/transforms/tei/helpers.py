@@ -85,7 +85,6 @@ def profile(url: str = "http://tei", seconds_per_text: float = 0.0, **info: Any)
         pooling="mean",
         model_type="embedding",
         max_input_length=512,
-        max_batch_tokens=None,
         auto_truncate=True,
         version="1.9.3",
         **limits,

@@ -196,6 +196,24 @@ def test_a_text_is_cut_only_if_one_of_its_size_was_refused_alone() -> None:
         assert vectors[2].any()
 
 
+def test_a_server_that_hangs_up_on_a_large_body_gets_a_smaller_one_but_not_in_an_outage() -> None:
+    text = "س" * 1_100_000
+    options: dict[str, Any] = {"max_input_length": 10**7}
+    with scripted(when(lambda asked: len(asked.body) > 2_000_000, HANG_UP), **options) as tei, clients(tei) as client:
+        assert not client.submit([text]).result().rejections
+        assert 1_000_000 < min(len(asked.body) for asked in tei.asked if asked.documents) < 2_000_000
+
+    outage = itertools.count()
+
+    def hangs_up_on_all(asked: Asked) -> Says | None:
+        return HANG_UP if asked.texts and next(outage) < 12 else None
+
+    with scripted(**options) as tei, clients(tei) as client:
+        client.probe()
+        tei.script = hangs_up_on_all
+        check([text], client.submit([text]).result())
+
+
 @pytest.mark.parametrize("status", [400, 415, 422])
 def test_a_gateways_page_for_every_request_costs_no_text(status: int) -> None:
     left = itertools.count()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from transforms.tei.errors import EndpointError, EndpointRefused, ModelChanged, PairingBroken
+from transforms.tei.errors import EndpointError, EndpointRefused, ModelChanged, VectorsDoubtful
 from transforms.tei.handshake import CANARY_TEXT
 from transforms.tei.vector_space import VectorSpace
 
@@ -158,7 +158,7 @@ def test_vectors_in_each_others_places_stop_the_run(normalize: bool) -> None:
     ):
         client.probe()
         tei.script = turned
-        with pytest.raises(PairingBroken, match="mixes up rows"):
+        with pytest.raises(VectorsDoubtful, match="mixes up rows"):
             client.submit(some_texts(200)).result()
 
 

@@ -31,7 +31,7 @@ from transforms.ndjson.decompress import DamagedSource
 from transforms.output.folder import JOB, OutputFolder
 from transforms.output.layout import FLOAT32
 from transforms.output.receipts import Receipt, decode_receipt, encode_receipt
-from transforms.read_shards import ShardTooDense, SourceChanged, lines_of, parse_shard
+from transforms.read_shards import ShardTooDense, SourceChanged, lines_by_shard, parse_shard
 from transforms.reuse import partial
 from transforms.reuse.index import FOLDER as INDEX_FOLDER
 from transforms.reuse.index import FormerFile, ReuseIndex, make_index
@@ -39,13 +39,12 @@ from transforms.reuse.keys import KEY_BYTES
 from transforms.reuse.reuse import count_known, distinct
 from transforms.storage import api as storage
 from transforms.storage.api import FileStat
-from transforms.storage.base import StorageError
+from transforms.storage.base import PARALLEL, StorageError
 from transforms.tei.settings import Overlong
 
 FOLDER = f"{JOB}/former"
 COUNTED_BYTES = 128 << 20  # of records that a run reads to find how many texts are new: a second or two
-_MAX_KEY_FILE_BYTES = 1 << 34
-_READERS = 32
+_MAX_KEY_FILE_BYTES = 1 << 34  # far more than a shard's keys take
 _logger = logging.getLogger(__name__)
 
 
@@ -98,7 +97,11 @@ def set_aside(
         gone = receipt.shard not in ledger.shards_named
         if receipt.shard in valid or (gone and not prune):
             continue
-        if receipt.output is not None and receipt.files_are_there(files) and _space_of(receipt) == job.space.digest:
+        if (
+            receipt.output is not None
+            and receipt.files_are_there(files)
+            and receipt.provenance.space == job.space.digest
+        ):
             stem = f"{FOLDER}/{hashlib.sha256(encode_receipt(receipt)).hexdigest()[:16]}"
             keys = output.read(output.keys(receipt.shard), _MAX_KEY_FILE_BYTES)
             output.write(f"{stem}.json", [encode_receipt(receipt)])
@@ -120,7 +123,7 @@ def index_former(
     Args:
         output: the folder; None where it is not known yet.
         job: of the run.
-        others: further folders, as `require_same_space` has accepted them.
+        others: further folders, as `reusable_folders` has accepted them.
         cache: of the receipts.
     """
     sources: list[_Source] = []
@@ -128,7 +131,7 @@ def index_former(
         space = job.space.digest if folder is output else require_job(folder).space.digest
         files = folder.list()
         receipts = cache if folder is output else ReceiptCache()
-        sources += (source for source in _outputs(folder, files, receipts) if _space_of(source.receipt) == space)
+        sources += (source for source in _outputs(folder, files, receipts) if source.receipt.provenance.space == space)
     usable = [
         source
         for source in sources
@@ -140,7 +143,7 @@ def index_former(
     return make_index([*_with_keys(usable), *unfinished])
 
 
-def require_same_space(folders: Iterable[str], job: JobSpec) -> list[OutputFolder]:
+def reusable_folders(folders: Iterable[str], job: JobSpec) -> list[OutputFolder]:
     """Return the output folders that vectors may come from besides the run's own; nothing is written to them.
 
     Raises:
@@ -182,7 +185,7 @@ def count_new(
     with tqdm(desc="looking for new texts", leave=False, unit=" documents", disable=None, delay=2) as bar:
         for item in items:
             try:
-                for shard, lines in lines_of(item, plan.shard_bytes):
+                for shard, lines in lines_by_shard(item, plan.shard_bytes):
                     if left <= 0:
                         return New(new, documents, exact=False)
                     parsed = parse_shard(shard, lines, job.text_field, job.embedding_field)
@@ -239,7 +242,7 @@ def _with_keys(sources: Sequence[_Source]) -> Iterator[tuple[FormerFile, bytes]]
         except (StorageError, OSError):
             return None
 
-    with ThreadPoolExecutor(_READERS) as readers:
+    with ThreadPoolExecutor(PARALLEL) as readers:
         each = zip(sources, readers.map(read, sources), strict=True)
         for source, keys in tqdm(each, "reading keys", len(sources), leave=False, unit="", disable=None, delay=2):
             written = source.receipt.output
@@ -260,12 +263,8 @@ def _partial_shards(output: OutputFolder, job: JobSpec) -> Iterator[tuple[Former
             yield FormerFile(output.path(name), file.size, header.crc32c, None, ""), partial.keys_of(digests)
 
 
-def _space_of(receipt: Receipt) -> str:
-    return receipt.provenance.space
-
-
 def _fits(made: str, wanted: Overlong) -> bool:
-    """Whether vectors made under one policy can be used under another: those of truncated texts may be among them."""
+    """Return whether vectors made under one policy can be used under another: truncated texts' may be among them."""
     return wanted is Overlong.TRUNCATE or made == wanted.value
 
 
