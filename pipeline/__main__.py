@@ -82,6 +82,8 @@ def _how_to_continue(command: str, code: ExitCode) -> list[str]:
         return []
     if code == ExitCode.TOO_MANY_DEAD_LETTERS:
         return ["Fix the records, or raise --max_dead_letter_ratio; then the same command continues from what is done."]
+    if code == ExitCode.ENDPOINT:
+        return ["When that is mended, the same command continues from what is done."]
     return ["The same command continues from what is done."]
 
 

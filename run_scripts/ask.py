@@ -10,13 +10,17 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-import lancedb
 import numpy as np
 import numpy.typing as npt
 import orjson
 import requests
 
 from pipeline.embedded_tei.process import EmbeddedTei, EmbeddedTeiError
+
+try:
+    import lancedb
+except ImportError as missing:
+    sys.exit(f"ask.py: a package is missing ({missing.name}): {sys.executable} -m pip install 'tayyar[local,load]'")
 
 
 def embed(url: str, text: str, prompt_name: str) -> npt.NDArray[np.float32]:
@@ -59,7 +63,10 @@ def main() -> int:
         "--prompt_name", default="query", help="the model's prompt for questions, '' for none (default: %(default)s)"
     )
     options = parser.parse_args()
-    table = lancedb.connect(options.database).open_table(options.table)
+    try:
+        table = lancedb.connect(options.database).open_table(options.table)
+    except ValueError as error:  # there is no such table
+        sys.exit(f"ask.py: {options.database}: {error}. Load it first: run_scripts/load/lancedb.py")
     with endpoint(options.endpoint) as url:
         answers = []
         for question in options.questions:

@@ -517,3 +517,31 @@ def test_a_shard_is_written_batch_by_batch(database: Database, embedded: Path) -
     with contextlib.closing(kind(database.where, database.table, folder)) as table:
         table.replace(file.version, [], batches())
         assert table.count_rows()[file.version] == len(given) > 10
+
+
+@pytest.mark.parametrize("script", ["ask", "load/lancedb", "load/postgres", "load/qdrant"])
+def test_a_missing_package_is_one_line_with_the_remedy(script: str) -> None:
+    package = {"ask": "lancedb", "load/lancedb": "lancedb", "load/postgres": "psycopg", "load/qdrant": "qdrant_client"}
+    program = (
+        f"import runpy, sys; sys.modules[{package[script]!r}] = None; sys.argv[0] = sys.path[0] = 'here'; "
+        f"runpy.run_path('run_scripts/{script}.py', run_name='__main__')"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert re.fullmatch(
+        rf".*: a package is missing \({package[script]}\): \S+ -m pip install 'tayyar\[.*load\]'\n", ended.stderr
+    )
+
+
+@pytest.mark.parametrize(
+    ("recipe", "where"), [("postgres", "postgresql://127.0.0.1:1/x"), ("qdrant", "http://127.0.0.1:1")]
+)
+def test_a_database_that_cannot_be_reached_is_one_line(
+    recipe: str, where: str, embedded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = importlib.import_module(f"run_scripts.load.{recipe}").main
+    assert main(["--output", str(embedded / "out"), "--database", where]) == 1
+    assert re.search(
+        r": the database: .*refused.*\. Check --database, and that the server is up\.\n$", capsys.readouterr().err
+    )

@@ -440,11 +440,13 @@ def test_what_was_embedded_of_a_gone_source_goes_with_prune_alone(lived: Folder)
     (lived.corpus / "b.ndjson").unlink()
     report = run(lived.corpus, lived.output, lived.url)
     assert "1 input of former runs is not among the inputs of this run" in report
-    assert "kept: 300 documents of 1 input that no longer exist" in report
+    assert "kept: 300 documents of 1 input that no longer exists" in report
     assert (lived.output / "data/b-00000.ndjson").exists()
     verified = tayyar_here("verify", "--output", lived.output).stdout
     assert "verified: 600 records in 2 files" in verified
     assert f"1 of 3 sources no longer exists ({lived.corpus}/b.ndjson): its 300 records were checked" in verified
+    removed = f"--prune removes 300 documents of 1 input, {lived.corpus}/b.ndjson\n"
+    assert removed in run(lived.corpus, lived.output, lived.url, "--prune")
     lived.changed()
     assert not [*lived.output.rglob("b-*")]
 
@@ -522,7 +524,7 @@ def changed(tmp_path_factory: pytest.TempPathFactory, hash_tei: str) -> Path:
 
 def preparation(output: OutputFolder, corpus: Path) -> tuple[Ledger, IndexHandle | None]:
     job = require_job(output)
-    return prepare(output, make_plan([str(corpus)], output.root, job.shard_bytes), job, [], ReceiptCache())
+    return prepare(output, make_plan([str(corpus)], output.root, job.shard_bytes), job, [], ReceiptCache(), print)
 
 
 @pytest.mark.parametrize("before", [True, False])

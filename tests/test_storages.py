@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from pipeline.job.sharding import make_plan
-from tests.commands import ROOT, command, environment, tayyar, tayyar_here, texts_embedded
+from tests.commands import ROOT, environment, tayyar, tayyar_here, texts_embedded
 from tests.conftest import STORAGES
 from tests.documents import mixed_corpus
 from tests.storages import (
@@ -454,16 +454,7 @@ def refused(place: Storage, tei: str, *, inputs: str = "in/*", output: str = "ou
     where = ["--input", inputs if "://" in inputs else f"{place.root}/{inputs}"]
     where += ["--output", output if "://" in output else f"{place.root}/{output}"]
     before = texts_embedded(tei)
-    finished = subprocess.run(
-        command("run", *where, "--endpoint", tei),
-        cwd=ROOT,
-        env=without_cloud() | {"PYTHONPATH": str(ROOT)} | variables,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert finished.returncode == 2, finished.stderr
+    finished = tayyar("run", *where, "--endpoint", tei, code=2, variables=without_cloud() | variables)
     assert texts_embedded(tei) == before
     lines = finished.stderr.strip().splitlines()
     assert len(lines) == 1, finished.stderr

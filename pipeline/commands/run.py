@@ -89,7 +89,7 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
                 keep=(ESTIMATE,),
             )
             reuse = reusable_folders(options.reuse, job)
-            before, index = prepare(output, plan, job, others, cache, prune=options.prune, reuse=reuse)
+            before, index = prepare(output, plan, job, others, cache, say, prune=options.prune, reuse=reuse)
             say(_opening(plan, before, job, index))
             settings = _graph_settings(options, endpoint, output, job, index)
             ledger = _embed(before, output, pipeline_options, settings, cache, say)

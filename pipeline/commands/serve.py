@@ -20,8 +20,7 @@ def serve(arguments: Sequence[str]) -> int:
         from pipeline.embedded_tei import server
     except ImportError as error:
         raise UsageError(
-            f"the embedded TEI needs a package that is missing ({error}): "
-            f"{sys.executable} -m pip install 'tayyar[local]'"
+            f"tayyar serve needs a package that is missing ({error}): {sys.executable} -m pip install 'tayyar[local]'"
         ) from error
     parser = argparse.ArgumentParser(
         prog="tayyar serve",

@@ -131,7 +131,7 @@ class EmbeddedTei:
             if child.poll() is None and not ready
             else "ended at its start"
         )
-        raise EmbeddedTeiError(f"the embedded TEI {what}: {self._last_lines() or 'it wrote nothing'}")
+        raise EmbeddedTeiError(f"Tayyar's own server {what}: {self._last_lines() or 'it wrote nothing'}")
 
     def _last_lines(self) -> str:
         assert self._log is not None

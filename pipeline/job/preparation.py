@@ -82,6 +82,7 @@ def prepare(
     job: JobSpec,
     others: Sequence[run_marker.Writer],
     cache: ReceiptCache,
+    say: Callable[[str], None],
     *,
     prune: bool = False,
     reuse: Sequence[OutputFolder] = (),
@@ -94,6 +95,7 @@ def prepare(
         job: that it has joined the folder with.
         others: commands that may be writing to the folder: then nothing is deleted that they may need.
         cache: gets the receipts.
+        say: takes a line for the person at the terminal.
         prune: whether to remove what was embedded of sources that are not among the inputs any more.
         reuse: further output folders of the same space, whose vectors are used again.
     """
@@ -121,6 +123,10 @@ def prepare(
         )
     if not others:
         forget_indexes(output, files)
+        if prune and ledger.gone:
+            documents = count(sum(receipt.embedded for receipt in ledger.gone_receipts), "document")
+            names = f"{count(len(ledger.gone), 'input')}, {ledger.gone[0]}{' first' if ledger.gone[1:] else ''}"
+            say(f"--prune removes {documents} of {names}")
         set_aside(output, job, ledger, files, cache, prune=prune)
         files = output.list()
         ledger = read_ledger(plan, output, job.digest, files, cache)

@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 
 import orjson
 
+from pipeline.reporting.numbers import timestamp
 from transforms import list_shards
 from transforms.output.folder import JOB, OutputFolder
 from transforms.output.json_fields import build_dataclass
@@ -74,7 +75,7 @@ class RunMarker:
     def __str__(self) -> str:
         """Describe it for a person."""
         where = f" with {self.runner}" if self.is_remote else ""
-        return f"process {self.pid} on {self.host}{where}, since {self.since}"
+        return f"process {self.pid} on {self.host}{where}, since {timestamp(self.since_seconds)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from pipeline.job.former_vectors import New
+from pipeline.job.former_vectors import NewTexts
 from pipeline.job.sharding import Plan
 from pipeline.planning.sampling import Sample
 from pipeline.planning.throughput import Level, fastest
@@ -178,7 +178,8 @@ def render_estimate(estimate: Mapping[str, Any]) -> Iterator[str]:
     yield f"{count(estimate['files'], 'file')}, {size(estimate['bytes'])}, {count(estimate['shards'], 'shard')}"
     yield f"records: {_records(estimate)}"
     reasons = ", ".join(f"{reason} {number(many)}" for reason, many in estimate["dead_letters"].items())
-    yield f"dead letters: {f'about {reasons}' if reasons else 'none in the sample'}"
+    total = number(sum(estimate["dead_letters"].values()))
+    yield f"dead letters: {f'about {total} ({reasons})' if reasons else 'none in the sample'}"
     yield from _token_lines(estimate)
     yield f"duplicates: {percent(estimate['duplicates_share'])} of the sample's texts repeat an earlier one"
     yield f"output: about {size(estimate['output_bytes'])}; requests: about {number(estimate['requests'])}"
@@ -189,9 +190,13 @@ def render_estimate(estimate: Mapping[str, Any]) -> Iterator[str]:
     yield f"expected: {duration(estimate['seconds'])}{cost}, at the fastest of these rates"
     if new := estimate.get("new"):
         cost = "" if new["dollars"] is None else f", {dollars(new['dollars'])}"
-        counted = New(new["texts"], new["documents"], new["exact"])
+        counted = NewTexts(new["texts"], new["documents"], new["exact"])
         done = f", {count(new['done'], 'document')} are done; " if new["done"] else ": "
-        left = f"{counted}: {duration(new['seconds'])}{cost}" if counted != New(0, 0, exact=True) else "nothing is left"
+        left = (
+            f"{counted}: {duration(new['seconds'])}{cost}"
+            if counted != NewTexts(0, 0, exact=True)
+            else "nothing is left"
+        )
         yield f"of these{done}{left}"
 
 

@@ -29,6 +29,7 @@ from pipeline.reporting.schema import Report
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 _MAX_ROWS = 500  # of the table of files; report.json has them all
+_MAX_WORD = 30  # characters of a file's name or an option that the narrowest column has room for
 _MIN_BUCKETS = 2  # one alone shows nothing that the mean does not
 # Columns of the table of files that are there only where there is any such document, and their names on the page.
 _RARE_COLUMNS = {"reused": "reused", "duplicates": "equal texts", "truncated": "truncated"}
@@ -46,7 +47,7 @@ def render(report: Report) -> str:
     )
     formats = (count, dollars, duration, milliseconds, number, percent, progress, rate, size, timestamp)
     environment.filters |= {function.__name__: function for function in formats}
-    environment.filters |= {"breakable": _breakable, "moment": _moment}
+    environment.filters |= {"breakable": _breakable, "call": _call, "moment": _moment}
     charts = {"rate": None, "endpoint": None, "latency": None, **dict(_charts(report))}
     # What is not complete comes first: that is what one looks for in a long list.
     files = sorted(report.sources, key=lambda source: source.complete)
@@ -86,7 +87,8 @@ def _remarks(report: Report) -> Iterator[str]:
     if not report.balanced:
         yield "The ledger does not balance: run tayyar verify, which names the shards."
     if report.verified is not None and not report.verified.passed:
-        yield f"tayyar verify found {count(report.verified.findings, 'fault')}: run it again to see them."
+        findings = count(report.verified.findings, "finding")
+        yield f"tayyar verify had {findings}: run it again to see {'it' if report.verified.findings == 1 else 'them'}."
     if totals.dead_letters:
         share = percent(totals.dead_letters / totals.records)
         cause = likely_cause(report.dead_letters)
@@ -110,8 +112,25 @@ def _without_control_characters(value: object) -> object:
 
 
 def _breakable(text: str) -> Markup:
-    """Return a path or a name, escaped, that a narrow page breaks behind its separators and not in mid-word."""
-    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[/_.,=])(?=[^/_.,=])", escaped(text)))
+    """Return a path, a name or a call, escaped, that a narrow page breaks behind its separators and not in mid-word.
+
+    Within a file's name or an option, it breaks only if that is long.
+    """
+    parts = re.split(r"(?<=[/,= ])(?=[^/,= ])", escaped(text))
+    return Markup("<wbr>").join(
+        escape(piece)
+        for part in parts
+        for piece in (re.split(r"(?<=[_.])(?=[^_.])", part) if len(part) > _MAX_WORD else [part])
+    )
+
+
+def _call(command: str) -> Markup:
+    """Return a command line that breaks between its words, and not behind the hyphens of an option."""
+    words = (
+        Markup('<span class="option">{}</span>').format(word) if re.fullmatch(r"--\w+", word) else _breakable(word)
+        for word in command.split(" ")
+    )
+    return Markup(" ").join(words)
 
 
 def _moment(iso: str) -> str:

@@ -251,7 +251,7 @@ def run_of(
         endpoints=tuple(urlsplit(url).netloc.rpartition("@")[2] for url in urls),
         started_at=started_at,
         wall_seconds=round(now - started_at, 3),
-        work_seconds=round(active_seconds(new), 3),
+        work_seconds=round(active_seconds(new), 6),  # the rate of a short run must not differ from the bar's
         documents=sum(receipt.embedded for receipt in new),
         sent=sum(receipt.sent for receipt in new),
         reused=sum(receipt.reused for receipt in new),
@@ -436,7 +436,8 @@ def counts(report: Report) -> Iterator[str]:
     if sentence := truncated(report):
         yield f"truncated: {sentence}"
     if gone := report.gone.sources:
-        yield f"kept: {count(report.gone.embedded, 'document')} of {count(gone, 'input')} that no longer exist"
+        exist = "exists" if gone == 1 else "exist"
+        yield f"kept: {count(report.gone.embedded, 'document')} of {count(gone, 'input')} that no longer {exist}"
     if totals.nan_lines:
         hold = "line holds" if totals.nan_lines == 1 else "lines hold"
         yield f"{totals.nan_lines:,} embedded {hold} NaN or Infinity, which strict JSON parsers refuse"

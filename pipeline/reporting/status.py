@@ -16,6 +16,7 @@ from pipeline.reporting.timeline import active_seconds, bottleneck, sum_statisti
 from transforms.output.folder import OutputFolder
 from transforms.output.receipts import Receipt
 from transforms.reuse.partial import count_partial
+from transforms.storage import api as storage
 
 STATUS_VERSION = 1  # of the form of `status --json`
 RECENT_SECONDS = 300.0  # several shards, and yet soon after a change
@@ -192,8 +193,9 @@ def decide_state(complete: bool, receipts: list[Receipt], marker: RunMarker | No
     limit = _max_silent_seconds(receipts)
     if marker is None:
         # A job that a service started from a template leaves no marker, so a shard finished just now may be its.
-        elsewhere = f" (last shard {duration(now - last)} ago; a template's job may still be running)"
-        return State.STOPPED, f"no run is at work; {_CONTINUES}{elsewhere if now - last <= limit else ''}"
+        is_recent = not all(storage.is_local(receipt.source) for receipt in receipts) and now - last <= limit
+        elsewhere = f" (last shard {duration(now - last)} ago; a job started from a template may still be running)"
+        return State.STOPPED, f"no run is at work; {_CONTINUES}{elsewhere if is_recent else ''}"
     if marker.is_gone and not (marker.is_remote and now - last <= limit):
         return State.STOPPED, f"{marker}, is gone; {_CONTINUES}"
     silent = now - max(last, marker.since_seconds)
@@ -280,10 +282,12 @@ def _of_expected(status: Status) -> str:
 
 def _rates(status: Status) -> Iterator[str]:
     if not status.sent or status.overall_rate is None:
-        yield "nothing was sent" if status.embedded else "not known yet"
+        yield "nothing was sent" if status.embedded or status.state is State.FINISHED else "not known yet"
         return
+    # Where others took a vector that was there, the report's rate, which counts them, is a higher one.
+    noun = "documents sent" if status.reused or status.duplicates else "documents"
     if status.recent_rate is not None:
-        yield f"{rate(status.recent_rate)} over the last minutes"
-    yield f"{rate(status.overall_rate)} over {duration(status.work_seconds)} of work"
+        yield f"{rate(status.recent_rate, noun)} over the last minutes"
+    yield f"{rate(status.overall_rate, noun)} over {duration(status.work_seconds)} of work"
     if status.state is not State.FINISHED and status.seconds_left is not None:
         yield f"{duration(status.seconds_left)} left" + (" at that rate" if status.state is State.STOPPED else "")

@@ -54,7 +54,7 @@ def reached(
         except EndpointUnreachable as error:
             if tei.death is None:
                 raise
-            raise EndpointUnreachable(f"the embedded TEI is gone: {tei.death}") from error
+            raise EndpointUnreachable(f"Tayyar's own server is gone: {tei.death}") from error
 
 
 def require_endpoint(settings: EndpointSettings, model: str | None, served: ServedModel) -> None:

@@ -10,11 +10,15 @@ from pathlib import Path
 # Python puts this file's folder first, where `import lancedb` would find this file; the checkout takes its place.
 sys.path[0] = str(Path(__file__).parents[2])
 
-import lancedb
 import pyarrow as pa
 
 from pipeline.errors import NotProven
-from run_scripts.load.loading import EmbeddedFolder, run
+from run_scripts.load.loading import EmbeddedFolder, how_to_install, run
+
+try:
+    import lancedb
+except ImportError as missing:
+    sys.exit(how_to_install(missing))
 
 
 class LanceTable:

@@ -320,6 +320,7 @@ def run(
     database: str,
     open_table: Callable[[str, str, EmbeddedFolder], Table],
     arguments: Sequence[str] | None = None,
+    failures: tuple[type[Exception], ...] = (),
 ) -> int:
     """Carry out a recipe's command line and return its exit code.
 
@@ -328,6 +329,7 @@ def run(
         database: the help of --database.
         open_table: called with --database, --table and the folder.
         arguments: of the command line; None for the process's own.
+        failures: what the database's library raises where it cannot be reached, or refuses.
     """
     options = _parser(description, database).parse_args(arguments)
     name = options.table or options.output.rstrip("/").rpartition("/")[2]
@@ -341,7 +343,16 @@ def run(
             say(line, sys.stderr)
         codes: dict[type[Exception], ExitCode] = {UsageError: ExitCode.USAGE, NotProven: ExitCode.NOT_PROVEN}
         return codes.get(type(error), ExitCode.FAILED)
+    except failures as error:
+        message = " ".join(str(error).split()).rstrip(".")
+        say(f"{sys.argv[0]}: the database: {message}. Check --database, and that the server is up.", sys.stderr)
+        return ExitCode.FAILED
     return ExitCode.DONE
+
+
+def how_to_install(missing: ImportError) -> str:
+    """Return the message of a recipe that lacks a package."""
+    return f"{sys.argv[0]}: a package is missing ({missing.name}): {sys.executable} -m pip install 'tayyar[load]'"
 
 
 def _parser(description: str | None, database: str) -> argparse.ArgumentParser:

@@ -9,13 +9,17 @@ from pathlib import Path
 # Python puts this file's folder first, where other recipes have the names of packages; the checkout takes its place.
 sys.path[0] = str(Path(__file__).parents[2])
 
-import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
-from pgvector.psycopg import register_vector
-from psycopg import sql
 
-from run_scripts.load.loading import EmbeddedFolder, run, vectors_of
+from run_scripts.load.loading import EmbeddedFolder, how_to_install, run, vectors_of
+
+try:
+    import psycopg
+    from pgvector.psycopg import register_vector
+    from psycopg import sql
+except ImportError as missing:
+    sys.exit(how_to_install(missing))
 
 _TYPES = {pa.string(): "text", pa.int64(): "int8", pa.float64(): "float8", pa.bool_(): "bool"}
 
@@ -80,7 +84,11 @@ def _without_nul(batch: pa.RecordBatch) -> pa.RecordBatch:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Load."""
     return run(
-        __doc__, "postgresql://USER@HOST/DATABASE, or '' for what PGHOST, PGUSER … name", PostgresTable, arguments
+        __doc__,
+        "postgresql://USER@HOST/DATABASE, or '' for what PGHOST, PGUSER … name",
+        PostgresTable,
+        arguments,
+        failures=(psycopg.OperationalError,),
     )
 
 

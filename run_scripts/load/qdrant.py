@@ -12,9 +12,14 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).parents[2])
 
 import pyarrow as pa
-from qdrant_client import QdrantClient, models
 
-from run_scripts.load.loading import NAMESPACE, EmbeddedFolder, run, vectors_of
+from run_scripts.load.loading import NAMESPACE, EmbeddedFolder, how_to_install, run, vectors_of
+
+try:
+    from qdrant_client import QdrantClient, models
+    from qdrant_client.http.exceptions import ApiException
+except ImportError as missing:
+    sys.exit(how_to_install(missing))
 
 _MAX_VERSIONS = 100_000  # shards of a collection that are counted
 
@@ -79,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "http://HOST:6333, with a key in QDRANT_API_KEY if it needs one; or a folder, for a few thousand documents",
         QdrantCollection,
         arguments,
+        failures=(ApiException,),
     )
 
 

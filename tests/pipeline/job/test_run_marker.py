@@ -118,11 +118,11 @@ def test_a_process_of_this_machine_is_known_to_be_gone_and_one_of_another_never_
 
 def test_since_is_a_time() -> None:
     assert RunMarker("elsewhere", 7, SINCE).since_seconds == 1767323045
-    assert str(RunMarker("elsewhere", 7, SINCE)) == f"process 7 on elsewhere, since {SINCE}"
-    assert str(RunMarker("elsewhere", 7, SINCE, "FnApiRunner")) == f"process 7 on elsewhere, since {SINCE}"
+    assert str(RunMarker("elsewhere", 7, SINCE)) == "process 7 on elsewhere, since 2026-01-02 03:04 UTC"
+    assert str(RunMarker("elsewhere", 7, SINCE, "FnApiRunner")) == "process 7 on elsewhere, since 2026-01-02 03:04 UTC"
     assert (
         str(RunMarker("elsewhere", 7, SINCE, "FlinkRunner"))
-        == f"process 7 on elsewhere with FlinkRunner, since {SINCE}"
+        == "process 7 on elsewhere with FlinkRunner, since 2026-01-02 03:04 UTC"
     )
 
 

@@ -21,7 +21,7 @@ from pipeline.job.sharding import Plan
 from pipeline.reporting.charts import endpoint_chart, latency_chart, rate_chart
 from pipeline.reporting.page import render
 from pipeline.reporting.report import make_report
-from pipeline.reporting.schema import Verified
+from pipeline.reporting.schema import LastRun, Verified
 from pipeline.reporting.timeline import bottleneck
 from tests.pipeline.job.test_spec import JOB
 from tests.pipeline.reporting.reports import ARABIC, ESTIMATE, SCRIPT, grown_report, nasty_report, unfinished_report
@@ -171,13 +171,14 @@ def test_the_page_of_an_unfinished_job_says_what_is_missing() -> None:
     assert "of about 57 records" in page
     assert "15 of 19 shards are done (78% of about 57 records); /in/a.ndjson lacks shards" in page
     assert '<span class="bad">11 of 15</span>' in page
-    assert page.index("a.<wbr>ndjson</td>") < page.index("b.<wbr>ndjson</td>")
+    assert page.index("a.ndjson</td>") < page.index("b.ndjson</td>")
 
 
 def test_the_page_shows_a_verification_that_is_not_current() -> None:
     failed = Verified("2026-01-02T03:04:05+00:00", passed=False, findings=1, current=False)
     page = render(unfinished_report(verified=failed))
     assert "Verification failed</span> on 2026-01-02 03:04 UTC with 1 finding; shards have been finished since" in page
+    assert "tayyar verify had 1 finding: run it again to see it." in page
     assert "Not verified yet" in render(unfinished_report())
 
 
@@ -198,6 +199,11 @@ def test_names_are_broken_behind_their_separators_alone() -> None:
     assert "intfloat/<wbr>multilingual-e5-small" in page
     assert "word-break" not in page
     assert "anywhere" not in page
+    path = "/data/articles_of_2026/a_name_that_is_much_too_long_for_one_line.ndjson"
+    run = LastRun(f"tayyar run --price_per_hour 1.30 --input {path}", ("127.0.0.1",), 0.0, 1.0, 1.0, 2, 2, 0, 0)
+    page = render(dataclasses.replace(unfinished_report(), last_run=run))
+    assert '<span class="option">--price_per_hour</span> 1.30 ' in page
+    assert "/<wbr>data/<wbr>articles_of_2026/<wbr>a_<wbr>name_<wbr>that_" in page
 
 
 def labels_of(svg: str) -> list[str]:

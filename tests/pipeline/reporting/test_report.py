@@ -200,7 +200,7 @@ def test_what_is_kept_of_inputs_that_are_gone_is_counted_apart() -> None:
     report = make_report(reused_ledger(), JOB, "/out", None)
     assert dataclasses.asdict(report.gone) == {"sources": 1, "records": 8, "embedded": 7, "dead_letters": 1}
     assert (report.totals.records, report.totals.embedded, report.totals.dead_letters) == (130, 130, 0)
-    assert "kept: 7 documents of 1 input that no longer exist" in list(summary(report, None))
+    assert "kept: 7 documents of 1 input that no longer exists" in list(summary(report, None))
 
 
 def test_a_report_names_the_space_and_all_names_of_its_model() -> None:

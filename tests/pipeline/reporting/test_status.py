@@ -54,7 +54,6 @@ def at(now: float, by: RunMarker | None, *finished: float, seconds: float = 10.0
         (ELSEWHERE, [NOW - 601], 10, False, State.STALLED, "no shard for 10 min 01 s"),
         (ELSEWHERE, [NOW - 601], 250, False, State.RUNNING, "elsewhere"),
         (ELSEWHERE, [NOW - 751], 250, False, State.STALLED, "limit 12 min 30 s"),
-        (None, [NOW - 5], 10, False, State.STOPPED, "last shard 5 s ago"),
         (REMOTE, [NOW - 599], 10, False, State.RUNNING, "is gone, but shards are being finished"),
         (REMOTE, [NOW - 601], 10, False, State.STOPPED, "is gone; the same run command continues"),
         (ELSEWHERE, [], 10, False, State.RUNNING, "has finished no shard yet"),
@@ -66,6 +65,18 @@ def test_how_the_state_is_judged(
     found, why = decide_state(complete, list(ledger(*finished, seconds=seconds).receipts()), by, NOW)
     assert found is state
     assert words in why
+
+
+@pytest.mark.parametrize(("path", "shown"), [("gs://b/wiki.ndjson", True), ("/in/wiki.ndjson", False)])
+def test_a_job_of_a_template_may_be_running_without_a_marker_where_a_service_can_read(path: str, shown: bool) -> None:
+    one = receipt(0, replace(SOURCE, path=path), started_at=NOW - 10, finished_at=NOW - 5)
+    state, why = decide_state(False, [one], None, NOW)
+    assert state is State.STOPPED
+    assert ("(last shard 5 s ago; a job started from a template may still be running)" in why) is shown
+
+
+def test_a_finished_job_without_records_has_no_rate_to_wait_for() -> None:
+    assert "rate: nothing was sent" in render_status(at(NOW, None, complete=True))
 
 
 def test_a_run_that_has_just_begun_in_an_old_folder_is_running() -> None:
@@ -124,6 +135,7 @@ def test_the_rate_is_the_endpoints_and_the_time_left_counts_reused_documents() -
     assert found.recent_rate == pytest.approx(10 / 300, abs=0.005)
     assert found.overall_rate == pytest.approx(10 / 10)
     assert found.seconds_left == pytest.approx(450 / (50 / 300))
+    assert any("over the last minutes, 1 documents sent/s over 10 s" in line for line in render_status(found))
     assert "not sent: 35 took a former output's vector, 5 that of an equal text" in render_status(found)
     assert "saved: 12 vectors of unfinished shards" in render_status(found)
 

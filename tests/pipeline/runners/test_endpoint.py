@@ -28,7 +28,7 @@ def embed_while_the_server_is_killed() -> None:
 
 
 def test_an_embedded_server_that_is_gone_is_told_from_an_endpoint_that_is_slow() -> None:
-    with pytest.raises(EndpointUnreachable, match="the embedded TEI is gone: it ended with -9"):
+    with pytest.raises(EndpointUnreachable, match="Tayyar's own server is gone: it ended with -9"):
         embed_while_the_server_is_killed()
 
 
