@@ -9,7 +9,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +20,7 @@ import requests
 from pipeline.__main__ import main
 from pipeline.commands.options.declare import Options
 from pipeline.commands.options.parser import parse
+from tests.forked import Forked
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -42,16 +44,31 @@ def environment() -> dict[str, str]:
 
 
 def tayyar(
-    *arguments: object, folder: Path = ROOT, code: int | None = 0, timeout: float = 110
+    *arguments: object,
+    folder: Path = ROOT,
+    code: int | None = 0,
+    timeout: float = 110,
+    variables: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run one command to its end; `code` is the exit code that it must have, None for any."""
-    return call(command(*arguments), folder, code, timeout)
+    """Run one command in a process to its end; `code` is the exit code that it must have, None for any.
+
+    `variables` are those of its environment, all of them; None for those of this process.
+    """
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        program = [*map(str, arguments)]
+        with contextlib.closing(
+            Forked(program, folder, environment() if variables is None else variables, out, err)
+        ) as process:
+            found = process.wait(timeout)
+        for stream in (out, err):
+            stream.seek(0)
+        return _with_code(subprocess.CompletedProcess(program, found, out.read(), err.read()), code)
 
 
 def call(
     program: Sequence[str], folder: Path = ROOT, code: int | None = 0, timeout: float = 110
 ) -> subprocess.CompletedProcess[str]:
-    """Do what `tayyar` does with any program."""
+    """Do what `tayyar` does with any program, a Python with the command among them."""
     finished = subprocess.run(
         program, cwd=folder, env=environment(), capture_output=True, text=True, timeout=timeout, check=False
     )
@@ -89,9 +106,9 @@ def _process_state_kept() -> Iterator[None]:
         signal.signal(signal.SIGTERM, on_term)
 
 
-def started(*arguments: object) -> AbstractContextManager[subprocess.Popen[str]]:
+def started(*arguments: object) -> AbstractContextManager[Forked]:
     """Start one command, and end it with the context however that ends."""
-    return running(command(*arguments))
+    return contextlib.closing(Forked([*map(str, arguments)], ROOT, environment()))
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -16,6 +15,7 @@ import requests
 
 from tests.commands import started, tayyar, tayyar_here
 from tests.documents import documents, write_ndjson
+from tests.forked import Forked
 from tests.tei_simulator.process import TeiSimulator
 
 POISON, NULLS = "🜏poison", "🜏nulls"
@@ -51,7 +51,7 @@ def write_corpus_with_bad_records(path: Path) -> tuple[list[str], list[str], int
     return [str(r["id"]) for r in poison], [str(r["id"]) for r in nulls], 6
 
 
-def wait_for_a_receipt(process: subprocess.Popen[str], output: Path) -> None:
+def wait_for_a_receipt(process: Forked, output: Path) -> None:
     while process.poll() is None and not list(output.glob("_job/receipts/*.json")):
         time.sleep(0.01)
 

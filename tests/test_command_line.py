@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -11,8 +12,9 @@ import pytest
 
 from pipeline.errors import describe_error
 from pipeline.job.preflight import require_usable
-from tests.commands import ROOT, command, environment, tayyar, tayyar_here, texts_embedded
+from tests.commands import ROOT, call, command, environment, tayyar, tayyar_here, texts_embedded
 from tests.documents import write_corpus
+from tests.forked import Forked
 from transforms.output.folder import OutputFolder
 
 LONG = "a" * 300
@@ -28,17 +30,14 @@ def unheard(*arguments: object, both: bool) -> int:
     """Run a command whose output nobody reads any more, and return its exit code."""
     reading, writing = os.pipe()
     os.close(reading)
-    with open(writing, "wb") as gone:
-        finished = subprocess.run(
-            command(*arguments),
-            cwd=ROOT,
-            env=environment(),
-            stdout=gone,
-            stderr=gone if both else subprocess.DEVNULL,
-            timeout=110,
-            check=False,
-        )
-    return finished.returncode
+    with (
+        open(writing, "w") as gone,
+        open(os.devnull, "w") as nothing,
+        contextlib.closing(
+            Forked([*map(str, arguments)], ROOT, environment(), gone, gone if both else nothing)
+        ) as process,
+    ):
+        return process.wait(110)
 
 
 def test_a_run_whose_words_nobody_reads_does_its_work(corpus: Path, tmp_path: Path, hash_tei: str) -> None:
@@ -142,7 +141,7 @@ def test_a_terminal_of_few_characters_ends_no_command(
 ) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     (tmp_path / "\u0648\u064a\u0643\u064a.ndjson").write_text('{"content": "a text"}\n')
-    said = tayyar("run", "--input", tmp_path, "--output", tmp_path / "out", "--endpoint", hash_tei).stdout
+    said = call(command("run", "--input", tmp_path, "--output", tmp_path / "out", "--endpoint", hash_tei)).stdout
     assert "\\u0648\\u064a\\u0643\\u064a.ndjson: embeddings = 1" in said
 
 

@@ -48,16 +48,16 @@ _MAX_KEY_FILE_BYTES = 1 << 34  # far more than a shard's keys take
 _logger = logging.getLogger(__name__)
 
 
-class _Source(NamedTuple):
-    """A file that vectors may come from: its folder, its name there, its receipt, and the name of its keys."""
+class _Output(NamedTuple):
+    """An output that vectors may come from: its folder, its name there, its receipt, and the name of its keys."""
 
-    output: OutputFolder
+    folder: OutputFolder
     name: str
     receipt: Receipt
     keys: str
 
 
-class New(NamedTuple):
+class NewTexts(NamedTuple):
     """How many texts of documents that were read have no vector yet; `exact` if all were read that are left to do."""
 
     texts: int
@@ -126,18 +126,18 @@ def index_former(
         others: further folders, as `reusable_folders` has accepted them.
         cache: of the receipts.
     """
-    sources: list[_Source] = []
+    found: list[_Output] = []
     for folder in others if output is None else (output, *others):
         space = job.space.digest if folder is output else require_job(folder).space.digest
         files = folder.list()
         receipts = cache if folder is output else ReceiptCache()
-        sources += (source for source in _outputs(folder, files, receipts) if source.receipt.provenance.space == space)
+        found += (each for each in _outputs(folder, files, receipts) if each.receipt.provenance.space == space)
     usable = [
-        source
-        for source in sources
-        if _fits(source.receipt.provenance.overlong, job.overlong)
+        each
+        for each in found
+        if _fits(each.receipt.provenance.overlong, job.overlong)
         # Towards fewer bits only: numbers that were rounded once stay so.
-        and source.receipt.provenance.vector_type in (FLOAT32, job.vector_type)
+        and each.receipt.provenance.vector_type in (FLOAT32, job.vector_type)
     ]
     unfinished = () if output is None else _partial_shards(output, job)
     return make_index([*_with_keys(usable), *unfinished])
@@ -164,7 +164,7 @@ def reusable_folders(folders: Iterable[str], job: JobSpec) -> list[OutputFolder]
 
 def count_new(
     work: Sequence[Shard], plan: Plan, job: JobSpec, index: ReuseIndex, max_bytes: int = COUNTED_BYTES
-) -> New:
+) -> NewTexts:
     """Read what is left to do, and count the documents whose text has no vector yet.
 
     Nothing is sent: a text's key decides. Of much work, only some is read, chosen at random.
@@ -187,7 +187,7 @@ def count_new(
             try:
                 for shard, lines in lines_by_shard(item, plan.shard_bytes):
                     if left <= 0:
-                        return New(new, documents, exact=False)
+                        return NewTexts(new, documents, exact=False)
                     parsed = parse_shard(shard, lines, job.text_field, job.embedding_field)
                     texts = distinct([document.text for document in parsed.documents]).texts
                     documents += len(parsed.documents)
@@ -197,7 +197,7 @@ def count_new(
             except (DamagedSource, ShardTooDense, SourceChanged, StorageError, OSError) as error:
                 exact = False
                 _logger.debug("%s cannot be counted: %s", item.name, error)  # the run reports it
-    return New(new, documents, exact)
+    return NewTexts(new, documents, exact)
 
 
 def forget_former(output: OutputFolder) -> None:
@@ -212,12 +212,12 @@ def forget_indexes(output: OutputFolder, files: Iterable[str]) -> None:
     output.delete([name for name in files if _is_in(name, INDEX_FOLDER)])
 
 
-def _outputs(output: OutputFolder, files: Mapping[str, FileStat], cache: ReceiptCache) -> Iterator[_Source]:
+def _outputs(output: OutputFolder, files: Mapping[str, FileStat], cache: ReceiptCache) -> Iterator[_Output]:
     """Yield the outputs in their places and those set aside, whose files have the sizes of their receipts."""
     receipts = {name: file for name, file in files.items() if _is_in(name, output.receipts)}
     for receipt in cache.read(output, receipts):
         if receipt.output is not None and receipt.files_are_there(files):
-            yield _Source(output, receipt.output.path, receipt, output.keys(receipt.shard))
+            yield _Output(output, receipt.output.path, receipt, output.keys(receipt.shard))
     for name in files:
         if not (_is_in(name, FOLDER) and name.endswith(".json")):
             continue
@@ -230,25 +230,25 @@ def _outputs(output: OutputFolder, files: Mapping[str, FileStat], cache: Receipt
         stem = name.removesuffix(".json")
         moved = f"{stem}{receipt.output.path[receipt.output.path.rindex('.') :]}"
         if moved in files and files[moved].size == receipt.output.bytes and not files[moved].is_link:
-            yield _Source(output, moved, receipt, f"{stem}.u64")
+            yield _Output(output, moved, receipt, f"{stem}.u64")
 
 
-def _with_keys(sources: Sequence[_Source]) -> Iterator[tuple[FormerFile, bytes]]:
+def _with_keys(outputs: Sequence[_Output]) -> Iterator[tuple[FormerFile, bytes]]:
     """Yield the files whose keys are there, one for each of their documents."""
 
-    def read(source: _Source) -> bytes | None:
+    def read(one: _Output) -> bytes | None:
         try:
-            return source.output.read(source.keys, _MAX_KEY_FILE_BYTES)
+            return one.folder.read(one.keys, _MAX_KEY_FILE_BYTES)
         except (StorageError, OSError):
             return None
 
     with ThreadPoolExecutor(PARALLEL) as readers:
-        each = zip(sources, readers.map(read, sources), strict=True)
-        for source, keys in tqdm(each, "reading keys", len(sources), leave=False, unit="", disable=None, delay=2):
-            written = source.receipt.output
-            if written is not None and keys is not None and len(keys) == KEY_BYTES * source.receipt.embedded:
-                made = source.receipt.provenance
-                path = source.output.path(source.name)
+        each = zip(outputs, readers.map(read, outputs), strict=True)
+        for one, keys in tqdm(each, "reading keys", len(outputs), leave=False, unit="", disable=None, delay=2):
+            written = one.receipt.output
+            if written is not None and keys is not None and len(keys) == KEY_BYTES * one.receipt.embedded:
+                made = one.receipt.provenance
+                path = one.folder.path(one.name)
                 yield FormerFile(path, written.bytes, written.crc32c, made.text_field, made.embedding_field), keys
 
 

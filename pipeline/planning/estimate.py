@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from pipeline.job.former_vectors import New
+from pipeline.job.former_vectors import NewTexts
 from pipeline.job.sharding import Plan
 from pipeline.planning.sampling import Sample
 from pipeline.planning.throughput import Level, fastest
@@ -190,9 +190,13 @@ def render_estimate(estimate: Mapping[str, Any]) -> Iterator[str]:
     yield f"expected: {duration(estimate['seconds'])}{cost}, at the fastest of these rates"
     if new := estimate.get("new"):
         cost = "" if new["dollars"] is None else f", {dollars(new['dollars'])}"
-        counted = New(new["texts"], new["documents"], new["exact"])
+        counted = NewTexts(new["texts"], new["documents"], new["exact"])
         done = f", {count(new['done'], 'document')} are done; " if new["done"] else ": "
-        left = f"{counted}: {duration(new['seconds'])}{cost}" if counted != New(0, 0, exact=True) else "nothing is left"
+        left = (
+            f"{counted}: {duration(new['seconds'])}{cost}"
+            if counted != NewTexts(0, 0, exact=True)
+            else "nothing is left"
+        )
         yield f"of these{done}{left}"
 
 

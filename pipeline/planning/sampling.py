@@ -30,15 +30,15 @@ _STANDARD_ERRORS = 1.96  # on each side of a 95 % interval
 
 
 @dataclass(frozen=True, slots=True)
-class Count:
+class EstimatedCount:
     """An estimated number, and the 95 % interval in which it lies."""
 
     value: float
     low: float
     high: float
 
-    def __add__(self, other: Count) -> Count:
-        return Count(self.value + other.value, self.low + other.low, self.high + other.high)
+    def __add__(self, other: EstimatedCount) -> EstimatedCount:
+        return EstimatedCount(self.value + other.value, self.low + other.low, self.high + other.high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Sample:
     """Records in the order in which they were read, and how many there are in all sources, as estimated from them."""
 
     records: tuple[Record, ...]
-    total: Count
+    total: EstimatedCount
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,14 +201,14 @@ class _CountEstimator:
         self._found.append(found)
         self._read.append(read)
 
-    def total(self) -> Count:
+    def total(self) -> EstimatedCount:
         """Return how many records there are in all; of what was read whole that is certain."""
         read, parts = sum(self._read), len(self._read)
         if not read:
-            return Count(0, 0, 0)
+            return EstimatedCount(0, 0, 0)
         rate = sum(self._found) / read
         spread = sum((found - rate * size) ** 2 for found, size in zip(self._found, self._read, strict=True))
         deviation = math.sqrt(spread / (parts - 1)) if parts > 1 else 0.0
         unread = max(0.0, 1 - read / self._size)
         error = _STANDARD_ERRORS * deviation * math.sqrt(parts * unread) / read
-        return Count(rate * self._size, max(0.0, rate - error) * self._size, (rate + error) * self._size)
+        return EstimatedCount(rate * self._size, max(0.0, rate - error) * self._size, (rate + error) * self._size)

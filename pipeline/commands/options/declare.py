@@ -169,7 +169,7 @@ def make_options(options: type[OptionsT], parsed: argparse.Namespace) -> Options
     return options(**given)
 
 
-def number(kind: Callable[[str], float], minimum: float, maximum: float = math.inf) -> Callable[[str], float]:
+def number_within(kind: Callable[[str], float], minimum: float, maximum: float = math.inf) -> Callable[[str], float]:
     """Return a parser of finite numbers within bounds."""
 
     def parse(text: str) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import ClassVar
 
-from pipeline.commands.options.declare import Options, number, option
+from pipeline.commands.options.declare import Options, number_within, option
 from pipeline.errors import UsageError
 from transforms.output.layout import RECORD, TEXT, OutputFormat, VectorType
 from transforms.tei.credentials import parse_header
@@ -122,7 +122,7 @@ class RecordOptions(Options):
     embedding_field: str = option(default="embedding", metavar="NAME", meaning="field that gets the vector")
     shard_bytes: int = option(
         default=16 * _MIB,
-        parse=number(int, 1, MAX_SHARD_BYTES),
+        parse=number_within(int, 1, MAX_SHARD_BYTES),
         metavar="BYTES",
         meaning="size of a shard, the part of an input that becomes one output file",
     )
@@ -212,7 +212,7 @@ class DeadLetterOptions(Options):
 
     max_dead_letter_ratio: float = option(
         default=0.01,
-        parse=number(float, 0, 1),
+        parse=number_within(float, 0, 1),
         metavar="SHARE",
         meaning="end with exit code 4 if a larger share of the records become dead letters",
     )
@@ -226,7 +226,7 @@ class PriceOptions(Options):
 
     price_per_hour: float | None = option(
         default=None,
-        parse=number(float, 0),
+        parse=number_within(float, 0),
         metavar="DOLLARS",
         meaning="price of the endpoint, from which costs follow",
     )
@@ -299,16 +299,19 @@ class ConnectionOptions(Options):
     )
     max_in_flight: int | None = option(
         default=None,
-        parse=number(int, 1),
+        parse=number_within(int, 1),
         metavar="TEXTS",
         meaning="texts in flight from one process (default: what the server permits)",
     )
     request_timeout: float = option(
-        default=60.0, parse=number(float, 0.001, _DAY), metavar="SECONDS", meaning="time that one request may take"
+        default=60.0,
+        parse=number_within(float, 0.001, _DAY),
+        metavar="SECONDS",
+        meaning="time that one request may take",
     )
     give_up_after: float = option(
         default=600.0,
-        parse=number(float, 0, 30 * _DAY),
+        parse=number_within(float, 0, 30 * _DAY),
         metavar="SECONDS",
         meaning="time without a single success after which the command ends",
     )
@@ -350,13 +353,13 @@ class EndpointOptions(ConnectionOptions):
 
     dimensions: int | None = option(
         default=None,
-        parse=number(int, 1),
+        parse=number_within(int, 1),
         metavar="N",
         meaning="keep the first N numbers of each vector, where the model is trained for it (default: all)",
     )
     expected_dimensions: int | None = option(
         default=None,
-        parse=number(int, 1),
+        parse=number_within(int, 1),
         metavar="N",
         meaning="refuse an endpoint whose vectors have another size",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pipeline.commands.options.declare import number, option
+from pipeline.commands.options.declare import number_within, option
 from pipeline.commands.options.shared import ConnectionOptions, DeadLetterOptions, MovedInputOptions, OutputOptions
 from pipeline.errors import UsageError
 
@@ -23,19 +23,19 @@ class VerifyOptions(OutputOptions, MovedInputOptions, DeadLetterOptions, Connect
 
     processes: int | None = option(
         default=None,
-        parse=number(int, 1),
+        parse=number_within(int, 1),
         metavar="N",
         meaning="processes that read the files (default: one, or for much data one a processor)",
     )
     sample: int = option(
         default=0,
-        parse=number(int, 1),
+        parse=number_within(int, 1),
         metavar="N",
         meaning="embed N documents again, chosen at random, and compare their vectors",
     )
     min_cosine: float = option(
         default=0.99,
-        parse=number(float, -1, 1),
+        parse=number_within(float, -1, 1),
         metavar="COSINE",
         meaning="lowest cosine of two vectors that count as the same; half precision and other batches cost some "
         "thousandths",

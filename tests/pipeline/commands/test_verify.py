@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import gzip
@@ -11,7 +12,6 @@ import shutil
 import signal
 import socket
 import struct
-import subprocess
 import termios
 import time
 import tracemalloc
@@ -27,8 +27,9 @@ from pipeline.commands.run import run
 from pipeline.commands.verify import verify
 from pipeline.errors import ExitCode, NotProven, UsageError
 from pipeline.job.run_marker import RunMarker
-from tests.commands import ROOT, command, environment, parsed, started, tayyar_here
+from tests.commands import ROOT, environment, parsed, started, tayyar_here
 from tests.documents import documents
+from tests.forked import Forked
 from transforms.elements import DeadLetter, Reason, Stage
 from transforms.output.folder import OutputFolder
 from transforms.storage.api import Crc32c
@@ -367,10 +368,14 @@ def test_a_terminal_is_shown_how_far_it_is(finished: Path, processes: int) -> No
     master, terminal = pty.openpty()
     try:
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-        arguments = command(
-            "verify", "--output", finished / "out", "--processes", processes, "--max_dead_letter_ratio=1"
-        )
-        subprocess.run(arguments, cwd=ROOT, env=environment(), stderr=terminal, stdout=terminal, check=True)
+        arguments = ["verify", "--output", str(finished / "out"), "--processes", str(processes)]
+        with (
+            open(terminal, "w", closefd=False) as screen,
+            contextlib.closing(
+                Forked([*arguments, "--max_dead_letter_ratio=1"], ROOT, environment(), screen)
+            ) as process,
+        ):
+            assert process.wait(110) == 0
         shown = os.read(master, 1 << 16).decode()
     finally:
         os.close(terminal)
