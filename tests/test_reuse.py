@@ -478,11 +478,13 @@ def moved(tmp_path: Path) -> Iterator[Folder]:
 def test_inputs_that_have_moved_are_verified_and_redriven_where_they_are_now(moved: Folder) -> None:
     here = ("--output", moved.output, "--input", f"{moved.corpus}/**")
     options = ("--max_dead_letter_ratio", 1)
-    assert "is gone, as are all sources" in tayyar_here("verify", "--output", moved.output, *options, code=5).stderr
+    found = tayyar_here("verify", "--output", moved.output, *options, code=5).stderr
+    assert "is gone, as are all sources, so there is nothing to compare with; if they have moved, give --input" in found
     said = tayyar_here("verify", *here, *options).stdout
     assert "verified: 600 records in 2 files" in said
     assert "gone" not in said
-    assert "is gone now" in tayyar_here("redrive", "--output", moved.output, "--endpoint", moved.url, code=1).stderr
+    refused = tayyar_here("redrive", "--output", moved.output, "--endpoint", moved.url, code=1).stderr
+    assert "is gone now. Put it back and run again. If the inputs have moved, give their place with --input." in refused
     assert " dead letters sent again: " in tayyar_here("redrive", *here, "--endpoint", moved.url).stdout
     assert "+ 0 dead letters" in tayyar_here("verify", *here).stdout
     (moved.corpus / "new.ndjson").write_bytes(b'{"content": "new"}\n')
