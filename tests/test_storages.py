@@ -268,6 +268,24 @@ def test_former_vectors_are_used_again_where_the_data_lies(place: Storage, tmp_p
         verify(place)
 
 
+def test_a_run_that_meets_mixed_rows_discards_what_it_has_written_where_the_data_lies(
+    place: Storage, simulator: Simulator
+) -> None:
+    lines = [b'{"content": "text %d"}\n' % number for number in range(3300)]
+    place.put("in/a.ndjson", b"".join(lines[:300]))
+    embed(place, simulator.url)
+    before = outputs(place)
+    time.sleep(1.1)  # some stores keep times in whole seconds, and what might be of this run is discarded, too
+    place.put("in/b.ndjson", b"".join(lines[300:]))
+    simulator.set_faults(script=["ok"] * 60, permuted=1.0)
+    failed = tayyar_here("run", *job(place, simulator.url), code=3).stderr
+    assert re.search(r"What this run had finished \([1-9]\d* shards?\) is discarded", failed)
+    assert outputs(place) == before
+    simulator.set_faults()
+    assert "embeddings = 3300" in embed(place, simulator.url)
+    verify(place)
+
+
 @pytest.mark.parametrize("kind", ["s3"], indirect=True)
 def test_worker_processes_have_beam_s_options(
     place: Storage, plain: dict[str, bytes], hash_tei: str, s3: dict[str, str], monkeypatch: pytest.MonkeyPatch

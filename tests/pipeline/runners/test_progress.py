@@ -113,7 +113,7 @@ def test_a_run_that_fails_keeps_what_the_bar_showed(tmp_path: Path, capsys: pyte
     progress.look()
     progress.__exit__(RuntimeError, RuntimeError("the endpoint is gone"), None)
     last = shown(capsys)
-    assert last.startswith("38%|")
+    assert last.startswith("37%|")  # rounded down: all of it is done only at the end
     assert "3 of about 8 documents, 3 documents/s" in last
 
 
