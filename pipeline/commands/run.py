@@ -44,6 +44,7 @@ from transforms.output.layout import PARQUET, Column
 from transforms.output.values import choose_columns
 from transforms.read_shards import read_damage
 from transforms.reuse.index import IndexHandle
+from transforms.storage.api import FileStat
 from transforms.tei.errors import EndpointError, VectorsDoubtful
 from transforms.tei.handshake import EndpointProfile
 from transforms.tei.settings import EndpointSettings
@@ -215,13 +216,13 @@ def _embed(
     """Run the pipeline over what is left, clean up, and return the ledger after it."""
     files = output.list()
     work = before.work_left()
-    failure: EndpointError | None = None
     if work:
         seen = {name for name in files if name.startswith(output.receipts + "/")}
         # Texts settled in this process count at once; what other processes do shows in their receipts.
         settled = settled_texts if settings.endpoint.processes == 1 else None
         with Progress(output, seen, work, cache=cache, settled=settled):
             lists = write_lists(work, output)
+            failure: EndpointError | None = None
             try:
                 run_pipeline(options, lambda pipeline: graph.build(pipeline, work, settings, lists), say)
             except EndpointError as error:
@@ -229,21 +230,28 @@ def _embed(
             # Also after success: a bundle may have failed and been tried again.
             discarded = discard_doubtful(output, str(failure) if isinstance(failure, VectorsDoubtful) else None)
             if discarded is not None:
-                failure = VectorsDoubtful(
+                _clean_up(before, output, settings, cache)
+                raise VectorsDoubtful(
                     f"{discarded.reason} What this run had finished ({count(discarded.shards, 'shard')}) is discarded. "
                     "Put the endpoint right and run again. Earlier runs' vectors are kept; if this endpoint made them, "
                     f"look at some: tayyar verify --output {output.root} --sample 1000"
                 )
-            elif failure is not None:
+            if failure is not None:
                 raise failure
             if not template_of(options):  # a job that is started later needs them then
                 output.delete(lists)
+    ledger, files = _clean_up(before, output, settings, cache)
+    if damaged := read_damage(output, files):
+        raise PipelineFailed(*damaged, "Everything else is done. Fix what is named here and run again.")
+    return ledger
+
+
+def _clean_up(
+    before: Ledger, output: OutputFolder, settings: graph.Settings, cache: ReceiptCache
+) -> tuple[Ledger, dict[str, FileStat]]:
+    """Delete what no receipt stands for; return the ledger, and the listing of the folder that it was read from."""
     files = output.list()
     ledger = read_ledger(before.plan, output, settings.provenance.digest, files, cache)
     if not run_marker.writers(output):  # what has no receipt may be another run's, which writes the receipt last
         output.delete(stale_files(ledger, output, files))
-    if failure is not None:
-        raise failure
-    if damaged := read_damage(output, files):
-        raise PipelineFailed(*damaged, "Everything else is done. Fix what is named here and run again.")
-    return ledger
+    return ledger, files
