@@ -15,7 +15,7 @@ show() {
     "$@"
 }
 
-heading "60 documents, Arabic and English, in two files; the model runs on this machine's processor"
+heading "60 documents, Arabic and English; the model runs on this machine"
 show tayyar run --input run_scripts/sample --output demo_output --overwrite
 
 heading "What came out: the embedded documents in data, and in _job what proves them"
@@ -28,11 +28,11 @@ heading "The proof: inputs and outputs are read again and compared"
 show tayyar verify --output demo_output
 
 heading "The next step: the vectors in a database, LanceDB, which is a folder as well"
-rm -rf demo_lancedb
-show python run_scripts/load/lancedb.py --output demo_output --database demo_lancedb
+rm -rf demo_lance
+show python run_scripts/load/lancedb.py --output demo_output --database demo_lance
 
 heading "Three questions to the database: one in Arabic, two across the languages"
-python run_scripts/ask.py demo_lancedb demo_output \
+python run_scripts/ask.py demo_lance demo_output \
     "لماذا نرى البرق قبل أن نسمع الرعد؟" \
     "ما أكبر حيوان عاش على الأرض؟" \
     "How many players are in a football team?"
@@ -40,7 +40,7 @@ python run_scripts/ask.py demo_lancedb demo_output \
 heading "Next"
 cat <<NEXT
 Ask something else:
-  ${venv#"$root/"}/bin/python run_scripts/ask.py demo_lancedb demo_output \\
+  ${venv#"$root/"}/bin/python run_scripts/ask.py demo_lance demo_output \\
     "Who was Ibn Battuta and where did he travel?"
 Look at the report, in a browser:
   demo_output/_job/report.html

@@ -84,6 +84,7 @@ use_environment() {
     local extra=$1 python
     if [ ! -e "$venv" ]; then
         python=$(find_python)
+        echo "Making a virtual environment: $venv"
         "$python" -m venv "$venv"
     elif ! "$venv/bin/python" -c "import pip; $fits" 2>/dev/null; then
         fail "$venv is there, but has no Python from 3.10 to 3.13 with pip. Delete it, or name another: TAYYAR_VENV=… $0"
@@ -91,7 +92,7 @@ use_environment() {
     if is_installed "$extra"; then
         return
     fi
-    echo "Installing Tayyar and what it needs into $venv (once, some minutes) …"
+    echo "Installing Tayyar and what it needs; this takes some minutes, once."
     (
         set -o pipefail
         "$venv/bin/python" -m pip install --disable-pip-version-check --editable "${root}[$extra]" | show_last_line

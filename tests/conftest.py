@@ -14,6 +14,7 @@ from tests.tei_simulator.process import TeiSimulator
 
 # The machine may be busy: how long one example takes says nothing about the code.
 settings.register_profile("tayyar", deadline=None, max_examples=150)
+settings.register_profile("thorough", deadline=None, max_examples=1500)
 settings.load_profile("tayyar")
 # Many containers keep no bytecode. Then each of a hundred processes would compile these packages anew.
 sys.dont_write_bytecode = False

@@ -44,6 +44,7 @@ class Forked:
         errors: takes its standard error; None for where its output goes.
 
     Attributes:
+        args: the arguments.
         pid: the process's id.
         stdout: the pipe's end to read from; None where the output goes elsewhere.
     """
@@ -58,7 +59,8 @@ class Forked:
     ) -> None:
         reading, writing = os.pipe() if output is None else (-1, output.fileno())
         self._status, status = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        request = json.dumps([list(arguments), str(folder), dict(environment)]).encode()
+        self.args = list(arguments)
+        request = json.dumps([self.args, str(folder), dict(environment)]).encode()
         assert len(request) < _MAX_REQUEST
         files = [writing, writing if errors is None else errors.fileno(), status.fileno()]
         socket.send_fds(_server(), [request], files)
@@ -83,7 +85,7 @@ class Forked:
             subprocess.TimeoutExpired: if it does not end in so many seconds.
         """
         if self.returncode is None and not select.select([self._status], [], [], timeout)[0]:
-            raise subprocess.TimeoutExpired("a forked command", timeout or 0)
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
         code = self.poll()
         assert code is not None
         return code
@@ -97,7 +99,7 @@ class Forked:
         reader.start()
         reader.join(timeout)
         if reader.is_alive():
-            raise subprocess.TimeoutExpired("a forked command", timeout)
+            raise subprocess.TimeoutExpired(self.args, timeout)
         self.wait(max(deadline - time.monotonic(), 0))
         return said[0], None
 

@@ -5,9 +5,20 @@ from __future__ import annotations
 import random
 from typing import NamedTuple
 
+from hypothesis import settings
 from hypothesis import strategies as st
 
+_USUAL_EXAMPLES = 150  # of a test that does not choose, under the profile of every day
+
 BOM = b"\xef\xbb\xbf"
+
+
+def examples(count: int) -> int:
+    """Return how many examples a test of whole runs tries: `count`, and more in proportion under another profile.
+
+    `pytest --hypothesis-profile thorough` tries ten times as many of everything.
+    """
+    return max(1, count * settings().max_examples // _USUAL_EXAMPLES)
 
 
 def sources() -> st.SearchStrategy[bytes]:

@@ -81,6 +81,23 @@ def slow_tei() -> Iterator[str]:
         yield server.url
 
 
+# Where a run is not killed, and finds no former vectors: the pairs of storage and runner that the two tests below do
+# not take to the end.
+PLAIN = [
+    ("local", "prism"),
+    ("local", "flink-cluster"),
+    ("gs", "multi-processing"),
+    ("gs", "flink"),
+    ("s3", "prism"),
+    ("s3", "flink"),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "runner"),
+    [("local", "in-process"), *(pytest.param(*where, marks=OUTSIDE) for where in PLAIN)],
+    indirect=True,
+)
 def test_the_same_bytes_come_out_and_another_space_is_refused(
     place: Storage, runner: Call, plain: dict[str, bytes], hash_tei: str
 ) -> None:

@@ -59,8 +59,8 @@ def test_files_in_s3_need_their_library(arguments: str, extra: str) -> None:
 )
 def test_what_another_extra_holds_is_not_installed_again(tmp_path: Path, there: str, wanted: str, enough: bool) -> None:
     variables = made_environment(tmp_path / "venv", there)
-    executable(tmp_path / "venv/bin/python", '[ "$1" = -c ] || echo "$@"')
-    said = bash(f"use_environment {wanted}", **variables).stdout
+    executable(tmp_path / "venv/bin/python", '[ "$1" = -c ] || echo "$@" | tee /dev/stderr')
+    said = bash(f"use_environment {wanted}", **variables).stderr  # pip's output is for terminals alone
     assert (f"{ROOT}[{wanted}]" in said) == (not enough)
 
 
@@ -96,7 +96,7 @@ def test_a_flink_that_does_not_answer_is_told(tmp_path: Path) -> None:
 
 def test_a_pool_of_workers_warns_of_its_port(tmp_path: Path) -> None:
     variables = made_environment(tmp_path / "venv")
-    executable(tmp_path / "venv/bin/python", '[ "$1" = -c ] || echo "$@"')
+    executable(tmp_path / "venv/bin/python", '[ "$1" = -c ] || echo "$@" | tee /dev/stderr')
     script = [f"{ROOT}/run_scripts/flink.sh", "workers", "50123"]
     finished = subprocess.run(script, env=os.environ | variables, capture_output=True, text=True, check=True)
     assert finished.stdout == "-m apache_beam.runners.worker.worker_pool_main --service_port=50123\n"
@@ -111,9 +111,9 @@ def test_a_worker_installs_nothing_and_says_what_does(tmp_path: Path) -> None:
     assert f"Tayyar is not installed in {venv}. Call this once on this machine: {worker} install" in finished.stderr
     assert not venv.exists()
     made_environment(venv, "local")  # which is not enough
-    executable(venv / "bin/python", '[ "$1" = -c ] || echo "$@"')
+    executable(venv / "bin/python", '[ "$1" = -c ] || echo "$@" | tee /dev/stderr')
     assert subprocess.run([worker, "--id=1-1"], env=variables, capture_output=True, check=False).returncode == 1
-    installed = subprocess.run([worker, "install"], env=variables, capture_output=True, text=True, check=True).stdout
+    installed = subprocess.run([worker, "install"], env=variables, capture_output=True, text=True, check=True).stderr
     assert f"--editable {ROOT}[local,aws]" in installed
     assert "flink_worker.py" not in installed
     started = subprocess.run([worker, "--id=1-1"], env=variables, capture_output=True, text=True, check=True).stdout
@@ -132,3 +132,12 @@ def test_a_tool_of_another_version_is_fetched_again(tmp_path: Path) -> None:
     assert path.exists()
     assert "made" in bash(f"{made} 1.1 make true").stdout
     assert bash(f"{made} 1.1 make true").stdout == ""
+
+
+def test_an_installation_that_fails_ends_the_script(tmp_path: Path) -> None:
+    variables = made_environment(tmp_path / "venv", "local")
+    executable(tmp_path / "venv/bin/python", '[ "$1" = -c ] || exit 7')
+    failed = bash("use_environment gcp; echo done", **variables)
+    assert failed.returncode == 7
+    assert "done" not in failed.stdout
+    assert not (tmp_path / "venv/tayyar-gcp").exists()

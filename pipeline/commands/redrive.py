@@ -111,7 +111,9 @@ def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> Exit
                 f"{error} What this redrive had replaced ({count(len(tally.replaced), 'shard')}) is discarded. "
                 "Put the endpoint right, then run the job again."
             ) from error
-        except (DamagedSource, ShardTooDense, SourceChanged) as error:
+        except SourceChanged as error:
+            raise PipelineFailed(f"{error} If the inputs have moved, give their place with --input.") from error
+        except (DamagedSource, ShardTooDense) as error:
             raise PipelineFailed(str(error)) from error
         after = _read(output, job)
         publish(after, job, output, None, say)  # the report may be of before an interruption

@@ -253,7 +253,10 @@ def _note_gone(gone: Sequence[SourceLedger], total: int, checked: _Checked) -> N
     """Note that the records of sources that no longer exist were checked in the output alone."""
     paths = [source.source.path for source in gone]
     if len(gone) == total:
-        checked.findings.add(f"{paths[0]}: is gone, as are all sources, so there is nothing to compare with")
+        checked.findings.add(
+            f"{paths[0]}: is gone, as are all sources, so there is nothing to compare with; if they have moved, "
+            "give --input"
+        )
     records = sum(source.records for source in gone)
     verb, whose = ("no longer exists", "its") if len(gone) == 1 else ("no longer exist", "their")
     checked.not_checked.append(

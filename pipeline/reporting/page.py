@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from datetime import datetime
@@ -38,6 +39,24 @@ _MANY_RETRIES = (10, 0.02)  # at least so many, and of all requests
 
 def render(report: Report) -> str:
     """Return the page. Texts in a report may come from documents, so all of them are escaped."""
+    charts = {"rate": None, "endpoint": None, "latency": None, **dict(_charts(report))}
+    # What is not complete comes first: that is what one looks for in a long list.
+    files = sorted(report.sources, key=lambda source: source.complete)
+    columns = {"records": "records", "embedded": "embedded"}
+    columns |= {name: label for name, label in _RARE_COLUMNS.items() if getattr(report.totals, name)}
+    columns["dead_letters"] = "dead letters"
+    return _template().render(
+        report=report,
+        charts=charts,
+        remarks=list(_remarks(report)),
+        columns=columns,
+        files=files[:_MAX_ROWS],
+        all_files=len(files),
+    )
+
+
+@functools.cache  # compiling it takes as long as rendering it
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -48,21 +67,7 @@ def render(report: Report) -> str:
     formats = (count, dollars, duration, milliseconds, number, percent, progress, rate, size, timestamp)
     environment.filters |= {function.__name__: function for function in formats}
     environment.filters |= {"breakable": _breakable, "call": _call, "moment": _moment}
-    charts = {"rate": None, "endpoint": None, "latency": None, **dict(_charts(report))}
-    # What is not complete comes first: that is what one looks for in a long list.
-    files = sorted(report.sources, key=lambda source: source.complete)
-    columns = {"records": "records", "embedded": "embedded"}
-    columns |= {name: label for name, label in _RARE_COLUMNS.items() if getattr(report.totals, name)}
-    columns["dead_letters"] = "dead letters"
-    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(
-        report=report,
-        charts=charts,
-        remarks=list(_remarks(report)),
-        columns=columns,
-        files=files[:_MAX_ROWS],
-        all_files=len(files),
-    )
+    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
 
 
 def _charts(report: Report) -> Iterator[tuple[str, Markup]]:

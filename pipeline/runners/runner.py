@@ -28,7 +28,6 @@ from apache_beam.transforms.environments import SubprocessSDKEnvironment
 from pipeline.errors import OUT_OF_THREADS, ExitCode, PipelineFailed, UsageError, is_out_of_threads
 from pipeline.runners.parallelism import count_processes
 from transforms.early_stop import TooManyDeadLetters
-from transforms.ndjson.decompress import DamagedSource
 from transforms.read_shards import SourceChanged
 from transforms.storage import api as storage
 from transforms.storage.base import StorageError
@@ -63,7 +62,6 @@ _OWN_ERRORS: dict[str, type[Exception]] = {
         PairingBroken,
         VectorsDoubtful,
         EndpointError,
-        DamagedSource,
         SourceChanged,
         StorageError,
         TooManyDeadLetters,
@@ -247,7 +245,7 @@ def _for_the_user(error: BaseException) -> BaseException:
         return type(error)(message)
     if isinstance(error, TooManyDeadLetters):
         return PipelineFailed(message, code=ExitCode.TOO_MANY_DEAD_LETTERS)
-    return PipelineFailed(message) if isinstance(error, (DamagedSource, SourceChanged, StorageError)) else error
+    return PipelineFailed(message) if isinstance(error, (SourceChanged, StorageError)) else error
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

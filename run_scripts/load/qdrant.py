@@ -30,7 +30,8 @@ class QdrantCollection:
     def __init__(self, database: str, name: str, folder: EmbeddedFolder) -> None:
         is_server = "://" in database
         self._client = (
-            QdrantClient(database, api_key=os.environ.get("QDRANT_API_KEY"))
+            # With the check, a server that is not there is reported twice: also in a warning about its version.
+            QdrantClient(database, api_key=os.environ.get("QDRANT_API_KEY"), check_compatibility=False)
             if is_server
             else QdrantClient(path=database)
         )

@@ -35,7 +35,7 @@ from transforms.output.layout import (
 )
 from transforms.output.values import column_values
 from transforms.storage import api as storage
-from transforms.storage.api import Crc32c, WrittenFile
+from transforms.storage.api import WrittenFile
 from transforms.storage.chunks import spooled
 
 PLACE = "row"
@@ -208,12 +208,9 @@ def _checked(path: str) -> Iterator[tuple[BinaryIO, int, str]]:
             with spooled(chunks_from(file)) as fetched:
                 yield fetched
             return
-        crc, size = Crc32c(), 0
-        for chunk in chunks_from(file):
-            crc.update(chunk)
-            size += len(chunk)
+        written = WrittenFile.of(path, chunks_from(file))
         file.seek(0)
-        yield file, size, crc.base64()
+        yield file, written.bytes, written.crc32c
 
 
 def _problem_of(parquet: pq.ParquetFile, embedding_field: str, layout: Layout | None) -> str | None:

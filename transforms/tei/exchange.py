@@ -108,7 +108,7 @@ class Exchange:
         self._refused_lone_bytes: float = float("inf")
         self._canary_lock = threading.Lock()
         self._wrong_canary_at: dict[str, float] = {}  # by URL, when a wrong one was last asked for again
-        self._failures: dict[Action, Callable[[Assignment, Task, Failure], None]] = {
+        self._handlers: dict[Action, Callable[[Assignment, Task, Failure], None]] = {
             Action.WAIT: self._wait_and_repeat,
             Action.SLOW_DOWN: self._slow_down,
             Action.RETRY: self._retry,
@@ -448,7 +448,7 @@ class Exchange:
         Raises:
             EndpointUnreachable: nothing has succeeded for too long.
         """
-        self._failures[failure.action](assignment, task, failure)
+        self._handlers[failure.action](assignment, task, failure)
 
     def _wait_and_repeat(self, assignment: Assignment, task: Task, failure: Failure) -> None:
         self._record_failure(assignment, failure)

@@ -41,6 +41,12 @@ def test_a_bar_of_other_things_has_the_same_numbers(capsys: pytest.CaptureFixtur
     assert re.search(r"^100%\|.*\| 1,200 of 1,200 dead letters, [\d,]+ dead letters/s$", shown(capsys))
 
 
+def test_a_share_is_rounded_down_as_in_a_status(capsys: pytest.CaptureFixture[str]) -> None:
+    with CountBar(2000, "record", visible=True) as bar:
+        bar.add(1999)
+    assert shown(capsys).startswith("99.9%|")
+
+
 def test_a_wait_is_seen_to_go_on_and_leaves_nothing_behind(capsys: pytest.CaptureFixture[str]) -> None:
     lines: list[str] = []
     deadline = time.monotonic() + 20

@@ -144,6 +144,14 @@ def test_it_ends_after_the_limit_without_a_success_and_not_before() -> None:
         timer.record_failure(109, "http://a", "refused")
 
 
+def test_the_last_notice_leaves_time_to_wait(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock(100)
+    timer = GiveUpTimer(10, clock)
+    for clock.now in (104.6, 109.5):
+        timer.record_failure(100, "http://a", "refused")
+    assert [record.getMessage().rpartition("; ")[2] for record in caplog.records] == ["waiting for 5 s more"]
+
+
 def test_a_success_starts_it_anew_and_idle_hours_do_not_count() -> None:
     clock = Clock(100)
     timer = GiveUpTimer(10, clock)

@@ -174,6 +174,15 @@ def test_a_redirect_is_not_followed() -> None:
         assert not other.asked
 
 
+def test_a_proxy_that_is_not_there_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("http_proxy", "http://proxy.invalid:3128")
+    with pytest.raises(
+        EndpointRefused, match=r"http_proxy or https_proxy names\. Correct the variable, or add .* no_proxy"
+    ):
+        transport().get("http://tei.invalid/info")
+
+
 def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
