@@ -104,7 +104,7 @@ class WriteEmbedded(beam.PTransform):  # type: ignore[misc] # Beam ships no type
 
     def expand(self, embedded: beam.PCollection) -> beam.PCollection:
         """Wire it."""
-        # Not as arguments of Map: Beam keeps the last element of a function with arguments until the next one comes, and
+        # Not as arguments of Map: for a function with such, Beam keeps the last element until the next one comes, and
         # an element is a shard of some 45 MB.
         write = functools.partial(write_shard, output=self.output, provenance=self.provenance, layout=self.layout)
         return embedded | beam.Map(write)
