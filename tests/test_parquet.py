@@ -420,7 +420,7 @@ def test_the_size_beside_ndjson(tmp_path: Path, hash_tei: str) -> None:
     ndjson, float32, float16 = sizes
     # Of texts that are all different, half of which is stored twice; the benchmark's texts compress better.
     assert float32 < 0.36 * ndjson
-    assert float16 < 0.25 * ndjson
+    assert float16 < 0.27 * ndjson
 
 
 @pytest.mark.parametrize(

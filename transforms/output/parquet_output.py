@@ -102,7 +102,8 @@ def encode(rows: Iterable[ParquetRow], layout: Layout, dimensions: int) -> Itera
         # smallest of them in the footer.
         use_dictionary=columns or False,
         write_statistics=columns or False,
-        compression="zstd",
+        # Of float16's numbers zstd takes 4% off, which costs as much time as encoding them.
+        compression=dict.fromkeys([RECORD, TEXT, *columns, *([numbers] if layout.vector_type == FLOAT32 else [])], "zstd"),
         # All else has level 1. Of prose, level 3 takes 5% more off for a quarter more time: not of texts, which are in
         # their records once more.
         compression_level={RECORD: 3},
