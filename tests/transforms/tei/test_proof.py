@@ -14,7 +14,7 @@ import pytest
 from tests.tei_simulator.clients import Simulator
 from tests.tei_simulator.hash_model import expected_vectors
 from tests.tei_simulator.process import TeiSimulator
-from transforms.tei.client import TeiClient
+from transforms.tei.client import PendingEmbeddings, TeiClient
 from transforms.tei.errors import EndpointError, EndpointRefused, ModelChanged, PairingBroken, VectorsDoubtful
 from transforms.tei.settings import EndpointSettings
 from transforms.tei.vector_space import MIN_COSINE, MIN_TOLERANCE, cosine
@@ -68,15 +68,21 @@ def embed_until_it_ends(
 ) -> EndpointError | None:
     """Embed; check all that was stored, of shards that the run's end cut off too; return what ended the run."""
     settled_before = client.settled
-    pending = [client.submit(shard) for shard in shards]
+    pending: list[PendingEmbeddings] = []
     failure: EndpointError | None = None
+    try:
+        pending.extend(map(client.submit, shards))
+    except EndpointError:
+        if not pending:
+            raise
+        # The client has failed meanwhile: the shards that it has taken give the reason.
     for each in pending:
         try:
             each.result()
         except EndpointError as error:
             failure = failure or error
     settled, stored = client.settled - settled_before, 0
-    for shard, each in zip(shards, pending, strict=True):
+    for shard, each in zip(shards, pending, strict=False):
         vectors = each.so_far()
         there = vectors.any(axis=1)
         stored += int(there.sum())
