@@ -42,8 +42,8 @@ PLACE = "row"
 # A row group is in memory as a whole, and pyarrow's writer takes three times its size beside it. zstd compresses 1,024
 # lines at a time in any case, so more rows would make no smaller file; half as many make one that is 4% larger.
 ROW_GROUP_ROWS = 1024
-# Bytes of lines and texts after which a row group ends as well: a string column of one holds less than 2 GiB.
-ROW_GROUP_BYTES = 64 << 20
+# Bytes of lines and texts after which a row group ends as well: with what it takes to write, 64 MiB are in memory.
+ROW_GROUP_BYTES = 16 << 20
 _READ_ROWS = 1024  # at a time
 # Rows and uncompressed bytes that a row group of Tayyar's has at most, whatever version wrote it; a forged one must not
 # fill the memory.

@@ -134,7 +134,7 @@ def test_long_files_have_row_groups_and_rows_are_found_in_them(tmp_path: Path) -
 def test_row_groups_end_before_they_are_too_large_for_the_memory(
     tmp_path: Path,
 ) -> None:
-    documents = [document({"content": str(number) * (9 << 20)}) for number in range(8)]
+    documents = [document({"content": str(number) * (2 << 20)}) for number in range(8)]
     file = written(tmp_path / "x.parquet", documents, random_vectors(8), PLAIN)
     metadata = pq.ParquetFile(tmp_path / "x.parquet").metadata
     assert [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)] == [4, 4]
