@@ -122,7 +122,8 @@ def test_twelve_thousand_documents_survive_three_kills(tmp_path: Path, tei: str)
     assert 3 <= len(list(receipts.rglob("*.json"))) < len(list((tmp_path / "undisturbed").rglob("*.json")))
     run(tmp_path / "in", tmp_path / "killed", tei, *options)
     sent = texts_embedded(tei) - before
-    assert 12_000 <= sent < 13_200
+    # A canary with every 23 texts, four handshakes, and with each kill the two or three shards that were under way.
+    assert 12_000 <= sent < 14_000
     assert output_files(tmp_path / "killed") == output_files(tmp_path / "undisturbed")
     assert sorted(path.name for path in (tmp_path / "killed/_job").iterdir()) == [
         "job.json",
