@@ -377,13 +377,15 @@ def test_float16_vectors_are_loaded_as_they_are(corpus: Path, tmp_path: Path, ha
 
 
 def test_a_load_that_is_killed_is_repeated(database: Database, corpus: Path, tmp_path: Path, hash_tei: str) -> None:
-    write_ndjson(corpus / "many.ndjson", documents(200, seed=9))
+    write_ndjson(corpus / "many.ndjson", documents(1000, seed=9))
     output = embed(corpus, tmp_path / "out", hash_tei)
     recipe = str(ROOT / "run_scripts" / "load" / f"{database.recipe}.py")
     with running([sys.executable, recipe, *database.options(output)]) as process:
         wait_until(lambda: database.has_some() or process.poll() is not None, "a first row")
         process.kill()
         assert process.wait() == -signal.SIGKILL
+    if database.recipe != "elasticsearch":
+        assert len(database.rows()) < 1134
     database.load(output)
     assert_equal(database, corpus, output)
 

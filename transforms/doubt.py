@@ -45,12 +45,12 @@ def discard_doubtful(output: OutputFolder, reason: str | None = None) -> Discard
     Returns:
         what was deleted; None if nothing is in doubt.
     """
-    files = output.list()
-    notes = sorted(name for name in files if name.startswith(f"{FOLDER}/"))
+    notes = sorted(name for name in output.list(FOLDER) if name.startswith(f"{FOLDER}/"))
     if reason is None and notes:
         reason = _reason(output.read(notes[0]))
     if reason is None:
         return None
+    files = output.list()
     # By the storage's own clock: a run writes the plan before its workers start.
     since = files[output.plan].mtime if output.plan in files else 0.0
     written = [name for name, file in files.items() if file.mtime >= since]
