@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from pipeline.job.sharding import make_plan
@@ -384,13 +385,12 @@ def test_vectors_of_unfinished_shards_are_saved_and_found_again(place: Storage) 
     texts, vectors = [f"text {number}" for number in range(4)], np.arange(1, 9, dtype=np.float32).reshape(4, 2)
 
     class Pending:
-        def so_far(self) -> Vectors:
-            return vectors
+        def so_far(self) -> tuple[Vectors, npt.NDArray[np.bool_]]:
+            return vectors, np.ones(4, dtype=np.bool_)
 
     writer = PartialWriter(output, "space", "truncate", look_seconds=3600, save_seconds=0)
     try:
         writer.add("wiki-00000", texts, Pending())
-        writer.look()
         writer.look()
     finally:
         writer.close()

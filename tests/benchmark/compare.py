@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from pipeline.embedded_tei import wire
@@ -155,8 +156,8 @@ class _Submitted:
 
     vectors: Vectors
 
-    def so_far(self) -> Vectors:
-        return self.vectors
+    def so_far(self) -> tuple[Vectors, npt.NDArray[np.bool_]]:
+        return self.vectors, np.asarray(self.vectors.any(axis=1))
 
 
 def compare_reuse(work: Path, documents: int, rounds: int) -> list[table.Row]:

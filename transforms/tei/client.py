@@ -10,6 +10,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 from transforms.elements import Reason, Vectors
 from transforms.tei.credentials import Credentials
 from transforms.tei.endpoint import Backoff, Endpoint, GiveUpTimer
@@ -44,9 +47,9 @@ class PendingEmbeddings:
         """Return whether `result` would return, or raise, at once."""
         return self._submission.done
 
-    def so_far(self) -> Vectors:
-        """Return the vectors, float32[len(texts), dimensions]; rows of zeros are not there yet."""
-        return self._submission.vectors
+    def so_far(self) -> tuple[Vectors, npt.NDArray[np.bool_]]:
+        """Return the vectors, float32[len(texts), dimensions], and which of these rows are there, bool[len(texts)]."""
+        return self._submission.vectors, self._submission.stored.copy()
 
     def cancel(self) -> None:
         """Send no more of it; `result` raises from now on, unless all of it is done."""

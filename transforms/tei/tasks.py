@@ -61,13 +61,15 @@ class Submission:
     Attributes:
         number: of the submission; tasks of lower ones go first.
         texts: the shard's; none when all of them are settled.
-        vectors: float32[len(texts), dimensions]; rows of zeros are not there yet, or of rejected texts.
+        vectors: float32[len(texts), dimensions]; a row is zeros, or half written, before its text's vector is stored.
+        stored: bool[len(texts)], whether the text's vector is there, whole.
     """
 
     def __init__(self, number: int, texts: Sequence[str], dimensions: int) -> None:
         self.number = number
         self.texts = texts
         self.vectors = _zeros(len(texts), dimensions)
+        self.stored = np.zeros(len(texts), dtype=np.bool_)
         self._rejections: dict[int, Rejection] = {}
         self._truncated: set[int] = set()
         self._sums = RequestStatistics()
@@ -103,6 +105,7 @@ class Submission:
         else:  # in two pieces: a copy without the row would cost more
             self.vectors[indices[:canary]] = rows[:canary]
             self.vectors[indices[canary:]] = rows[canary + 1 :]
+        self.stored[indices] = True
         self._settle(len(indices))
 
     def reject(self, index: int, rejection: Rejection) -> None:

@@ -191,5 +191,5 @@ def test_where_texts_go_one_by_one_nothing_is_kept_until_the_canary_behind_them_
         with pytest.raises(VectorsDoubtful):
             pending.result()
         assert sum(bool(asked.documents) for asked in tei.asked) == 10
-        assert not pending.so_far().any()
+        assert not any(rows.any() for rows in pending.so_far())
         assert client.settled == 0
