@@ -185,7 +185,7 @@ def merge_embeddings(
 
 
 def _memory_of(shard: DocumentShard) -> int:
-    lines = (record.line for records in (shard.documents, shard.dead_letters) for record in records)
+    lines = [document.line for document in shard.documents] + [letter.line for letter in shard.dead_letters]
     return _RECORD_BYTES * (1 + shard.records) + sum(map(len, lines))
 
 
