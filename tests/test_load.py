@@ -478,7 +478,7 @@ def test_ids_must_be_unique(tmp_path: Path, hash_tei: str, postgres: str, capsys
     ("output_format", "batches", "long_batches"),
     [
         ("ndjson", [2048, 2048, 4], [16, 16, 8]),  # of 16 MiB of lines
-        ("parquet", [1024, 1024, 1024, 1024, 4], [8, 8, 8, 8, 8]),  # row groups; of 16 MiB of lines and their texts
+        ("parquet", [1024, 1024, 1024, 1024, 4], [4] * 10),  # row groups; of 8 MiB of lines and their texts
     ],
 )
 def test_a_folder_is_read_in_batches(

@@ -137,7 +137,7 @@ def test_row_groups_end_before_they_are_too_large_for_the_memory(
     documents = [document({"content": str(number) * (2 << 20)}) for number in range(8)]
     file = written(tmp_path / "x.parquet", documents, random_vectors(8), PLAIN)
     metadata = pq.ParquetFile(tmp_path / "x.parquet").metadata
-    assert [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)] == [4, 4]
+    assert [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)] == [2, 2, 2, 2]
     rows, problems = read(tmp_path / "x.parquet", PLAIN, file)
     assert not problems
     assert [row.record for row in rows] == [one.line for one in documents]
