@@ -170,6 +170,11 @@ class PartialWriter:
         return f"{FOLDER}/{hashlib.sha256(shard.encode()).hexdigest()[:16]}-{self._output.run}"
 
 
+def run_of(name: str) -> str:
+    """Return the name of the run that has written a file of partial vectors."""
+    return name.removeprefix(f"{FOLDER}/").partition("-")[2]
+
+
 def encode_partial(shard: str, space: str, overlong: str, texts: Sequence[str], vectors: Vectors) -> list[bytes]:
     """Return the content of a file of partial vectors, in pieces."""
     digests = b"".join(hashlib.sha256(text_as_sent(text)).digest() for text in texts)
