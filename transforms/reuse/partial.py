@@ -161,7 +161,7 @@ class PartialWriter:
             return
         with one.saving:
             if one.is_watched:
-                texts = [one.texts[row] for row in rows]
+                texts = [one.texts[row] for row in rows.tolist()]
                 content = encode_partial(shard, self._space, self._overlong, texts, vectors[rows])
                 self._output.write(self._name(shard), content)
                 one.saved = len(rows)
