@@ -23,7 +23,8 @@ from transforms.storage.base import PARALLEL
 
 _SHARD_FILE = re.compile(
     rf"(?:(?P<receipt>{JOB}/receipts/)|(?P<keys>{JOB}/keys/)|(?P<data>{DATA}/)|{DEAD_LETTERS}/)"
-    r"(?P<name>.+)-(?P<index>\d{5}|[1-9]\d{5,})\.(?(receipt)json|(?(keys)u64|(?(data)(?:ndjson|parquet)|ndjson)))"
+    r"(?P<name>.+)-(?P<index>\d{5}|[1-9]\d{5,})\.(?(receipt)json|(?(keys)u64|(?(data)(?:ndjson|parquet)|ndjson)))",
+    re.DOTALL,  # a name may hold a newline
 )
 
 
@@ -319,7 +320,11 @@ def relocate(ledger: Ledger, now: Plan) -> tuple[Ledger, list[str]]:
 
 
 def read_receipts(output: OutputFolder, names: Collection[str]) -> Iterator[Receipt]:
-    """Yield the receipts with these names; one that cannot be read counts as missing."""
+    """Yield the receipts with these names; a file that is not a receipt counts as missing.
+
+    Raises:
+        StorageError, OSError: a file cannot be read. It may be a receipt, whose documents would be paid for again.
+    """
     with ThreadPoolExecutor(PARALLEL) as readers:
         each = zip(names, readers.map(output.read, names), strict=True)
         # Thousands in a bucket take a while; a few are read before a bar would be seen.
