@@ -102,7 +102,7 @@ def prepare(
     former = read_former_plan(output)
     if others:
         _logger.warning(
-            "another command (%s) may still write to %s; two runs at once do no harm, but send texts twice. %s",
+            "another command (%s) may still write to %s; two runs at once send texts twice. %s",
             others[0],
             output.root,
             others[0].remedy(output),
