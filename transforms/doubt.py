@@ -16,7 +16,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Discarded(NamedTuple):
-    """The receipts of how many shards were discarded, and why."""
+    """How many receipts were discarded, and why."""
 
     shards: int
     reason: str

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 Vectors = npt.NDArray[np.float32]
+OBJECT_BYTES = 500  # that Python's objects for one record take beside its line, as measured
 
 # Upper bounds in milliseconds, a factor of 2^(1/4) apart: a quantile read from them is at most 19 % too high.
 BUCKETS_PER_DOUBLING = 4
