@@ -367,7 +367,11 @@ def rows_of_output(
         return
     try:
         yield from format_of(written.path).read_rows(
-            output.path(written.path), layout, lambda problem: complain(f"{written.path}: {problem}"), written
+            output.path(written.path),
+            layout.embedding_field,
+            lambda problem: complain(f"{written.path}: {problem}"),
+            written.digest,
+            layout,
         )
     except FileNotFoundError:
         complain(f"{written.path}: was there a moment ago and is gone now")
