@@ -273,7 +273,7 @@ class ConnectionOptions(Options):
         repeatable=True,
         metavar="URL",
         meaning="base URL of a TEI server; repeatable for several of one model "
-        "(default: a server that Tayyar starts here)",
+        "(default: a server that Tayyar starts here, with a small multilingual model, for trying)",
     )
     model: str | None = option(
         default=None,
