@@ -134,6 +134,8 @@ def _check_complete(ledger: Ledger, findings: Findings) -> None:
     """Add one finding for all shards that are not done."""
     if ledger.complete:
         return
+    if ledger.doubt:
+        findings.add(ledger.doubt)
     done, expected = sum(1 for _ in ledger.receipts()), ledger.shards_expected
     if expected is None:
         left = [source.source.path for source in ledger.sources if not source.complete]

@@ -138,6 +138,8 @@ def status_of(
     """
     receipts = list(ledger.receipts())
     state, why = decide_state(ledger.complete, receipts, marker, now)
+    if ledger.doubt:
+        why = f"{why}. {ledger.doubt}"
     busy = active_seconds(receipts)
     running = marker if state in (State.RUNNING, State.STALLED) else None
     expected = ledger.records_expected(planned_records)

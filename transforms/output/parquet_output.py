@@ -213,8 +213,9 @@ def _problem_of(parquet: pq.ParquetFile, embedding_field: str, layout: Layout | 
         for vector_type in VECTOR_TYPES
     ]
     for name in (RECORD, TEXT, embedding_field):
-        if name not in schema.names or not any(schema.field(name).equals(each.field(name)) for each in possible):
-            return f"its column {name!r} is missing, or of another type than Tayyar writes"
+        is_one = schema.get_field_index(name) >= 0  # it is below zero if the column is missing or there twice
+        if not is_one or not any(schema.field(name).equals(each.field(name)) for each in possible):
+            return f"its column {name!r} is missing, there twice, or of another type than Tayyar writes"
     if layout is not None and layout.columns is not None:
         expected = _schema(layout, _dimensions(schema, embedding_field))
         if not schema.equals(expected):
@@ -227,7 +228,7 @@ def _problem_of(parquet: pq.ParquetFile, embedding_field: str, layout: Layout | 
 
 def _dimensions(schema: pa.Schema, embedding_field: str) -> int:
     """Return the size of a schema's vectors; 1 if it has none."""
-    field = schema.field(embedding_field) if embedding_field in schema.names else None
+    field = schema.field(embedding_field) if schema.get_field_index(embedding_field) >= 0 else None
     return field.type.list_size if field is not None and pa.types.is_fixed_size_list(field.type) else 1
 
 

@@ -218,3 +218,14 @@ def test_a_file_of_another_layout_is_a_problem(tmp_path: Path, wrong: Layout, pr
     rows, problems = read(tmp_path / "x.parquet", PLAIN, file)
     assert not rows
     assert problem in problems[0]
+
+
+@pytest.mark.parametrize("name", ["record", "text", "embedding"])
+def test_a_column_that_is_there_twice_is_a_problem(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "x.parquet"
+    file = written(path, [document({"content": "a"})], random_vectors(1), PLAIN)
+    table = pq.read_table(path)
+    pq.write_table(table.append_column(table.schema.field(name), table.column(name)), path)
+    rows, problems = read(path, PLAIN, file)
+    assert not rows
+    assert problems[1] == f"its column {name!r} is missing, there twice, or of another type than Tayyar writes"
