@@ -154,6 +154,7 @@ def _gc_frozen() -> Iterator[None]:
 
 
 def _judge(ledger: Ledger, options: RunOptions, output: OutputFolder, say: Callable[[str], None]) -> ExitCode:
+    """Return TOO_MANY_DEAD_LETTERS, after a message, above `--max_dead_letter_ratio`, or DONE."""
     if problem := too_many_dead_letters(ledger, options.max_dead_letter_ratio, output.path(DEAD_LETTERS)):
         say(problem)
         return ExitCode.TOO_MANY_DEAD_LETTERS

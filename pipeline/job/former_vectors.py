@@ -194,7 +194,7 @@ def count_new(
                     texts = distinct([document.text for document in parsed.documents]).texts
                     documents += len(parsed.documents)
                     new += len(texts) - (count_known(texts, index) if texts else 0)
-                    left -= plan.shard_bytes if shard.end is None else shard.end - shard.start
+                    left -= shard.stored_bytes
                     bar.update(len(parsed.documents))
             except (DamagedSource, ShardTooDense, SourceChanged, StorageError, OSError) as error:
                 exact = False

@@ -253,7 +253,7 @@ def render_status(status: Status) -> Iterator[str]:
     if status.partial:
         yield f"saved: {count(status.partial, 'vector')} of unfinished shards"
     if status.dead_letters:
-        reasons = ", ".join(f"{reason} {number:,}" for reason, number in status.dead_letters.items())
+        reasons = ", ".join(f"{reason} {many:,}" for reason, many in status.dead_letters.items())
         yield f"dead letters: {sum(status.dead_letters.values()):,} ({reasons})"
     else:
         yield "dead letters: none"

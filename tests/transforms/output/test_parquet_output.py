@@ -21,8 +21,7 @@ from transforms.ndjson.parse import parse_line
 from transforms.output import parquet_output
 from transforms.output.layout import BOOL, DOUBLE, FLOAT16, FLOAT32, INT64, JSON, PARQUET, STRING, Column, Layout
 from transforms.output.parquet_output import ROW_GROUP_ROWS, ParquetRow, encode, place, read_at, read_rows, rows_of
-from transforms.storage.api import WrittenFile
-from transforms.storage.chunks import Crc32c
+from transforms.storage.chunks import Digest, digest_of
 
 PLAIN = Layout(PARQUET, "embedding")
 EVERY_TYPE = tuple(Column(kind, kind) for kind in (STRING, INT64, DOUBLE, BOOL, JSON))
@@ -39,17 +38,15 @@ def random_vectors(count: int, dimensions: int = 8) -> Vectors:
     return np.random.default_rng(count).standard_normal((count, dimensions)).astype(np.float32)
 
 
-def written(path: Path, documents: Sequence[Document], vectors: Vectors, layout: Layout) -> WrittenFile:
+def written(path: Path, documents: Sequence[Document], vectors: Vectors, layout: Layout) -> Digest:
     content = b"".join(encode(rows_of(documents, vectors, layout, Counter()), layout, vectors.shape[1]))
     path.write_bytes(content)
-    crc = Crc32c()
-    crc.update(content)
-    return WrittenFile(path.name, len(content), crc.base64())
+    return digest_of([content])
 
 
-def read(path: Path, layout: Layout, file: WrittenFile) -> tuple[list[ParquetRow], list[str]]:
+def read(path: Path, layout: Layout, digest: Digest) -> tuple[list[ParquetRow], list[str]]:
     problems: list[str] = []
-    return list(read_rows(str(path), layout, problems.append, file)), problems
+    return list(read_rows(str(path), layout.embedding_field, problems.append, digest, layout)), problems
 
 
 def chunks_of(path: Path) -> list[pq.ColumnChunkMetaData]:
@@ -193,7 +190,7 @@ def test_row_groups_of_other_sizes_are_read_up_to_a_limit(tmp_path: Path, count:
     path = tmp_path / "x.parquet"
     written(path, [document({"content": "a"})] * count, random_vectors(count, 2), PLAIN)
     pq.write_table(pq.read_table(path), path, row_group_size=count)
-    rows, problems = read(path, PLAIN, WrittenFile(path.name, 0, ""))
+    rows, problems = read(path, PLAIN, Digest(0, ""))
     assert len(rows) == (0 if problem else count)
     assert [one[:43] for one in problems[1:]] == problem  # the first is the checksum
 
