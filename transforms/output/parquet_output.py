@@ -44,6 +44,12 @@ PLACE = "row"
 ROW_GROUP_ROWS = 1024
 # Bytes of lines and texts after which a row group ends as well: with what it takes to write, 64 MiB are in memory.
 ROW_GROUP_BYTES = 16 << 20
+# pyarrow makes the levels of a whole array, 4 bytes a number, before it writes any of it, and 8 bytes a number for
+# float16. In so many rows at a time, that is a fraction of a MB.
+_ROWS_OF_AN_ARRAY = 128
+# Two pages of vectors are in memory while one is compressed. zstd looks at 128 KiB at a time, which is one byte of each
+# float32 of a page of this size: smaller pages mix the bytes, and files become 7% larger.
+_PAGE_BYTES = 1 << 19
 _READ_ROWS = 1024  # at a time
 # Rows and uncompressed bytes that a row group of Tayyar's has at most, whatever version wrote it; a forged one must not
 # fill the memory.
@@ -111,10 +117,11 @@ def encode(rows: Iterable[ParquetRow], layout: Layout, dimensions: int) -> Itera
         compression_level={RECORD: 3},
         # What vectors have in common is their exponents: a tenth less. DuckDB reads this encoding of float32 only.
         use_byte_stream_split=[numbers] if layout.vector_type == FLOAT32 else False,
+        data_page_size=_PAGE_BYTES,
         memory_pool=pool,
     )
     for group in _groups(rows):
-        writer.write_table(_table(group, schema), row_group_size=ROW_GROUP_ROWS)
+        writer.write_table(_moved(group, schema), row_group_size=ROW_GROUP_ROWS)
         yield from sink.take()
     writer.close()
     yield from sink.take()
@@ -141,27 +148,37 @@ def _groups(rows: Iterable[ParquetRow]) -> Iterator[list[ParquetRow]]:
         size += len(row.record) + len(row.text)
         if len(group) == ROW_GROUP_ROWS or size >= ROW_GROUP_BYTES:
             yield group
-            group.clear()  # no new list: the caller would keep the old one while the new one fills
+            group = []
             size = 0
     if group:
         yield group
 
 
-def _table(group: Sequence[ParquetRow], schema: pa.Schema) -> pa.Table:
+def _moved(group: list[ParquetRow], schema: pa.Schema) -> pa.Table:
+    """Return a table of rows, and empty their list: their texts need not be in memory twice while they are written."""
     records, texts, values, vectors, _ = zip(*group, strict=True)
-    vector_type = schema.field(len(schema) - 1).type
-    number_type = vector_type.value_type
-    numbers = np.concatenate(vectors, dtype=number_type.to_pandas_dtype(), casting="same_kind")
+    group.clear()
     columns = zip(*values, strict=True)
     return pa.Table.from_arrays(
         [
             _strings(records),
             _strings(texts),
             *(pa.array(column, field.type) for column, field in zip(columns, list(schema)[2:-1], strict=True)),
-            pa.FixedSizeListArray.from_arrays(pa.array(numbers, number_type), type=vector_type),
+            _vectors(vectors, schema.field(len(schema) - 1).type),
         ],
         schema=schema,
     )
+
+
+def _vectors(vectors: Sequence[Any], vector_type: pa.FixedSizeListType) -> pa.ChunkedArray:
+    """Return an array of vectors, rounded to the type of their numbers."""
+    number_type = vector_type.value_type
+    arrays = []
+    for start in range(0, len(vectors), _ROWS_OF_AN_ARRAY):
+        some = vectors[start : start + _ROWS_OF_AN_ARRAY]
+        numbers = np.concatenate(some, dtype=number_type.to_pandas_dtype(), casting="same_kind")
+        arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(numbers, number_type), type=vector_type))
+    return pa.chunked_array(arrays, vector_type)
 
 
 def _strings(values: Sequence[bytes]) -> pa.StringArray:

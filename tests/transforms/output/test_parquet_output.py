@@ -159,18 +159,19 @@ def test_a_file_is_written_a_row_group_at_a_time() -> None:
 def test_a_file_takes_the_memory_of_a_row_group_whatever_its_length(vector_type: str) -> None:
     layout = Layout(PARQUET, "embedding", vector_type)
     line = document({"content": "x" * 2000})
-    vectors = random_vectors(8 * ROW_GROUP_ROWS, 128)
+    vectors = random_vectors(8 * ROW_GROUP_ROWS, 384)
 
-    def most_memory(groups: int) -> tuple[int, int]:
-        """Return the bytes at their peak: of Python and numpy, and of Arrow between two pieces of the file."""
+    def most_memory(groups: int) -> tuple[int, int, int]:
+        """Return bytes: Python's and numpy's at their peak, and between two pieces of the file theirs and Arrow's."""
         count = groups * ROW_GROUP_ROWS
         rows = rows_of([line] * count, vectors[:count], layout, {})
-        before, of_arrow = tracemalloc.get_traced_memory()[0], 0
+        before, of_python, of_arrow = tracemalloc.get_traced_memory()[0], 0, 0
         tracemalloc.reset_peak()
-        for _ in encode(rows, layout, 128):
+        for _ in encode(rows, layout, 384):
             pools = pa.default_memory_pool(), pa.system_memory_pool()
             of_arrow = max(of_arrow, sum(pool.bytes_allocated() for pool in pools))
-        return tracemalloc.get_traced_memory()[1] - before, of_arrow
+            of_python = max(of_python, tracemalloc.get_traced_memory()[0] - before)
+        return tracemalloc.get_traced_memory()[1] - before, of_python, of_arrow
 
     most_memory(1)  # what is allocated once for the process does not count
     tracemalloc.start()
@@ -178,11 +179,15 @@ def test_a_file_takes_the_memory_of_a_row_group_whatever_its_length(vector_type:
         short, long = most_memory(2), most_memory(8)
     finally:
         tracemalloc.stop()
-    texts, lines, numbers = (ROW_GROUP_ROWS * size for size in (2000, len(line.line), 128 * 4))
+    texts, lines, numbers = (ROW_GROUP_ROWS * size for size in (2000, len(line.line), 384 * 4))
     # The rows' texts, the columns, and the piece that is written of the numbers, which hardly compress.
     assert short[0] < texts + (texts + lines + numbers) + numbers + (1 << 20)
+    # A page of the numbers before and after it is encoded, and the levels of some of them: those of all, and float16's
+    # pointers, would be three times as much.
+    assert short[2] < 2 * numbers
+    assert short[1] < numbers + (1 << 18)  # the piece: rows that are in a table are gone when it is written
     assert long[0] < short[0] + (1 << 18)
-    assert long[1] < short[1] + (1 << 18)
+    assert long[2] < short[2] + (1 << 18)
 
 
 @pytest.mark.parametrize(("count", "problem"), [(8192, []), (8193, ["it has a row group that is larger than any "])])
