@@ -62,16 +62,9 @@ def candidates(pattern: str) -> list[Candidate]:
     elif exact is not None:
         prefix, files = pattern[: pattern.rfind("/") + 1], [exact]
     else:
-        prefix, files = storage.fixed_prefix(pattern), storage.match(*_with_and_without_folders(pattern))
+        prefix, files = storage.fixed_prefix(pattern), storage.match(pattern)
     named = exact is not None and files == [exact]
     return [Candidate(file, file.path[len(prefix) :], named, pattern) for file in files]
-
-
-def _with_and_without_folders(pattern: str) -> Iterable[str]:
-    """Yield the patterns that `/**/` stands for: Beam takes it for at least one folder, a shell for none as well."""
-    parts = pattern.split("/**/")
-    for separators in itertools.product(("/**/", "/"), repeat=len(parts) - 1):
-        yield parts[0] + "".join(separator + part for separator, part in zip(separators, parts[1:], strict=True))
 
 
 def hidden(candidate: Candidate) -> str | None:
@@ -97,13 +90,8 @@ def excluded_by(patterns: Sequence[str], candidate: Candidate) -> bool:
 
 
 def _exclusion(pattern: str) -> re.Pattern[str]:
-    """Return an expression for a pattern: `*` within one name, `**` across folders, `?` one character.
-
-    What matches a folder matches all below it.
-    """
-    pieces = re.split(r"(\*\*/|\*\*|\*|\?)", pattern.rstrip("/"))
-    meaning = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    return re.compile("".join(meaning.get(piece, re.escape(piece)) for piece in pieces) + "(?:/.*)?", re.DOTALL)
+    """Return an expression for a pattern; what matches a folder matches all below it."""
+    return re.compile(storage.translate_pattern(pattern.rstrip("/")) + "(?:/.*)?", re.DOTALL)
 
 
 def without_links(found: Sequence[Candidate]) -> tuple[list[Candidate], list[LeftOut]]:

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import time
+import weakref
 from pathlib import Path
 
 import apache_beam as beam
@@ -15,7 +16,7 @@ from apache_beam.testing.util import assert_that
 
 from tests.matchers import each_by, local_pipeline
 from tests.shards import JOB, LAYOUT, MADE, embedded_shard, folder, letter
-from transforms.elements import Document, Reason
+from transforms.elements import Document, EmbeddedShard, Reason
 from transforms.output.layout import NDJSON, Layout
 from transforms.output.receipts import Receipt, decode_receipt, is_done
 from transforms.write_dead_letters import encode_dead_letter
@@ -110,3 +111,25 @@ def test_in_a_pipeline_every_shard_gives_its_receipt(tmp_path: Path) -> None:
         names = [f"wiki-{index:05d}" for index in range(3)]
         assert_that(receipts, each_by(lambda receipt: receipt.shard, dict.fromkeys(names, balances)))
     assert sum(name.endswith(".ndjson") for name in files_in(tmp_path)) == 3
+
+
+# Of the shards that `make_and_count` made: their vectors, and how many of them were in memory at each call. The runner
+# works in this process, and pickles a function of a module as its name.
+MADE_VECTORS: list[weakref.ref[np.ndarray]] = []
+IN_MEMORY: list[int] = []
+
+
+def make_and_count(index: int) -> EmbeddedShard:
+    IN_MEMORY.append(sum(vectors() is not None for vectors in MADE_VECTORS))
+    shard = embedded_shard(2, index=index)
+    MADE_VECTORS.append(weakref.ref(shard.vectors))
+    return shard
+
+
+def test_a_shard_that_is_written_is_no_longer_in_memory_when_the_next_one_comes(tmp_path: Path) -> None:
+    MADE_VECTORS.clear()
+    IN_MEMORY.clear()
+    with local_pipeline() as pipeline:
+        shards = pipeline | beam.Create(range(4)) | beam.Map(make_and_count)
+        shards | WriteEmbedded(folder(tmp_path), MADE, LAYOUT)
+    assert IN_MEMORY == [0, 0, 0, 0]

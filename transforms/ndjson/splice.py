@@ -13,9 +13,8 @@ from transforms.elements import Document, Vectors
 # A JSON string, with the colon that makes it a key, or a bracket; numbers, literals and commas lie between the matches.
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"(\s*:)?|[{}\[\]]', re.DOTALL)
 _LITERAL = re.compile(rb"[^\s,}\]]+")
-_LAST_LITERAL = re.compile(
-    rb'\s*:\s*([^\s,:{}\[\]"]+)\s*\}\s*'
-)  # all that stands behind the name of an object's last field
+# All that stands behind the name of an object's last field.
+_LAST_LITERAL = re.compile(rb'\s*:\s*([^\s,:{}\[\]"]+)\s*\}\s*')
 _SPACE = re.compile(rb"\s*")
 _COLON = re.compile(rb"\s*:\s*")
 _QUOTE, _BACKSLASH = b'"\\'
@@ -129,14 +128,13 @@ def _end_of(pattern: re.Pattern[bytes], line: bytes, start: int) -> int:
     return start if match is None else match.end()
 
 
-def encode_vectors(vectors: Vectors) -> Iterator[bytes]:
-    """Yield each row as a JSON array of the shortest decimals that give back the same float32.
+def encode_vector(vector: Vectors) -> bytes:
+    """Return a vector as a JSON array of the shortest decimals that give back the same float32.
 
     Args:
-        vectors: float32[n, dimensions], finite, C-contiguous; dimensions > 0.
+        vector: float32[dimensions], finite, contiguous; dimensions > 0.
     """
-    for vector in vectors:
-        yield orjson.dumps(vector, option=orjson.OPT_SERIALIZE_NUMPY)
+    return orjson.dumps(vector, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def embedded_lines(documents: Sequence[Document], vectors: Vectors, key: bytes) -> Iterator[bytes]:
@@ -147,6 +145,12 @@ def embedded_lines(documents: Sequence[Document], vectors: Vectors, key: bytes) 
         vectors: float32[n, dimensions].
         key: the embedding field's name as `json_key` gives it.
     """
-    for document, vector in zip(documents, encode_vectors(vectors), strict=True):
-        before, behind = split_document(document, key)
-        yield b"".join((before, vector, behind, b"\n"))
+    last_field = b"," + key + b":"
+    for document, vector in zip(documents, vectors, strict=True):
+        if document.has_field:
+            before, behind = split_document(document, key)
+            yield b"".join((before, encode_vector(vector), behind, b"\n"))
+        else:  # as `split_document` has it, but the line is not copied for that
+            line = document.line
+            end = line.rindex(b"}")
+            yield b"".join((line[:end], last_field, encode_vector(vector), line[end:], b"\n"))

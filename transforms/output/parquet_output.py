@@ -35,7 +35,7 @@ from transforms.output.layout import (
 )
 from transforms.output.values import column_values
 from transforms.storage import api as storage
-from transforms.storage.api import WrittenFile
+from transforms.storage.api import Digest, digest_of
 from transforms.storage.chunks import spooled
 
 PLACE = "row"
@@ -44,6 +44,12 @@ PLACE = "row"
 ROW_GROUP_ROWS = 1024
 # Bytes of lines and texts after which a row group ends as well: with what it takes to write, 64 MiB are in memory.
 ROW_GROUP_BYTES = 16 << 20
+# pyarrow makes the levels of a whole array, 4 bytes a number, before it writes any of it, and 8 bytes a number for
+# float16. In so many rows at a time, that is a fraction of a MB.
+_ROWS_OF_AN_ARRAY = 128
+# Two pages of vectors are in memory while one is compressed. zstd looks at 128 KiB at a time, which is one byte of each
+# float32 of a page of this size: smaller pages mix the bytes, and files become 7% larger.
+_PAGE_BYTES = 1 << 19
 _READ_ROWS = 1024  # at a time
 # Rows and uncompressed bytes that a row group of Tayyar's has at most, whatever version wrote it; a forged one must not
 # fill the memory.
@@ -111,10 +117,11 @@ def encode(rows: Iterable[ParquetRow], layout: Layout, dimensions: int) -> Itera
         compression_level={RECORD: 3},
         # What vectors have in common is their exponents: a tenth less. DuckDB reads this encoding of float32 only.
         use_byte_stream_split=[numbers] if layout.vector_type == FLOAT32 else False,
+        data_page_size=_PAGE_BYTES,
         memory_pool=pool,
     )
     for group in _groups(rows):
-        writer.write_table(_table(group, schema), row_group_size=ROW_GROUP_ROWS)
+        writer.write_table(_moved(group, schema), row_group_size=ROW_GROUP_ROWS)
         yield from sink.take()
     writer.close()
     yield from sink.take()
@@ -141,27 +148,37 @@ def _groups(rows: Iterable[ParquetRow]) -> Iterator[list[ParquetRow]]:
         size += len(row.record) + len(row.text)
         if len(group) == ROW_GROUP_ROWS or size >= ROW_GROUP_BYTES:
             yield group
-            group.clear()  # no new list: the caller would keep the old one while the new one fills
+            group = []
             size = 0
     if group:
         yield group
 
 
-def _table(group: Sequence[ParquetRow], schema: pa.Schema) -> pa.Table:
+def _moved(group: list[ParquetRow], schema: pa.Schema) -> pa.Table:
+    """Return a table of rows, and empty their list: their texts need not be in memory twice while they are written."""
     records, texts, values, vectors, _ = zip(*group, strict=True)
-    vector_type = schema.field(len(schema) - 1).type
-    number_type = vector_type.value_type
-    numbers = np.concatenate(vectors, dtype=number_type.to_pandas_dtype(), casting="same_kind")
+    group.clear()
     columns = zip(*values, strict=True)
     return pa.Table.from_arrays(
         [
             _strings(records),
             _strings(texts),
             *(pa.array(column, field.type) for column, field in zip(columns, list(schema)[2:-1], strict=True)),
-            pa.FixedSizeListArray.from_arrays(pa.array(numbers, number_type), type=vector_type),
+            _vectors(vectors, schema.field(len(schema) - 1).type),
         ],
         schema=schema,
     )
+
+
+def _vectors(vectors: Sequence[Any], vector_type: pa.FixedSizeListType) -> pa.ChunkedArray:
+    """Return an array of vectors, rounded to the type of their numbers."""
+    number_type = vector_type.value_type
+    arrays = []
+    for start in range(0, len(vectors), _ROWS_OF_AN_ARRAY):
+        some = vectors[start : start + _ROWS_OF_AN_ARRAY]
+        numbers = np.concatenate(some, dtype=number_type.to_pandas_dtype(), casting="same_kind")
+        arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(numbers, number_type), type=vector_type))
+    return pa.chunked_array(arrays, vector_type)
 
 
 def _strings(values: Sequence[bytes]) -> pa.StringArray:
@@ -171,28 +188,17 @@ def _strings(values: Sequence[bytes]) -> pa.StringArray:
     return pa.StringArray.from_buffers(len(values), pa.py_buffer(offsets), pa.py_buffer(b"".join(values)))
 
 
-def read_rows(path: str, layout: Layout, complain: Callable[[str], None], written: WrittenFile) -> Iterator[ParquetRow]:
-    """Yield the rows of a file, whose checksum is compared first."""
-    yield from _read(path, layout.embedding_field, complain, written, layout)
-
-
-def read_texts(
-    path: str, embedding_field: str, complain: Callable[[str], None], written: WrittenFile | None
-) -> Iterator[ParquetRow]:
-    """Yield the rows of a file without their records and values."""
-    yield from _read(path, embedding_field, complain, written, None)
-
-
-def _read(
+def read_rows(
     path: str,
     embedding_field: str,
     complain: Callable[[str], None],
-    written: WrittenFile | None,
-    layout: Layout | None,
+    digest: Digest | None,
+    layout: Layout | None = None,
 ) -> Iterator[ParquetRow]:
-    with _checked(path) as (file, size, crc32c):
-        if written is not None and (size, crc32c) != (written.bytes, written.crc32c):
-            complain(f"its checksum is {crc32c}, but {written.crc32c} in its receipt")
+    """Yield the rows of a file, whose checksum is compared first; without `layout`, only texts and vectors of them."""
+    with _checked(path) as (file, found):
+        if digest is not None and digest != found:
+            complain(f"its checksum is {found.crc32c}, but {digest.crc32c} in its receipt")
         try:
             with pq.ParquetFile(file) as parquet:
                 if problem := _problem_of(parquet, embedding_field, layout):
@@ -204,16 +210,16 @@ def _read(
 
 
 @contextlib.contextmanager
-def _checked(path: str) -> Iterator[tuple[BinaryIO, int, str]]:
-    """Open a file and give its size and CRC-32C as well; an object is fetched once, into a temporary file."""
+def _checked(path: str) -> Iterator[tuple[BinaryIO, Digest]]:
+    """Open a file and give its digest as well; an object is fetched once, into a temporary file."""
     with storage.open_for_reading(path) as file:
         if not storage.is_local(path):
-            with spooled(chunks_from(file)) as fetched:
-                yield fetched
+            with spooled(chunks_from(file)) as (fetched, size, crc32c):
+                yield fetched, Digest(size, crc32c)
             return
-        written = WrittenFile.of(path, chunks_from(file))
+        digest = digest_of(chunks_from(file))
         file.seek(0)
-        yield file, written.bytes, written.crc32c
+        yield file, digest
 
 
 def _problem_of(parquet: pq.ParquetFile, embedding_field: str, layout: Layout | None) -> str | None:
@@ -224,8 +230,9 @@ def _problem_of(parquet: pq.ParquetFile, embedding_field: str, layout: Layout | 
         for vector_type in VECTOR_TYPES
     ]
     for name in (RECORD, TEXT, embedding_field):
-        if name not in schema.names or not any(schema.field(name).equals(each.field(name)) for each in possible):
-            return f"its column {name!r} is missing, or of another type than Tayyar writes"
+        is_one = schema.get_field_index(name) >= 0  # it is below zero if the column is missing or there twice
+        if not is_one or not any(schema.field(name).equals(each.field(name)) for each in possible):
+            return f"its column {name!r} is missing, there twice, or of another type than Tayyar writes"
     if layout is not None and layout.columns is not None:
         expected = _schema(layout, _dimensions(schema, embedding_field))
         if not schema.equals(expected):
@@ -238,7 +245,7 @@ def _problem_of(parquet: pq.ParquetFile, embedding_field: str, layout: Layout | 
 
 def _dimensions(schema: pa.Schema, embedding_field: str) -> int:
     """Return the size of a schema's vectors; 1 if it has none."""
-    field = schema.field(embedding_field) if embedding_field in schema.names else None
+    field = schema.field(embedding_field) if schema.get_field_index(embedding_field) >= 0 else None
     return field.type.list_size if field is not None and pa.types.is_fixed_size_list(field.type) else 1
 
 

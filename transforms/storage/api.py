@@ -8,16 +8,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
-from apache_beam.io.filesystem import FileSystem
-
 from transforms.storage import local
 from transforms.storage.base import BUFFER_BYTES, MAX_SMALL_FILE_BYTES
-from transforms.storage.base import FileStat as FileStat  # these three are a part of this module's interface
+from transforms.storage.base import FileStat as FileStat  # these five are a part of this module's interface
 from transforms.storage.base import StorageError as StorageError
 from transforms.storage.chunks import Crc32c as Crc32c
+from transforms.storage.chunks import Digest as Digest
+from transforms.storage.chunks import digest_of as digest_of
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://")
-_WILDCARD = re.compile(r"[*?\[]")
+# `**/` begins a name; elsewhere, `**` is any characters.
+_WILDCARD = re.compile(r"((?<![^/])\*\*/|\*\*|\*|\?)")
+_MEANING = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +39,12 @@ class WrittenFile:
     @classmethod
     def of(cls, path: str, chunks: Iterable[builtins.bytes]) -> WrittenFile:
         """Return the description of a file that holds these chunks, wherever they are."""
-        crc, size = Crc32c(), 0
-        for chunk in chunks:
-            crc.update(chunk)
-            size += len(chunk)
-        return cls(path, size, crc.base64())
+        return cls(path, *digest_of(chunks))
+
+    @property
+    def digest(self) -> Digest:
+        """Its size and checksum."""
+        return Digest(self.bytes, self.crc32c)
 
 
 class Store(Protocol):
@@ -129,19 +132,23 @@ def stat(path: str, *, follow_links: bool = True) -> FileStat | None:
     return _store_of(path).stat(path, follow_links=follow_links)
 
 
-def match(*patterns: str) -> list[FileStat]:
-    """Return the files that any variant of a pattern matches, each once, in the order of their names.
+def translate_pattern(pattern: str) -> str:
+    """Return the regular expression of a pattern, for `re.DOTALL`.
 
-    All variants begin alike, up to their first wildcards, and are looked for in one listing.
+    `*` stands for any characters within one name, `?` for one of them, `**` for any characters across folders, and
+    `**/` for any number of folders, or none. Any other character stands for itself, `[` and the backslash as well: they
+    occur in names of files and objects.
     """
-    # Beam's `*` stops at a backslash, which is a character like any other in names of files and objects.
-    wanted = [re.compile(FileSystem.translate_pattern(pattern).replace(r"[^/\\]", "[^/]")) for pattern in patterns]
-    prefix = min((_WILDCARD.split(pattern)[0] for pattern in patterns), key=len)
-    deep = any("**" in pattern for pattern in patterns)
-    depth = None if deep else max(pattern.count("/") for pattern in patterns) - prefix.count("/")
+    return "".join(_MEANING.get(piece, re.escape(piece)) for piece in _WILDCARD.split(pattern))
+
+
+def match(pattern: str) -> list[FileStat]:
+    """Return the files that a pattern matches, in the order of their names; see `translate_pattern`."""
+    wanted = re.compile(translate_pattern(pattern), re.DOTALL)
+    prefix = _WILDCARD.split(pattern)[0]
+    depth = None if "**" in pattern else pattern.count("/") - prefix.count("/")
     files = _store_of(prefix).list_below(prefix, depth)
-    found = {file.path: file for file in files if any(pattern.match(file.path) for pattern in wanted)}
-    return [found[path] for path in sorted(found)]
+    return sorted((file for file in files if wanted.fullmatch(file.path)), key=lambda file: file.path)
 
 
 def fixed_prefix(pattern: str) -> str:

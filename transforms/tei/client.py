@@ -19,7 +19,6 @@ from transforms.tei.endpoint import Backoff, Endpoint, GiveUpTimer
 from transforms.tei.error_table import Action
 from transforms.tei.errors import EndpointError, ModelChanged
 from transforms.tei.exchange import BODY_LIMIT, GROUP_TEXTS, Exchange
-from transforms.tei.formats import WireFormat
 from transforms.tei.handshake import EndpointProfile, Handshake, ServerInfo, Unavailable
 from transforms.tei.scheduler import Assignment, Scheduler
 from transforms.tei.settings import EndpointSettings, Overlong, travels_in_the_clear
@@ -110,13 +109,6 @@ class TeiClient:
         self._submissions: list[Submission] = []
         self._settled_before = 0
         self._failure: BaseException | None = None
-
-    @property
-    def wire_format(self) -> WireFormat | None:
-        """How vectors come back now; None before the first handshake."""
-        profiles = [endpoint.profile for endpoint in self._scheduler.endpoints] if self._scheduler else []
-        profile = next(filter(None, profiles), self._profile)
-        return profile.wire.format if profile else None
 
     @property
     def failed(self) -> bool:

@@ -105,8 +105,12 @@ class Scheduler:
             self._put(tasks, delay)
             self._wake_another(self.clock())
 
-    def take(self) -> Assignment | None:
-        """Wait for a task that can be sent now; return None when there is no more to do."""
+    def take(self, block: bool = True) -> Assignment | None:
+        """Return a task that can be sent now; None when there is no more to do.
+
+        Args:
+            block: wait for one; otherwise return None where there is none now.
+        """
         with self._changed:
             while not self._stopped:
                 now = self.clock()
@@ -114,15 +118,12 @@ class Scheduler:
                 if assignment is not None:
                     self._wake_another(now)
                     return assignment
+                if not block:
+                    return None
                 self._idle += 1
                 self._changed.wait(self._seconds_to_next(now))
                 self._idle -= 1
             return None
-
-    def take_now(self) -> Assignment | None:
-        """Return a task that can be sent now, without waiting for one; None where there is none."""
-        with self._changed:
-            return None if self._stopped else self._next(self.clock())
 
     def settle(
         self,

@@ -32,7 +32,6 @@ STATISTICS = {
     "queue_ms",
     "inference_ms",
     "throttled_ms",
-    "at_limit",
     "latency_ms",
 }
 FAULTS = {"null_marker": "0-49", "refuse_marker": "1-1"}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.strategies import BOM, json_objects
 from transforms.elements import Document, Vectors
-from transforms.ndjson.splice import embedded_lines, encode_vectors, json_key, split_at_vector
+from transforms.ndjson.splice import embedded_lines, encode_vector, json_key, split_at_vector
 
 KEY = json_key("embedding")
 VECTOR = np.array([[0.5, -0.25]], dtype=np.float32)
@@ -117,7 +117,7 @@ FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 @given(st.integers(1, 5).flatmap(lambda d: st.lists(st.lists(FLOATS, min_size=d, max_size=d), max_size=140)))
 def test_every_row_gives_back_its_floats_bit_by_bit(values: list[list[float]]) -> None:
     vectors = np.array(values, dtype=np.float32)
-    rows = list(encode_vectors(vectors))
+    rows = list(map(encode_vector, vectors))
     assert len(rows) == len(values)
     assert float32_back(rows).tobytes() == vectors.tobytes()
 
@@ -127,7 +127,7 @@ def test_floats_of_every_size_come_back_bit_by_bit_from_their_shortest_decimals(
     edges = [0.0, -0.0, info.max, info.min, info.tiny, info.smallest_subnormal, -info.smallest_subnormal, 0.1, 1e16]
     bits = np.random.default_rng(3).integers(0, 1 << 32, 30_000, dtype=np.uint32).view(np.float32)
     vector = np.concatenate([np.array(edges, dtype=np.float32), bits[np.isfinite(bits)]])
-    (row,) = encode_vectors(vector.reshape(1, -1))
+    row = encode_vector(vector)
     assert float32_back([row]).tobytes() == vector.tobytes()
     for number, written in zip(vector, row[1:-1].split(b","), strict=True):
         shortest = np.format_float_scientific(number, trim="-")
@@ -156,12 +156,6 @@ def test_a_slash_in_a_name_may_be_escaped(line: bytes) -> None:
         [("number", "0.5"), ("number", "-0.25")],
     )
     assert fields_of(spliced(line, json_key("a/b"))) == fields
-
-
-@pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 200])
-def test_there_is_one_row_a_vector(count: int) -> None:
-    vectors = np.arange(count * 3, dtype=np.float32).reshape(count, 3)
-    assert [json.loads(row) for row in encode_vectors(vectors)] == vectors.tolist()
 
 
 @pytest.mark.parametrize("name", [b"embedding", rb"embeddin\u0067"], ids=["plain", "escaped"])

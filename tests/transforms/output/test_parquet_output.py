@@ -21,8 +21,7 @@ from transforms.ndjson.parse import parse_line
 from transforms.output import parquet_output
 from transforms.output.layout import BOOL, DOUBLE, FLOAT16, FLOAT32, INT64, JSON, PARQUET, STRING, Column, Layout
 from transforms.output.parquet_output import ROW_GROUP_ROWS, ParquetRow, encode, place, read_at, read_rows, rows_of
-from transforms.storage.api import WrittenFile
-from transforms.storage.chunks import Crc32c
+from transforms.storage.chunks import Digest, digest_of
 
 PLAIN = Layout(PARQUET, "embedding")
 EVERY_TYPE = tuple(Column(kind, kind) for kind in (STRING, INT64, DOUBLE, BOOL, JSON))
@@ -39,17 +38,15 @@ def random_vectors(count: int, dimensions: int = 8) -> Vectors:
     return np.random.default_rng(count).standard_normal((count, dimensions)).astype(np.float32)
 
 
-def written(path: Path, documents: Sequence[Document], vectors: Vectors, layout: Layout) -> WrittenFile:
+def written(path: Path, documents: Sequence[Document], vectors: Vectors, layout: Layout) -> Digest:
     content = b"".join(encode(rows_of(documents, vectors, layout, Counter()), layout, vectors.shape[1]))
     path.write_bytes(content)
-    crc = Crc32c()
-    crc.update(content)
-    return WrittenFile(path.name, len(content), crc.base64())
+    return digest_of([content])
 
 
-def read(path: Path, layout: Layout, file: WrittenFile) -> tuple[list[ParquetRow], list[str]]:
+def read(path: Path, layout: Layout, digest: Digest) -> tuple[list[ParquetRow], list[str]]:
     problems: list[str] = []
-    return list(read_rows(str(path), layout, problems.append, file)), problems
+    return list(read_rows(str(path), layout.embedding_field, problems.append, digest, layout)), problems
 
 
 def chunks_of(path: Path) -> list[pq.ColumnChunkMetaData]:
@@ -162,18 +159,19 @@ def test_a_file_is_written_a_row_group_at_a_time() -> None:
 def test_a_file_takes_the_memory_of_a_row_group_whatever_its_length(vector_type: str) -> None:
     layout = Layout(PARQUET, "embedding", vector_type)
     line = document({"content": "x" * 2000})
-    vectors = random_vectors(8 * ROW_GROUP_ROWS, 128)
+    vectors = random_vectors(8 * ROW_GROUP_ROWS, 384)
 
-    def most_memory(groups: int) -> tuple[int, int]:
-        """Return the bytes at their peak: of Python and numpy, and of Arrow between two pieces of the file."""
+    def most_memory(groups: int) -> tuple[int, int, int]:
+        """Return bytes: Python's and numpy's at their peak, and between two pieces of the file theirs and Arrow's."""
         count = groups * ROW_GROUP_ROWS
         rows = rows_of([line] * count, vectors[:count], layout, {})
-        before, of_arrow = tracemalloc.get_traced_memory()[0], 0
+        before, of_python, of_arrow = tracemalloc.get_traced_memory()[0], 0, 0
         tracemalloc.reset_peak()
-        for _ in encode(rows, layout, 128):
+        for _ in encode(rows, layout, 384):
             pools = pa.default_memory_pool(), pa.system_memory_pool()
             of_arrow = max(of_arrow, sum(pool.bytes_allocated() for pool in pools))
-        return tracemalloc.get_traced_memory()[1] - before, of_arrow
+            of_python = max(of_python, tracemalloc.get_traced_memory()[0] - before)
+        return tracemalloc.get_traced_memory()[1] - before, of_python, of_arrow
 
     most_memory(1)  # what is allocated once for the process does not count
     tracemalloc.start()
@@ -181,11 +179,15 @@ def test_a_file_takes_the_memory_of_a_row_group_whatever_its_length(vector_type:
         short, long = most_memory(2), most_memory(8)
     finally:
         tracemalloc.stop()
-    texts, lines, numbers = (ROW_GROUP_ROWS * size for size in (2000, len(line.line), 128 * 4))
+    texts, lines, numbers = (ROW_GROUP_ROWS * size for size in (2000, len(line.line), 384 * 4))
     # The rows' texts, the columns, and the piece that is written of the numbers, which hardly compress.
     assert short[0] < texts + (texts + lines + numbers) + numbers + (1 << 20)
+    # A page of the numbers before and after it is encoded, and the levels of some of them: those of all, and float16's
+    # pointers, would be three times as much.
+    assert short[2] < 2 * numbers
+    assert short[1] < numbers + (1 << 18)  # the piece: rows that are in a table are gone when it is written
     assert long[0] < short[0] + (1 << 18)
-    assert long[1] < short[1] + (1 << 18)
+    assert long[2] < short[2] + (1 << 18)
 
 
 @pytest.mark.parametrize(("count", "problem"), [(8192, []), (8193, ["it has a row group that is larger than any "])])
@@ -193,7 +195,7 @@ def test_row_groups_of_other_sizes_are_read_up_to_a_limit(tmp_path: Path, count:
     path = tmp_path / "x.parquet"
     written(path, [document({"content": "a"})] * count, random_vectors(count, 2), PLAIN)
     pq.write_table(pq.read_table(path), path, row_group_size=count)
-    rows, problems = read(path, PLAIN, WrittenFile(path.name, 0, ""))
+    rows, problems = read(path, PLAIN, Digest(0, ""))
     assert len(rows) == (0 if problem else count)
     assert [one[:43] for one in problems[1:]] == problem  # the first is the checksum
 
@@ -221,3 +223,14 @@ def test_a_file_of_another_layout_is_a_problem(tmp_path: Path, wrong: Layout, pr
     rows, problems = read(tmp_path / "x.parquet", PLAIN, file)
     assert not rows
     assert problem in problems[0]
+
+
+@pytest.mark.parametrize("name", ["record", "text", "embedding"])
+def test_a_column_that_is_there_twice_is_a_problem(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "x.parquet"
+    file = written(path, [document({"content": "a"})], random_vectors(1), PLAIN)
+    table = pq.read_table(path)
+    pq.write_table(table.append_column(table.schema.field(name), table.column(name)), path)
+    rows, problems = read(path, PLAIN, file)
+    assert not rows
+    assert problems[1] == f"its column {name!r} is missing, there twice, or of another type than Tayyar writes"

@@ -136,7 +136,7 @@ class Client:
                 self._documents -= count
                 self._queued += count
                 self.scheduler.put([Task(self._submission, range(count), next(self._sequence))])
-            assignment = self.scheduler.take_now()
+            assignment = self.scheduler.take(block=False)
             if assignment is None:
                 break
             self._queued -= len(assignment.task.indices)

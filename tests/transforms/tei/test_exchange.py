@@ -54,7 +54,7 @@ def test_the_sums_are_the_shards_own() -> None:
 def test_texts_that_fill_the_models_limit_are_counted_where_they_show() -> None:
     texts = ["w " * 6] * 40 + ["w"] * 40
     with scripted(max_client_batch_size=10, max_input_length=8) as tei, clients(tei) as client:
-        assert client.submit(texts).result().statistics.at_limit == pytest.approx(40, abs=9)
+        assert client.submit(texts).result().truncated == list(range(40))
 
 
 def test_never_more_texts_in_flight_than_the_server_permits() -> None:
@@ -95,9 +95,7 @@ def test_base64_only_where_it_means_the_same(
 ) -> None:
     caplog.set_level(logging.INFO)
     with scripted(**info) as tei, clients(tei, **settings) as client:
-        assert client.wire_format is None
         check(some_texts(), client.submit(some_texts()).result())
-        assert client.wire_format is expected
         paths = {asked.path for asked in tei.asked if asked.documents}
         assert paths == {"/embed" if expected is WireFormat.EMBED_JSON else "/v1/embeddings"}
     assert caplog.text.count(expected.value) == 1
@@ -114,7 +112,6 @@ def test_every_setting_is_sent() -> None:
 def test_a_server_without_the_other_route_is_asked_at_its_own() -> None:
     with scripted(lambda asked: Says(404) if "v1" in asked.path else None) as tei, clients(tei) as client:
         check(some_texts(), client.submit(some_texts()).result())
-        assert client.wire_format is WireFormat.EMBED_JSON
 
 
 def test_a_route_that_goes_away_is_done_without() -> None:
@@ -122,7 +119,6 @@ def test_a_route_that_goes_away_is_done_without() -> None:
         client.probe()
         tei.script = lambda asked: Says(404) if "v1" in asked.path else None
         check(some_texts(), client.submit(some_texts()).result())
-        assert client.wire_format is WireFormat.EMBED_JSON
 
 
 def test_a_format_that_gives_other_vectors_is_not_used() -> None:
@@ -133,7 +129,6 @@ def test_a_format_that_gives_other_vectors_is_not_used() -> None:
 
     with scripted(script) as tei, clients(tei) as client:
         check(some_texts(), client.submit(some_texts()).result())
-        assert client.wire_format is WireFormat.EMBED_JSON
 
 
 def test_lone_surrogates_are_replaced() -> None:

@@ -82,7 +82,7 @@ def test_a_row_that_is_bad_once_is_asked_for_again_alone(value: float, normalize
             return np.full(DIMENSIONS, value, np.float32)
         return vector_of(text)
 
-    with scripted() as tei, clients(tei, normalize=normalize) as client:
+    with scripted() as tei, clients(tei, normalize=normalize, request_timeout=60) as client:
         client.probe()
         tei.vectors = vectors
         embeddings = client.submit(some_texts(64)).result()
@@ -167,14 +167,19 @@ def test_a_text_that_no_body_can_hold(overlong: Overlong) -> None:
 
 
 @pytest.mark.parametrize("overlong", list(Overlong))
-def test_a_text_that_no_body_can_hold_where_each_goes_alone(overlong: Overlong) -> None:
+def test_texts_that_no_body_can_hold_where_each_goes_alone(overlong: Overlong) -> None:
     script = when(lambda asked: len(asked.body) > 50_000, Says(413, b"length limit exceeded"), times=20)
     with scripted(script, max_client_batch_size=1) as tei, clients(tei, overlong=overlong) as client:
-        embeddings = client.submit(["س" * 60_000, "short"]).result()
+        embeddings = client.submit(["س" * 60_000, "s" * 59_000, "ص" * 58_000, "short"]).result()
         assert sum(len(asked.body) > 50_000 for asked in tei.asked) < 10  # not until the script ends
-    np.testing.assert_array_equal(embeddings.vectors[1], vector_of("short"))
+    np.testing.assert_array_equal(embeddings.vectors[3], vector_of("short"))
     rejected = {index: rejection.reason for index, rejection in embeddings.rejections.items()}
-    assert rejected == ({} if overlong is Overlong.TRUNCATE else {0: Reason.OVERLONG_TEXT})
+    if overlong is Overlong.TRUNCATE:
+        assert not rejected
+        assert set(embeddings.truncated) == {0, 1, 2}
+    else:
+        assert rejected == dict.fromkeys(range(3), Reason.OVERLONG_TEXT)
+        assert not embeddings.vectors[:3].any()
 
 
 @pytest.mark.parametrize("overlong", list(Overlong))

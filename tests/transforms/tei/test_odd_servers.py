@@ -14,7 +14,7 @@ from transforms.tei.client import TeiClient
 from transforms.tei.credentials import Credentials
 from transforms.tei.error_table import no_reply
 from transforms.tei.errors import EndpointError, EndpointRefused, ModelChanged
-from transforms.tei.formats import OtherDimensions, WireFormat
+from transforms.tei.formats import OtherDimensions
 from transforms.tei.handshake import Unavailable
 from transforms.tei.settings import EndpointSettings
 from transforms.tei.transport import HttpTransport, NoReply
@@ -120,7 +120,6 @@ def test_a_route_that_is_broken_is_done_without(script: Any, known_before: bool)
         client.probe()
         tei.script = script
         check(some_texts(), client.submit(some_texts()).result())
-        assert client.wire_format is WireFormat.EMBED_JSON
 
 
 def test_words_are_no_numbers() -> None:

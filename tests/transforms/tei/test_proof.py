@@ -220,8 +220,7 @@ def test_fewer_dimensions_are_asked_for_on_both_routes(plain: Simulator, normali
     texts = shards_of(9)[0]
     with client_of(plain.url, dimensions=96, normalize=normalize) as client:
         embeddings = client.submit(texts).result()
-        assert client.wire_format is not None
-        assert ("/v1/" in client.wire_format.value) is normalize
+        assert ("/v1/" in client.probe().wire.format.value) is normalize
     assert embeddings.vectors.shape == (TEXTS, 96)
     expected = expected_vectors(texts, dimensions=96)
     norms = np.linalg.norm(embeddings.vectors, axis=1, keepdims=True)

@@ -36,7 +36,7 @@ def task(number: int = 0, sequence: int = 0, texts: int = BATCH - 1) -> Task:
 
 
 def take(of: Scheduler) -> Assignment:
-    assignment = of.take_now()
+    assignment = of.take(block=False)
     assert assignment is not None
     return assignment
 
@@ -68,7 +68,7 @@ def test_what_is_to_wait_waits() -> None:
     ours.put([task(0, 0, 1)], delay=5)
     ours.put([task(1, 0, 1)])
     assert take(ours).task.submission.number == 1
-    assert ours.take_now() is None
+    assert ours.take(block=False) is None
     clock.now += 5
     assert take(ours).task.submission.number == 0
 
@@ -131,7 +131,7 @@ def test_a_task_without_room_is_not_handed_out() -> None:
     ours, _ = scheduler(endpoint(permits=32))
     ours.put([task(0, sequence) for sequence in range(2)])
     first = take(ours)
-    assert ours.take_now() is None
+    assert ours.take(block=False) is None
     ours.settle(first, Outcome.ANSWERED, reply=REPLY)
     assert take(ours).task.sequence == 1
 
@@ -140,7 +140,7 @@ def test_what_may_be_in_flight_on_all_endpoints_together_is_kept() -> None:
     ones = [endpoint(f"http://{number}") for number in range(3)]
     ours, _ = scheduler(*ones, max_in_flight=40)
     ours.put([task(0, sequence, 7) for sequence in range(20)])
-    under_way = [each for each in (ours.take_now() for _ in range(20)) if each is not None]
+    under_way = [each for each in (ours.take(block=False) for _ in range(20)) if each is not None]
     assert sum(one.limit.in_flight for one in ones) == 40 == 8 * len(under_way)
     assert ours.limit == 40
 
@@ -170,11 +170,11 @@ def test_an_endpoint_that_was_away_needs_a_handshake_before_anything_else() -> N
         clock.now += 1
         assignment = take(ours)
         ours.settle(assignment, Outcome.FAILED, [assignment.task])
-    assert ours.take_now() is None  # it rests
+    assert ours.take(block=False) is None  # it rests
     clock.now = one.breaker.quiet_until
     handshake = take(ours)
     assert handshake.profile is None
-    assert ours.take_now() is None  # one at a time
+    assert ours.take(block=False) is None  # one at a time
     ours.adopt(one, profile())
     ours.settle(handshake, Outcome.UNSENT, [handshake.task])
     assert take(ours).profile is not None
@@ -200,7 +200,7 @@ def test_the_silence_that_a_server_wants_is_kept_and_counted(outcome: Outcome) -
     ours.put([one])
     ours.settle(take(ours), outcome, [one], retry_after=7)
     clock.now += 6.9
-    assert ours.take_now() is None
+    assert ours.take(block=False) is None
     clock.now += 0.1
     ours.settle(take(ours), Outcome.ANSWERED, reply=REPLY)
     one.submission.store([0], np.ones((1, 4), np.float32))
@@ -300,7 +300,7 @@ def test_stopping_ends_the_workers_that_wait_and_hands_out_no_more() -> None:
     assert seen == [None]
     ours.put([task()])
     assert ours.take() is None
-    assert ours.take_now() is None
+    assert ours.take(block=False) is None
 
 
 @given(
@@ -319,7 +319,7 @@ def test_every_text_is_sent_until_it_is_answered_and_room_never_leaks(
         ours.put([Task(submission, range(len(submission.texts)), 0)], delay)
     under_way: list[Assignment] = []
     for _ in range(20_000):
-        assignment = ours.take_now()
+        assignment = ours.take(block=False)
         if assignment is not None:
             under_way.append(assignment)
         if under_way and (assignment is None or rng.random() < 0.5):
