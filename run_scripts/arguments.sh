@@ -4,7 +4,7 @@
 # Prints the comment at the script's beginning and ends it, where help is asked for.
 help_if_asked() {
     if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
-        sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"
+        sed -n '2,/^set /{/^#/s/^# \{0,1\}//p;}' "$0"
         exit
     fi
 }

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 import requests
 
 from pipeline.embedded_tei.process import EmbeddedTei, EmbeddedTeiError
+from transforms.ndjson.parse import BOM, parse_object, value_of
 
 try:
     import lancedb
@@ -43,8 +43,8 @@ def endpoint(url: str | None) -> Iterator[str]:
 
 def answer(question: str, row: dict[str, Any], similarity: float) -> str:
     """Return what is printed: each text on lines of its own, so that a terminal can set it from right to left."""
-    document = orjson.loads(row["record"])
-    title = document.get("title") or document.get("meta", {}).get("title") or document.get("id", "")
+    document, _ = parse_object(row["record"].encode().removeprefix(BOM))
+    title = next(filter(None, (value_of(document, field) for field in ("title", "meta.title", "id"))), "")
     shard = row["loaded_from"].rpartition("@")[0]
     text = textwrap.wrap(row["text"], min(100, shutil.get_terminal_size().columns - 4))
     return "\n".join([question, f"  {similarity:.3f}  {shard}", f"    {title}", *(f"    {line}" for line in text)])

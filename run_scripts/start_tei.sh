@@ -35,7 +35,7 @@ gpus=${TEI_GPUS:-} replicas=${TEI_REPLICAS:-}
 # One entry a server: its port, its log, its process, and with Docker its container.
 ports=() logs=() servers=() containers=()
 
-usage() { sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,/^set /{/^#/s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}"; }
 
 # Set the variable of an option: give NAME VALUE.
 give() {

@@ -23,6 +23,12 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of the Flink cluster first and side by side, since each process that gets one starts a cluster."""
+    items.sort(key=lambda item: "cluster" not in item.name)
+
+
 @pytest.fixture(scope="session")
 def hash_tei() -> Iterator[str]:
     """The URL of a real server process with a hash in the model's place."""

@@ -73,6 +73,7 @@ def receipt(index: int = 0, of: Source = SOURCE, /, **fields: Any) -> Receipt:
         dead_letter_output=None,
         statistics=RequestStatistics(tokens=30, requests=2, latency_ms=Counter({16: 1, 23: 1})),
         provenance=MADE,
+        run="run",
     )
     if "embedded" in fields:
         fields = {"sent": fields["embedded"], **fields}

@@ -116,8 +116,8 @@ def test_a_wrong_token_stops_the_run_in_seconds_and_stays_secret(
 ) -> None:
     write_ndjson(tmp_path / "in.ndjson", documents(50, seed=4))
     monkeypatch.setenv("TAYYAR_TEST_TOKEN", "hf_not_the_right_one")
-    key = {"TAYYAR_TEST_KEY": "hf_the_right_one"}
-    with TeiSimulator(["--api_key", "env:TAYYAR_TEST_KEY"], environment=key) as server:
+    monkeypatch.setenv("TAYYAR_TEST_KEY", "hf_the_right_one")
+    with TeiSimulator(["--api_key", "env:TAYYAR_TEST_KEY"]) as server:
         options = ("--input", tmp_path / "in.ndjson", "--output", tmp_path / "out", "--endpoint", server.url)
         began = time.monotonic()
         said = tayyar("run", *options, "--token", "env:TAYYAR_TEST_TOKEN", code=3).stderr

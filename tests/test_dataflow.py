@@ -99,16 +99,9 @@ def clean_environment(folder: Path, package: bytes) -> str:
     (folder / "workflow.tar.gz").write_bytes(package)
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
     python = str(folder / "venv/bin/python")
-    install = [
-        python,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        str(folder / "workflow.tar.gz"),
-    ]
-    subprocess.run(install, cwd=folder, check=True)
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    # Most of what is installed is never imported, so it is not compiled either.
+    subprocess.run([*install, "--no-compile", str(folder / "workflow.tar.gz")], cwd=folder, check=True)
     return python
 
 

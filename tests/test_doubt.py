@@ -10,13 +10,18 @@ import numpy as np
 import orjson
 import pytest
 
+from pipeline.errors import NotProven
+from pipeline.job.doubt import discard_doubtful
+from run_scripts.load.loading import EmbeddedFolder
 from tests.commands import tayyar_here
 from tests.documents import documents, write_ndjson
+from tests.shards import receipt
 from tests.tei_simulator.clients import Simulator
 from tests.tei_simulator.hash_model import expected_vectors
 from tests.tei_simulator.process import TeiSimulator
 from transforms.doubt import record_doubt
 from transforms.output.folder import OutputFolder
+from transforms.output.receipts import encode_receipt
 
 GOOD_REQUESTS = ["ok"] * 40  # the handshake's, and those of some shards
 
@@ -89,17 +94,61 @@ def test_two_models_behind_a_server_of_one_text_a_request_put_all_in_doubt(tmp_p
     assert sum(map(len, vouched(tmp_path / "out").values())) == 2000
 
 
-def test_what_a_run_that_was_killed_before_it_could_discard_has_written_is_discarded_by_the_next(
+def put_in_doubt(output: Path) -> None:
+    """Leave the note of a worker of the run that has written the folder's receipts."""
+    (name,) = {orjson.loads(path.read_bytes())["run"] for path in (output / "_job/receipts").rglob("*.json")}
+    record_doubt(OutputFolder(str(output), name), "Its rows were mixed up.")
+
+
+def test_what_a_run_has_written_does_not_count_as_soon_as_it_is_in_doubt_and_the_next_discards_it(
     tmp_path: Path, server: Simulator
 ) -> None:
+    out = tmp_path / "out"
     write_ndjson(tmp_path / "in/one.ndjson", documents(300, seed=1))
     run(tmp_path, server)
-    record_doubt(OutputFolder(str(tmp_path / "out"), "killed"), "Its rows were mixed up.")
+    put_in_doubt(out)
+    # Its launcher may be gone, or never have waited: who looks next is told.
+    said = "Its rows were mixed up. What was written until then does not count. Put the endpoint right and run again."
+    assert said in tayyar_here("report", "--output", out, code=1).stdout
+    assert said in tayyar_here("verify", "--output", out, code=5).stderr
+    status = tayyar_here("status", "--output", out).stdout
+    assert status.startswith("stopped: ")
+    assert said in status
+    assert said in tayyar_here("redrive", "--output", out, "--endpoint", server.url, code=5).stderr
+    with pytest.raises(NotProven, match=f"is not complete: .* {said}"):
+        EmbeddedFolder(str(out), None)
+
     server.reset_statistics()
-    assert "Its rows were mixed up. What the last run had finished" in run(tmp_path, server)
+    assert "Its rows were mixed up. What its run had finished" in run(tmp_path, server)
     assert server.statistics()["texts"] >= 300
-    assert sum(map(len, vouched(tmp_path / "out").values())) == 300
+    assert sum(map(len, vouched(out).values())) == 300
     assert "discarded" not in run(tmp_path, server)
+    tayyar_here("verify", "--output", out)
+
+
+def test_vectors_in_doubt_are_not_reused(tmp_path: Path, server: Simulator) -> None:
+    write_ndjson(tmp_path / "in/one.ndjson", documents(300, seed=1))
+    run(tmp_path, server)
+    put_in_doubt(tmp_path / "out")
+    server.reset_statistics()
+    tayyar_here(
+        *("run", "--input", tmp_path / "in", "--output", tmp_path / "other", "--endpoint", server.url),
+        *("--reuse", tmp_path / "out"),
+    )
+    assert server.statistics()["texts"] >= 300
+
+
+def test_of_two_runs_at_once_only_the_one_in_doubt_loses_its_shards(tmp_path: Path) -> None:
+    output = OutputFolder(str(tmp_path), "one")
+    for index, name in enumerate(["one", "other", "one"]):
+        output.write(output.receipt(f"wiki-{index:05d}"), [encode_receipt(receipt(index, run=name))])
+        output.write(f"_job/partial/{index}123-{name}", [b""])
+    record_doubt(output, "Rows were mixed up.")
+    assert discard_doubtful(OutputFolder(str(tmp_path), "next")) == (2, "Rows were mixed up.")
+    assert set(output.list()) == {"_job/partial/1123-other", "_job/receipts/wiki-00001.json"}
+    assert discard_doubtful(output) is None
+    assert discard_doubtful(OutputFolder(str(tmp_path), "other"), "So were others.") == (1, "So were others.")
+    assert not output.list()
 
 
 def test_a_redrive_discards_the_shards_that_it_has_replaced(tmp_path: Path, server: Simulator) -> None:

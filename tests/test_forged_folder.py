@@ -199,6 +199,7 @@ def kinds(template: Path) -> list[str]:
     return sorted(set(found.values()))
 
 
+@pytest.mark.timeout(300)  # a command for each kind of file; each of them has its own limit
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command != "prune"])
 def test_a_pipe_or_a_device_in_any_place_hangs_nobody(
     template: Path, tmp_path: Path, hash_tei: str, command: str
@@ -208,6 +209,8 @@ def test_a_pipe_or_a_device_in_any_place_hangs_nobody(
         root = tmp_path / str(number)
         shutil.copytree(template, root)
         (root / "out" / name).unlink()
+        if command == "overwrite" and "run_markers" not in name:  # it would be refused before anything is looked at
+            shutil.rmtree(root / "out/_job/run_markers")
         if number % 2 or os.geteuid() != 0:  # only root makes devices
             os.mkfifo(root / "out" / name)
         else:

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from pipeline.errors import UsageError
 from run_scripts.load.loading import NAMESPACE, EmbeddedFolder
 from tests.commands import ROOT, running, tayyar_here
 from tests.documents import documents, write_ndjson
@@ -543,5 +544,53 @@ def test_a_database_that_cannot_be_reached_is_one_line(
     main = importlib.import_module(f"run_scripts.load.{recipe}").main
     assert main(["--output", str(embedded / "out"), "--database", where]) == 1
     assert re.search(
-        r": the database: .*refused.*\. Check --database, and that the server is up\.\n$", capsys.readouterr().err
+        r": the database: .*refused.*\. Check --database, the server, and your rights there\.\n$",
+        capsys.readouterr().err,
     )
+
+
+def test_a_database_that_does_not_get_pgvector_is_one_line(
+    postgres: str, embedded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import psycopg
+
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("DROP DATABASE IF EXISTS plain")
+        connection.execute("DROP ROLE IF EXISTS guest")
+        connection.execute("CREATE DATABASE plain")
+        connection.execute("CREATE ROLE guest LOGIN")
+    plain = psycopg.conninfo.make_conninfo(postgres, user="guest", dbname="plain")
+    main = importlib.import_module("run_scripts.load.postgres").main
+    assert main(["--output", str(embedded / "out"), "--database", plain]) == 1
+    assert re.fullmatch(
+        r'.*: the database: permission denied to create extension "vector" .*\. Check --database, .*\.\n',
+        capsys.readouterr().err,
+    )
+
+
+@pytest.mark.parametrize("database", ["qdrant", "elasticsearch"], indirect=True)
+def test_more_shards_than_a_database_counts_are_refused(database: Database, embedded: Path) -> None:
+    kinds = {"qdrant": "QdrantCollection", "elasticsearch": "BulkFiles"}
+    kind = getattr(importlib.import_module(f"run_scripts.load.{database.recipe}"), kinds[database.recipe])
+    folder = EmbeddedFolder(str(embedded / "out"), None)
+    folder.files = folder.files[:1] * 100_001
+    with pytest.raises(UsageError, match=r"has 100,001 shards with vectors, more than the .* larger --shard_bytes\."):
+        kind(database.where, database.table, folder)
+
+
+@pytest.mark.parametrize(
+    ("record", "title"),
+    [
+        ('{"title": "a title", "id": 7}', "a title"),
+        ('{"title": "", "meta": {"title": "of the page"}}', "of the page"),
+        ('{"meta": "text", "id": 7}', "7"),
+        ('\ufeff{"id": "nan", "score": NaN}', "nan"),
+        ("{}", ""),
+    ],
+)
+def test_an_answer_has_the_title_of_any_record(record: str, title: str) -> None:
+    pytest.importorskip("lancedb")
+    from run_scripts.ask import answer
+
+    row = {"record": record, "loaded_from": "a-00000@0", "text": "the text"}
+    assert answer("why?", row, 0.5).splitlines() == ["why?", "  0.500  a-00000", f"    {title}", "    the text"]

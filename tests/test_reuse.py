@@ -292,6 +292,15 @@ def test_plan_finds_what_is_new_and_writes_its_estimate_alone(lived: Folder) -> 
     assert "600 documents done already; 1 text new among 601 documents to do" in report
 
 
+@pytest.mark.parametrize("options", [(), ("--output_format", "parquet", "--column", "id")])
+def test_plan_tolerates_a_folder_whose_job_cannot_be_read(lived: Folder, options: tuple[str, ...]) -> None:
+    (lived.output / "_job/job.json").write_text("{")
+    job = ("--input", f"{lived.corpus}/**", "--endpoint", lived.url, "--shard_bytes", SHARD_BYTES)
+    said = tayyar_here("plan", *job, "--max_in_flight", 8, "--output", lived.output, *options).stdout
+    assert "to do" not in said
+    assert (lived.output / "_job/estimate.json").exists()
+
+
 def test_plan_counts_what_other_folders_give(lived: Folder, tmp_path: Path) -> None:
     write_ndjson(tmp_path / "more/e.ndjson", documents(50, seed=9))
     run(tmp_path / "more", tmp_path / "second", lived.url)

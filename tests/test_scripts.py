@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,13 @@ def test_what_another_extra_holds_is_not_installed_again(tmp_path: Path, there: 
     executable(tmp_path / "venv/bin/python", '[ "$1" = -c ] || echo "$@" | tee /dev/stderr')
     said = bash(f"use_environment {wanted}", **variables).stderr  # pip's output is for terminals alone
     assert (f"{ROOT}[{wanted}]" in said) == (not enough)
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "run_scripts").glob("*.sh")), ids=lambda path: path.name)
+def test_programs_of_sed_are_such_as_macos_takes(script: Path) -> None:
+    for line in script.read_text(encoding="utf-8").splitlines():
+        if "sed " in line:
+            assert not re.search(r"[^;{}\s]\s*\}'", line), "BSD's sed wants a semicolon before a closing brace"
 
 
 @pytest.mark.parametrize("script", ["flink.sh", "dataflow.sh"])

@@ -457,7 +457,7 @@ def test_an_object_that_is_replaced_while_it_is_read_is_an_error(place: Storage)
             file.read()
 
 
-@pytest.mark.parametrize("pattern", ["*.ndjson", "wiki_0[03].*", "**.ndjson", "a/**/wiki_*", "a/", "wiki_00.ndjson"])
+@pytest.mark.parametrize("pattern", ["*.ndjson", "wiki_0?.*", "**.ndjson", "a/**/wiki_*", "a/", "wiki_00.ndjson"])
 def test_patterns_mean_the_same_everywhere(place: Storage, tmp_path: Path, pattern: str) -> None:
     found = []
     for there in (place, LocalStorage(tmp_path / "expected")):

@@ -1,29 +1,24 @@
-"""Vectors in doubt: what a run wrote before it found that replies which passed as right may have held wrong vectors."""
+"""Doubt: notes in the output folder of runs whose vectors may be wrong, though their replies passed as right.
+
+Receipts that such a run has written do not count: see `pipeline.job.doubt`.
+"""
 
 from __future__ import annotations
 
 import logging
-from typing import NamedTuple
+from collections.abc import Iterable
 
 import orjson
 
 from transforms.output.folder import JOB, OutputFolder
-from transforms.reuse import partial
 from transforms.storage.base import StorageError
 
 FOLDER = f"{JOB}/doubt"
 _logger = logging.getLogger(__name__)
 
 
-class Discarded(NamedTuple):
-    """The receipts of how many shards were discarded, and why."""
-
-    shards: int
-    reason: str
-
-
 def record_doubt(output: OutputFolder, reason: str) -> None:
-    """Leave a note that the vectors written since the run began are in doubt.
+    """Leave a note that the vectors that this run has written are in doubt.
 
     A runner may try the failed bundle again and the run succeed in the end, or the launcher may be gone by now.
     """
@@ -33,37 +28,21 @@ def record_doubt(output: OutputFolder, reason: str) -> None:
         _logger.warning("that vectors are in doubt cannot be noted in %s: %s", output.root, error)
 
 
-def discard_doubtful(output: OutputFolder, reason: str | None = None) -> Discarded | None:
-    """Delete the receipts and the saved vectors that were written since the last run began, if they are in doubt.
-
-    The files that lose their receipt are outputs of unfinished shards from then on.
+def read_doubts(output: OutputFolder, names: Iterable[str]) -> dict[str, str]:
+    """Return why the vectors of a run are in doubt, by the run's name.
 
     Args:
         output: the folder.
-        reason: why they are in doubt; None for what `record_doubt` has noted.
-
-    Returns:
-        what was deleted; None if nothing is in doubt.
+        names: in it.
     """
-    notes = sorted(name for name in output.list(FOLDER) if name.startswith(f"{FOLDER}/"))
-    if reason is None and notes:
-        reason = _reason(output.read(notes[0]))
-    if reason is None:
-        return None
-    files = output.list()
-    # By the storage's own clock: a run writes the plan before its workers start.
-    since = files[output.plan].mtime if output.plan in files else 0.0
-    written = [name for name, file in files.items() if file.mtime >= since]
-    receipts = [name for name in written if name.startswith(f"{output.receipts}/")]
-    output.delete([*receipts, *(name for name in written if name.startswith(f"{partial.FOLDER}/"))])
-    output.delete(notes)  # last, so that an interrupted call is repeated
-    return Discarded(len(receipts), reason)
+    notes = [name for name in names if name.startswith(f"{FOLDER}/")]
+    return {note.removeprefix(f"{FOLDER}/").removesuffix(".json"): _reason(output, note) for note in notes}
 
 
-def _reason(note: bytes | None) -> str:
+def _reason(output: OutputFolder, note: str) -> str:
     try:
-        value = orjson.loads(note or b"")
-    except orjson.JSONDecodeError:
+        value = orjson.loads(output.read(note) or b"")
+    except (orjson.JSONDecodeError, StorageError):  # that there is a note is enough
         value = None
     reason = value.get("reason") if isinstance(value, dict) else None
     return reason if isinstance(reason, str) else "The endpoint's vectors are in doubt."

@@ -33,8 +33,10 @@ def check_dead_letter_ratio(records: int, reasons: Mapping[str, int], max_ratio:
     dead_letters = sum(reasons.values())
     if dead_letters > early_limit(max_ratio) * records:
         worst = max(reasons, key=lambda reason: reasons[reason])
+        kind = "is a dead letter" if dead_letters == 1 else "are dead letters"
+        verb = "is" if reasons[worst] == 1 else "are"
         raise TooManyDeadLetters(
-            f"{dead_letters:,} of the first {records:,} records are dead letters, far more than "
-            f"--max_dead_letter_ratio {max_ratio} allows; {reasons[worst]:,} of them are {worst}: "
+            f"{dead_letters:,} of the first {records:,} records {kind}, more than "
+            f"--max_dead_letter_ratio {max_ratio:g} allows; {reasons[worst]:,} of them {verb} {worst}: "
             f"{REMEDIES[Reason(worst)]}"
         )

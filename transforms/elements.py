@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 Vectors = npt.NDArray[np.float32]
+OBJECT_BYTES = 500  # that Python's objects for one record take beside its line, as measured
 
 # Upper bounds in milliseconds, a factor of 2^(1/4) apart: a quantile read from them is at most 19 % too high.
 BUCKETS_PER_DOUBLING = 4
@@ -35,8 +36,6 @@ class RequestStatistics:
         queue_ms: `x-queue-time` summed over texts.
         inference_ms: `x-inference-time` summed over texts.
         throttled_ms: time spent waiting because the server asked the client to wait.
-        at_limit: texts of as many tokens as the model reads: truncated, unless they fit exactly. A lower bound: the
-            server counts tokens by request, so texts are seen where nearly all of a request are so long.
         flight_ms: round trips summed over texts.
         busy_ms: in which the server's device was at work, as far as replies show; of `slot_ms`.
         slot_ms: round trips, each divided by the requests in flight with it.
@@ -49,7 +48,6 @@ class RequestStatistics:
     queue_ms: int = 0
     inference_ms: int = 0
     throttled_ms: int = 0
-    at_limit: int = 0
     flight_ms: int = 0
     busy_ms: int = 0
     slot_ms: int = 0

@@ -1,4 +1,4 @@
-"""EmbedShards: the batched DoFn that gives every document its vector, or a dead letter its reason."""
+"""EmbedShards: the DoFn that embeds several shards at a time; a document without a vector is a dead letter."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from transforms import coders  # noqa: F401 # registers how the elements are encoded
 from transforms.doubt import record_doubt
 from transforms.early_stop import check_dead_letter_ratio
-from transforms.elements import DeadLetter, DocumentShard, EmbeddedShard, Reason, ShardDeadLetters, Stage
+from transforms.elements import OBJECT_BYTES, DeadLetter, DocumentShard, EmbeddedShard, Reason, ShardDeadLetters, Stage
 from transforms.output.folder import OutputFolder
 from transforms.output.layout import FLOAT32
 from transforms.output.values import fits_type
@@ -34,7 +34,6 @@ EMBEDDED_TAG = "embedded"
 DEAD_LETTER_TAG = "dead_letters"
 COUNTERS = "tayyar"  # the namespace of all counters
 _MIN_RECORDS_TO_JUDGE = 1000  # records
-_RECORD_BYTES = 500  # that Python's objects for one record take beside its line
 
 
 class EmbeddedShards(NamedTuple):
@@ -186,7 +185,7 @@ def merge_embeddings(
 
 def _memory_of(shard: DocumentShard) -> int:
     lines = [document.line for document in shard.documents] + [letter.line for letter in shard.dead_letters]
-    return _RECORD_BYTES * (1 + shard.records) + sum(map(len, lines))
+    return OBJECT_BYTES * (1 + shard.records) + sum(map(len, lines))
 
 
 @dataclass

@@ -11,7 +11,7 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.utils.windowed_value import WindowedValue
 
-from transforms.elements import Reason, Vectors
+from transforms.elements import OBJECT_BYTES, Reason, Vectors
 from transforms.embed_shards import COUNTERS, ThrottlingCounter, assemble
 from transforms.reuse.reuse import Distinct, distinct
 from transforms.tei import sharing
@@ -24,7 +24,6 @@ DEAD_LETTER_TAG = "dead_letters"
 # Enough texts for a few full requests, and to put those of a length together; little to wait for on a slow server.
 _BATCH_TEXTS = 512
 _BATCH_CHARACTERS = 1 << 20
-_ELEMENT_BYTES = 500  # that Python's objects for one element take beside its texts
 
 Texts: TypeAlias = str | Mapping[str, str]
 VectorsOrRejection: TypeAlias = Vectors | Mapping[str, Vectors] | Rejection
@@ -124,7 +123,7 @@ def _probe_space(_: None, endpoint: EndpointSettings) -> VectorSpace:
 
 
 def find_problem(texts: Texts) -> Rejection | None:
-    """Return why an element's texts need not be sent; None if they may be."""
+    """Return why an element's texts cannot be embedded; None if they can be sent."""
     for name, text in texts.items() if isinstance(texts, Mapping) else [("the text", texts)]:
         if not isinstance(text, str):
             kind = "missing or null" if text is None else f"a value of type {type(text).__name__}, not a string"
@@ -224,7 +223,7 @@ class _EmbedOrReject(beam.DoFn):  # type: ignore[misc]
     def _submit(self, submitted: sharing.SubmittedBatches[_Batch]) -> None:
         self._texts_in.inc(len(self._texts))
         texts = distinct(self._texts)
-        memory = self._characters + _ELEMENT_BYTES * len(self._texts)
+        memory = self._characters + OBJECT_BYTES * len(self._texts)
         submitted.submit(_Batch(self._elements, texts), texts.texts, len(self._texts), memory)
         self._elements, self._texts, self._characters = [], [], 0
 

@@ -20,7 +20,7 @@ from transforms.output.receipts import is_done
 from transforms.storage import api as storage
 
 MAX_LINE_BYTES = 16 << 20  # of a record; a longer line has lost its newlines, and must not fill the memory
-# Python's objects take some 500 bytes a record beside its line: a shard of tiny lines would take many times its size.
+# Each record takes OBJECT_BYTES beside its line: a shard of tiny lines would take many times its size.
 MAX_SHARD_RECORDS = 400_000
 _DEAD_LETTERS_A_LOOK = 50_000  # within one shard; whole shards are judged, sooner, when they are embedded
 DAMAGED = f"{JOB}/damaged"

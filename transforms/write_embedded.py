@@ -38,7 +38,7 @@ def write_shard(shard: EmbeddedShard, output: OutputFolder, provenance: Provenan
         rows = form.rows_of(shard.documents, shard.vectors, layout, unfit)
         written = output.write(file, form.encode(rows, layout, shard.vectors.shape[1]))
         output.write(output.keys(name), [encode_keys(document.text for document in shard.documents)])
-    receipt = _receipt_of(shard, written, _dead_letter_file(shard, output), provenance, unfit)
+    receipt = _receipt_of(shard, written, _dead_letter_file(shard, output), provenance, output.run, unfit)
     output.write(output.receipt(name), [encode_receipt(receipt)])
     output.delete(shard.partial)  # from here on, the output has their vectors
     return receipt
@@ -49,6 +49,7 @@ def _receipt_of(
     written: WrittenFile | None,
     dead_letter_file: WrittenFile | None,
     provenance: Provenance,
+    run: str,
     unfit: Mapping[str, int],
 ) -> Receipt:
     source = shard.shard.source
@@ -78,6 +79,7 @@ def _receipt_of(
         dead_letter_output=dead_letter_file,
         statistics=shard.statistics,
         provenance=provenance,
+        run=run,
     )
 
 

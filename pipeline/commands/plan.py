@@ -119,7 +119,10 @@ def _read_sample(plan: Plan, options: PlanOptions) -> tuple[Sample, list[Documen
 
 def _columns_of(options: PlanOptions, documents: Iterable[Document], output: OutputFolder | None) -> tuple[Column, ...]:
     """Return the columns with their types; those that the folder has for them already stay."""
-    former = None if output is None else read_job(output)
+    former = None
+    if output is not None and options.columns:
+        with contextlib.suppress(UsageError):  # `run` refuses the folder, or starts over with --overwrite
+            former = read_job(output)
     lines = (document.line for document in documents)
     return choose_columns(options.columns, lines, former.columns if former is not None else ())
 
@@ -141,7 +144,7 @@ def _new(
     if output is not None:
         try:
             job = join(read_job(output), job, output.root)
-        except UsageError:  # of other vectors: `run` refuses the folder, or starts over with --overwrite
+        except UsageError:  # of other vectors, or unreadable: `run` refuses the folder, or starts over with --overwrite
             return None
         ledger = read_ledger(plan, output, job.digest, output.list(), cache)
     index = index_former(output, job, reuse, cache)

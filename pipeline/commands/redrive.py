@@ -17,6 +17,7 @@ from pipeline.commands.options.redrive import RedriveOptions
 from pipeline.commands.report import publish
 from pipeline.errors import ExitCode, NotProven, PipelineFailed, UsageError
 from pipeline.job import run_marker
+from pipeline.job.doubt import discard_doubtful
 from pipeline.job.ledger import Ledger, read_ledger, relocate
 from pipeline.job.preparation import is_shard
 from pipeline.job.shard_replacement import finish_replacements, replace_shard
@@ -57,13 +58,11 @@ class _Tally:
     sent: int = 0
     embedded: int = 0
     left: Counter[str] = field(default_factory=Counter)
-    replaced: list[str] = field(default_factory=list)
 
     def add(self, other: _Tally) -> None:
         self.sent += other.sent
         self.embedded += other.embedded
         self.left += other.left
-        self.replaced += other.replaced
 
 
 def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> ExitCode:
@@ -80,7 +79,7 @@ def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> Exit
         UsageError: if it is not an output folder, a reason does not exist, or another command is at work there.
         EndpointError: if the endpoint cannot do it, or serves another model than the job's.
         PipelineFailed: if a source is damaged, gone or changed.
-        NotProven: if a shard's files are not what its receipt says.
+        NotProven: if a shard's files are not what its receipt says, or vectors are in doubt.
     """
     reasons = _reasons(options.reasons)
     output = OutputFolder(options.output, run=f"redrive-{int(time.time())}")
@@ -97,6 +96,8 @@ def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> Exit
         if finished:
             say(f"{count(finished, 'shard')} that an interrupted redrive had begun: finished")
         ledger = _read(output, job)
+        if ledger.doubt:
+            raise NotProven(ledger.doubt)
         if options.inputs:
             now = make_plan(options.inputs, output.root, job.shard_bytes, exclude=job.exclude)
             ledger, problems = relocate(ledger, now)
@@ -106,9 +107,10 @@ def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> Exit
         try:
             _send_again(ledger, reasons, output, job, options, tally, say)
         except VectorsDoubtful as error:
-            output.delete(map(output.receipt, tally.replaced))
+            discarded = discard_doubtful(output, str(error))
+            assert discarded is not None
             raise VectorsDoubtful(
-                f"{error} What this redrive had replaced ({count(len(tally.replaced), 'shard')}) is discarded. "
+                f"{error} What this redrive had replaced ({count(discarded.shards, 'shard')}) is discarded. "
                 "Put the endpoint right, then run the job again."
             ) from error
         except SourceChanged as error:
@@ -261,7 +263,7 @@ class _Redrive:
                 lambda: bytes(self._new_keys),
             )
         reasons_left = Counter(letter.reason.value for letter in again.values())
-        return _Tally(len(chosen), len(embedded), reasons_left, [self._shard.name] if embedded else [])
+        return _Tally(len(chosen), len(embedded), reasons_left)
 
     def _letters(self) -> list[DeadLetter]:
         try:
@@ -306,6 +308,7 @@ class _Redrive:
             truncated=self._receipt.truncated + len(result.truncated),
             truncated_at=tuple(sorted((*self._receipt.truncated_at, *result.truncated))[:MAX_TRUNCATED_PLACES]),
             statistics=sum_statistics([self._receipt.statistics, result.statistics]),
+            run=self._output.run,
         )
 
     def _merged(

@@ -38,6 +38,8 @@ def report(options: ReportOptions, say: Callable[[str], None] = print) -> ExitCo
     ledger = read_ledger(read_plan(output, job.shard_bytes), output, job.digest, output.list())
     made = publish(ledger, job, output, options.price_per_hour, say)
     output.tidy()
+    if ledger.doubt:
+        say(ledger.doubt)
     for line in summary(made, None):
         say(line)
     return ExitCode.DONE if made.complete else ExitCode.FAILED

@@ -22,6 +22,7 @@ from pipeline.commands.options.run import RunOptions
 from pipeline.commands.report import publish
 from pipeline.errors import ExitCode, PipelineFailed
 from pipeline.job import run_marker
+from pipeline.job.doubt import discard_doubtful
 from pipeline.job.former_vectors import count_new, forget_former, reusable_folders
 from pipeline.job.ledger import Ledger, ReceiptCache, read_ledger, stale_files
 from pipeline.job.preflight import require_usable
@@ -37,7 +38,6 @@ from pipeline.runners.endpoint import reached
 from pipeline.runners.parallelism import count_processes
 from pipeline.runners.progress import Progress
 from pipeline.runners.runner import beam_options, require_reach, run_pipeline, template_of
-from transforms.doubt import discard_doubtful
 from transforms.list_shards import write_lists
 from transforms.output.folder import DEAD_LETTERS, OutputFolder
 from transforms.output.layout import PARQUET, Column
@@ -154,6 +154,7 @@ def _gc_frozen() -> Iterator[None]:
 
 
 def _judge(ledger: Ledger, options: RunOptions, output: OutputFolder, say: Callable[[str], None]) -> ExitCode:
+    """Return TOO_MANY_DEAD_LETTERS, after a message, above `--max_dead_letter_ratio`, or DONE."""
     if problem := too_many_dead_letters(ledger, options.max_dead_letter_ratio, output.path(DEAD_LETTERS)):
         say(problem)
         return ExitCode.TOO_MANY_DEAD_LETTERS

@@ -88,10 +88,8 @@ def verify(options: VerifyOptions, say: Callable[[str], None] = print) -> ExitCo
     else:
         settings = job.apply_to(options.endpoint)
         require_endpoint(settings, options.model, job.served)
-        with reached(settings, None, model=options.model, say=say) as (
-            endpoint,
-            profile,
-        ):  # before the folder is read, which may take minutes
+        # The endpoint comes before the folder, whose reading may take minutes.
+        with reached(settings, None, model=options.model, say=say) as (endpoint, profile):
             require_same_space(job.space, profile.space)
             usable = dataclasses.replace(endpoint, space=job.space)
             checked = _check_folder(ledger, problems, output, files, job, options)
@@ -136,6 +134,8 @@ def _check_complete(ledger: Ledger, findings: Findings) -> None:
     """Add one finding for all shards that are not done."""
     if ledger.complete:
         return
+    if ledger.doubt:
+        findings.add(ledger.doubt)
     done, expected = sum(1 for _ in ledger.receipts()), ledger.shards_expected
     if expected is None:
         left = [source.source.path for source in ledger.sources if not source.complete]
@@ -361,7 +361,11 @@ def _conclude(
     output: OutputFolder,
     say: Callable[[str], None],
 ) -> ExitCode:
-    """Print what was proven, or raise NotProven with what was found."""
+    """Print what was proven and return the exit code: TOO_MANY_DEAD_LETTERS above `--max_dead_letter_ratio`, or DONE.
+
+    Raises:
+        NotProven: if there is a finding; its message lists the first of them.
+    """
     findings = checked.findings
     if findings.count:
         more = ", the first of them" if findings.count > len(findings.first) else ""

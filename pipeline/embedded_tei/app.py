@@ -18,6 +18,7 @@ from pipeline.embedded_tei.refusals import ErrorType, PlainRefusal, Refusal
 
 Handler = Callable[[Request], Awaitable[Response]]
 
+_VERSION = "1.9.3"  # of the TEI whose replies these are
 _PORT = re.compile(r":\d*$")
 _OPEN_PATHS = frozenset({"/", "/health", "/ping"})
 
@@ -52,12 +53,8 @@ class TeiApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        request = Request(scope, receive, send)
-        await self.send(request, await self.respond(request), send)
-
-    async def send(self, request: Request, response: Response, send: Send) -> None:
-        """Send a response."""
-        await response(request.scope, request.receive, send)
+        response = await self.respond(Request(scope, receive, send))
+        await response(scope, receive, send)
 
     async def respond(self, request: Request) -> Response:
         """Find the handler and turn refusals into responses."""
@@ -73,7 +70,7 @@ class TeiApp:
                 return Response(status_code=405, headers={"allow": ",".join(methods)})
             return await methods[method](request)
         except Refusal as refusal:
-            return refusal.response(path, is_old=self.engine.limits.is_old)
+            return refusal.response(path)
         except PlainRefusal as refusal:
             return refusal.response()
         except ClientDisconnect:
@@ -140,7 +137,7 @@ class TeiApp:
     def info(self) -> dict[str, object]:
         """Return what `/info` replies, in TEI's order."""
         model, limits = self.engine.device.model, self.engine.limits
-        info: dict[str, object] = {
+        return {
             "model_id": model.model_id,
             "model_sha": model.sha,
             "model_dtype": model.dtype,
@@ -153,13 +150,10 @@ class TeiApp:
             "max_client_batch_size": limits.max_client_batch_size,
             "auto_truncate": limits.auto_truncate,
             "tokenization_workers": limits.tokenization_workers,
-            "version": limits.version,
+            "version": _VERSION,
             "sha": None,
             "docker_label": None,
         }
-        if limits.is_old:
-            del info["served_model_name"]
-        return info
 
 
 def _json(body: bytes, headers: Mapping[str, str] | None = None) -> Response:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from pipeline.embedded_tei.limits import ServerLimits
 from pipeline.embedded_tei.models.registry import EmbeddingModel, Encoded, Vectors
 from pipeline.embedded_tei.refusals import Refusal, backend, overloaded
+from pipeline.embedded_tei.wire import EmbedRequest
 
 
 @dataclass(slots=True, eq=False)
@@ -71,16 +72,15 @@ class Device:
         self._queue: deque[Entry] = deque()
         self._running: asyncio.Task[None] | None = None
 
-    def acquire(self, count: int, *, is_batch: bool) -> None:
-        """Take one permit per text.
+    def acquire(self, request: EmbedRequest) -> None:
+        """Take one permit for each text of a request.
 
         Raises:
-            Refusal: if fewer are free. Batches of TEI 1.8 wait in the queue instead.
+            Refusal: if fewer are free.
         """
-        waits = self._limits.is_old and is_batch
-        if count > self._free_permits and not waits:
+        if len(request.inputs) > self._free_permits:
             raise overloaded()
-        self._free_permits -= count
+        self._free_permits -= len(request.inputs)
 
     def release(self, count: int) -> None:
         """Give permits back."""
@@ -106,15 +106,10 @@ class Device:
 
     async def probe(self, text: Encoded) -> None:
         """Embed one text outside the queue, to see whether the device works again."""
-        self.is_healthy = not isinstance(await self._try_compute([text], time.perf_counter()), Refusal)
+        self.is_healthy = not isinstance(await self._try_compute([text]), Refusal)
 
-    async def compute(self, texts: Sequence[Encoded], _waiting_since: float) -> Vectors:
-        """Return float32[len(texts), dimensions] of unit norm.
-
-        Args:
-            texts: one batch.
-            _waiting_since: when its first text was queued (`time.perf_counter`); for subclasses that simulate time.
-        """
+    async def compute(self, texts: Sequence[Encoded]) -> Vectors:
+        """Return float32[len(texts), dimensions] of unit norm, for the texts of one batch."""
         if self._thread is None:
             return self.model.embed(texts)
         return await asyncio.get_running_loop().run_in_executor(self._thread, self.model.embed, texts)
@@ -127,19 +122,17 @@ class Device:
     def _form_batch(self) -> list[Entry]:
         """Take texts from the front of the queue until the next one would exceed a limit; at least one."""
         max_texts = self._limits.max_batch_requests or len(self._queue)
-        longest = total = size = 0
+        tokens = size = 0
         for entry in itertools.islice(self._queue, max_texts):
-            longest = max(longest, entry.text.tokens)
-            total += entry.text.tokens
-            cost = longest * (size + 1) if self._limits.padded else total
-            if size and cost > self._limits.max_batch_tokens:
+            tokens += entry.text.tokens
+            if size and tokens > self._limits.max_batch_tokens:
                 break
             size += 1
         return [self._queue.popleft() for _ in range(size)]
 
     async def _run(self, batch: list[Entry]) -> None:
         started = time.perf_counter()
-        result = await self._try_compute([entry.text for entry in batch], batch[0].queued_at)
+        result = await self._try_compute([entry.text for entry in batch])
         self.is_healthy = not isinstance(result, Refusal)
         ended = time.perf_counter()
         self.release(len(batch))
@@ -149,9 +142,9 @@ class Device:
         for position, entry in enumerate(batch):
             _deliver(entry, result if isinstance(result, Refusal) else result[position], started, ended)
 
-    async def _try_compute(self, texts: Sequence[Encoded], waiting_since: float) -> Vectors | Refusal:
+    async def _try_compute(self, texts: Sequence[Encoded]) -> Vectors | Refusal:
         try:
-            return await self.compute(texts, waiting_since)
+            return await self.compute(texts)
         except Exception as error:  # noqa: BLE001 - whatever a model raises is an error of the backend, as in TEI
             return backend(str(error))
 

@@ -82,7 +82,7 @@ class Engine:
         """
         started = time.perf_counter()
         self.check_batch_size(len(request.inputs))
-        self.device.acquire(len(request.inputs), is_batch=request.is_batch)
+        self.device.acquire(request)
         try:
             pending = await self._tokenize(request)
         except BaseException:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-GENERATIONS = {"1.9": "1.9.3", "1.8": "1.8.2"}
-
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
@@ -21,9 +19,6 @@ class ServerLimits:
         auto_truncate: whether a text that is too long is cut unless the request decides.
         api_key: the bearer token that requests must carry; None for none.
         tokenization_workers: reported in `/info`.
-        generation: "1.9", or "1.8" for older replies: 413 instead of 422, and batches that queue
-            instead of getting a 429.
-        padded: whether a device batch costs its longest text times its size, as on CPUs.
     """
 
     max_concurrent_requests: int = 512
@@ -35,8 +30,6 @@ class ServerLimits:
     auto_truncate: bool = True
     api_key: str | None = None
     tokenization_workers: int = 1
-    generation: str = "1.9"
-    padded: bool = False
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -51,15 +44,3 @@ class ServerLimits:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}: it must be at least 1")
-        if self.generation not in GENERATIONS:
-            raise ValueError(f"generation is {self.generation!r}: it must be one of {', '.join(GENERATIONS)}")
-
-    @property
-    def is_old(self) -> bool:
-        """Whether the server replies as TEI did before 1.9."""
-        return self.generation == "1.8"
-
-    @property
-    def version(self) -> str:
-        """The version in `/info`."""
-        return GENERATIONS[self.generation]

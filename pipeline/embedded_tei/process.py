@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING
@@ -32,25 +32,17 @@ class EmbeddedTei:
     Args:
         arguments: options of the module's command line.
         start_timeout: seconds until it must answer.
-        environment: variables to add to the child's.
 
     Attributes:
-        module: what `python -m` starts; a subclass names another server.
+        module: what `python -m` starts; the tests' simulator is another one.
         url: the server's address.
     """
 
     module = "pipeline.embedded_tei"
 
-    def __init__(
-        self,
-        arguments: Sequence[str] = (),
-        *,
-        start_timeout: float = 60.0,
-        environment: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, arguments: Sequence[str] = (), *, start_timeout: float = 60.0) -> None:
         self._arguments = list(arguments)
         self._start_timeout = start_timeout
-        self._environment = dict(environment or {})
         self._child: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
         self.url = ""
@@ -115,7 +107,7 @@ class EmbeddedTei:
         found = os.environ.get("PYTHONPATH")
         # The child may be started anywhere, and nothing that lies there may stand in a module's place.
         path = os.pathsep.join([str(_PACKAGES), *([found] if found else [])])
-        return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", **self._environment}
+        return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
     def _read_url(self) -> str:
         child = self._child

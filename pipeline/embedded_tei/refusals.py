@@ -44,15 +44,13 @@ class Refusal(Exception):
         self.message = message
         self.error_type = error_type
 
-    def response(self, path: str, *, is_old: bool) -> Response:
+    def response(self, path: str) -> Response:
         """Return the error as the route replies."""
-        error_type, status = self.error_type, _STATUS[self.error_type]
-        if is_old and error_type in (ErrorType.VALIDATION, ErrorType.EMPTY):
-            error_type, status = ErrorType.VALIDATION, 413
+        status = _STATUS[self.error_type]
         if path in OPENAI_PATHS:
-            body = {"message": self.message, "code": status, "type": error_type.value}
+            body = {"message": self.message, "code": status, "type": self.error_type.value}
         else:
-            body = {"error": self.message, "error_type": error_type.value}
+            body = {"error": self.message, "error_type": self.error_type.value}
         return Response(orjson.dumps(body), status, media_type="application/json")
 
 

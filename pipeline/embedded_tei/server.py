@@ -51,18 +51,13 @@ class Protocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Keep the connection for the application."""
         super().connection_made(transport)
-        self.connection = Connection(transport)
+        self.connection = Connection()
         self.app_state = {"connection": self.connection}
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let a request under way know."""
         super().connection_lost(exc)
         self.connection.has_ended()
-
-    def shutdown(self) -> None:
-        """Let a request that waits for its client's end go on when the server ends."""
-        super().shutdown()
-        self.connection.lost.set()
 
 
 class Server(uvicorn.Server):
@@ -89,11 +84,16 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def config_of(app: TeiApp) -> uvicorn.Config:
-    """Return how uvicorn is to serve an application; asyncio sets TCP_NODELAY on every connection."""
+def config_of(app: TeiApp, protocol: type[Protocol] = Protocol) -> uvicorn.Config:
+    """Return how uvicorn is to serve an application; asyncio sets TCP_NODELAY on every connection.
+
+    Args:
+        app: the application.
+        protocol: the tests' simulator has one whose connections it can break.
+    """
     return uvicorn.Config(
         app,
-        http=Protocol,
+        http=protocol,
         loop="asyncio",
         ws="none",
         lifespan="off",

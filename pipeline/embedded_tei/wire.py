@@ -23,7 +23,7 @@ class EmbedRequest:
 
     Attributes:
         inputs: texts.
-        is_batch: whether they came as a list.
+        is_batch: whether they came as a list, which older versions of TEI treat otherwise than a single text.
         truncate: None for the server's setting.
         left: whether truncation cuts at the left.
         prompt_name: None for the server's setting.

@@ -19,11 +19,11 @@ from backports import zstd
 from transforms.ndjson.decompress import COMPRESSIONS, codec_of, start_zstd
 from transforms.ndjson.parse import BOM
 from transforms.storage import api as storage
-from transforms.storage.base import FileStat, StorageError
+from transforms.storage.base import PARALLEL, FileStat, StorageError
 
 HEAD_BYTES = 8 << 10  # several records of usual size, by one small read
 EMPTY_FILE = "an empty file"  # a problem that files which must hold records may have
-_PARALLEL = 64  # heads at once: on a bucket, each is a wait of some 60 ms
+_PARALLEL = 2 * PARALLEL  # heads at once, as many as stores keep connections: each is a wait of some 60 ms
 _BLOCK_BYTES = 1 << 20  # of a compressed file whose first bytes give nothing: codecs such as bzip2 work in blocks
 _PARQUET = "Write its rows as NDJSON first, for instance with DuckDB's COPY … (FORMAT json)."
 _UNPACK = "Unpack it and give what is in it."

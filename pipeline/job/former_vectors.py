@@ -26,6 +26,8 @@ from pipeline.job.ledger import Ledger, ReceiptCache
 from pipeline.job.sharding import Plan
 from pipeline.job.spec import JobSpec, require_job
 from pipeline.reporting.numbers import count, percent
+from transforms import doubt
+from transforms.doubt import read_doubts
 from transforms.elements import Shard
 from transforms.ndjson.decompress import DamagedSource
 from transforms.output.folder import JOB, OutputFolder
@@ -91,7 +93,7 @@ def set_aside(
         cache: of the receipts.
         prune: whether outputs of sources that no longer exist go, too.
     """
-    receipts = cache.read(output, {name: file for name, file in files.items() if _is_in(name, output.receipts)})
+    receipts = cache.read(output, files)
     valid = {receipt.shard for receipt in ledger.receipts()}
     for receipt in receipts:
         gone = receipt.shard not in ledger.shards_named
@@ -192,7 +194,7 @@ def count_new(
                     texts = distinct([document.text for document in parsed.documents]).texts
                     documents += len(parsed.documents)
                     new += len(texts) - (count_known(texts, index) if texts else 0)
-                    left -= plan.shard_bytes if shard.end is None else shard.end - shard.start
+                    left -= shard.stored_bytes
                     bar.update(len(parsed.documents))
             except (DamagedSource, ShardTooDense, SourceChanged, StorageError, OSError) as error:
                 exact = False
@@ -214,8 +216,8 @@ def forget_indexes(output: OutputFolder, files: Iterable[str]) -> None:
 
 def _outputs(output: OutputFolder, files: Mapping[str, FileStat], cache: ReceiptCache) -> Iterator[_Output]:
     """Yield the outputs in their places and those set aside, whose files have the sizes of their receipts."""
-    receipts = {name: file for name, file in files.items() if _is_in(name, output.receipts)}
-    for receipt in cache.read(output, receipts):
+    doubts = read_doubts(output, files)
+    for receipt in cache.read(output, files):
         if receipt.output is not None and receipt.files_are_there(files):
             yield _Output(output, receipt.output.path, receipt, output.keys(receipt.shard))
     for name in files:
@@ -225,7 +227,7 @@ def _outputs(output: OutputFolder, files: Mapping[str, FileStat], cache: Receipt
             receipt = decode_receipt(output.read(name) or b"")
         except (ValueError, StorageError):
             continue
-        if receipt.output is None:
+        if receipt.output is None or receipt.run in doubts:
             continue
         stem = name.removesuffix(".json")
         moved = f"{stem}{receipt.output.path[receipt.output.path.rindex('.') :]}"
@@ -254,7 +256,10 @@ def _with_keys(outputs: Sequence[_Output]) -> Iterator[tuple[FormerFile, bytes]]
 
 def _partial_shards(output: OutputFolder, job: JobSpec) -> Iterator[tuple[FormerFile, bytes]]:
     """Yield the saved vectors of unfinished shards."""
+    doubts = read_doubts(output, output.list(doubt.FOLDER))
     for name, file in output.list(partial.FOLDER).items():
+        if partial.run_of(name) in doubts:
+            continue
         try:
             header, digests, _ = partial.decode_partial(output.read(name, partial.MAX_BYTES) or b"")
         except (ValueError, StorageError, OSError):

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from pipeline.errors import NotProven
 from pipeline.job.sharding import Plan
+from transforms.doubt import read_doubts
 from transforms.elements import Shard, Source
 from transforms.output.folder import DATA, DEAD_LETTERS, JOB, OutputFolder
 from transforms.output.receipts import Receipt, decode_receipt
@@ -22,7 +23,8 @@ from transforms.storage.base import PARALLEL
 
 _SHARD_FILE = re.compile(
     rf"(?:(?P<receipt>{JOB}/receipts/)|(?P<keys>{JOB}/keys/)|(?P<data>{DATA}/)|{DEAD_LETTERS}/)"
-    r"(?P<name>.+)-(?P<index>\d{5}|[1-9]\d{5,})\.(?(receipt)json|(?(keys)u64|(?(data)(?:ndjson|parquet)|ndjson)))"
+    r"(?P<name>.+)-(?P<index>\d{5}|[1-9]\d{5,})\.(?(receipt)json|(?(keys)u64|(?(data)(?:ndjson|parquet)|ndjson)))",
+    re.DOTALL,  # a name may hold a newline
 )
 
 
@@ -94,6 +96,7 @@ class Ledger(_Sums):
         shards_named: the shards of the plan's sources that have a receipt, valid or not.
         gone: paths of sources that receipts name and the plan does not: inputs that were removed since.
         gone_receipts: their receipts whose files exist; their outputs stay and are vouched for.
+        doubts: why the vectors of runs are in doubt, whose receipts do not count.
     """
 
     plan: Plan
@@ -101,6 +104,7 @@ class Ledger(_Sums):
     gone: tuple[str, ...] = ()
     shards_named: frozenset[str] = frozenset()
     gone_receipts: tuple[Receipt, ...] = ()
+    doubts: tuple[str, ...] = ()
 
     def receipts(self) -> Iterator[Receipt]:
         """Yield every valid receipt, in the order of sources and shards."""
@@ -133,6 +137,15 @@ class Ledger(_Sums):
         if expected is None and planned is not None:
             return max(round(planned), self.records)
         return expected
+
+    @property
+    def doubt(self) -> str | None:
+        """Why shards that are not done were done before, in a few sentences; None if no vector of them is in doubt."""
+        if not self.doubts or self.complete:
+            return None
+        return (
+            f"{' '.join(self.doubts)} What was written until then does not count. Put the endpoint right and run again."
+        )
 
     def unfit(self) -> dict[str, int]:
         """Return the values that do not fit their column, by the column's name, in alphabetical order."""
@@ -182,7 +195,8 @@ class Ledger(_Sums):
                 )
         for source in self.sources:
             if not source.complete:
-                raise NotProven(f"{source.source.path} is not complete: shards of it have no valid receipt. Run again.")
+                lacks = f"{source.source.path} is not complete: shards of it have no valid receipt."
+                raise NotProven(f"{lacks} {self.doubt or 'Run again.'}")
 
 
 class Part(NamedTuple):
@@ -249,11 +263,16 @@ class ReceiptCache:
         self._receipts: dict[FileStat, Receipt] = {}
 
     def read(self, output: OutputFolder, files: Mapping[str, FileStat]) -> list[Receipt]:
-        """Return the receipts in a listing of them."""
+        """Return the receipts in a listing, except those of runs whose vectors are in doubt by a note in it."""
+        doubts = read_doubts(output, files)
+        files = {
+            name: file for name, file in files.items() if name.startswith(f"{output.receipts}/") and not file.is_link
+        }
         new = {name: file for name, file in files.items() if file not in self._receipts}
         found = {output.receipt(receipt.shard): receipt for receipt in read_receipts(output, new)}
         self._receipts |= {new[name]: receipt for name, receipt in found.items() if name in new}
-        return [self._receipts[file] for file in files.values() if file in self._receipts]
+        known = (self._receipts[file] for file in files.values() if file in self._receipts)
+        return [receipt for receipt in known if receipt.run not in doubts]
 
 
 def read_ledger(
@@ -268,19 +287,17 @@ def read_ledger(
         files: a listing of the whole folder.
         cache: of the receipts that an earlier call read.
     """
-    receipts = {
-        name: file for name, file in files.items() if name.startswith(output.receipts + "/") and not file.is_link
-    }
     # By the sources' names, not their paths: a corpus may have moved together with its outputs.
     by_source: dict[str, list[Receipt]] = defaultdict(list)
-    for receipt in (cache or ReceiptCache()).read(output, receipts):
+    for receipt in (cache or ReceiptCache()).read(output, files):
         by_source[receipt.shard.rpartition("-")[0]].append(receipt)
     found = {source: by_source.pop(source.name, []) for source in plan.sources}
     sources = tuple(_ledger_of(plan, source, its, job, files) for source, its in found.items())
     named = frozenset(receipt.shard for its in found.values() for receipt in its)
     gone = [receipt for its in by_source.values() for receipt in its]
     whole = tuple(receipt for receipt in gone if receipt.files_are_there(files))
-    return Ledger(plan, sources, tuple(sorted({receipt.source for receipt in gone})), named, whole)
+    doubts = tuple(read_doubts(output, files).values())
+    return Ledger(plan, sources, tuple(sorted({receipt.source for receipt in gone})), named, whole, doubts)
 
 
 def relocate(ledger: Ledger, now: Plan) -> tuple[Ledger, list[str]]:
@@ -303,7 +320,11 @@ def relocate(ledger: Ledger, now: Plan) -> tuple[Ledger, list[str]]:
 
 
 def read_receipts(output: OutputFolder, names: Collection[str]) -> Iterator[Receipt]:
-    """Yield the receipts with these names; one that cannot be read counts as missing."""
+    """Yield the receipts with these names; a file that is not a receipt counts as missing.
+
+    Raises:
+        StorageError, OSError: a file cannot be read. It may be a receipt, whose documents would be paid for again.
+    """
     with ThreadPoolExecutor(PARALLEL) as readers:
         each = zip(names, readers.map(output.read, names), strict=True)
         # Thousands in a bucket take a while; a few are read before a bar would be seen.

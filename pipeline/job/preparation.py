@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 from pipeline.errors import UsageError
 from pipeline.job import run_marker
+from pipeline.job.doubt import discard_doubtful
 from pipeline.job.former_vectors import forget_indexes, index_former, set_aside
 from pipeline.job.ledger import Ledger, ReceiptCache, planned_files, read_ledger, shard_of, stale_files
 from pipeline.job.shard_replacement import finish_replacements
 from pipeline.job.sharding import Plan, read_plan, write_plan
 from pipeline.job.spec import JobSpec, is_first_edition, join, read_job, renamed, write_job
 from pipeline.reporting.numbers import count
-from transforms.doubt import discard_doubtful
 from transforms.output.folder import JOB, OutputFolder
 from transforms.read_shards import DAMAGED
 from transforms.reuse.index import IndexHandle, write_index
@@ -102,7 +102,7 @@ def prepare(
     former = read_former_plan(output)
     if others:
         _logger.warning(
-            "another command (%s) may still write to %s; two runs at once do no harm, but send texts twice. %s",
+            "another command (%s) may still write to %s; two runs at once send texts twice. %s",
             others[0],
             output.root,
             others[0].remedy(output),
@@ -146,7 +146,7 @@ def _clean_up(output: OutputFolder, plans: Sequence[Plan]) -> None:
     """
     if discarded := discard_doubtful(output):
         _logger.warning(
-            "%s What the last run had finished (%s) is discarded.", discarded.reason, count(discarded.shards, "shard")
+            "%s What its run had finished (%s) is discarded.", discarded.reason, count(discarded.shards, "shard")
         )
     finish_replacements(output, lambda shard: any(is_shard(plan, shard) for plan in plans))
     run_marker.remove_leftovers(output)

@@ -51,9 +51,11 @@ class RunMarker:
 
     @property
     def is_gone(self) -> bool:
-        """Whether the process has certainly ended, which can be known only of one on this machine.
+        """Whether the process has ended, as far as this machine's list of processes shows; False for other machines.
 
-        Of a remote job, that is the launcher: its workers may live on.
+        Machines are told apart by their host names alone: a process in another container of the same host name, which
+        this one's list does not show, looks ended. Of a remote job, the process is the launcher: its workers may live
+        on.
         """
         return self.host == socket.gethostname() and not _is_alive(self.pid)
 

@@ -84,11 +84,11 @@ def make_plan(
     A file that several patterns match is named by the first.
 
     Args:
-        patterns: paths with wildcards (`**` stands for any number of folders), or folders.
+        patterns: files, folders, or patterns (see `translate_pattern`).
         output_root: what lies in it is never an input; None where nothing is written.
         shard_bytes: decompressed bytes a shard.
         text_field: that some record in the files' beginnings must have; None if that does not matter.
-        exclude: patterns of files to leave out.
+        exclude: patterns of files and folders to leave out.
         warn: whether to log which files are left out; the plan has them in any case.
 
     Raises:

@@ -17,6 +17,7 @@ from transforms.output.folder import OutputFolder
 from transforms.output.json_fields import build_dataclass, require_string
 from transforms.output.layout import (
     FLOAT32,
+    MAX_SHARD_BYTES,
     NDJSON,
     OUTPUT_FORMATS,
     VECTOR_TYPES,
@@ -29,7 +30,6 @@ from transforms.tei.settings import EndpointSettings, ModelIdentity, Overlong
 from transforms.tei.vector_space import VectorSpace
 
 FORMAT = 2  # the first edition wrote 1, without probe vectors
-MAX_SHARD_BYTES = 1 << 40  # more than any shard that fits into memory; of a forged job.json
 _MAX_HISTORY = 100  # entries that are kept, the latest: a server may be updated every week for years
 
 

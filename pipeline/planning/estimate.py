@@ -107,7 +107,7 @@ def _shards(plan: Plan, sample: Sample) -> int:
     if None not in counts:
         return known
     length = sum(record.length for record in sample.records) / len(sample.records)
-    plain = sum(source.size for source, count in zip(plan.sources, counts, strict=True) if count is not None)
+    plain = sum(source.size for source, shards in zip(plan.sources, counts, strict=True) if shards is not None)
     unpacked = max(0.0, sample.total.value * length - plain)
     return known + max(counts.count(None), math.ceil(unpacked / plan.shard_bytes))
 
@@ -116,7 +116,7 @@ def _dead_letters(sample: Sample) -> dict[str, int]:
     """Return how many records will not be read, by reason, as far as the sample shows it."""
     found = Counter(record.parsed.reason.value for record in sample.records if not isinstance(record.parsed, Document))
     each = sample.total.value / len(sample.records)
-    return {reason: round(count * each) for reason, count in sorted(found.items())}
+    return {reason: round(many * each) for reason, many in sorted(found.items())}
 
 
 def _token_fields(
@@ -130,17 +130,22 @@ def _token_fields(
     fields: dict[str, Any] = {"tokens": None, "max_input_length": limit, "overlong_share": None, "overlong": []}
     if tokens is None:
         return fields
-    over = [(count, document) for document, count in tokens if count is None or count > limit]
-    kept = [min(count or limit, limit) for _, count in tokens]
+    over = [(length, document) for document, length in tokens if length is None or length > limit]
+    kept = [min(length or limit, limit) for _, length in tokens]
     if overlong is Overlong.DEAD_LETTER:
-        kept = [count for _, count in tokens if count is not None and count <= limit]
+        kept = [length for _, length in tokens if length is not None and length <= limit]
     over.sort(key=lambda pair: (pair[0] is not None, -(pair[0] or 0), -len(pair[1].text)))
     return fields | {
         "tokens": round(sum(kept) / len(tokens) * documents),
         "overlong_share": len(over) / len(tokens),
         "overlong": [
-            {"offset": document.offset, "tokens": count, "characters": len(document.text), "text": _beginning(document)}
-            for count, document in over[:_WORST]
+            {
+                "offset": document.offset,
+                "tokens": length,
+                "characters": len(document.text),
+                "text": _beginning(document),
+            }
+            for length, document in over[:_WORST]
         ],
     }
 

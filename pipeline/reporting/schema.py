@@ -128,7 +128,6 @@ class Totals:
         truncated: documents whose text was sent and has more tokens than the model reads, as far as `truncation` says.
         nan_lines: embedded lines that hold NaN or Infinity, which strict JSON parsers refuse.
         unfit: values that do not fit their column and are null there, by the column's name; of Parquet.
-        at_limit: texts of as many tokens as the model reads, which were cut unless they fit exactly; a lower bound.
         dead_letters: records that could not be embedded.
         dead_letters_by_reason: the same by reason.
         output_bytes: of embedded documents.
@@ -161,7 +160,6 @@ class Totals:
     truncated: int
     nan_lines: int
     unfit: Mapping[str, int]
-    at_limit: int
     dead_letters: int
     dead_letters_by_reason: Mapping[str, int]
     output_bytes: int

@@ -138,6 +138,8 @@ def status_of(
     """
     receipts = list(ledger.receipts())
     state, why = decide_state(ledger.complete, receipts, marker, now)
+    if ledger.doubt:
+        why = f"{why}. {ledger.doubt}"
     busy = active_seconds(receipts)
     running = marker if state in (State.RUNNING, State.STALLED) else None
     expected = ledger.records_expected(planned_records)
@@ -251,7 +253,7 @@ def render_status(status: Status) -> Iterator[str]:
     if status.partial:
         yield f"saved: {count(status.partial, 'vector')} of unfinished shards"
     if status.dead_letters:
-        reasons = ", ".join(f"{reason} {number:,}" for reason, number in status.dead_letters.items())
+        reasons = ", ".join(f"{reason} {many:,}" for reason, many in status.dead_letters.items())
         yield f"dead letters: {sum(status.dead_letters.values()):,} ({reasons})"
     else:
         yield "dead letters: none"

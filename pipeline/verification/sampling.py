@@ -190,7 +190,7 @@ class SpotCheck:
     def _texts(self, path: str) -> Iterator[tuple[int, str]]:
         """Yield the place and the text of each record in an output."""
         form, (text_field, embedding_field) = format_of(path), self._fields
-        for row in form.read_texts(path, embedding_field, _logger.debug, None):
+        for row in form.read_rows(path, embedding_field, _logger.debug, None):
             with contextlib.suppress(ValueError):  # a line without a text, which is a finding already
                 yield form.place(row), form.text_and_vector(row, text_field, embedding_field)[0]
 

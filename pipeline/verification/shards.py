@@ -279,7 +279,7 @@ class _ShardCheck:
         return f"{self._format.PLACE} {self._format.place(row)}"
 
     def _note(self, wrong: str) -> None:
-        """Note what is wrong, unless something before it is: the block not yet checked holds earlier lines."""
+        """Make this the finding, unless an earlier line has one: the block not yet checked holds earlier lines."""
         self._check_block()
         self._wrong = self._wrong or wrong
 
@@ -367,7 +367,11 @@ def rows_of_output(
         return
     try:
         yield from format_of(written.path).read_rows(
-            output.path(written.path), layout, lambda problem: complain(f"{written.path}: {problem}"), written
+            output.path(written.path),
+            layout.embedding_field,
+            lambda problem: complain(f"{written.path}: {problem}"),
+            written.digest,
+            layout,
         )
     except FileNotFoundError:
         complain(f"{written.path}: was there a moment ago and is gone now")

@@ -16,7 +16,7 @@ import pyarrow as pa
 from run_scripts.load.loading import EmbeddedFolder, run, vectors_of
 
 _TYPES = {pa.int64(): "long", pa.float64(): "double", pa.bool_(): "boolean"}
-_MAX_VERSIONS = 65_536  # shards of an index that are counted: as many as Elasticsearch takes
+_MAX_SHARDS = 65_536  # of an index: Elasticsearch takes no more terms in a query, and no larger count of them
 
 
 class BulkFiles:
@@ -28,6 +28,7 @@ class BulkFiles:
     """
 
     def __init__(self, database: str, name: str, folder: EmbeddedFolder) -> None:
+        folder.require_few(_MAX_SHARDS)
         self._root = Path(database)
         self._index = name
         self._root.mkdir(parents=True, exist_ok=True)
@@ -41,7 +42,7 @@ class BulkFiles:
         dimensions = folder.job.space.dimensions
         properties["embedding"] = {"type": "dense_vector", "dims": dimensions, "similarity": "cosine"}
         self._write("mapping.json", {"mappings": {"properties": properties}})
-        versions = {"terms": {"field": "loaded_from", "size": _MAX_VERSIONS}}
+        versions = {"terms": {"field": "loaded_from", "size": _MAX_SHARDS}}
         self._write("count.json", {"size": 0, "aggs": {"versions": versions}})
         current = {"terms": {"loaded_from": [file.version for file in folder.files]}}
         any_version = {"exists": {"field": "loaded_from"}}

@@ -114,6 +114,18 @@ class EmbeddedFolder:
                 "table has already. Run again without this --column; record has all fields."
             )
 
+    def require_few(self, max_shards: int) -> None:
+        """Check that a database can count the rows of every shard.
+
+        Raises:
+            UsageError: if there are more than `max_shards`.
+        """
+        if len(self.files) > max_shards:
+            raise UsageError(
+                f"{self.output.root} has {count(len(self.files), 'shard')} with vectors, more than the {max_shards:,} "
+                "whose rows this database counts. Run again with a larger --shard_bytes."
+            )
+
     def _columns(self) -> list[pa.Field]:
         """Return the columns that Parquet files have beside the record, its text and its vector: of the first file."""
         for file in self.files:
@@ -329,7 +341,7 @@ def run(
         database: the help of --database.
         open_table: called with --database, --table and the folder.
         arguments: of the command line; None for the process's own.
-        failures: what the database's library raises where it cannot be reached, or refuses.
+        failures: what the database's library raises where it cannot be reached, or refuses something.
     """
     options = _parser(description, database).parse_args(arguments)
     name = options.table or options.output.rstrip("/").rpartition("/")[2]
@@ -345,7 +357,7 @@ def run(
         return codes.get(type(error), ExitCode.FAILED)
     except failures as error:
         message = " ".join(str(error).split()).rstrip(".")
-        say(f"{sys.argv[0]}: the database: {message}. Check --database, and that the server is up.", sys.stderr)
+        say(f"{sys.argv[0]}: the database: {message}. Check --database, the server, and your rights there.", sys.stderr)
         return ExitCode.FAILED
     return ExitCode.DONE
 

@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "postgresql://USER@HOST/DATABASE, or '' for what PGHOST, PGUSER … name",
         PostgresTable,
         arguments,
-        failures=(psycopg.OperationalError,),
+        failures=(psycopg.Error,),  # not OperationalError alone: a server may lack pgvector, or the right to create it
     )
 
 

@@ -21,13 +21,14 @@ try:
 except ImportError as missing:
     sys.exit(how_to_install(missing))
 
-_MAX_VERSIONS = 100_000  # shards of a collection that are counted
+_MAX_SHARDS = 100_000  # of a collection: their counts are one reply
 
 
 class QdrantCollection:
     """A collection of Qdrant. All columns but the vector are the points' payload."""
 
     def __init__(self, database: str, name: str, folder: EmbeddedFolder) -> None:
+        folder.require_few(_MAX_SHARDS)
         is_server = "://" in database
         self._client = (
             # With the check, a server that is not there is reported twice: also in a warning about its version.
@@ -46,7 +47,8 @@ class QdrantCollection:
 
     def count_rows(self) -> dict[str, int]:
         """See `Table`."""
-        found = self._client.facet(self._name, "loaded_from", limit=_MAX_VERSIONS, exact=True)
+        # Of a shard that an interrupted load replaced, both versions are there.
+        found = self._client.facet(self._name, "loaded_from", limit=2 * _MAX_SHARDS, exact=True)
         return {str(hit.value): hit.count for hit in found.hits}
 
     def replace(self, version: str, former: Collection[str], batches: Iterator[pa.RecordBatch]) -> None:

@@ -128,7 +128,7 @@ class RecordingDevice(Device):
         self.batches: list[tuple[int, float, float]] = []
         self._worker = ThreadPoolExecutor(1, "recording device")
 
-    async def compute(self, texts: Sequence[Encoded], _waiting_since: float) -> Vectors:
+    async def compute(self, texts: Sequence[Encoded]) -> Vectors:
         """Return what the model returns for one batch."""
         return await self.in_thread(lambda: self.embed(texts))
 

@@ -11,8 +11,9 @@ import sys
 from typing import Any, cast
 
 from pipeline.embedded_tei import server
-from pipeline.embedded_tei.limits import GENERATIONS, ServerLimits
+from pipeline.embedded_tei.limits import ServerLimits
 from tests.tei_simulator.app import SimulatedTei
+from tests.tei_simulator.connection import BreakableProtocol
 from tests.tei_simulator.faults import Faults
 
 _DEFAULTS = ServerLimits()
@@ -32,14 +33,14 @@ class CrashingServer(server.Server):
             listener.close()
         self.servers = []
         for protocol in list(self.server_state.connections):
-            cast("server.Protocol", protocol).connection.reset()
+            cast("BreakableProtocol", protocol).connection.reset()
         self._task = asyncio.get_running_loop().create_task(self._listen_again(host, port, seconds))
 
     async def _listen_again(self, host: str, port: int, seconds: float) -> None:
         await asyncio.sleep(seconds)
         if self.should_exit:
             return
-        make = functools.partial(server.Protocol, config=self.config, server_state=self.server_state, app_state={})
+        make = functools.partial(BreakableProtocol, config=self.config, server_state=self.server_state, app_state={})
         listener = server.bind(host, port)
         loop = asyncio.get_running_loop()
         self.servers = [await loop.create_server(make, sock=listener, backlog=self.config.backlog)]
@@ -50,8 +51,7 @@ def _options() -> argparse.Namespace:
         "python -m tests.tei_simulator", usage="%(prog)s [OPTIONS]", description=__doc__, allow_abbrev=False
     )
     server.add_server_arguments(parser, _DEFAULTS)
-    parser.add_argument("--padded", action="store_true", help="a batch costs its longest text times its size")
-    parser.add_argument("--generation", choices=sorted(GENERATIONS), default="1.9", help="the version to reply like")
+    parser.add_argument("--generation", choices=["1.8", "1.9"], default="1.9", help="the version to reply like")
     parser.add_argument("--faults", metavar="JSON", default="{}", help="several faults at once")
     group = parser.add_argument_group("faults", "each takes JSON, or a plain string; `faults.Faults` describes them")
     for field in dataclasses.fields(Faults):
@@ -70,15 +70,15 @@ def main() -> int:
     options = _options()
     try:
         limits = server.limits_of(options, _DEFAULTS)
-        limits = dataclasses.replace(limits, generation=options.generation, padded=options.padded)
         given = {field.name: getattr(options, field.name) for field in dataclasses.fields(Faults)}
         changes = {name: value for name, value in given.items() if value is not None}
-        app = SimulatedTei(limits, Faults.from_json(options.faults).changed(changes))
+        faults = Faults.from_json(options.faults).changed(changes)
+        app = SimulatedTei(limits, faults, is_old=options.generation == "1.8")
         listener = server.bind(options.host, options.port)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"tei_simulator: {error}\n")
         return 2
-    process = CrashingServer(server.config_of(app))
+    process = CrashingServer(server.config_of(app, BreakableProtocol))
     app.crash = process.crash
     server.run(process, listener, exit_with_parent=options.exit_with_parent)
     return 0

@@ -15,15 +15,15 @@ import numpy as np
 import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Send
+from starlette.types import Receive, Scope, Send
 
 from pipeline.embedded_tei import refusals
 from pipeline.embedded_tei.app import TeiApp
-from pipeline.embedded_tei.connection import Connection
 from pipeline.embedded_tei.engine import Embedded, Engine
 from pipeline.embedded_tei.limits import ServerLimits
 from pipeline.embedded_tei.models.registry import Encoded, Encoding
 from pipeline.embedded_tei.wire import EmbedRequest
+from tests.tei_simulator.connection import BreakableConnection
 from tests.tei_simulator.device import SimulatedDevice
 from tests.tei_simulator.faults import Fault, Faults
 from tests.tei_simulator.hash_model import HashModel
@@ -80,13 +80,15 @@ class SimulatedTei(TeiApp):
     Args:
         limits: the server's limits.
         faults: what goes wrong from the start.
+        is_old: whether to reply as TEI 1.8.
 
     Attributes:
         crash: resets all connections, and refuses new ones for some seconds; the server's hook.
     """
 
-    def __init__(self, limits: ServerLimits, faults: Faults) -> None:
-        self.device = SimulatedDevice(_MarkedModel(faults), limits, faults)
+    def __init__(self, limits: ServerLimits, faults: Faults, *, is_old: bool = False) -> None:
+        self.device = SimulatedDevice(_MarkedModel(faults), limits, faults, is_old=is_old)
+        self._is_old = is_old
         super().__init__(Engine(self.device, limits))
         self.crash: Callable[[float], None] | None = None
         self.set_faults(faults)
@@ -162,6 +164,8 @@ class SimulatedTei(TeiApp):
             self.statistics.cache_hits += 1
             return self._cache[key]
         response = await super().respond(request)
+        if self._is_old:
+            response = _as_in_1_8(response)
         if faults.openai_only or faults.time_headers == "none":
             for name in [name for name in response.headers if name.startswith("x-")]:
                 del response.headers[name]
@@ -251,13 +255,15 @@ class SimulatedTei(TeiApp):
         request.scope["fault"] = fault
         return await super()._info(request)
 
-    async def send(self, request: Request, response: Response, send: Send) -> None:
-        """Send a response, or half of it."""
-        fault = request.scope.get("fault")
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or half of it."""
+        request = Request(scope, receive, send)
+        response = await self.respond(request)
+        fault = scope.get("fault")
         if fault not in (Fault.CUT, Fault.END_EARLY, Fault.DRIP):
-            is_delivered = "texts" in request.scope and not _connection(request).lost.is_set()
-            await super().send(request, response, send)
-            self.statistics.texts_delivered += request.scope["texts"] if is_delivered else 0
+            is_delivered = "texts" in scope and not _connection(request).lost.is_set()
+            await response(scope, receive, send)
+            self.statistics.texts_delivered += scope["texts"] if is_delivered else 0
             return
         if fault is Fault.DRIP:
             await self._drip(request, response, send)
@@ -331,7 +337,11 @@ class SimulatedTei(TeiApp):
 
     def info(self) -> dict[str, object]:
         """Return what `/info` replies, with the fields that the faults replace."""
-        info = {**super().info(), **self.faults.info_fields}
+        info = super().info()
+        if self._is_old:
+            info["version"] = "1.8.2"
+            del info["served_model_name"]
+        info |= self.faults.info_fields
         return {name: value for name, value in info.items() if self.faults.info_fields.get(name, "") is not None}
 
     async def _models(self, _: Request) -> Response:
@@ -367,7 +377,7 @@ class SimulatedTei(TeiApp):
         return Response()
 
 
-async def _wait_for_end(connection: Connection, seconds: float) -> None:
+async def _wait_for_end(connection: BreakableConnection, seconds: float) -> None:
     """Wait for some time, but not longer than the connection lasts.
 
     Raises:
@@ -380,6 +390,18 @@ async def _wait_for_end(connection: Connection, seconds: float) -> None:
 
 def _json(value: object) -> Response:
     return Response(orjson.dumps(value), media_type="application/json")
+
+
+def _as_in_1_8(response: Response) -> Response:
+    """Return a response as TEI 1.8 gives it: whatever is wrong with the inputs is a 413 of the type Validation."""
+    if response.status_code not in (400, 422) or response.media_type != "application/json":
+        return response
+    body = orjson.loads(response.body)
+    name = "type" if "type" in body else "error_type"
+    if body[name] not in (refusals.ErrorType.VALIDATION.value, refusals.ErrorType.EMPTY.value):
+        return response
+    changes = {name: refusals.ErrorType.VALIDATION.value, **({"code": 413} if "code" in body else {})}
+    return Response(orjson.dumps(body | changes), 413, media_type="application/json")
 
 
 def _damaged(embedded: Embedded, fault: Fault, rng: random.Random) -> Embedded:
@@ -400,7 +422,7 @@ def _damaged(embedded: Embedded, fault: Fault, rng: random.Random) -> Embedded:
     return embedded
 
 
-def _connection(request: Request) -> Connection:
+def _connection(request: Request) -> BreakableConnection:
     connection = request.scope["state"]["connection"]
-    assert isinstance(connection, Connection)
+    assert isinstance(connection, BreakableConnection)
     return connection

@@ -14,6 +14,7 @@ from pipeline.embedded_tei import wire
 from pipeline.embedded_tei.device import Device, Entry, PendingRequest
 from pipeline.embedded_tei.limits import ServerLimits
 from pipeline.embedded_tei.models.registry import Encoded, Vectors
+from pipeline.embedded_tei.wire import EmbedRequest
 from tests.tei_simulator.faults import Faults
 from tests.tei_simulator.hash_model import HashModel
 from tests.tei_simulator.statistics import Statistics
@@ -28,10 +29,13 @@ class SimulatedDevice(Device):
         model: what computes.
         limits: permits, and the sizes of a batch.
         faults: the speed, and what goes wrong.
+        is_old: whether batches wait for permits, as in TEI 1.8, instead of being refused.
     """
 
-    def __init__(self, model: HashModel, limits: ServerLimits, faults: Faults) -> None:
+    def __init__(self, model: HashModel, limits: ServerLimits, faults: Faults, *, is_old: bool = False) -> None:
         super().__init__(model, limits)
+        self._is_old = is_old
+        self._waiting_since: float | None = None  # of the batch that runs next
         self.statistics = Statistics()
         self._changed = asyncio.Event()
         self._releases = 0  # how often the running batch was done before its time
@@ -50,6 +54,12 @@ class SimulatedDevice(Device):
         self._changed.set()
         self._changed = asyncio.Event()
 
+    def acquire(self, request: EmbedRequest) -> None:
+        if self._is_old and request.is_batch:
+            self._free_permits -= len(request.inputs)
+        else:
+            super().acquire(request)
+
     def submit(self, entries: Sequence[Entry]) -> None:
         super().submit(entries)
         self.statistics.queue_changed(len(self._queue))
@@ -65,11 +75,16 @@ class SimulatedDevice(Device):
         self.statistics.queue_changed(len(self._queue))
         return batch
 
-    async def compute(self, texts: Sequence[Encoded], waiting_since: float) -> Vectors:
+    async def _run(self, batch: list[Entry]) -> None:
+        self._waiting_since = batch[0].queued_at  # `compute` takes it, before anything else can run
+        await super()._run(batch)
+
+    async def compute(self, texts: Sequence[Encoded]) -> Vectors:
+        waiting_since, self._waiting_since = self._waiting_since, None
         tokens = sum([text.tokens for text in texts])
         self.statistics.batches += 1
         self.statistics.tokens += tokens
-        await self._take_time(len(texts), tokens, waiting_since)
+        await self._take_time(len(texts), tokens, time.perf_counter() if waiting_since is None else waiting_since)
         faults = self.faults
         poison = faults.poison_marker
         if poison is not None and any(poison in text.text for text in texts):

@@ -315,9 +315,10 @@ def test_statistics_count_texts(simulator: Simulator) -> None:
     assert (told["batches"], told["tokens"]) == (2, 15)
 
 
-def test_the_control_routes_need_no_key() -> None:
+def test_the_control_routes_need_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEI_KEY", "k")
     arguments = ["--faults", '{"script": ["reject"]}', "--api_key", "env:TEI_KEY"]
-    with TeiSimulator(arguments, environment={"TEI_KEY": "k"}) as server:
+    with TeiSimulator(arguments) as server:
         assert requests.get(f"{server.url}/simulator/statistics", timeout=5).status_code == 200
         assert requests.get(f"{server.url}/simulator/faults", timeout=5).json()["script"] == ["reject"]
         assert requests.get(f"{server.url}/info", timeout=5).status_code == 401

@@ -13,9 +13,8 @@ from transforms.elements import Document, Vectors
 # A JSON string, with the colon that makes it a key, or a bracket; numbers, literals and commas lie between the matches.
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"(\s*:)?|[{}\[\]]', re.DOTALL)
 _LITERAL = re.compile(rb"[^\s,}\]]+")
-_LAST_LITERAL = re.compile(
-    rb'\s*:\s*([^\s,:{}\[\]"]+)\s*\}\s*'
-)  # all that stands behind the name of an object's last field
+# All that stands behind the name of an object's last field.
+_LAST_LITERAL = re.compile(rb'\s*:\s*([^\s,:{}\[\]"]+)\s*\}\s*')
 _SPACE = re.compile(rb"\s*")
 _COLON = re.compile(rb"\s*:\s*")
 _QUOTE, _BACKSLASH = b'"\\'

@@ -9,7 +9,7 @@ from transforms.elements import Document, Vectors
 from transforms.ndjson.parse import TextField
 from transforms.output import ndjson_output, parquet_output
 from transforms.output.layout import NDJSON, PARQUET, Layout
-from transforms.storage.api import WrittenFile
+from transforms.storage.api import Digest
 
 Row = Any  # one embedded record in its format's own shape, which only the functions of that format look into
 
@@ -41,26 +41,25 @@ class Format(Protocol):
         """
 
     def read_rows(
-        self, path: str, layout: Layout, complain: Callable[[str], None], written: WrittenFile
+        self,
+        path: str,
+        embedding_field: str,
+        complain: Callable[[str], None],
+        digest: Digest | None,
+        layout: Layout | None = None,
     ) -> Iterator[Row]:
-        """Yield a file's rows as they are stored, in bounded memory.
+        """Yield a file's rows, in bounded memory.
 
         Args:
             path: of the file.
-            layout: of the file.
+            embedding_field: the field or the column that holds the vector.
             complain: called with each thing that is wrong with the file as a whole, before the iterator ends.
-            written: its size and checksum as its receipt has them.
+            digest: the file's, as its receipt has it; None to compare nothing.
+            layout: of the file; None where only `place` and `text_and_vector` are called with the rows, and less need
+                be read.
 
         Raises:
             FileNotFoundError: if it is gone.
-        """
-
-    def read_texts(
-        self, path: str, embedding_field: str, complain: Callable[[str], None], written: WrittenFile | None
-    ) -> Iterator[Row]:
-        """Yield a file's rows as `read_rows`, but for nothing except `place` and `text_and_vector`.
-
-        Nothing else need be known of the layout; without `written`, the checksum is not compared.
         """
 
     def place(self, row: Row) -> int:

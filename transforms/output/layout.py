@@ -29,6 +29,7 @@ OUTPUT_FORMATS = (NDJSON, PARQUET)
 FLOAT32, FLOAT16 = VectorType.FLOAT32.value, VectorType.FLOAT16.value
 VECTOR_TYPES = (FLOAT32, FLOAT16)
 STRING, INT64, DOUBLE, BOOL, JSON = "string", "int64", "double", "bool", "json"
+MAX_SHARD_BYTES = 1 << 40  # more than any shard that fits into memory; a forged job.json may have any number
 RECORD, TEXT = "record", "text"  # the first columns of every Parquet file
 
 

@@ -11,7 +11,7 @@ from transforms.ndjson.parse import BOM, TextField, Unusable, parse_object, text
 from transforms.ndjson.splice import embedded_lines, json_key
 from transforms.output.layout import Layout
 from transforms.storage import api as storage
-from transforms.storage.api import Crc32c, WrittenFile
+from transforms.storage.api import Crc32c, Digest
 
 PLACE = "byte"
 # An output line is an input line and a vector, whose size is not known where lines are cut.
@@ -43,16 +43,15 @@ def encode(rows: Iterable[bytes], layout: Layout, dimensions: int) -> Iterator[b
         yield b"".join(block)
 
 
-def read_rows(path: str, layout: Layout, complain: Callable[[str], None], written: WrittenFile) -> Iterator[Line]:
-    """Yield the lines of a file, and compare its checksum when it ends."""
-    return read_texts(path, layout.embedding_field, complain, written)
-
-
-def read_texts(
-    path: str, embedding_field: str, complain: Callable[[str], None], written: WrittenFile | None
+def read_rows(
+    path: str,
+    embedding_field: str,
+    complain: Callable[[str], None],
+    digest: Digest | None,
+    layout: Layout | None = None,
 ) -> Iterator[Line]:
     """Yield the lines of a file, and compare its checksum when it ends."""
-    del embedding_field
+    del embedding_field, layout
     crc, size, end = Crc32c(), 0, b"\n"
 
     def summed(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -67,8 +66,8 @@ def read_texts(
         yield from split_lines(summed(chunks_from(file)), 0, MAX_OUTPUT_LINE_BYTES)
     if end != b"\n":
         complain("its last line does not end with a newline")
-    if written is not None and (size, crc.base64()) != (written.bytes, written.crc32c):
-        complain(f"its checksum is {crc.base64()}, but {written.crc32c} in its receipt")
+    if digest is not None and digest != (size, crc.base64()):
+        complain(f"its checksum is {crc.base64()}, but {digest.crc32c} in its receipt")
 
 
 def place(row: Line) -> int:

@@ -35,7 +35,7 @@ from transforms.output.layout import (
 )
 from transforms.output.values import column_values
 from transforms.storage import api as storage
-from transforms.storage.api import WrittenFile
+from transforms.storage.api import Digest, digest_of
 from transforms.storage.chunks import spooled
 
 PLACE = "row"
@@ -190,28 +190,17 @@ def _strings(values: Sequence[bytes]) -> pa.StringArray:
     return pa.StringArray.from_buffers(len(values), pa.py_buffer(offsets), pa.py_buffer(b"".join(values)))
 
 
-def read_rows(path: str, layout: Layout, complain: Callable[[str], None], written: WrittenFile) -> Iterator[ParquetRow]:
-    """Yield the rows of a file, whose checksum is compared first."""
-    yield from _read(path, layout.embedding_field, complain, written, layout)
-
-
-def read_texts(
-    path: str, embedding_field: str, complain: Callable[[str], None], written: WrittenFile | None
-) -> Iterator[ParquetRow]:
-    """Yield the rows of a file without their records and values."""
-    yield from _read(path, embedding_field, complain, written, None)
-
-
-def _read(
+def read_rows(
     path: str,
     embedding_field: str,
     complain: Callable[[str], None],
-    written: WrittenFile | None,
-    layout: Layout | None,
+    digest: Digest | None,
+    layout: Layout | None = None,
 ) -> Iterator[ParquetRow]:
-    with _checked(path) as (file, size, crc32c):
-        if written is not None and (size, crc32c) != (written.bytes, written.crc32c):
-            complain(f"its checksum is {crc32c}, but {written.crc32c} in its receipt")
+    """Yield the rows of a file, whose checksum is compared first; without `layout`, only texts and vectors of them."""
+    with _checked(path) as (file, found):
+        if digest is not None and digest != found:
+            complain(f"its checksum is {found.crc32c}, but {digest.crc32c} in its receipt")
         try:
             with pq.ParquetFile(file) as parquet:
                 if problem := _problem_of(parquet, embedding_field, layout):
@@ -223,16 +212,16 @@ def _read(
 
 
 @contextlib.contextmanager
-def _checked(path: str) -> Iterator[tuple[BinaryIO, int, str]]:
-    """Open a file and give its size and CRC-32C as well; an object is fetched once, into a temporary file."""
+def _checked(path: str) -> Iterator[tuple[BinaryIO, Digest]]:
+    """Open a file and give its digest as well; an object is fetched once, into a temporary file."""
     with storage.open_for_reading(path) as file:
         if not storage.is_local(path):
-            with spooled(chunks_from(file)) as fetched:
-                yield fetched
+            with spooled(chunks_from(file)) as (fetched, size, crc32c):
+                yield fetched, Digest(size, crc32c)
             return
-        written = WrittenFile.of(path, chunks_from(file))
+        digest = digest_of(chunks_from(file))
         file.seek(0)
-        yield file, written.bytes, written.crc32c
+        yield file, digest
 
 
 def _problem_of(parquet: pq.ParquetFile, embedding_field: str, layout: Layout | None) -> str | None:
@@ -243,8 +232,9 @@ def _problem_of(parquet: pq.ParquetFile, embedding_field: str, layout: Layout | 
         for vector_type in VECTOR_TYPES
     ]
     for name in (RECORD, TEXT, embedding_field):
-        if name not in schema.names or not any(schema.field(name).equals(each.field(name)) for each in possible):
-            return f"its column {name!r} is missing, or of another type than Tayyar writes"
+        is_one = schema.get_field_index(name) >= 0  # it is below zero if the column is missing or there twice
+        if not is_one or not any(schema.field(name).equals(each.field(name)) for each in possible):
+            return f"its column {name!r} is missing, there twice, or of another type than Tayyar writes"
     if layout is not None and layout.columns is not None:
         expected = _schema(layout, _dimensions(schema, embedding_field))
         if not schema.equals(expected):
@@ -257,7 +247,7 @@ def _problem_of(parquet: pq.ParquetFile, embedding_field: str, layout: Layout | 
 
 def _dimensions(schema: pa.Schema, embedding_field: str) -> int:
     """Return the size of a schema's vectors; 1 if it has none."""
-    field = schema.field(embedding_field) if embedding_field in schema.names else None
+    field = schema.field(embedding_field) if schema.get_field_index(embedding_field) >= 0 else None
     return field.type.list_size if field is not None and pa.types.is_fixed_size_list(field.type) else 1
 
 

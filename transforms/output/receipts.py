@@ -79,6 +79,7 @@ class Receipt:
         dead_letter_output: the dead letters; None if there are none.
         statistics: what the requests took.
         provenance: how it was made.
+        run: the name of the run that wrote it.
         unfit: values that the type of their column cannot hold, which are null there, by the column's name.
     """
 
@@ -106,6 +107,7 @@ class Receipt:
     dead_letter_output: WrittenFile | None
     statistics: RequestStatistics
     provenance: Provenance
+    run: str
     unfit: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property

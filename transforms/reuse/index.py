@@ -31,6 +31,8 @@ FOLDER = f"{JOB}/reuse"
 Keys = npt.NDArray[np.uint64]
 Numbers = npt.NDArray[np.uint32]
 _ALIGNMENT = 8  # bytes: of the keys, which are mapped
+_logger = logging.getLogger(__name__)
+_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,19 @@ class ReuseIndex:
         return len(self.keys)
 
 
+@dataclass(frozen=True, slots=True)
+class IndexHandle:
+    """Where an index is. Picklable; each process opens it once."""
+
+    output: OutputFolder
+    name: str
+
+    def open(self) -> ReuseIndex | None:
+        """Return the index; None if it no longer exists, or is damaged: then nothing is reused."""
+        with _lock:  # lru_cache lets several threads open one each
+            return _opened(self.output.path(self.name))
+
+
 def make_index(entries: Iterable[tuple[FormerFile, bytes]]) -> ReuseIndex | None:
     """Return an index in memory; None if there is nothing in it.
 
@@ -110,24 +125,9 @@ def write_index(output: OutputFolder, index: ReuseIndex, name: str) -> IndexHand
     return handle
 
 
-@dataclass(frozen=True, slots=True)
-class IndexHandle:
-    """Where an index is. Picklable; each process opens it once."""
-
-    output: OutputFolder
-    name: str
-
-    def open(self) -> ReuseIndex | None:
-        """Return the index; None if it no longer exists, or is damaged: then nothing is reused."""
-        with _lock:  # lru_cache lets several threads open one each
-            return _opened(self.output.path(self.name))
-
-
-_logger = logging.getLogger(__name__)
-_lock = threading.Lock()
-
-
-@functools.lru_cache(maxsize=2)  # a process that lives longer than a run must not keep the indexes of all runs
+# A failure is kept, too: a process warns of an index once, and does not try it again. Two are kept, because a process
+# may live longer than a run.
+@functools.lru_cache(maxsize=2)
 def _opened(path: str) -> ReuseIndex | None:
     try:
         with _on_disk(path) as local:

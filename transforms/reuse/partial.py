@@ -142,32 +142,38 @@ class PartialWriter:
         for shard, one in watched:
             if self._clock() - one.since < self._save_seconds:
                 continue
-            vectors, there = one.pending.so_far()
-            count = int(there.sum())
-            if count > one.saved:
-                with one.saving:
-                    if one.is_watched:
-                        if self._save(shard, one, vectors, np.flatnonzero(there)):
-                            one.saved = count
-                        one.since = self._clock()
+            try:
+                self._save(shard, one)
+            except (StorageError, OSError, MemoryError) as error:
+                # Only some work is lost, and only if the run ends here.
+                _logger.warning("the vectors of %s so far cannot be saved: %s", shard, str(error) or "out of memory")
+                one.since = self._clock()
 
     def _watch(self) -> None:
         while not self._closed.wait(self._look_seconds):
             self.look()
 
-    def _save(self, shard: str, one: _WatchedShard, vectors: Vectors, rows: npt.NDArray[np.intp]) -> bool:
-        texts = [one.texts[row] for row in rows]
-        try:
-            self._output.write(
-                self._name(shard), encode_partial(shard, self._space, self._overlong, texts, vectors[rows])
-            )
-        except (StorageError, OSError) as error:  # only some work is lost, and only if the run ends here
-            _logger.warning("the vectors of %s so far cannot be saved: %s", shard, error)
-            return False
-        return True
+    def _save(self, shard: str, one: _WatchedShard) -> None:
+        """Save the vectors of a shard if it has new ones."""
+        vectors, there = one.pending.so_far()
+        rows = np.flatnonzero(there)
+        if len(rows) <= one.saved:
+            return
+        with one.saving:
+            if one.is_watched:
+                texts = [one.texts[row] for row in rows.tolist()]
+                content = encode_partial(shard, self._space, self._overlong, texts, vectors[rows])
+                self._output.write(self._name(shard), content)
+                one.saved = len(rows)
+                one.since = self._clock()
 
     def _name(self, shard: str) -> str:
         return f"{FOLDER}/{hashlib.sha256(shard.encode()).hexdigest()[:16]}-{self._output.run}"
+
+
+def run_of(name: str) -> str:
+    """Return the name of the run that has written a file of partial vectors."""
+    return name.removeprefix(f"{FOLDER}/").partition("-")[2]
 
 
 def encode_partial(shard: str, space: str, overlong: str, texts: Sequence[str], vectors: Vectors) -> list[bytes]:

@@ -22,7 +22,7 @@ from transforms.reuse.index import FormerFile, ReuseIndex
 from transforms.reuse.keys import encode_keys
 from transforms.reuse.partial import MAX_BYTES, decode_partial
 from transforms.storage import api as storage
-from transforms.storage.api import WrittenFile
+from transforms.storage.api import Digest
 from transforms.storage.base import StorageError
 
 FILES_ALWAYS_OPENED = 16  # of those that have the most texts of a shard
@@ -134,13 +134,13 @@ def _read_output(file: FormerFile, wanted: Mapping[int, int], texts: Sequence[st
     """
     assert file.text_field is not None
     form, vectors = format_of(file.path), dict[int, Vectors]()
-    written = WrittenFile(file.path, file.bytes, file.crc32c)
+    digest = Digest(file.bytes, file.crc32c)
 
     # Raised when the file has been read: a byte that was changed may be in a vector that still looks like one.
     def refuse(problem: str) -> NoReturn:
         raise ValueError(problem)
 
-    for row, content in enumerate(form.read_texts(file.path, file.embedding_field, refuse, written)):
+    for row, content in enumerate(form.read_rows(file.path, file.embedding_field, refuse, digest)):
         number = wanted.get(row)
         if number is None:
             continue

@@ -10,9 +10,11 @@ from typing import BinaryIO, Protocol
 
 from transforms.storage import local
 from transforms.storage.base import BUFFER_BYTES, MAX_SMALL_FILE_BYTES
-from transforms.storage.base import FileStat as FileStat  # these three are a part of this module's interface
+from transforms.storage.base import FileStat as FileStat  # these five are a part of this module's interface
 from transforms.storage.base import StorageError as StorageError
 from transforms.storage.chunks import Crc32c as Crc32c
+from transforms.storage.chunks import Digest as Digest
+from transforms.storage.chunks import digest_of as digest_of
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://")
 # `**/` begins a name; elsewhere, `**` is any characters.
@@ -37,11 +39,12 @@ class WrittenFile:
     @classmethod
     def of(cls, path: str, chunks: Iterable[builtins.bytes]) -> WrittenFile:
         """Return the description of a file that holds these chunks, wherever they are."""
-        crc, size = Crc32c(), 0
-        for chunk in chunks:
-            crc.update(chunk)
-            size += len(chunk)
-        return cls(path, size, crc.base64())
+        return cls(path, *digest_of(chunks))
+
+    @property
+    def digest(self) -> Digest:
+        """Its size and checksum."""
+        return Digest(self.bytes, self.crc32c)
 
 
 class Store(Protocol):

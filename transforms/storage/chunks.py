@@ -6,7 +6,7 @@ import base64
 import contextlib
 import tempfile
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
 import google_crc32c
 
@@ -26,6 +26,22 @@ class Crc32c:
     def base64(self) -> str:
         """Return the checksum so far, big-endian in base64."""
         return base64.b64encode(self._value.to_bytes(4, "big")).decode()
+
+
+class Digest(NamedTuple):
+    """What shows that a file is the one that was written: its size in bytes, and its CRC-32C in base64."""
+
+    size: int
+    crc32c: str
+
+
+def digest_of(chunks: Iterable[bytes]) -> Digest:
+    """Return the digest of a file that holds these chunks."""
+    crc, size = Crc32c(), 0
+    for chunk in chunks:
+        crc.update(chunk)
+        size += len(chunk)
+    return Digest(size, crc.base64())
 
 
 def copy_chunks(chunks: Iterable[bytes], file: BinaryIO) -> tuple[int, str]:

@@ -102,22 +102,25 @@ def open_for_reading(path: str, buffer_bytes: int) -> BinaryIO:
 
 
 def _get(path: str, max_bytes: int, **request: str) -> bytes:
-    """Read an object or a range of it; botocore tries again what fails before the body, and nothing in the body."""
+    """Return an object or a range of it; a body that breaks off is asked for again.
+
+    What fails before the body is not: botocore has tried that again already.
+    """
     with _explained(path):
         for _ in range(_READ_ATTEMPTS - 1):
+            body = _open_body(path, max_bytes, request)
             with contextlib.suppress(exceptions.HTTPClientError, exceptions.IncompleteReadError):
-                return _body(path, max_bytes, request)
-        return _body(path, max_bytes, request)
+                return bytes(body.read())
+        return bytes(_open_body(path, max_bytes, request).read())
 
 
-def _body(path: str, max_bytes: int, request: Mapping[str, str]) -> bytes:
+def _open_body(path: str, max_bytes: int, request: Mapping[str, str]) -> Any:
     bucket, name = split_url(path)
     found = _client().get_object(Bucket=bucket, Key=name, **request)
     if found["ContentLength"] > max_bytes:
         found["Body"].close()
         raise too_large(path, max_bytes)
-    data: bytes = found["Body"].read()
-    return data
+    return found["Body"]
 
 
 def write_whole(path: str, temporary: str, chunks: Iterable[bytes]) -> tuple[int, str]:
@@ -228,10 +231,12 @@ def _make_client() -> Any:
         aws_access_key_id=options.s3_access_key_id,
         aws_secret_access_key=options.s3_secret_access_key,
         aws_session_token=options.s3_session_token,
-        # A store that cannot be reached is given up after half a minute.
+        # A request is made seven times at most. So a store that cannot be reached is given up after half a minute, and
+        # one that accepts and does not answer after 140 s, and botocore's waits between: half a minute on average.
         config=Config(
             max_pool_connections=2 * PARALLEL,  # a run lists and reads receipts beside its work
             connect_timeout=4,
+            read_timeout=20,  # longer than a store takes that deletes a thousand objects one by one
             retries={"mode": "standard", "max_attempts": 6},
         ),
     )

@@ -169,21 +169,24 @@ class Exchange:
                 return body
             self._scheduler.settle(assignment, Outcome.UNSENT, task.halves())
             return None
+        fitted = self._fitted(task, texts[0], lambda text: wire.encode(_with_canary([text], place)))
+        if isinstance(fitted, Failure):
+            self._reject(assignment, task, fitted, Outcome.UNSENT)
+            return None
+        return fitted
+
+    def _fitted(self, task: Task, text: str, encode: Callable[[str], bytes]) -> bytes | Failure:
+        """Return the body of a request with one text.
+
+        If the endpoint has refused as many bytes, enough of the text is cut, or that it is too long is the answer.
+        """
+        body = encode(text)
         if len(body) < self._refused_lone_bytes:
             return body
         if self._settings.overlong is Overlong.DEAD_LETTER:
             refused = f"{self._refused_lone_bytes:.0f}"
-            detail = f"its request would have {len(body)} bytes; the endpoint has refused one of {refused}"
-            failure = Failure(Action.SPLIT, detail, None, Reason.OVERLONG_TEXT)
-            self._reject(assignment, task, failure, Outcome.UNSENT)
-            return None
-        return self._fitted(task, texts[0], lambda text: wire.encode(_with_canary([text], place)))
-
-    def _fitted(self, task: Task, text: str, encode: Callable[[str], bytes]) -> bytes:
-        """Return the body of a request with one text, of which enough is cut if the endpoint has refused as much."""
-        body = encode(text)
-        if len(body) < self._refused_lone_bytes:
-            return body
+            message = f"its request would have {len(body)} bytes; the endpoint has refused one of {refused}"
+            return Failure(Action.SPLIT, message, reason=Reason.OVERLONG_TEXT, from_server=True)
         task.submission.truncate(task.indices)
         allowed = int(self._refused_lone_bytes * KEPT_SHARE)
         while text and len(body) > allowed:
@@ -294,10 +297,13 @@ class Exchange:
         failed: Failure | Reply | None = None
         task = group
         for index in group.indices:
-            task = replace(group, indices=[index], attempts=group.attempts + 1)
+            task = replace(group, indices=[index])
             text = group.submission.texts[index][: profile.info.max_characters]
             body = self._fitted(task, text, lambda text: wire.encode([text]))
-            task = replace(task, body_bytes=len(body))
+            if isinstance(body, Failure):
+                failed = body
+                break
+            task = replace(task, attempts=group.attempts + 1, body_bytes=len(body))
             try:
                 reply = self._transport.post(url, body, assignment.timeout, max_bytes)
                 if reply.status != 200:

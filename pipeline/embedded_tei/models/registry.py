@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-Vectors = npt.NDArray[np.float32]
+Vectors = npt.NDArray[np.float32]  # as in transforms.elements: the server imports nothing of transforms
 
 
 class ModelUnavailableError(Exception):

@@ -12,10 +12,9 @@ from pipeline.commands.options.parser import COMMANDS, parse
 from pipeline.commands.options.plan import PlanOptions
 from pipeline.commands.options.redrive import RedriveOptions
 from pipeline.commands.options.run import RunOptions
-from pipeline.commands.options.shared import MAX_SHARD_BYTES, absolute, output_folder
+from pipeline.commands.options.shared import absolute, output_folder
 from pipeline.commands.options.verify import VerifyOptions
 from pipeline.errors import UsageError
-from pipeline.job import spec
 from tests.commands import parsed, tayyar, tayyar_here
 from transforms.tei.settings import Overlong
 
@@ -320,7 +319,3 @@ def test_a_pattern_without_quotes_is_told_from_an_unknown_option(tmp_path: Path)
     assert "b.ndjson belongs to no option: put quotes" in said.stderr
     said = tayyar_here("run", "--input", "a.ndjson", "--output", tmp_path, "--setup_file", "./setup.py", code=2)
     assert "belongs to no option" not in said.stderr
-
-
-def test_the_largest_shard_is_one_that_job_json_can_hold() -> None:
-    assert MAX_SHARD_BYTES == spec.MAX_SHARD_BYTES

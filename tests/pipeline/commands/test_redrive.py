@@ -32,7 +32,6 @@ STATISTICS = {
     "queue_ms",
     "inference_ms",
     "throttled_ms",
-    "at_limit",
     "latency_ms",
 }
 FAULTS = {"null_marker": "0-49", "refuse_marker": "1-1"}
@@ -85,14 +84,15 @@ def clean(corpus: Path, simulator: Simulator) -> Path:
 
 
 def receipts(output: Path) -> dict[str, Any]:
-    """The receipts without what depends on time, and on how often the endpoint was asked."""
+    """The receipts without what depends on the time and the run, and on how often the endpoint was asked."""
     found = {}
     for path in sorted((output / "_job/receipts").rglob("*.json")):
         fields = json.loads(path.read_bytes())
         found[path.name] = {
             name: value
             for name, value in fields.items()
-            if name not in STATISTICS | {"sent", "reused", "duplicates"} and name not in {"started_at", "finished_at"}
+            if name not in STATISTICS | {"sent", "reused", "duplicates"}
+            and name not in {"run", "started_at", "finished_at"}
         }
     return found
 

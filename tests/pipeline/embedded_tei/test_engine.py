@@ -61,14 +61,14 @@ def test_a_client_that_leaves_during_tokenization_is_computed_nothing_for() -> N
     async def embed() -> int:
         limits = ServerLimits(max_concurrent_requests=4)
         model = Closes()
-        model.connection = Connection(asyncio.Transport())
+        model.connection = Connection()
         engine = Engine(Device(model, limits), limits)
         request = EmbedRequest(["a", "", "b"], is_batch=True)
         with pytest.raises(ClientDisconnect):
             await engine.embed(request, model.connection)
         with pytest.raises(Refusal):
-            engine.device.acquire(5, is_batch=False)
-        engine.device.acquire(4, is_batch=False)  # all permits are free
+            engine.device.acquire(EmbedRequest(["a"] * 5, is_batch=False))
+        engine.device.acquire(EmbedRequest(["a"] * 4, is_batch=False))  # all permits are free
         return model.embedded
 
     assert asyncio.run(embed()) == 0

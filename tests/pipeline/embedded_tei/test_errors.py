@@ -21,8 +21,10 @@ JSON = {"content-type": "application/json"}
 def keyed() -> Iterator[TeiSimulator]:
     arguments = ["--api_key", "env:TEI_KEY", "--payload_limit", "1000"]
     strict = ["--no_auto_truncate", "--max_input_length", "30"]
-    with TeiSimulator([*arguments, *strict], environment={"TEI_KEY": "s3cret"}) as server:
-        yield server
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("TEI_KEY", "s3cret")
+        with TeiSimulator([*arguments, *strict]) as server:
+            yield server
 
 
 @pytest.fixture(scope="module")

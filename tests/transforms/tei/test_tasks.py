@@ -103,9 +103,9 @@ def reply_of(queue: str, inference: str, tokens: str, seconds: float) -> Reply:
     return Reply(200, headers, b"", seconds)
 
 
-def count(submission: Submission, reply: Reply, texts: int, requests: int = 1, max_tokens: int = 512) -> None:
+def count(submission: Submission, reply: Reply, texts: int, requests: int = 1) -> None:
     submission.count_exchange(
-        reply, range(texts), canary_tokens=9, max_tokens=max_tokens, truncates=True, requests_in_flight=requests
+        reply, range(texts), canary_tokens=9, max_tokens=512, truncates=True, requests_in_flight=requests
     )
 
 
@@ -131,14 +131,6 @@ def test_a_device_that_is_idle_between_requests_shows() -> None:
     assert (sums.slot_ms, sums.busy_ms) == (50, 10)
 
 
-def test_texts_as_long_as_the_model_reads_are_counted_where_nearly_all_of_a_request_are() -> None:
-    submission = Submission(0, ["text"] * 20, 4)
-    count(submission, reply_of("0", "1", "89", 0.1), 10, max_tokens=8)
-    count(submission, reply_of("0", "1", "86", 0.1), 10, max_tokens=8)  # of 10 texts, 3 at most are a token short of 8
-    submission.store(range(20), np.ones((20, 4), np.float32))
-    assert submission.result().statistics.at_limit == 10 + 7
-
-
 @given(
     st.lists(st.integers(1, 4000), min_size=1, max_size=40).map(lambda found: sorted(found, reverse=True)),
     st.integers(1, 5),
@@ -149,8 +141,8 @@ def test_texts_that_are_truncated_are_found_where_tokens_follow_from_characters(
 ) -> None:
     characters = [length * per_token for length in characters]
     tokens = [min(length // per_token + 2, max_tokens) for length in characters]
-    at_limit = sum(length // per_token + 2 >= max_tokens for length in characters)
-    assert count_truncated(characters, sum(tokens), max_tokens) == at_limit
+    truncated = sum(length // per_token + 2 >= max_tokens for length in characters)
+    assert count_truncated(characters, sum(tokens), max_tokens) == truncated
     assert count_truncated(characters, 0, max_tokens) == 0
 
 
