@@ -84,14 +84,15 @@ def clean(corpus: Path, simulator: Simulator) -> Path:
 
 
 def receipts(output: Path) -> dict[str, Any]:
-    """The receipts without what depends on time, and on how often the endpoint was asked."""
+    """The receipts without what depends on the time and the run, and on how often the endpoint was asked."""
     found = {}
     for path in sorted((output / "_job/receipts").rglob("*.json")):
         fields = json.loads(path.read_bytes())
         found[path.name] = {
             name: value
             for name, value in fields.items()
-            if name not in STATISTICS | {"sent", "reused", "duplicates"} and name not in {"started_at", "finished_at"}
+            if name not in STATISTICS | {"sent", "reused", "duplicates"}
+            and name not in {"run", "started_at", "finished_at"}
         }
     return found
 
