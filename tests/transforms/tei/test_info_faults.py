@@ -28,6 +28,7 @@ FAULTS = [
     "hang",
     "drip",
 ]
+DOWN = 0.5  # seconds: the client must have come meanwhile, on a busy machine too, or it sees no crash
 DRAWN = [fault for fault in FAULTS if fault != "backend"]  # whose chance is a device batch's
 
 
@@ -79,9 +80,9 @@ def test_a_fault_at_a_reconnect_is_waited_out(simulator: Simulator, fault: str) 
     with client_of(simulator) as client:
         reset(simulator)
         client.submit(corpus([], 3)).result()
-        reset(simulator, script=[fault] * 3, info=True, embed=False, crash_seconds=0.1, retry_after=0.01)
-        crash(simulator)
         texts = corpus([], 4)
+        reset(simulator, script=[fault] * 3, info=True, embed=False, crash_seconds=DOWN, retry_after=0.01)
+        crash(simulator)
         embeddings = client.submit(texts).result()
         check(texts, [], embeddings)
         assert simulator.statistics()["info_faults"] == 3
@@ -93,9 +94,9 @@ def test_a_fault_of_both_routes_costs_no_text(simulator: Simulator, fault: str) 
         reset(simulator, **{fault: 0.15}, info=True, retry_after=0.01)
         first = corpus([], 5)
         check(first, [], client.submit(first).result())
-        reset(simulator, **{fault: 0.15}, info=True, crash_seconds=0.1, retry_after=0.01, seed=1)
-        crash(simulator)
         second = corpus([], 6)
+        reset(simulator, **{fault: 0.15}, info=True, crash_seconds=DOWN, retry_after=0.01, seed=1)
+        crash(simulator)
         embeddings = client.submit(second).result()
         check(second, [], embeddings)
         assert simulator.statistics()["info_requests"] > 0
@@ -107,7 +108,7 @@ def test_another_model_behind_a_fault_stops_the_run(simulator: Simulator, fault:
     with client_of(simulator) as client:
         reset(simulator)
         client.submit(corpus([], 7)).result()
-        reset(simulator, model_seed=1, script=[fault] * 3, info=True, embed=False, crash_seconds=0.1, retry_after=0.01)
+        reset(simulator, model_seed=1, script=[fault] * 3, info=True, embed=False, crash_seconds=DOWN, retry_after=0.01)
         crash(simulator)
         pending = client.submit(corpus([], 8))
         with pytest.raises(ModelChanged, match="whatever its name"):
