@@ -97,9 +97,11 @@ def test_documents_are_of_the_tutorial_s_lengths_and_all_different() -> None:
 
 
 def test_what_a_process_leaves_behind_is_counted_and_ended() -> None:
-    busy = "subprocess.Popen([sys.executable, '-c', 'while True: pass'])"
-    usage = process.measure(process.program(f"import subprocess, sys, time; {busy}; time.sleep(1)"))
-    assert usage.cpu > 0.1
+    busy = "import time\nwhile time.process_time() < 0.3: pass\nprint(flush=True)\ntime.sleep(600)"
+    start = f"subprocess.Popen([sys.executable, '-c', {busy!r}], stdout=subprocess.PIPE).stdout.readline()"
+    usage = process.measure(process.program(f"import subprocess, sys; {start}"))
+    assert usage.cpu > 0.3
+    assert usage.wall < 60
 
 
 def test_a_process_that_fails_is_an_error() -> None:

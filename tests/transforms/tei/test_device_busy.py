@@ -34,7 +34,8 @@ def test_a_device_is_busy_and_its_queue_short(time_headers: str) -> None:
     assert counts["busy_share"] > 0.97
     assert counts["mean_queue_length"] < 2 * 32 + 32
     assert counts["rejected"] == counts["texts_dropped"] == own.retries == 0
-    assert counts["texts_computed"] == 1240 + 40
+    assert counts["texts_computed"] == 1240 + own.requests  # a canary each
+    assert 40 <= own.requests <= 42  # full ones, but where a machine so busy that the queue ran dry has split one
     if time_headers == "true":
         assert own.busy_ms > 0.95 * own.slot_ms
 
