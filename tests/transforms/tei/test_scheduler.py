@@ -217,13 +217,16 @@ class Workers:
         self.taken: list[Assignment] = []
         self.changed = threading.Condition()
         self.ends: dict[int, tuple[Outcome, Sequence[Task], dict[str, float]]] = {}
+        self.stopped = False
         self.ours = Scheduler(endpoints, random.Random(0), self.work)
 
     def work(self, assignment: Assignment) -> None:
         with self.changed:
             self.taken.append(assignment)
             self.changed.notify_all()
-            assert self.changed.wait_for(lambda: id(assignment) in self.ends, 10)
+            assert self.changed.wait_for(lambda: self.stopped or id(assignment) in self.ends, 10)
+            if id(assignment) not in self.ends:
+                return
             outcome, again, options = self.ends.pop(id(assignment))
         self.ours.settle(assignment, outcome, again, **options)  # type: ignore[arg-type]
 
@@ -238,6 +241,14 @@ class Workers:
             self.ends[id(assignment)] = outcome, again, options
             self.changed.notify_all()
 
+    def stop(self) -> None:
+        """End the workers, those that are at work, too."""
+        self.ours.stop()
+        with self.changed:
+            self.stopped = True
+            self.changed.notify_all()
+        assert self.ours.join(5)
+
 
 def test_a_worker_is_there_for_each_request_that_may_go_out_and_no_more() -> None:
     workers = Workers(endpoint())
@@ -248,8 +259,7 @@ def test_a_worker_is_there_for_each_request_that_may_go_out_and_no_more() -> Non
     for number in range(1, 11):
         workers.end(workers.wait_for(number), Outcome.ANSWERED)
     assert len({assignment.task.sequence for assignment in workers.taken}) == 10
-    workers.ours.stop()
-    assert workers.ours.join(5)
+    workers.stop()
 
 
 def test_no_number_of_endpoints_runs_out_of_workers() -> None:
@@ -260,7 +270,7 @@ def test_no_number_of_endpoints_runs_out_of_workers() -> None:
     assert {each.endpoint.url for each in under_way} == {one.url for one in ones}
     for each in under_way:
         workers.end(each, Outcome.UNSENT)
-    workers.ours.stop()
+    workers.stop()
 
 
 def test_somebody_waits_for_the_end_of_a_silence_while_the_others_are_busy() -> None:
@@ -275,7 +285,7 @@ def test_somebody_waits_for_the_end_of_a_silence_while_the_others_are_busy() -> 
     assert workers.wait_for(4).endpoint is ill
     for each in workers.taken[2:]:
         workers.end(each, Outcome.UNSENT)
-    workers.ours.stop()
+    workers.stop()
 
 
 def test_somebody_waits_for_what_is_to_be_sent_later_while_the_others_are_busy() -> None:
@@ -287,7 +297,7 @@ def test_somebody_waits_for_what_is_to_be_sent_later_while_the_others_are_busy()
     assert workers.wait_for(3).task is later
     for each in (first, workers.taken[2]):
         workers.end(each, Outcome.UNSENT)
-    workers.ours.stop()
+    workers.stop()
 
 
 def test_stopping_ends_the_workers_that_wait_and_hands_out_no_more() -> None:
