@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,22 @@ import pytest
 
 from pipeline.errors import NotProven
 from pipeline.job.doubt import discard_doubtful
+from pipeline.job.former_vectors import index_former
+from pipeline.job.ledger import ReceiptCache
+from pipeline.job.run_marker import RunMarker
+from pipeline.job.spec import require_job
 from run_scripts.load.loading import EmbeddedFolder
 from tests.commands import tayyar_here
 from tests.documents import documents, write_ndjson
-from tests.shards import receipt
+from tests.shards import MADE, SOURCE, receipt
 from tests.tei_simulator.clients import Simulator
 from tests.tei_simulator.hash_model import expected_vectors
 from tests.tei_simulator.process import TeiSimulator
-from transforms.doubt import record_doubt
+from transforms.doubt import read_doubts, record_doubt
+from transforms.elements import Shard
 from transforms.output.folder import OutputFolder
-from transforms.output.receipts import encode_receipt
+from transforms.output.receipts import decode_receipt, encode_receipt, is_done
+from transforms.reuse.partial import count_partial, encode_partial
 
 GOOD_REQUESTS = ["ok"] * 40  # the handshake's, and those of some shards
 
@@ -138,17 +145,69 @@ def test_vectors_in_doubt_are_not_reused(tmp_path: Path, server: Simulator) -> N
     assert server.statistics()["texts"] >= 300
 
 
-def test_of_two_runs_at_once_only_the_one_in_doubt_loses_its_shards(tmp_path: Path) -> None:
+def test_only_the_run_in_doubt_loses_its_shards_also_those_that_come_later(tmp_path: Path) -> None:
     output = OutputFolder(str(tmp_path), "one")
     for index, name in enumerate(["one", "other", "one"]):
         output.write(output.receipt(f"wiki-{index:05d}"), [encode_receipt(receipt(index, run=name))])
         output.write(f"_job/partial/{index}123-{name}", [b""])
+    (tmp_path / "_job/receipts/link.json").symlink_to(tmp_path / "_job/receipts/wiki-00001.json")
     record_doubt(output, "Rows were mixed up.")
-    assert discard_doubtful(OutputFolder(str(tmp_path), "next")) == (2, "Rows were mixed up.")
-    assert set(output.list()) == {"_job/partial/1123-other", "_job/receipts/wiki-00001.json"}
-    assert discard_doubtful(output) is None
-    assert discard_doubtful(OutputFolder(str(tmp_path), "other"), "So were others.") == (1, "So were others.")
-    assert not output.list()
+    cache = ReceiptCache()
+    assert discard_doubtful(output, read_doubts(output), cache) == (2, "Rows were mixed up.")
+    left = {
+        "_job/partial/1123-other",
+        "_job/receipts/wiki-00001.json",
+        "_job/receipts/link.json",
+        "_job/doubt/one.json",
+    }
+    assert set(output.list()) == left
+    # A worker that nobody waits for any more goes on.
+    output.write(output.receipt("wiki-00007"), [encode_receipt(receipt(7, run="one", output=None, embedded=0))])
+    assert [one.shard for one in cache.read(output, output.list())] == ["wiki-00001"]
+    assert not is_done(output, Shard(SOURCE, 7, 700, 800), MADE.digest)
+    assert discard_doubtful(output, read_doubts(output), cache).shards == 1
+    assert discard_doubtful(output, {"other": "So were others."}, cache) == (1, "So were others.")
+
+
+def test_a_run_beside_one_in_doubt_does_its_shards_again_and_leaves_its_note(tmp_path: Path, server: Simulator) -> None:
+    out = tmp_path / "out"
+    write_ndjson(tmp_path / "in/one.ndjson", documents(300, seed=1))
+    run(tmp_path, server)
+    put_in_doubt(out)
+    marker = RunMarker("elsewhere", 7, "2026-01-02T03:04:05+00:00")
+    OutputFolder(str(out), "elsewhere").write(marker.name, [orjson.dumps(asdict(marker))])
+    server.reset_statistics()
+    run(tmp_path, server)
+    assert server.statistics()["texts"] >= 300
+    assert list((out / "_job/doubt").iterdir())
+    assert sum(map(len, vouched(out).values())) == 300
+
+
+def test_former_and_saved_vectors_of_a_run_in_doubt_are_not_used(tmp_path: Path, server: Simulator) -> None:
+    out = tmp_path / "out"
+    write_ndjson(tmp_path / "in/one.ndjson", documents(300, seed=1))
+    run(tmp_path, server, shard_bytes=1_000_000)
+    output = OutputFolder(str(out), "test")
+    job = require_job(output)
+    (name,) = output.list(output.receipts)
+    made = decode_receipt(output.read(name) or b"")
+    assert made.output is not None
+    output.move(made.output.path, "_job/former/0.ndjson")
+    output.move(output.keys(made.shard), "_job/former/0.u64")
+    output.move(name, "_job/former/0.json")
+    found = index_former(output, job, [], ReceiptCache())
+    assert found is not None
+    assert len(found.files) == 1
+    vectors = np.ones((1, job.space.dimensions), np.float32)
+    saved = encode_partial("two-00000", job.space.digest, "truncate", ["a text"], vectors)
+    output.write(f"_job/partial/0-{made.run}", saved)
+    found = index_former(output, job, [], ReceiptCache())
+    assert found is not None
+    assert len(found.files) == 2
+    assert count_partial(output, output.list(), (), job.space.digest) == 1
+    record_doubt(OutputFolder(str(out), made.run), "Rows were mixed up.")
+    assert index_former(output, job, [], ReceiptCache()) is None
+    assert count_partial(output, output.list(), (), job.space.digest) == 0
 
 
 def test_a_redrive_discards_the_shards_that_it_has_replaced(tmp_path: Path, server: Simulator) -> None:

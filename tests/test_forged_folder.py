@@ -19,6 +19,7 @@ from pipeline.job.spec import require_job
 from tests.commands import output_files, tayyar, tayyar_here
 from tests.documents import documents, write_ndjson
 from tests.strategies import examples
+from transforms.doubt import record_doubt
 from transforms.elements import Shard, Source
 from transforms.output.folder import OutputFolder
 from transforms.output.receipts import decode_receipt
@@ -72,6 +73,7 @@ def template(tmp_path_factory: pytest.TempPathFactory, hash_tei: str) -> Path:
     record_damage(output, Shard(Source(receipt.source, "a", 1, "1"), 1, 0, None), "a.gz is truncated", 5)
     estimate = {"records": 13, "tokens": 100, "requests": 1, "output_bytes": 9, "seconds": 1.5, "dollars": None}
     output.write("_job/estimate.json", [json.dumps({"version": 1, **estimate, "price_per_hour": 1.0}).encode()])
+    record_doubt(OutputFolder(output.root, "gone"), "Rows were mixed up.")
     marker = RunMarker("elsewhere", 7, "2026-01-02T03:04:05+00:00", "")
     output.write(
         marker.name, [json.dumps({"host": "elsewhere", "pid": 7, "since": marker.since, "runner": ""}).encode()]

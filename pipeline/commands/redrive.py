@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -18,7 +17,7 @@ from pipeline.commands.report import publish
 from pipeline.errors import ExitCode, NotProven, PipelineFailed, UsageError
 from pipeline.job import run_marker
 from pipeline.job.doubt import discard_doubtful
-from pipeline.job.ledger import Ledger, read_ledger, relocate
+from pipeline.job.ledger import Ledger, ReceiptCache, read_ledger, relocate
 from pipeline.job.preparation import is_shard
 from pipeline.job.shard_replacement import finish_replacements, replace_shard
 from pipeline.job.sharding import make_plan, read_plan
@@ -30,6 +29,7 @@ from pipeline.reporting.timeline import sum_statistics
 from pipeline.runners.endpoint import reached, require_endpoint
 from pipeline.runners.progress import CountBar
 from pipeline.verification.shards import rows_of_output
+from transforms.doubt import record_doubt
 from transforms.elements import DeadLetter, Document, DocumentShard, EmbeddedShard, Reason, Shard
 from transforms.embed_shards import merge_embeddings, reject_unfit
 from transforms.ndjson.decompress import DamagedSource
@@ -82,7 +82,7 @@ def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> Exit
         NotProven: if a shard's files are not what its receipt says, or vectors are in doubt.
     """
     reasons = _reasons(options.reasons)
-    output = OutputFolder(options.output, run=f"redrive-{int(time.time())}")
+    output = OutputFolder(options.output, run_marker.new_run_name())
     job = require_job(output)
     with run_marker.registered(output) as others:
         if others:
@@ -107,8 +107,8 @@ def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> Exit
         try:
             _send_again(ledger, reasons, output, job, options, tally, say)
         except VectorsDoubtful as error:
-            discarded = discard_doubtful(output, str(error))
-            assert discarded is not None
+            record_doubt(output, str(error))
+            discarded = discard_doubtful(output, {output.run: str(error)}, ReceiptCache())
             raise VectorsDoubtful(
                 f"{error} What this redrive had replaced ({count(discarded.shards, 'shard')}) is discarded. "
                 "Put the endpoint right, then run the job again."

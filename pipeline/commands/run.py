@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import os
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -38,6 +36,7 @@ from pipeline.runners.endpoint import reached
 from pipeline.runners.parallelism import count_processes
 from pipeline.runners.progress import Progress
 from pipeline.runners.runner import beam_options, require_reach, run_pipeline, template_of
+from transforms.doubt import read_doubts, record_doubt
 from transforms.list_shards import write_lists
 from transforms.output.folder import DEAD_LETTERS, OutputFolder
 from transforms.output.layout import PARQUET, Column
@@ -70,7 +69,7 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
     started = time.time()
     pipeline_options = _pipeline_options(options)
     plan = make_plan(options.inputs, options.output, options.shard_bytes, options.text_field, options.exclude)
-    output, cache = OutputFolder(options.output, _run_name()), ReceiptCache()
+    output, cache = OutputFolder(options.output, run_marker.new_run_name()), ReceiptCache()
     require_usable(output)
     shared = dataclasses.replace(options.endpoint, processes=count_processes(pipeline_options))
     with ExitStack() as stack:
@@ -161,11 +160,6 @@ def _judge(ledger: Ledger, options: RunOptions, output: OutputFolder, say: Calla
     return ExitCode.DONE
 
 
-def _run_name() -> str:
-    """Return a name that no other run has, also none of this process in the same second: indexes are kept by it."""
-    return f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S.%f}-{socket.gethostname()}-{os.getpid()}"
-
-
 def _columns_of(options: RunOptions, plan: Plan, output: OutputFolder) -> tuple[Column, ...]:
     """Return the columns with their types; those that the folder has for them already stay."""
     former = read_job(output) if options.columns and not options.overwrite else None
@@ -228,12 +222,15 @@ def _embed(
                 run_pipeline(options, lambda pipeline: graph.build(pipeline, work, settings, lists), say)
             except EndpointError as error:
                 failure = error
+            reason = str(failure) if isinstance(failure, VectorsDoubtful) else None
             # Also after success: a bundle may have failed and been tried again.
-            discarded = discard_doubtful(output, str(failure) if isinstance(failure, VectorsDoubtful) else None)
-            if discarded is not None:
+            reason = reason or read_doubts(output).get(output.run)
+            if reason is not None:
+                record_doubt(output, reason)  # a worker may not have succeeded in that
+                discarded = discard_doubtful(output, {output.run: reason}, cache)
                 _clean_up(before, output, settings, cache)
                 raise VectorsDoubtful(
-                    f"{discarded.reason} What this run had finished ({count(discarded.shards, 'shard')}) is discarded. "
+                    f"{reason} What this run had finished ({count(discarded.shards, 'shard')}) is discarded. "
                     "Put the endpoint right and run again. Earlier runs' vectors are kept; if this endpoint made them, "
                     f"look at some: tayyar verify --output {output.root} --sample 1000"
                 )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from pipeline.job.ledger import read_receipts
-from transforms.doubt import FOLDER, read_doubts
+from pipeline.job.ledger import ReceiptCache
 from transforms.output.folder import OutputFolder
 from transforms.reuse import partial
 
@@ -17,27 +17,18 @@ class Discarded(NamedTuple):
     reason: str
 
 
-def discard_doubtful(output: OutputFolder, reason: str | None = None) -> Discarded | None:
-    """Delete the receipts and the saved vectors of the runs whose vectors are in doubt, and then the notes of it.
+def discard_doubtful(output: OutputFolder, doubts: Mapping[str, str], cache: ReceiptCache) -> Discarded:
+    """Delete the receipts and the saved vectors of runs whose vectors are in doubt.
 
     The files that lose their receipt are outputs of unfinished shards from then on.
 
     Args:
         output: the folder.
-        reason: why the vectors of `output.run` are in doubt; None if that is not known otherwise than by its note.
-
-    Returns:
-        what was deleted; None if nothing is in doubt.
+        doubts: why they are in doubt, by the run's name.
+        cache: of the receipts.
     """
-    notes = output.list(FOLDER)
-    doubts = read_doubts(output, notes)
-    if reason is not None:
-        doubts[output.run] = reason
-    if not doubts:
-        return None
-    receipts = read_receipts(output, output.list(output.receipts))
-    doubtful = [output.receipt(receipt.shard) for receipt in receipts if receipt.run in doubts]
-    output.delete(doubtful)
-    output.delete([name for name in output.list(partial.FOLDER) if partial.run_of(name) in doubts])
-    output.delete(notes)  # last, so that an interrupted call is repeated
-    return Discarded(len(doubtful), " ".join(dict.fromkeys(doubts.values())))
+    files = output.list()
+    found = [receipt for receipt in cache.read_all(output, files) if receipt.run in doubts]
+    output.delete([output.receipt(receipt.shard) for receipt in found])
+    output.delete([name for name in files if partial.run_of(name) in doubts])
+    return Discarded(len(found), " ".join(dict.fromkeys(doubts[receipt.run] for receipt in found)))

@@ -26,7 +26,6 @@ from pipeline.job.ledger import Ledger, ReceiptCache
 from pipeline.job.sharding import Plan
 from pipeline.job.spec import JobSpec, require_job
 from pipeline.reporting.numbers import count, percent
-from transforms import doubt
 from transforms.doubt import read_doubts
 from transforms.elements import Shard
 from transforms.ndjson.decompress import DamagedSource
@@ -256,7 +255,7 @@ def _with_keys(outputs: Sequence[_Output]) -> Iterator[tuple[FormerFile, bytes]]
 
 def _partial_shards(output: OutputFolder, job: JobSpec) -> Iterator[tuple[FormerFile, bytes]]:
     """Yield the saved vectors of unfinished shards."""
-    doubts = read_doubts(output, output.list(doubt.FOLDER))
+    doubts = read_doubts(output)
     for name, file in output.list(partial.FOLDER).items():
         if partial.run_of(name) in doubts:
             continue

@@ -96,7 +96,7 @@ class Ledger(_Sums):
         shards_named: the shards of the plan's sources that have a receipt, valid or not.
         gone: paths of sources that receipts name and the plan does not: inputs that were removed since.
         gone_receipts: their receipts whose files exist; their outputs stay and are vouched for.
-        doubts: why the vectors of runs are in doubt, whose receipts do not count.
+        doubts: why the vectors of runs are in doubt whose receipts are there and do not count.
     """
 
     plan: Plan
@@ -265,14 +265,17 @@ class ReceiptCache:
     def read(self, output: OutputFolder, files: Mapping[str, FileStat]) -> list[Receipt]:
         """Return the receipts in a listing, except those of runs whose vectors are in doubt by a note in it."""
         doubts = read_doubts(output, files)
+        return [receipt for receipt in self.read_all(output, files) if receipt.run not in doubts]
+
+    def read_all(self, output: OutputFolder, files: Mapping[str, FileStat]) -> list[Receipt]:
+        """Return the receipts in a listing."""
         files = {
             name: file for name, file in files.items() if name.startswith(f"{output.receipts}/") and not file.is_link
         }
         new = {name: file for name, file in files.items() if file not in self._receipts}
         found = {output.receipt(receipt.shard): receipt for receipt in read_receipts(output, new)}
         self._receipts |= {new[name]: receipt for name, receipt in found.items() if name in new}
-        known = (self._receipts[file] for file in files.values() if file in self._receipts)
-        return [receipt for receipt in known if receipt.run not in doubts]
+        return [self._receipts[file] for file in files.values() if file in self._receipts]
 
 
 def read_ledger(
@@ -287,17 +290,20 @@ def read_ledger(
         files: a listing of the whole folder.
         cache: of the receipts that an earlier call read.
     """
+    doubts, because = read_doubts(output, files), dict[str, None]()
     # By the sources' names, not their paths: a corpus may have moved together with its outputs.
     by_source: dict[str, list[Receipt]] = defaultdict(list)
-    for receipt in (cache or ReceiptCache()).read(output, files):
-        by_source[receipt.shard.rpartition("-")[0]].append(receipt)
+    for receipt in (cache or ReceiptCache()).read_all(output, files):
+        if receipt.run in doubts:
+            because[doubts[receipt.run]] = None
+        else:
+            by_source[receipt.shard.rpartition("-")[0]].append(receipt)
     found = {source: by_source.pop(source.name, []) for source in plan.sources}
     sources = tuple(_ledger_of(plan, source, its, job, files) for source, its in found.items())
     named = frozenset(receipt.shard for its in found.values() for receipt in its)
     gone = [receipt for its in by_source.values() for receipt in its]
     whole = tuple(receipt for receipt in gone if receipt.files_are_there(files))
-    doubts = tuple(read_doubts(output, files).values())
-    return Ledger(plan, sources, tuple(sorted({receipt.source for receipt in gone})), named, whole, doubts)
+    return Ledger(plan, sources, tuple(sorted({receipt.source for receipt in gone})), named, whole, tuple(because))
 
 
 def relocate(ledger: Ledger, now: Plan) -> tuple[Ledger, list[str]]:

@@ -15,6 +15,7 @@ from pipeline.job.shard_replacement import finish_replacements
 from pipeline.job.sharding import Plan, read_plan, write_plan
 from pipeline.job.spec import JobSpec, is_first_edition, join, read_job, renamed, write_job
 from pipeline.reporting.numbers import count
+from transforms.doubt import read_doubts
 from transforms.output.folder import JOB, OutputFolder
 from transforms.read_shards import DAMAGED
 from transforms.reuse.index import IndexHandle, write_index
@@ -110,7 +111,7 @@ def prepare(
         if prune:
             _logger.warning("--prune removes nothing while another command may be at work")
     else:
-        _clean_up(output, [each for each in (plan, former) if each is not None])
+        _clean_up(output, [each for each in (plan, former) if each is not None], cache)
     files = output.list()
     ledger = read_ledger(plan, output, job.digest, files, cache)
     if ledger.gone and not prune:
@@ -137,17 +138,19 @@ def prepare(
     return Prepared(ledger, None if index is None else write_index(output, index, output.run))
 
 
-def _clean_up(output: OutputFolder, plans: Sequence[Plan]) -> None:
+def _clean_up(output: OutputFolder, plans: Sequence[Plan], cache: ReceiptCache) -> None:
     """Finish or delete what a command has left that died; none may be at work.
 
     Args:
         output: the folder.
         plans: of this run and of the last one.
+        cache: of the receipts.
     """
-    if discarded := discard_doubtful(output):
-        _logger.warning(
-            "%s What its run had finished (%s) is discarded.", discarded.reason, count(discarded.shards, "shard")
-        )
+    if doubts := read_doubts(output):
+        discarded = discard_doubtful(output, doubts, cache)
+        if discarded.shards:
+            finished = count(discarded.shards, "shard")
+            _logger.warning("%s What its run had finished (%s) is discarded.", discarded.reason, finished)
     finish_replacements(output, lambda shard: any(is_shard(plan, shard) for plan in plans))
     run_marker.remove_leftovers(output)
     output.delete(output.list(DAMAGED))

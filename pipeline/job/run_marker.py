@@ -28,6 +28,14 @@ _MAX_TEXT = 1000  # characters of a host's or a runner's name
 _MAX_PID = 1 << 31  # what a pid_t can hold
 
 
+def new_run_name() -> str:
+    """Return a name that no other run has, also none of this process in the same second.
+
+    Temporary files, indexes and saved vectors are kept by it, and receipts and notes of doubt name it.
+    """
+    return f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S.%f}-{socket.gethostname()}-{os.getpid()}"
+
+
 @dataclass(frozen=True, slots=True)
 class RunMarker:
     """A process that has registered itself.

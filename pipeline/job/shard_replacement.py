@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import orjson
 
+from transforms.doubt import read_doubts
 from transforms.ndjson.lines import chunks_from
 from transforms.output.folder import JOB, OutputFolder
 from transforms.output.receipts import Receipt, decode_receipt, encode_receipt
@@ -72,8 +73,9 @@ def replace_shard(
 def finish_replacements(output: OutputFolder, is_shard: Callable[[str], bool]) -> int:
     """Carry out the intents that an interrupted `replace_shard` has left, and delete the rest.
 
-    An intent that cannot be read, or that does not fit the folder, is reported and deleted: its shard either is whole
-    as before, or its receipt no longer fits, and the next run does it again.
+    One of a redrive whose vectors are in doubt is deleted. One that cannot be read, or that does not fit the folder, is
+    reported and deleted. Its shard either is whole as before, or its receipt no longer fits, and the next run does it
+    again.
 
     Args:
         output: the folder.
@@ -82,7 +84,7 @@ def finish_replacements(output: OutputFolder, is_shard: Callable[[str], bool]) -
     Returns:
         how many shards were finished.
     """
-    finished = 0
+    finished, doubts = 0, read_doubts(output)
     files = output.list(FOLDER)
     for name in files:
         if not name.endswith(".json"):
@@ -95,6 +97,8 @@ def finish_replacements(output: OutputFolder, is_shard: Callable[[str], bool]) -
                 f"{output.root}/{name}",
                 error,
             )
+            continue
+        if intent.receipt.run in doubts:
             continue
         if _staged(intent.receipt.shard) in files and _is_progress(output, intent.receipt):
             _carry_out(output, intent)

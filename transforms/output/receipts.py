@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from transforms.doubt import note_of
 from transforms.elements import Reason, RequestStatistics, Shard
 from transforms.ndjson.parse import TextField
 from transforms.output.folder import DATA, DEAD_LETTERS, OutputFolder, check_name
@@ -227,6 +228,7 @@ def _check_bounds(receipt: Receipt) -> None:
     for reason in receipt.reasons:
         Reason(reason)
     check_name(receipt.shard, on_disk=False)
+    check_name(receipt.run, on_disk=False)
     allowed = {f"{DATA}/{receipt.shard}.{output_format}" for output_format in OUTPUT_FORMATS}
     if receipt.output is not None and receipt.output.path not in allowed:
         raise ValueError(f"{receipt.output.path!r} is not a name of this shard's output")
@@ -240,7 +242,7 @@ def _check_bounds(receipt: Receipt) -> None:
 
 
 def is_done(output: OutputFolder, shard: Shard, job: str) -> bool:
-    """Return whether a shard has a valid receipt in the output folder now."""
+    """Return whether a shard has a valid receipt in the output folder now, whose run is not in doubt."""
     data = output.read(output.receipt(shard.name))
     if data is None:
         return False
@@ -250,4 +252,5 @@ def is_done(output: OutputFolder, shard: Shard, job: str) -> bool:
         return False
     written = [file for file in (receipt.output, receipt.dead_letter_output) if file is not None]
     found = {file.path: found for file in written if (found := output.stat(file.path)) is not None}
-    return receipt.is_of(shard, job) and receipt.files_are_there(found)
+    is_valid = receipt.is_of(shard, job) and receipt.files_are_there(found)
+    return is_valid and output.stat(note_of(receipt.run)) is None

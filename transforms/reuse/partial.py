@@ -11,7 +11,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from transforms.doubt import read_doubts
 from transforms.elements import Vectors, text_as_sent
 from transforms.output.folder import JOB, OutputFolder
 from transforms.output.json_fields import build_dataclass
@@ -171,9 +172,9 @@ class PartialWriter:
         return f"{FOLDER}/{hashlib.sha256(shard.encode()).hexdigest()[:16]}-{self._output.run}"
 
 
-def run_of(name: str) -> str:
-    """Return the name of the run that has written a file of partial vectors."""
-    return name.removeprefix(f"{FOLDER}/").partition("-")[2]
+def run_of(name: str) -> str | None:
+    """Return the name of the run that has written a file of partial vectors; None for any other file."""
+    return name.partition("-")[2] if name.startswith(f"{FOLDER}/") else None
 
 
 def encode_partial(shard: str, space: str, overlong: str, texts: Sequence[str], vectors: Vectors) -> list[bytes]:
@@ -223,8 +224,8 @@ def decode_header(line: bytes) -> PartialHeader:
     return header
 
 
-def count_partial(output: OutputFolder, files: Iterable[str], done: Collection[str], space: str) -> int:
-    """Return how many vectors of unfinished shards are saved.
+def count_partial(output: OutputFolder, files: Collection[str], done: Collection[str], space: str) -> int:
+    """Return how many vectors of unfinished shards are saved, and not in doubt.
 
     Args:
         output: the folder.
@@ -232,9 +233,9 @@ def count_partial(output: OutputFolder, files: Iterable[str], done: Collection[s
         done: names of the shards that have their receipt.
         space: digest of the vectors that count.
     """
-    total = 0
+    total, doubts = 0, read_doubts(output, files)
     for name in files:
-        if name.startswith(f"{FOLDER}/"):
+        if name.startswith(f"{FOLDER}/") and run_of(name) not in doubts:
             try:
                 header = decode_header(
                     storage.read_beginning(output.path(name), _MAX_HEADER_BYTES).partition(b"\n")[0] + b"\n"

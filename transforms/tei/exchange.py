@@ -163,8 +163,8 @@ class Exchange:
     def _body(self, assignment: Assignment, wire: Wire, texts: list[str], place: int) -> bytes | None:
         """Return the request's body; None where it is too large to be sent, and the assignment has been settled."""
         task = assignment.task
-        body = wire.encode(_with_canary(texts, place))
         if not task.alone:
+            body = wire.encode(_with_canary(texts, place))
             if len(body) <= self._body_limit:
                 return body
             self._scheduler.settle(assignment, Outcome.UNSENT, task.halves())

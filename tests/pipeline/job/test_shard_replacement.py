@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from pipeline.job.shard_replacement import FOLDER, finish_replacements, replace_shard
 from tests.dying_folder import Dying, Killed
 from tests.shards import JOB, SOURCE, folder, receipt
+from transforms.doubt import record_doubt
 from transforms.elements import Shard
 from transforms.output.folder import OutputFolder
 from transforms.output.receipts import Receipt, decode_receipt, encode_receipt, is_done
@@ -117,6 +119,20 @@ def test_output_that_turns_out_wrong_changes_nothing(tmp_path: Path) -> None:
         replace_shard(output, receipt_of(output, AFTER, b""), blocks(), b"", lambda: KEYS)
     assert state_of(output) == old
     assert finish_replacements(output, is_planned) == 0
+
+
+def test_a_promise_of_a_redrive_in_doubt_is_not_kept(tmp_path: Path) -> None:
+    output = folder(tmp_path)
+    put(output, BEFORE, b"B\nD\n")
+    old = state_of(output)
+    Dying.left, Dying.before = 2, False
+    new = dataclasses.replace(receipt_of(output, AFTER, b"D\n"), run="dying")
+    with pytest.raises(Killed):
+        replace_shard(Dying(output.root, "dying"), new, [AFTER], b"D\n", lambda: KEYS)
+    record_doubt(OutputFolder(output.root, "dying"), "Rows were mixed up.")
+    assert finish_replacements(output, is_planned) == 0
+    assert state_of(output) == old
+    assert output.list(FOLDER) == {}
 
 
 def test_the_promise_holds_the_receipt(tmp_path: Path) -> None:

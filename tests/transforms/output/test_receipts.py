@@ -30,7 +30,8 @@ SECONDS = st.floats(0, 4e9)
 @st.composite
 def receipts(draw: st.DrawFn) -> Receipt:
     index = draw(st.integers(0, 10**6))
-    name = draw(st.from_regex(r"[^/\\\0]{1,20}", fullmatch=True).filter(lambda name: name not in (".", "..")))
+    names = st.from_regex(r"[^/\\\0]{1,20}", fullmatch=True).filter(lambda name: name not in (".", ".."))
+    name = draw(names)
     shard = f"{name}-{index:05d}"
     output = draw(st.none() | st.builds(WrittenFile, st.just(f"data/{shard}.ndjson"), COUNTS, NAMES))
     letters = draw(st.none() | st.builds(WrittenFile, st.just(f"dead_letters/{shard}.ndjson"), COUNTS, NAMES))
@@ -64,6 +65,7 @@ def receipts(draw: st.DrawFn) -> Receipt:
                 latency_ms=st.dictionaries(st.integers(1, 1 << 40), st.integers(1, 1 << 40)).map(Counter),
                 **{field.name: COUNTS for field in dataclasses.fields(RequestStatistics) if field.name != "latency_ms"},
             ),
+            run=names,
             provenance=st.builds(
                 Provenance,
                 space=st.text(max_size=20),
