@@ -201,7 +201,6 @@ def kinds(template: Path) -> list[str]:
     return sorted(set(found.values()))
 
 
-@pytest.mark.timeout(300)  # a command for each kind of file; each of them has its own limit
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command != "prune"])
 def test_a_pipe_or_a_device_in_any_place_hangs_nobody(
     template: Path, tmp_path: Path, hash_tei: str, command: str
