@@ -53,7 +53,7 @@ _THREADS_FOR_BUCKETS = 4  # one waits while another one's lines are parsed
 
 @dataclass
 class _Tally:
-    """How many dead letters were sent again, how many of them succeeded in which shards, and the others' reasons."""
+    """How many dead letters were sent again, how many of them succeeded, and the others' reasons."""
 
     sent: int = 0
     embedded: int = 0

@@ -44,14 +44,15 @@ def digest_of(chunks: Iterable[bytes]) -> Digest:
     return Digest(size, crc.base64())
 
 
-def copy_chunks(chunks: Iterable[bytes], file: BinaryIO) -> tuple[int, str]:
-    """Write chunks to a file and return their size in bytes and their CRC-32C in base64."""
-    crc, size = Crc32c(), 0
-    for chunk in chunks:
-        file.write(chunk)
-        crc.update(chunk)
-        size += len(chunk)
-    return size, crc.base64()
+def copy_chunks(chunks: Iterable[bytes], file: BinaryIO) -> Digest:
+    """Write chunks to a file and return its digest."""
+
+    def written() -> Iterator[bytes]:
+        for chunk in chunks:
+            file.write(chunk)
+            yield chunk
+
+    return digest_of(written())
 
 
 @contextlib.contextmanager

@@ -34,8 +34,7 @@ class _Connection(socketserver.StreamRequestHandler):
     server: FailingStore
 
     def handle(self) -> None:
-        while self.rfile.readline().strip():
-            pass
+        all(map(bytes.strip, self.rfile))  # reads the request to the empty line behind its head
         self.server.requests += 1
         if self.server.broken_bodies is not None:
             head = (
