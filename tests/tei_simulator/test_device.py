@@ -22,7 +22,7 @@ def test_texts_per_second_and_overhead_add_up(simulator: Simulator) -> None:
     reply = simulator.embed(_texts(32))
     took = time.perf_counter() - started
     # Two batches of 16 texts, 0.4 s and 0.1 s each.
-    assert 0.95 < took < 1.4
+    assert took > 0.95  # how much more depends on what else the machine does
     counts = simulator.statistics()
     assert counts["batches"] == 2
     assert counts["busy_seconds"] == pytest.approx(1.0)
@@ -45,18 +45,18 @@ def test_its_speed_is_exact_over_many_short_batches(simulator: Simulator) -> Non
 
 
 def test_a_new_speed_holds_for_the_rest_of_the_running_batch(simulator: Simulator) -> None:
-    simulator.set_faults(texts_per_second=0.5)
+    simulator.set_faults(texts_per_second=0.05)
     with ThreadPoolExecutor(1) as threads:
         started = time.perf_counter()
         reply = threads.submit(simulator.embed, ["a"])
         simulator.wait_for("batches", 1)
         time.sleep(0.5)
-        # A quarter of the text is done, and the rest takes 0.15 s.
+        # A fortieth of the text is done, and the rest takes 0.2 s instead of 19.5 s.
         simulator.change_faults(texts_per_second=5)
         assert reply.result().status_code == 200
         took = time.perf_counter() - started
-    assert took == pytest.approx(0.65, abs=0.15)
-    assert simulator.statistics()["busy_seconds"] == pytest.approx(took, abs=0.1)
+    assert 0.65 < simulator.statistics()["busy_seconds"] < took
+    assert took < 15
 
 
 def test_a_change_leaves_other_faults_and_the_script_alone(simulator: Simulator) -> None:
@@ -96,20 +96,22 @@ def test_texts_of_a_running_batch_are_computed_and_not_delivered(simulator: Simu
 
 def test_the_time_without_work_is_idle(simulator: Simulator) -> None:
     simulator.set_faults(batch_seconds=0.1)
+    started = time.perf_counter()
     simulator.embed(["a"])
     time.sleep(0.3)
     simulator.embed(["a"])
-    assert simulator.statistics()["idle_seconds"] == pytest.approx(0.3, abs=0.1)
+    took = time.perf_counter() - started
+    assert 0.3 < simulator.statistics()["idle_seconds"] < took - 0.19
 
 
 def test_the_network_takes_time_and_the_device_does_not_notice(simulator: Simulator) -> None:
-    simulator.set_faults(latency_seconds=0.3, texts_per_second=1000)
+    simulator.set_faults(latency_seconds=0.5, texts_per_second=1000)
     with ThreadPoolExecutor(4) as threads:
         started = time.perf_counter()
         replies = list(threads.map(simulator.embed, [_texts(16)] * 4))
         took = time.perf_counter() - started
-    assert 0.3 < took < 0.6
-    assert all(int(reply.headers["x-queue-time"]) < 100 for reply in replies)
+    assert 0.5 < took < 2  # four in a row take longer
+    assert all(int(reply.headers["x-queue-time"]) < 400 for reply in replies)
     assert simulator.statistics()["busy_seconds"] == pytest.approx(0.064, abs=0.01)
 
 

@@ -141,14 +141,13 @@ def test_retry_after_is_told_by_gateways_only(simulator: Simulator) -> None:
 
 
 def test_an_endpoint_that_sleeps_is_woken_by_its_first_request(simulator: Simulator) -> None:
-    simulator.set_faults(wake_seconds=0.5)
+    simulator.set_faults(wake_seconds=1)
     started = time.monotonic()
     assert requests.get(f"{simulator.url}/info", timeout=5).status_code == 503
     assert simulator.embed(["a"]).status_code == 503
     assert post(simulator.url, "/embed", {"inputs": "a"}, **{"x-scale-up-timeout": "0.1"}).status_code == 503
-    assert time.monotonic() - started < 0.4
     assert post(simulator.url, "/embed", {"inputs": "a"}, **{"x-scale-up-timeout": "60"}).status_code == 200
-    assert time.monotonic() - started >= 0.5
+    assert time.monotonic() - started >= 1
     assert simulator.embed(["a"]).status_code == 200
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +31,9 @@ def test_the_expected_vector_is_what_the_server_replies(simulator: Simulator, te
     )
 
 
-def test_long_texts_are_tokenized_quickly() -> None:
-    started = time.perf_counter()
-    expected_vectors(["word " * 40_000] * 100)
-    assert time.perf_counter() - started < 2
+@pytest.mark.timeout(60)  # half a second's work; minutes, if each word had the rest of the text looked at
+def test_long_texts_are_tokenized_in_linear_time() -> None:
+    assert len(expected_vectors(["word " * 40_000] * 100)) == 100
 
 
 def test_a_share_of_the_replies_comes_from_another_model(simulator: Simulator) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -81,17 +80,15 @@ def test_a_token_is_called_accepted_only_where_it_was_asked_for(tmp_path: Path, 
 
 def test_https_to_a_server_without_tls_is_refused_at_once(hash_tei: str) -> None:
     url = hash_tei.replace("http://", "https://")
-    begin = time.monotonic()
     refusal = tayyar_here("check", "--endpoint", url, code=3).stderr
-    assert time.monotonic() - begin < 5  # it takes a tenth of a second, plus what a loaded machine adds
     assert f"{url}/" in refusal
     assert "does not speak TLS: does its address begin with http:// instead of https://?" in refusal
     assert "waiting for" not in refusal
+    assert "has succeeded for" not in refusal
 
 
 def test_an_endpoint_that_is_not_there_ends_the_check_in_seconds() -> None:
     absent = {f"http://127.0.0.1:{free_port()}": "Could not connect", "http://tei.invalid": "Could not resolve host"}
-    begin = time.monotonic()
     with ExitStack() as stack:  # at the same time: each takes ten seconds
         checks = {url: stack.enter_context(started("check", "--endpoint", url)) for url in absent}
         for url, reason in absent.items():
@@ -99,7 +96,6 @@ def test_an_endpoint_that_is_not_there_ends_the_check_in_seconds() -> None:
             assert checks[url].returncode == 3, refusal
             assert f"no request to {url} has succeeded for 10 s" in refusal
             assert reason in refusal
-    assert time.monotonic() - begin < 30  # ten seconds, and the start of two processes
 
 
 def test_a_header_authenticates_and_some_dimensions_are_kept(tei: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,6 @@ import signal
 import socket
 import struct
 import termios
-import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -702,12 +701,11 @@ def test_vectors_of_another_shard_are_found(out: Path, processes: int) -> None:
     assert "data/plain-00001.ndjson, byte " in str(found.value)
 
 
+@pytest.mark.timeout(60)  # a second's work; hours, if each name had the rest of the line searched
 def test_long_lines_of_escaped_names_are_checked_in_linear_time(tmp_path: Path, hash_tei: str) -> None:
     names = b",".join(b'"\\u00e%x%d":1' % (number % 16, number) for number in range(600_000))
     (tmp_path / "in.ndjson").write_bytes(b'{"content":"one",%s}\n' % names)
     assert (tmp_path / "in.ndjson").stat().st_size > 8 << 20
     arguments = ["run", "--input", f"{tmp_path}/in.ndjson", "--output", f"{tmp_path}/out", "--endpoint", hash_tei]
     assert run(parsed(RunOptions, *arguments), say=lambda _: None) is ExitCode.DONE
-    started = time.process_time()
     assert verify(options(tmp_path / "out"), lambda _: None) is ExitCode.DONE
-    assert time.process_time() - started < 3

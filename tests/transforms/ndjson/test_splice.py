@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from typing import Any
 
 import numpy as np
@@ -159,13 +158,8 @@ def test_a_slash_in_a_name_may_be_escaped(line: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", [b"embedding", rb"embeddin\u0067"], ids=["plain", "escaped"])
-def test_the_time_for_a_line_grows_with_its_length_however_often_it_has_the_field(name: bytes) -> None:
-    def seconds(size: int) -> float:
-        field = b'"%s":1,' % name
-        line = b"{" + field * (size // len(field)) + b'"%s":2}' % name
-        started = time.process_time()
-        before, behind = split_at_vector(line, KEY)
-        assert (before[-2:], behind) == (b'":', b"}")
-        return time.process_time() - started
-
-    assert seconds(14 << 20) <= 2.5 * seconds(7 << 20)
+@pytest.mark.timeout(60)  # half a second's work; hours, if each of the fields had the rest of the line searched
+def test_a_line_that_has_the_field_half_a_million_times_is_read_once(name: bytes) -> None:
+    line = b"{" + b'"%s":1,' % name * 500_000 + b'"%s":2}' % name
+    before, behind = split_at_vector(line, KEY)
+    assert (len(before), before[-2:], behind) == (len(line) - 2, b'":', b"}")

