@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from types import FrameType
 
 from pipeline.commands.console import discard, say
@@ -89,36 +92,45 @@ def _how_to_continue(command: str, code: ExitCode) -> list[str]:
 
 
 def _carry_out(options: Options) -> int:
-    # Commands are imported when they are called: Beam alone takes seconds, and --help needs none of it.
+    # What is loaded stays: to look for garbage in it takes a quarter of a second meanwhile, and as much in a run.
+    gc.disable()
+    command = _load(options)
+    gc.freeze()
+    gc.enable()
+    return command()
+
+
+def _load(options: Options) -> Callable[[], int]:
+    """Return the command that has these options. Beam takes more than a second to load, and --help needs none of it."""
     match options:
         case RunOptions():
             from pipeline.commands.run import run
 
-            return run(options, say)
+            return partial(run, options, say)
         case PlanOptions():
             from pipeline.commands.plan import plan
 
-            return plan(options, say)
+            return partial(plan, options, say)
         case CheckOptions():
             from pipeline.commands.check import check
 
-            return check(options, say)
+            return partial(check, options, say)
         case StatusOptions():
             from pipeline.commands.status import status
 
-            return status(options)
+            return partial(status, options)
         case ReportOptions():
             from pipeline.commands.report import report
 
-            return report(options, say)
+            return partial(report, options, say)
         case RedriveOptions():
             from pipeline.commands.redrive import redrive
 
-            return redrive(options, say)
+            return partial(redrive, options, say)
         case VerifyOptions():
             from pipeline.commands.verify import verify
 
-            return verify(options, say)
+            return partial(verify, options, say)
     raise TypeError(f"no command has {options}")
 
 
@@ -139,6 +151,9 @@ def console() -> None:
     """Run as the installed command."""
     # Arrow reads this when it is imported, here and in worker processes: its own allocator keeps 20 MB more.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    # numpy reads this, which otherwise starts a thread a core to multiply large matrices with. There are none here, and
+    # such threads run in circles for 0.1 s before they sleep.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for stream in (sys.stdout, sys.stderr):  # a terminal with few characters must not fail at a file's name
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

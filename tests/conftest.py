@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -27,6 +28,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the tests of the Flink cluster first and side by side, since each process that gets one starts a cluster."""
     items.sort(key=lambda item: "cluster" not in item.name)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what is loaded by now, and stays."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

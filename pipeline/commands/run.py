@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from datetime import datetime, timezone
 from importlib import metadata
 
@@ -73,7 +72,6 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
     require_usable(output)
     shared = dataclasses.replace(options.endpoint, processes=count_processes(pipeline_options))
     with ExitStack() as stack:
-        stack.enter_context(_gc_frozen())
         with reached(shared, options.expected_dimensions, model=options.model, say=say) as (endpoint, profile):
             # Before anything is read or deleted there: of two runs that start over at once, one must see the other.
             others = stack.enter_context(
@@ -140,16 +138,6 @@ def _pipeline_options(options: RunOptions) -> PipelineOptions:
     require_reach(found, options.inputs, options.output, options.endpoint.urls)
     FileSystems.set_options(found)
     return found
-
-
-@contextmanager
-def _gc_frozen() -> Iterator[None]:
-    """Spare the garbage collector what is loaded by now, and stays: that took it 0.25 s a run."""
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def _judge(ledger: Ledger, options: RunOptions, output: OutputFolder, say: Callable[[str], None]) -> ExitCode:
