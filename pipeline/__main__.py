@@ -87,7 +87,7 @@ def _how_to_continue(command: str, code: ExitCode) -> list[str]:
     if code == ExitCode.TOO_MANY_DEAD_LETTERS:
         return ["Fix the records, or raise --max_dead_letter_ratio; then the same command continues from what is done."]
     if code == ExitCode.ENDPOINT:
-        return ["When that is mended, the same command continues from what is done."]
+        return ["Fix that, then run the same command again: it continues from what is done."]
     return ["The same command continues from what is done."]
 
 

@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# Sourced by the scripts that add options of Beam to those that they are given, in the array `arguments`.
+# Sourced by the scripts that print their own help, or add options of Beam to those that they are given, in the array
+# `arguments`.
 
 # Prints the comment at the script's beginning and ends it, where help is asked for.
 help_if_asked() {

@@ -26,6 +26,7 @@
 # A model that needs a token to be downloaded: put it into HF_TOKEN. It is passed on by its name.
 set -euo pipefail
 . "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
+. "$(dirname -- "${BASH_SOURCE[0]}")/arguments.sh"
 
 default_model=sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2
 images=ghcr.io/huggingface/text-embeddings-inference
@@ -35,8 +36,6 @@ gpus=${TEI_GPUS:-} replicas=${TEI_REPLICAS:-}
 # One entry a server: its port, its log, its process, and with Docker its container.
 ports=() logs=() servers=() containers=()
 
-usage() { sed -n '2,/^set /{/^#/s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}"; }
-
 # Set the variable of an option: give NAME VALUE.
 give() {
     [ $# -eq 2 ] || fail "$1 needs a value; see --help"
@@ -45,7 +44,7 @@ give() {
 
 while [ $# -gt 0 ]; do
     case $1 in
-        --help | -h) usage && exit ;;
+        --help | -h) help_if_asked "$1" ;;
         --) shift && break ;;
         --model | --revision | --pooling | --max_batch_tokens | --port | --gpus | --replicas | --cache | --image | \
             --way | --wait)

@@ -21,5 +21,5 @@ if [[ -w /dev/shm && -n $mounted && $mounted != *noexec* && $mounted != *nodev* 
     export PYTEST_DEBUG_TEMPROOT=${PYTEST_DEBUG_TEMPROOT:-/dev/shm}
 fi
 
-# One process more than there are cores, because many tests wait for a server; as each ends, it takes another's tests.
-python -m pytest --numprocesses "$(python -c 'import os; print(1 + (os.cpu_count() or 1))')" --dist worksteal "$@"
+# Two processes more than there are cores, because many tests wait for a server; as each ends, it takes another's tests.
+python -m pytest --numprocesses "$(python -c 'import os; print(2 + (os.cpu_count() or 1))')" --dist worksteal "$@"

@@ -15,10 +15,13 @@ from pathlib import Path
 import pytest
 
 from pipeline.job.run_marker import RunMarker
+from pipeline.job.spec import JobSpec
 from tests.commands import tayyar_here
 from tests.documents import documents, write_ndjson
 from tests.scripts import made_environment
 from tests.tei_simulator.process import TeiSimulator
+from transforms.elements import RequestStatistics
+from transforms.output.receipts import Provenance, Receipt
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -108,6 +111,17 @@ def shape(line: str) -> str:
 def marker_of(pid: int, seconds_ago: float) -> RunMarker:
     since = datetime.now(timezone.utc) - timedelta(seconds=seconds_ago)
     return RunMarker(socket.gethostname(), pid, since.isoformat(timespec="seconds"))
+
+
+def test_every_field_of_the_folder_s_files_is_in_the_readme() -> None:
+    page = (ROOT / "pipeline" / "README.md").read_text(encoding="utf-8")
+    job, receipt = page.partition("\n**job.json**")[2].split("\n**A receipt**")
+    receipt = receipt.partition("\n**A dead letter**")[0]
+    of_receipts = {
+        field.name for each in (Receipt, Provenance, RequestStatistics) for field in dataclasses.fields(each)
+    } - {"provenance", "statistics"}
+    for part, names in ((job, {field.name for field in dataclasses.fields(JobSpec)}), (receipt, of_receipts)):
+        assert names - set(re.findall(r"`(\w+)`", part)) == set()
 
 
 def test_screens_of_the_readme_are_what_the_commands_print(tmp_path: Path) -> None:

@@ -20,10 +20,10 @@ def early_limit(max_ratio: float) -> float:
 
 
 def check_dead_letter_ratio(records: int, reasons: Mapping[str, int], max_ratio: float) -> None:
-    """Check that the first records of a run do not have too many dead letters.
+    """Check that the records seen so far, by one worker or in one shard, do not have too many dead letters.
 
     Args:
-        records: how many there are so far.
+        records: how many they are.
         reasons: the dead letters among them, by reason.
         max_ratio: dead letters a record that the whole run may have.
 
@@ -36,7 +36,7 @@ def check_dead_letter_ratio(records: int, reasons: Mapping[str, int], max_ratio:
         kind = "is a dead letter" if dead_letters == 1 else "are dead letters"
         verb = "is" if reasons[worst] == 1 else "are"
         raise TooManyDeadLetters(
-            f"{dead_letters:,} of the first {records:,} records {kind}, more than "
+            f"{dead_letters:,} of {records:,} records looked at so far {kind}, more than "
             f"--max_dead_letter_ratio {max_ratio:g} allows; {reasons[worst]:,} of them {verb} {worst}: "
             f"{REMEDIES[Reason(worst)]}"
         )

@@ -1,4 +1,4 @@
-"""The elements that travel through the pipeline, and the receipts that prove it. No Beam import."""
+"""The elements that travel through the pipeline. No Beam import."""
 
 from __future__ import annotations
 
@@ -80,7 +80,8 @@ REMEDIES = {
     Reason.LINE_TOO_LONG: "newlines are missing between records: write one object a line (jq -c . FILE)",
     Reason.OVERLONG_TEXT: "the texts are longer than the model reads: split them, or run with --overlong truncate",
     Reason.REJECTED_BY_ENDPOINT: "the endpoint refuses these texts: look at the detail, and at the server's log",
-    Reason.INVALID_VECTOR: "the endpoint computes vectors that are not finite: check the model and its dtype",
+    Reason.INVALID_VECTOR: "the vectors are not finite, or float16 cannot hold them: read the detail; check the model "
+    "and its dtype, or run with --vector_type float32",
 }
 
 

@@ -33,7 +33,7 @@ from transforms.tei.tasks import Embeddings, Rejection
 EMBEDDED_TAG = "embedded"
 DEAD_LETTER_TAG = "dead_letters"
 COUNTERS = "tayyar"  # the namespace of all counters
-_MIN_RECORDS_TO_JUDGE = 1000  # records
+_MIN_RECORDS_TO_JUDGE = 1000
 
 
 class EmbeddedShards(NamedTuple):

@@ -56,10 +56,10 @@ class EmbeddedTexts(NamedTuple):
 class EmbedTexts(beam.PTransform):  # type: ignore[misc] # Beam ships no types
     """`(key, text)` in; `(key, vector)` and, for each text that cannot be embedded, `RejectedText` out.
 
-    A vector is float32[dimensions]. Windows and timestamps stay as they are; the order need not. Texts are collected to
-    batches of 512, or 2^20 characters, within a bundle, and equal texts of a batch are sent once. A process has one
-    client, however many threads and transforms use it. It holds, beside two batches of each thread, about twice as many
-    texts as may be in flight, or 64 MiB of them.
+    A vector is float32[dimensions]. Windows and timestamps stay as they are; the order need not. Texts are collected
+    into batches of 512, or 2^20 characters, within a bundle, and equal texts of a batch are sent once. A process has
+    one client, however many threads and transforms use it. It holds, beside two batches of each thread, about twice as
+    many texts as may be in flight, or 64 MiB of them.
 
     All vectors of one run are of one space. If the settings name it (`TeiClient(…).probe().space`), every run with
     these settings is in it. Otherwise one worker asks the endpoint for the vectors of the probe sentences when the

@@ -17,7 +17,7 @@ from pipeline.commands.report import publish
 from pipeline.errors import ExitCode, NotProven, PipelineFailed, UsageError
 from pipeline.job import run_marker
 from pipeline.job.doubt import discard_doubtful
-from pipeline.job.ledger import Ledger, ReceiptCache, read_ledger, relocate
+from pipeline.job.ledger import Ledger, ReceiptCache, read_job_ledger, relocate
 from pipeline.job.preparation import is_shard
 from pipeline.job.shard_replacement import finish_replacements, replace_shard
 from pipeline.job.sharding import make_plan, read_plan
@@ -95,7 +95,7 @@ def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> Exit
         run_marker.remove_leftovers(output)
         if finished:
             say(f"{count(finished, 'shard')} that an interrupted redrive had begun: finished")
-        ledger = _read(output, job)
+        ledger = read_job_ledger(output, job)
         if ledger.doubt:
             raise NotProven(ledger.doubt)
         if options.inputs:
@@ -117,7 +117,7 @@ def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> Exit
             raise PipelineFailed(f"{error} If the inputs have moved, give their place with --input.") from error
         except (DamagedSource, ShardTooDense) as error:
             raise PipelineFailed(str(error)) from error
-        after = _read(output, job)
+        after = read_job_ledger(output, job)
         publish(after, job, output, None, say)  # the report may be of before an interruption
     for line in _summary(tally, after):
         say(line)
@@ -143,10 +143,6 @@ def _reasons(chosen: Collection[str]) -> set[str]:
         if reason not in known:
             raise UsageError(f"--reason {reason} is not a reason. Choose from {', '.join(sorted(known))}.")
     return set(chosen) or known
-
-
-def _read(output: OutputFolder, job: JobSpec) -> Ledger:
-    return read_ledger(read_plan(output, job.shard_bytes), output, job.digest, output.list())
 
 
 def _send_again(

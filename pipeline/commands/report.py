@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 from pipeline.commands.options.report import ReportOptions
 from pipeline.errors import ExitCode
-from pipeline.job.ledger import Ledger, read_ledger
-from pipeline.job.sharding import read_plan
+from pipeline.job.ledger import Ledger, read_job_ledger
 from pipeline.job.spec import JobSpec, require_job
 from pipeline.planning.estimate import read_estimate
 from pipeline.reporting import prometheus
@@ -35,7 +34,7 @@ def report(options: ReportOptions, say: Callable[[str], None] = print) -> ExitCo
     """
     output = OutputFolder(options.output, run="report")
     job = require_job(output)
-    ledger = read_ledger(read_plan(output, job.shard_bytes), output, job.digest, output.list())
+    ledger = read_job_ledger(output, job)
     made = publish(ledger, job, output, options.price_per_hour, say)
     output.tidy()
     if ledger.doubt:

@@ -142,7 +142,7 @@ def _check_complete(ledger: Ledger, findings: Findings) -> None:
         more = len(left) - _SHOWN_MISSING
         shown = ", ".join(left[:_SHOWN_MISSING]) + (f" and {more} more" if more > 0 else "")
         is_done = "is done" if done == 1 else "are done"
-        findings.add(f"{count(done, 'shard')} {is_done}, and {shown} not completely; run again")
+        findings.add(f"{count(done, 'shard')} {is_done}, and {shown} only in part; run again")
     else:
         findings.add(f"{done:,} of {count(expected, 'shard')} are done; run again")
 

@@ -7,7 +7,6 @@ import select
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _PACKAGES = Path(__file__).resolve().parents[2]
+_STOP_TIMEOUT = 10.0  # seconds
 _LAST_LINES = 10
 
 
@@ -88,14 +88,14 @@ class EmbeddedTei:
             return None
         return f"it ended with {self._child.returncode}: {self._last_lines() or 'it wrote nothing'}"
 
-    def stop(self, timeout: float = 10.0) -> None:
-        """Stop the child: requests under way get `timeout` seconds. May be called again."""
+    def stop(self) -> None:
+        """Stop the child: requests under way get ten seconds. May be called again."""
         child, self._child = self._child, None
         if child is None:
             return
         child.terminate()
         try:
-            child.wait(timeout)
+            child.wait(_STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
@@ -113,8 +113,7 @@ class EmbeddedTei:
         child = self._child
         assert child is not None
         assert child.stdout is not None
-        deadline = time.monotonic() + self._start_timeout
-        ready, _, _ = select.select([child.stdout], [], [], max(deadline - time.monotonic(), 0))
+        ready, _, _ = select.select([child.stdout], [], [], self._start_timeout)
         line = child.stdout.readline() if ready else b""
         if line.endswith(b"\n"):
             return line.decode().strip()

@@ -1,1 +1,5 @@
-"""What the output folder knows: `spec`, `sharding`, `ledger`, `run_marker`, `shard_replacement`, `preflight`."""
+"""What the output folder knows, and what the inputs are.
+
+Inputs: `input_selection`, `file_kinds`, `sharding`. The folder: `spec`, `ledger`, `run_marker`, `doubt`,
+`former_vectors`, `shard_replacement`. Before a run: `preflight`, `preparation`.
+"""

@@ -179,11 +179,11 @@ def _names_in(record: Mapping[str, Any]) -> Iterator[str]:
             yield name
 
 
-def describe(left_out: Sequence[LeftOut], shown: int = 3) -> str:
+def describe(left_out: Sequence[LeftOut]) -> str:
     """Return one sentence on the files that are left out: how many, the reasons, the first names."""
     reasons = Counter(one.reason for one in left_out)
     parts = []
     for reason, many in reasons.most_common():
-        names = [one.path for one in left_out if one.reason == reason][:shown]
+        names = [one.path for one in left_out if one.reason == reason][:3]
         parts.append(f"{many:,} ({reason}): {', '.join(names)}{', …' if many > len(names) else ''}")
     return f"left out {count(len(left_out), 'file')}: {'; '.join(parts)}"

@@ -13,7 +13,8 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from pipeline.errors import NotProven
-from pipeline.job.sharding import Plan
+from pipeline.job.sharding import Plan, read_plan
+from pipeline.job.spec import JobSpec
 from transforms.doubt import read_doubts
 from transforms.elements import Shard, Source
 from transforms.output.folder import DATA, DEAD_LETTERS, JOB, OutputFolder
@@ -278,6 +279,11 @@ class ReceiptCache:
         return [self._receipts[file] for file in files.values() if file in self._receipts]
 
 
+def read_job_ledger(output: OutputFolder, job: JobSpec) -> Ledger:
+    """Read the receipts of the job in a folder, by its own plan."""
+    return read_ledger(read_plan(output, job.shard_bytes), output, job.digest, output.list())
+
+
 def read_ledger(
     plan: Plan, output: OutputFolder, job: str, files: Mapping[str, FileStat], cache: ReceiptCache | None = None
 ) -> Ledger:
@@ -319,7 +325,7 @@ def relocate(ledger: Ledger, now: Plan) -> tuple[Ledger, list[str]]:
         if (here.size, here.compressed) == (one.source.size, one.source.compressed):
             one = replace(one, source=replace(one.source, path=here.path, version=here.version))
         else:
-            problems.append(f"{here.path} has {here.size} bytes, but {one.source.size} were embedded: another file")
+            problems.append(f"{here.path} has {here.size} bytes, but the embedded file had {one.source.size}")
         sources.append(one)
     plan = replace(ledger.plan, sources=tuple(one.source for one in sources))
     return replace(ledger, plan=plan, sources=tuple(sources)), problems

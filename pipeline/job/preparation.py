@@ -181,8 +181,10 @@ def _delete_former_job(
     Raises:
         UsageError: if the folder is in use, or holds files of somebody else that the new job would overwrite.
     """
-    for other in others:
-        raise UsageError(f"--overwrite would delete what {other} is writing to {output.root}. {other.remedy(output)}")
+    if others:
+        raise UsageError(
+            f"--overwrite would delete what {others[0]} is writing to {output.root}. {others[0].remedy(output)}"
+        )
     data = output.read(output.job)
     if data is None:
         return  # there is no former job, so whatever is in the way is somebody else's

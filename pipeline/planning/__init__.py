@@ -1,1 +1,1 @@
-"""What a run would take: `sampling`, `throughput`, `estimate`."""
+"""What a run would take: `sampling`, `tokenize`, `throughput`, `estimate`."""

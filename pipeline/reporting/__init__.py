@@ -1,1 +1,5 @@
-"""How a job goes: `schema`, `timeline`, `report`, `status`, `numbers`, `examples`, `charts`, `page`, `prometheus`."""
+"""How a job goes.
+
+Found out by `timeline`, `examples`, `explain`, `status`, `report`; shown by `numbers`, `charts`, `page`, `prometheus`;
+`schema` describes report.json.
+"""

@@ -20,24 +20,21 @@ _SHOWN_CHARACTERS = 300  # of a text or a line
 _MAX_LETTER_BYTES = 1 << 27  # of a dead letter: its line, escaped, and the reasons beside it
 
 
-def examples_of(
-    receipts: Iterable[Receipt], output: OutputFolder, text_field: TextField, each: int = EACH
-) -> dict[str, list[Example]]:
+def examples_of(receipts: Iterable[Receipt], output: OutputFolder, text_field: TextField) -> dict[str, list[Example]]:
     """Return the first dead letters of each reason; of the dead-letter files only those are read that have one of them.
 
     Args:
         receipts: of the shards to look into.
         output: the folder.
         text_field: which field of a line is its text.
-        each: how many of a reason.
     """
     found: dict[str, list[Example]] = defaultdict(list)
     for receipt in receipts:
-        wanted = {reason for reason in receipt.reasons if len(found[reason]) < each}
+        wanted = {reason for reason in receipt.reasons if len(found[reason]) < EACH}
         if wanted:
             for letter in _readable(receipt, output):
                 reason = letter.reason.value
-                if reason in wanted and len(found[reason]) < each:
+                if reason in wanted and len(found[reason]) < EACH:
                     found[reason].append(_for_people(letter, text_field))
     return dict(found)
 

@@ -1,1 +1,1 @@
-"""How Beam is started: `runner`, `parallelism`, `progress`, `smoke_test`, `endpoint`."""
+"""How Beam is started: `runner`, `parallelism`, `progress`, `smoke_test`, `endpoint`, `worker`."""

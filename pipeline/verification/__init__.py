@@ -1,1 +1,1 @@
-"""What `verify` checks: `shards`, `vectors`, `sampling`; `findings` and `parallel` for all of them."""
+"""What `verify` checks: `shards`, their `rows`, `vectors`, `sampling`; `findings` and `parallel` for all of them."""

@@ -23,8 +23,7 @@ configure_logging()  # first of all: Beam warns when it is imported
 
 from pipeline.commands.console import say
 from pipeline.errors import ExitCode, NotProven, UsageError, message_lines
-from pipeline.job.ledger import read_ledger
-from pipeline.job.sharding import read_plan
+from pipeline.job.ledger import read_job_ledger
 from pipeline.job.spec import JobSpec, require_job
 from pipeline.reporting.numbers import count
 from pipeline.runners.progress import CountBar
@@ -92,8 +91,7 @@ class EmbeddedFolder:
         self.output = OutputFolder(root.rstrip("/"), run="load")
         self.id_field = id_field
         self.job: JobSpec = require_job(self.output)
-        plan = read_plan(self.output, self.job.shard_bytes)
-        ledger = read_ledger(plan, self.output, self.job.digest, self.output.list())
+        ledger = read_job_ledger(self.output, self.job)
         ledger.require_balance()
         # Outputs of inputs that are gone count until `tayyar run --prune` removes them.
         receipts = (*ledger.receipts(), *ledger.gone_receipts)

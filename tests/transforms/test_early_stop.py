@@ -11,13 +11,13 @@ from transforms.early_stop import TooManyDeadLetters, check_dead_letter_ratio
         (
             {"empty_text": 1},
             0.0,
-            "1 of the first 1,000 records is a dead letter, more than --max_dead_letter_ratio 0 allows; "
+            "1 of 1,000 records looked at so far is a dead letter, more than --max_dead_letter_ratio 0 allows; "
             "1 of them is empty_text: ",
         ),
         (
             {"empty_text": 100, "missing_text": 400},
             0.025,
-            "500 of the first 1,000 records are dead letters, more than --max_dead_letter_ratio 0.025 allows; "
+            "500 of 1,000 records looked at so far are dead letters, more than --max_dead_letter_ratio 0.025 allows; "
             "400 of them are missing_text: ",
         ),
     ],

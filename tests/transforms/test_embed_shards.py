@@ -198,7 +198,7 @@ def test_a_run_without_hope_ends_behind_the_shard_that_shows_it(
     embedded = pipeline | beam.Create(shards, reshuffle=False) | EmbedShards(settings(hash_tei, space), 0.01)
     _ = embedded.documents | WriteEmbedded(folder(tmp_path), MADE, LAYOUT)
     if hopeless:
-        with pytest.raises(TooManyDeadLetters, match=r"101 of the first 1,000 records .* 101 of them are"):
+        with pytest.raises(TooManyDeadLetters, match=r"101 of 1,000 records looked at so far .* 101 of them are"):
             pipeline.run()
     else:
         pipeline.run()

@@ -552,9 +552,11 @@ class Exchange:
             task.submission.count_retries()
             self._scheduler.settle(assignment, Outcome.OBJECTED, task.halves())
             return
-        if task.body_bytes > MIN_BODY_LIMIT:
-            self._refused_lone_bytes = min(self._refused_lone_bytes, task.body_bytes)
-        if task.body_bytes <= MIN_BODY_LIMIT or self._settings.overlong is Overlong.DEAD_LETTER:
+        if task.body_bytes <= MIN_BODY_LIMIT:  # the text is not too long
+            self._reject(assignment, task, failure, Outcome.OBJECTED)
+            return
+        self._refused_lone_bytes = min(self._refused_lone_bytes, task.body_bytes)
+        if self._settings.overlong is Overlong.DEAD_LETTER:
             self._reject(assignment, task, replace(failure, reason=Reason.OVERLONG_TEXT), Outcome.OBJECTED)
             return
         task.submission.count_retries()

@@ -26,6 +26,9 @@ class CheckOptions(EndpointOptions):
     TITLE: ClassVar[str] = "data"
 
     output: str | None = option(
-        default=None, parse=output_folder, metavar="FOLDER", meaning="the output folder, to be written and read"
+        default=None,
+        parse=output_folder,
+        metavar="FOLDER",
+        meaning="the output folder, to be tried for writing",
     )
     beam: tuple[str, ...] = ()  # the arguments left for Beam; with any, documents go through the runner

@@ -181,8 +181,9 @@ class FormatOptions(RecordOptions):
         super().__post_init__()
         if self.output_format is OutputFormat.NDJSON:
             given = [f"--vector_type {self.vector_type.value}"] if self.vector_type is not VectorType.FLOAT32 else []
-            for option_given in (*given, *(f"--column {name}" for name in self.columns)):
-                raise UsageError(f"{option_given} is for Parquet. Add --output_format parquet, or leave it out.")
+            given += [f"--column {name}" for name in self.columns]
+            if given:
+                raise UsageError(f"{given[0]} is for Parquet. Add --output_format parquet, or leave it out.")
             return
         taken = (RECORD, TEXT)
         if self.embedding_field in taken:

@@ -601,7 +601,7 @@ def test_an_unfinished_job_is_one_finding(out: Path) -> None:
     message = findings(out)
     assert message.startswith("1 finding in ")
     assert re.search(
-        r"\d+ shards are done, and \S+/plain.ndjson not completely; run again$|of \d+ shards are done", message
+        r"\d+ shards are done, and \S+/plain.ndjson only in part; run again$|of \d+ shards are done", message
     )
 
 

@@ -167,6 +167,16 @@ def test_a_text_that_no_body_can_hold(overlong: Overlong) -> None:
 
 
 @pytest.mark.parametrize("overlong", list(Overlong))
+def test_a_text_in_a_small_body_that_is_refused_is_not_called_too_long(overlong: Overlong) -> None:
+    texts = [*some_texts(20), "bad"]
+    script = when(lambda asked: "bad" in asked.texts, Says(413, b"<html>413 Request Entity Too Large</html>"))
+    with scripted(script) as tei, clients(tei, overlong=overlong) as client:
+        embeddings = client.submit(texts).result()
+    check(texts, embeddings, {20})
+    assert embeddings.rejections[20].reason is Reason.REJECTED_BY_ENDPOINT
+
+
+@pytest.mark.parametrize("overlong", list(Overlong))
 def test_texts_that_no_body_can_hold_where_each_goes_alone(overlong: Overlong) -> None:
     script = when(lambda asked: len(asked.body) > 50_000, Says(413, b"length limit exceeded"), times=20)
     with scripted(script, max_client_batch_size=1) as tei, clients(tei, overlong=overlong) as client:
