@@ -50,7 +50,7 @@ def test_close_does_not_wait_for_requests_that_hang(caplog: pytest.LogCaptureFix
 def test_close_does_not_wait_for_an_endpoint_that_is_down() -> None:
     tei = ScriptedTei()
     tei.close()
-    with clients(tei, give_up_after=60) as client:
+    with clients(tei, give_up_after=600) as client:
         failures: list[EndpointError] = []
 
         def ask() -> None:
