@@ -116,17 +116,20 @@ def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> Exit
             raise PipelineFailed(f"{error} If the inputs have moved, give their place with --input.") from error
         except (DamagedSource, ShardTooDense) as error:
             raise PipelineFailed(str(error)) from error
-        after = read_job_ledger(output, job)
-        publish(after, job, output, None, say)  # the report may be of before an interruption
-    for line in _summary(tally, after):
+        finally:  # the report may be of before an interruption, this one or an earlier one
+            after = read_job_ledger(output, job)
+            publish(after, job, output, None, say)
+    for line in _summary(tally, after, reasons):
         say(line)
     return ExitCode.DONE
 
 
-def _summary(tally: _Tally, after: Ledger) -> Iterator[str]:
+def _summary(tally: _Tally, after: Ledger, reasons: set[str]) -> Iterator[str]:
     not_embedded = tally.sent - tally.embedded
     if tally.sent:
         yield f"{count(tally.sent, 'dead letter')} sent again: {tally.embedded:,} embedded now, {not_embedded:,} not"
+    elif _count_of(after, reasons):
+        yield "nothing to send again: no dead letter of such a reason has a text"
     elif after.dead_letters:
         yield "nothing to send again: no dead letter has such a reason"
     else:
@@ -154,10 +157,7 @@ def _send_again(
     say: Callable[[str], None],
 ) -> None:
     """Go through the shards that have such dead letters; several at once where a bucket is read or written."""
-    wanted = sum(
-        letters for receipt in ledger.receipts() for reason, letters in receipt.reasons.items() if reason in reasons
-    )
-    if not wanted:
+    if not _has_texts(ledger, reasons, output, job):
         return
     require_endpoint(options.endpoint, options.model, job.served)
     counting = threading.Lock()
@@ -167,7 +167,7 @@ def _send_again(
         ThreadPoolExecutor(threads_count) as threads,  # outermost: they end when the client is closed
         reached(job.apply_to(options.endpoint), None, model=options.model, say=say) as (usable, profile),
         closing(TeiClient(dataclasses.replace(usable, space=_space_of(job, profile, output)))) as client,
-        CountBar(wanted, "dead letter") as bar,
+        CountBar(_count_of(ledger, reasons), "dead letter") as bar,
     ):
 
         def send(work: Shard, chosen: Mapping[int, Receipt]) -> None:
@@ -189,6 +189,31 @@ def _send_again(
         finally:
             for future in futures:
                 future.cancel()
+
+
+def _count_of(ledger: Ledger, reasons: set[str]) -> int:
+    """Return how many dead letters have one of the reasons."""
+    return sum(receipt.reasons.get(reason, 0) for receipt in ledger.receipts() for reason in reasons)
+
+
+def _has_texts(ledger: Ledger, reasons: set[str], output: OutputFolder, job: JobSpec) -> bool:
+    """Return whether any such dead letter has a text to send; one whose file is damaged may have one."""
+    for receipt in ledger.receipts():
+        if not reasons.isdisjoint(receipt.reasons):
+            try:
+                for letter in read_dead_letters(receipt, output):
+                    if letter.reason.value in reasons and isinstance(_parsed(letter, job), Document):
+                        return True
+            except ValueError:
+                return True
+    return False
+
+
+def _parsed(letter: DeadLetter, job: JobSpec) -> Document | DeadLetter:
+    if letter.reason is Reason.LINE_TOO_LONG:
+        return letter  # it holds the line's beginning only
+    line = Line(letter.offset, letter.line, len(letter.line))
+    return parse_line(line, letter.source, job.text_field, job.embedding_field, MAX_LINE_BYTES) or letter
 
 
 def _space_of(job: JobSpec, profile: EndpointProfile, output: OutputFolder) -> VectorSpace:
@@ -275,7 +300,7 @@ class _Redrive:
 
     def _embed(self, letters: Iterable[DeadLetter]) -> EmbeddedShard:
         """Parse and send the letters' lines as if they had just been read."""
-        records = [self._parsed(letter) for letter in letters]
+        records = [_parsed(letter, self._job) for letter in letters]
         documents = tuple(record for record in records if isinstance(record, Document))
         unread = tuple(record for record in records if isinstance(record, DeadLetter))
         embeddings = self._client.submit([document.text for document in documents]).result()
@@ -284,14 +309,6 @@ class _Redrive:
             DocumentShard(self._shard, documents, unread, len(records)), embeddings, self._receipt.started_at
         )
         return embedded
-
-    def _parsed(self, letter: DeadLetter) -> Document | DeadLetter:
-        if letter.reason is Reason.LINE_TOO_LONG:
-            return letter  # it holds the line's beginning only
-        line = Line(letter.offset, letter.line, len(letter.line))
-        return (
-            parse_line(line, letter.source, self._job.text_field, self._job.embedding_field, MAX_LINE_BYTES) or letter
-        )
 
     def _new_receipt(self, result: EmbeddedShard, left: list[DeadLetter], unfit: Mapping[str, int]) -> Receipt:
         """Return the receipt as if the documents had succeeded the first time: its times stay, its costs add up."""

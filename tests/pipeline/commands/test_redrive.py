@@ -132,8 +132,10 @@ def test_what_succeeds_ends_as_if_it_had_succeeded_at_first(clean: Path, damaged
 
 def test_what_fails_again_stays_a_dead_letter_and_changes_nothing(clean: Path, simulator: Simulator) -> None:
     before = output_files(clean) | receipts(clean)
+    simulator.reset_statistics()
     said = tayyar_here("redrive", "--output", clean, "--endpoint", simulator.url, "--reason", "invalid_json").stdout
-    assert "1 dead letter sent again: 0 embedded now, 1 not" in said
+    assert "nothing to send again: no dead letter of such a reason has a text\n" in said
+    assert simulator.statistics()["requests"] == 0
     said = tayyar_here("redrive", "--output", clean, "--endpoint", simulator.url, "--reason", "overlong_text").stdout
     assert "nothing to send again: no dead letter has such a reason\n" in said
     assert output_files(clean) | receipts(clean) == before
@@ -190,17 +192,34 @@ def test_a_report_of_before_an_interruption_is_made_anew(clean: Path, tmp_path: 
     assert json.loads(report.read_bytes())["totals"] == totals
 
 
-def test_a_redrive_that_fails_is_not_at_work_any_more(clean: Path, simulator: Simulator) -> None:
+def test_a_redrive_that_stops_on_the_way_leaves_a_report_of_what_it_has_done(
+    damaged: Path, simulator: Simulator
+) -> None:
+    made = [json.loads(path.read_bytes()) for path in sorted((damaged / "_job/receipts").rglob("*.json"))]
+    last = [one for one in made if one["reasons"].get("rejected_by_endpoint") or one["reasons"].get("invalid_vector")][
+        -1
+    ]
+    path = damaged / last["output"]["path"]
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b'"content"', b'"Content"'))
+    tayyar_here("redrive", "--output", damaged, "--endpoint", simulator.url, code=5)
+    totals = json.loads((damaged / "_job/report.json").read_bytes())["totals"]
+    assert totals["embedded"] > sum(one["embedded"] for one in made)
+    path.write_bytes(content)
+    tayyar_here("verify", "--output", damaged, "--max_dead_letter_ratio", 1)
+
+
+def test_a_redrive_that_fails_is_not_at_work_any_more(damaged: Path, simulator: Simulator) -> None:
     simulator.set_faults(model_seed=5)
-    tayyar_here("redrive", "--output", clean, "--endpoint", simulator.url, code=2)
+    tayyar_here("redrive", "--output", damaged, "--endpoint", simulator.url, code=2)
     simulator.set_faults()
-    assert not (clean / "_job/run_markers").exists()
-    assert not (clean / "_job/tmp").exists()
+    assert not (damaged / "_job/run_markers").exists()
+    assert not (damaged / "_job/tmp").exists()
 
 
-def test_another_model_than_the_jobs_is_refused(clean: Path, simulator: Simulator) -> None:
+def test_another_model_than_the_jobs_is_refused(damaged: Path, simulator: Simulator) -> None:
     simulator.set_faults(model_seed=5)
-    said = tayyar_here("redrive", "--output", clean, "--endpoint", simulator.url, code=2).stderr
+    said = tayyar_here("redrive", "--output", damaged, "--endpoint", simulator.url, code=2).stderr
     simulator.set_faults()
     assert "another model" in said
 
