@@ -18,8 +18,9 @@ from pipeline.job.ledger import ReceiptCache
 from pipeline.job.run_marker import RunMarker
 from pipeline.job.spec import require_job
 from run_scripts.load.loading import EmbeddedFolder
-from tests.commands import tayyar_here
+from tests.commands import started, tayyar_here
 from tests.documents import documents, write_ndjson
+from tests.servers import wait_until
 from tests.shards import MADE, SOURCE, receipt
 from tests.tei_simulator.clients import Simulator
 from tests.tei_simulator.hash_model import expected_vectors
@@ -181,6 +182,24 @@ def test_a_run_beside_one_in_doubt_does_its_shards_again_and_leaves_its_note(tmp
     assert server.statistics()["texts"] >= 300
     assert list((out / "_job/doubt").iterdir())
     assert sum(map(len, vouched(out).values())) == 300
+
+
+def test_a_run_in_doubt_says_so_also_where_it_fails_for_another_reason(tmp_path: Path, server: Simulator) -> None:
+    out = tmp_path / "out"
+    for name in ("one", "two"):
+        write_ndjson(tmp_path / f"in/{name}.ndjson", documents(300, seed=1))
+    server.set_faults(texts_per_second=100)
+    command = ("--input", tmp_path / "in", "--output", out, "--shard_bytes", 30_000, "--endpoint", server.url)
+    with started("run", *command) as process:
+        wait_until(lambda: list((out / "_job/receipts").glob("*")), "a shard", 60)
+        put_in_doubt(out)  # by another worker
+        with (tmp_path / "in/two.ndjson").open("a", encoding="utf-8") as file:
+            file.write('{"content":"more"}\n')
+        server.set_faults()
+        said, _ = process.communicate(timeout=100)
+    assert process.returncode == 3, said
+    assert "Its rows were mixed up. What this run had finished" in said
+    assert not vouched(out)
 
 
 def test_former_and_saved_vectors_of_a_run_in_doubt_are_not_used(tmp_path: Path, server: Simulator) -> None:

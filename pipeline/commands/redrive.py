@@ -107,7 +107,6 @@ def redrive(options: RedriveOptions, say: Callable[[str], None] = print) -> Exit
         try:
             _send_again(ledger, reasons, output, job, options, tally, say)
         except VectorsDoubtful as error:
-            record_doubt(output, str(error))
             discarded = discard_doubtful(output, {output.run: str(error)}, ReceiptCache())
             raise VectorsDoubtful(
                 f"{error} What this redrive had replaced ({count(discarded.shards, 'shard')}) is discarded. "
@@ -172,12 +171,16 @@ def _send_again(
     ):
 
         def send(work: Shard, chosen: Mapping[int, Receipt]) -> None:
-            for shard, lines in lines_by_shard(work, job.shard_bytes):
-                if shard.index in chosen:
-                    one = _Redrive(chosen[shard.index], shard, output, job, client).run(lines, reasons)
-                    with counting:
-                        tally.add(one)
-                        bar.add(one.sent)
+            try:
+                for shard, lines in lines_by_shard(work, job.shard_bytes):
+                    if shard.index in chosen:
+                        one = _Redrive(chosen[shard.index], shard, output, job, client).run(lines, reasons)
+                        with counting:
+                            tally.add(one)
+                            bar.add(one.sent)
+            except VectorsDoubtful as error:  # at once: another thread may fail for another reason
+                record_doubt(output, str(error))
+                raise
 
         futures = [threads.submit(send, work, chosen) for work, chosen in _work(ledger, reasons)]
         try:

@@ -205,10 +205,10 @@ def _embed(
         settled = settled_texts if settings.endpoint.processes == 1 else None
         with Progress(output, seen, work, cache=cache, settled=settled):
             lists = write_lists(work, output)
-            failure: EndpointError | None = None
+            failure: EndpointError | PipelineFailed | None = None
             try:
                 run_pipeline(options, lambda pipeline: graph.build(pipeline, work, settings, lists), say)
-            except EndpointError as error:
+            except (EndpointError, PipelineFailed) as error:  # a worker may have found doubt, and another one failed
                 failure = error
             reason = str(failure) if isinstance(failure, VectorsDoubtful) else None
             # Also after success: a bundle may have failed and been tried again.

@@ -309,6 +309,7 @@ class Exchange:
                 if reply.status != 200:
                     failed = reply
                     break
+                self._timer.record_success()
                 rows = wire.decode(reply.body, 1, self._space.dimensions)
             except NoReply as error:
                 failed = no_reply(str(error), timed_out=error.timed_out)
@@ -327,7 +328,6 @@ class Exchange:
             # Only now are the vectors known to be of the right model.
             if not self._passes_alone(assignment, group, profile):
                 return
-            self._timer.record_success()
             for index, reply in zip(group.indices, replies, strict=False):
                 self._count(assignment, group, profile, reply, [index], canary_tokens=0)
             group.submission.store(group.indices[:done], np.stack(vectors))
@@ -349,6 +349,7 @@ class Exchange:
             self._fail(assignment, task, _not_the_texts(error.failure))
             return False
         if self._is_canary(vector):
+            self._timer.record_success()
             return True
         self._wrong_canary(assignment, task, profile, f"its cosine is {cosine(self._space.vectors[0], vector):.4f}")
         return False
@@ -577,10 +578,7 @@ class Exchange:
 
     def _canary_passes(self, assignment: Assignment, task: Task, profile: EndpointProfile | None) -> bool:
         """Return whether the endpoint embeds the canary alone; where it does not, the assignment has been settled."""
-        if profile is None or not self._passes_alone(assignment, task, profile):
-            return False
-        self._timer.record_success()
-        return True
+        return profile is not None and self._passes_alone(assignment, task, profile)
 
     def _reject(self, assignment: Assignment, task: Task, failure: Failure, outcome: Outcome) -> None:
         """Settle an assignment of a single text that can never be embedded."""

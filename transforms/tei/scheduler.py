@@ -257,8 +257,7 @@ class Scheduler:
         task = replace(task, is_rest=False)
         if self._ready and task.may_join(self._ready[0].task):
             other = heapq.heappop(self._ready).task
-            attempts = max(task.attempts, other.attempts)
-            task = replace(task, indices=[*task.indices, *other.indices], attempts=attempts)
+            task = replace(task, indices=[*task.indices, *other.indices])
         heapq.heappush(self._ready, _Entry(entry.key, task))
 
     def _texts(self, endpoint: Endpoint, documents: int) -> int:

@@ -273,8 +273,13 @@ class Task:
         return len(self.indices) == 1
 
     def may_join(self, other: Task) -> bool:
-        """Return whether both can go out in one request: texts that may be bad stay among themselves."""
-        return other.submission is self.submission and not (self.waits or self.blames or other.waits or other.blames)
+        """Return whether both can go out in one request.
+
+        Texts that may be bad stay among themselves, and so do those that a request has carried already: they may be
+        longer than the texts before them.
+        """
+        is_fresh = not (other.attempts or other.waits or other.blames)
+        return is_fresh and other.submission is self.submission and not (self.waits or self.blames)
 
     def only(self, indices: Sequence[int], blames: int = 0) -> Task:
         """Return some of its texts as a task of their own."""

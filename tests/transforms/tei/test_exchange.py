@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from typing import Any
 
 import numpy as np
@@ -169,6 +170,25 @@ def test_overlong_texts_can_be_dead_letters() -> None:
 def test_a_shard_of_overlong_texts_alone_ends() -> None:
     with scripted(max_input_length=1) as tei, clients(tei, overlong=Overlong.DEAD_LETTER) as client:
         assert len(client.submit(["z" * 251] * 3).result().rejections) == 3
+
+
+def test_where_texts_go_one_by_one_each_reply_shows_that_the_endpoint_is_there() -> None:
+    seconds, canaries = 0, itertools.count()
+
+    def clock() -> float:
+        return time.monotonic() + seconds
+
+    def script(asked: Asked) -> Says | None:
+        nonlocal seconds
+        seconds += 2  # that a text takes
+        # The canary behind the texts, once.
+        return Says(503, b"") if asked.texts == [CANARY_TEXT] and next(canaries) == 1 else None
+
+    with scripted(max_client_batch_size=1) as tei, clients(tei, give_up_after=15, clock=clock) as client:
+        client.probe()
+        tei.script = script
+        check(some_texts(10), client.submit(some_texts(10)).result())
+        assert next(canaries) > 2
 
 
 def test_where_texts_go_one_by_one_nothing_is_kept_until_the_canary_behind_them_is_right() -> None:

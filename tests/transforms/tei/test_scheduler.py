@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -84,6 +85,17 @@ def test_a_task_is_cut_to_what_a_request_may_hold_and_its_rest_filled_up() -> No
         taken.append(take(ours))
     assert [len(each.task.indices) for each in taken] == [19, 19, 19, 5]  # and a canary each
     assert [index for each in taken for index in each.task.indices] == list(range(62))
+
+
+def test_a_rest_takes_no_text_that_a_request_has_carried() -> None:
+    one, submission = endpoint(permits=512), Submission(0, ["text"] * 50, 4)
+    ours, _ = scheduler(one)
+    ours.limit_batch(one, 20)
+    ours.put([Task(submission, range(25), 0)])
+    first = take(ours)
+    ours.settle(first, Outcome.ANSWERED, [replace(first.task, attempts=1).only([3])], reply=REPLY)
+    rest = [take(ours).task.indices, take(ours).task.indices]
+    assert [list(indices) for indices in rest] == [[19, 20, 21, 22, 23, 24], [3]]
 
 
 def test_a_rest_takes_no_text_of_another_shard_and_none_that_may_be_bad() -> None:
