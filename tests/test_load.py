@@ -32,6 +32,8 @@ from run_scripts.load.loading import NAMESPACE, EmbeddedFolder
 from tests.commands import ROOT, running, tayyar_here
 from tests.documents import documents, write_ndjson
 from tests.servers import wait_until
+from tests.storages import KEYS
+from transforms.storage.base import StorageError
 
 COLUMNS = ("id", "meta.n")
 TABLE = "wiki's"  # a name that has to be quoted
@@ -444,6 +446,56 @@ def test_an_incomplete_folder_is_not_loaded(corpus: Path, tmp_path: Path, hash_t
     assert "packed.ndjson.gz is not complete" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("answer", ["", '{"error": {"type": "index_not_found_exception"}, "status": 404}'])
+def test_counts_that_elasticsearch_did_not_give_are_ignored(
+    elasticsearch: Database, corpus: Path, tmp_path: Path, capsys: Any, answer: str
+) -> None:
+    output = tmp_path / "out"
+    elasticsearch.load(output)
+    (tmp_path / "bulk/loaded.json").write_text(answer)
+    capsys.readouterr()
+    elasticsearch.load(output)
+    printed = capsys.readouterr()
+    assert "bulk/loaded.json is ignored, since it is not the answer to count.json: every row is written" in printed.err
+    shards = len(list((output / "data").rglob("*.ndjson")))
+    assert printed.out.startswith(f"{shards} of {shards} shards loaded")
+    assert_equal(elasticsearch, corpus, output)
+
+
+def test_a_failed_load_leaves_no_query_that_deletes(
+    elasticsearch: Database, corpus: Path, tmp_path: Path, hash_tei: str
+) -> None:
+    output = tmp_path / "out"
+    stale = tmp_path / "bulk/stale.json"
+    elasticsearch.load(output)
+    assert stale.exists()
+    elasticsearch.load(output, "--id", "nowhere", code=5)
+    assert not stale.exists()
+    elasticsearch.load(output)
+    write_ndjson(tmp_path / "other" / "else.ndjson", documents(5, seed=3))
+    elasticsearch.load(embed(tmp_path / "other", tmp_path / "out2", hash_tei), code=2)
+    assert not stale.exists()
+    elasticsearch.load(output)
+    assert_equal(elasticsearch, corpus, output)
+
+
+@pytest.mark.parametrize(("here", "output"), [(".", "./out"), (".", "in/../out/"), ("out", ".")])
+def test_an_output_folder_has_many_names(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str, output: str
+) -> None:
+    lancedb = pytest.importorskip("lancedb")
+    from run_scripts.load.lancedb import main
+
+    monkeypatch.chdir(tmp_path / here)
+    assert main(["--output", output, "--database", f"{tmp_path}/lancedb"]) == 0
+    assert lancedb.connect(tmp_path / "lancedb").open_table("out").count_rows() == 134
+
+
+def test_an_output_that_names_nothing_is_refused(tmp_path: Path, capsys: Any) -> None:
+    _lancedb(tmp_path / "lancedb").load(Path("/"), code=2)
+    assert "--output '/' names no folder" in capsys.readouterr().err
+
+
 def test_rows_of_another_folder_are_not_deleted(corpus: Path, tmp_path: Path, hash_tei: str, capsys: Any) -> None:
     output = tmp_path / "out"
     other = tmp_path / "other"
@@ -473,6 +525,16 @@ def test_ids_must_be_unique(tmp_path: Path, hash_tei: str, postgres: str, capsys
     for table in (_postgres(postgres), _qdrant(tmp_path / "qdrant")):
         table.load(output, "--id", "meta.id", code=5)
         assert "0 of 1 rows of one-00000: the values of 'meta.id' are not unique" in capsys.readouterr().err
+
+
+def test_ids_must_be_unique_within_a_batch(tmp_path: Path, hash_tei: str, postgres: str, capsys: Any) -> None:
+    write_ndjson(tmp_path / "in" / "one.ndjson", [{"id": 1, "content": "a"}, {"id": 1, "content": "b"}])
+    output = embed(tmp_path / "in", tmp_path / "out", hash_tei)
+    table = _postgres(postgres)
+    table.load(output, "--id", "id", code=5)
+    reason = "one-00000 is not loaded: the values of 'id' are not unique: Key (row_id)=(1) already exists.\n"
+    assert capsys.readouterr().err.endswith(reason)
+    assert table.rows() == {}
 
 
 @pytest.mark.parametrize(
@@ -536,17 +598,96 @@ def test_a_missing_package_is_one_line_with_the_remedy(script: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "where"), [("postgres", "postgresql://127.0.0.1:1/x"), ("qdrant", "http://127.0.0.1:1")]
+    ("recipe", "where"),
+    [("postgres", "postgresql://127.0.0.1:1/x"), ("qdrant", "http://127.0.0.1:1"), ("lancedb", "s3://bucket/vectors")],
 )
 def test_a_database_that_cannot_be_reached_is_one_line(
-    recipe: str, where: str, embedded: Path, capsys: pytest.CaptureFixture[str]
+    recipe: str,
+    where: str,
+    embedded: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    for name, value in {**KEYS, "AWS_ENDPOINT": "http://127.0.0.1:1", "AWS_ALLOW_HTTP": "true"}.items():
+        monkeypatch.setenv(name, value)
     main = importlib.import_module(f"run_scripts.load.{recipe}").main
     assert main(["--output", str(embedded / "out"), "--database", where]) == 1
     assert re.search(
         r": the database: .*refused.*\. Check --database, the server, and your rights there\.\n$",
         capsys.readouterr().err,
     )
+
+
+def test_a_folder_of_qdrant_that_is_open_elsewhere_is_one_line(embedded: Path, tmp_path: Path, capsys: Any) -> None:
+    qdrant_client = pytest.importorskip("qdrant_client")
+    with contextlib.closing(qdrant_client.QdrantClient(path=str(tmp_path / "qdrant"))):
+        _qdrant(tmp_path / "qdrant").load(embedded / "out", code=1)
+    assert re.search(r": the database: .* already accessed by another .*\. Check --database, ", capsys.readouterr().err)
+
+
+def test_a_server_of_qdrant_without_its_scheme_is_no_new_folder(
+    embedded: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("qdrant_client")
+    from run_scripts.load.qdrant import main
+
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--output", str(embedded / "out"), "--database", "localhost:6333"]
+    assert main(arguments) == 2
+    assert "--database localhost:6333 is no existing folder. For a server, write http://localhost:6333;" in (
+        capsys.readouterr().err
+    )
+    assert not Path("localhost:6333").exists()
+    Path("localhost:6333").mkdir()
+    assert main(arguments) == 0
+
+
+def test_a_name_that_lancedb_does_not_take_is_one_line(embedded: Path, tmp_path: Path, capsys: Any) -> None:
+    pytest.importorskip("lancedb")
+    from run_scripts.load.lancedb import main
+
+    output = shutil.copytree(embedded / "out", tmp_path / "out (2)")
+    assert main(["--output", str(output), "--database", str(tmp_path / "lancedb")]) == 2
+    assert re.search(r"LanceDB refuses the table 'out \(2\)': .*\. Give another --table\.\n$", capsys.readouterr().err)
+
+
+def test_columns_that_lancedb_would_confuse_are_refused(
+    embedded: Path, tmp_path: Path, hash_tei: str, capsys: Any
+) -> None:
+    columns = ("--output_format", "parquet", "--column", "meta.n", "--column", "meta_n")
+    output = embed(embedded / "in", tmp_path / "parquet", hash_tei, "--reuse", embedded / "out", *columns)
+    _lancedb(tmp_path / "lancedb").load(output, code=2)
+    assert "the columns meta.n and meta_n would both be meta_n in LanceDB" in capsys.readouterr().err
+
+
+def test_other_columns_than_a_table_of_lancedb_has_are_refused(
+    embedded: Path, tmp_path: Path, hash_tei: str, capsys: Any
+) -> None:
+    table = _lancedb(tmp_path / "lancedb")
+    table.load(embedded / "out")
+    columns = ("--output_format", "parquet", "--column", "id")
+    output = embed(embedded / "in", tmp_path / "parquet", hash_tei, "--reuse", embedded / "out", *columns)
+    capsys.readouterr()
+    table.load(output, code=2)
+    assert re.search(
+        r"LanceDB refuses the table 'wiki': .* schema\. Give another --table\.\n$", capsys.readouterr().err
+    )
+
+
+def test_a_failure_to_read_is_not_taken_for_lancedbs(embedded: Path, tmp_path: Path) -> None:
+    pytest.importorskip("lancedb")
+    from run_scripts.load.lancedb import LanceTable
+
+    folder = EmbeddedFolder(str(embedded / "out"), None)
+
+    def batches() -> Iterator[Any]:
+        yield from folder.batches(folder.files[0])
+        raise StorageError("the bucket is gone")
+
+    with contextlib.closing(LanceTable(str(tmp_path / "lancedb"), "wiki", folder)) as table:
+        with pytest.raises(StorageError, match="the bucket is gone"):
+            table.replace(folder.files[0].version, [], batches())
+        assert not table.count_rows()
 
 
 def test_a_database_that_does_not_get_pgvector_is_one_line(

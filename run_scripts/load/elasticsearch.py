@@ -13,6 +13,7 @@ sys.path[0] = str(Path(__file__).parents[2])
 import orjson
 import pyarrow as pa
 
+from pipeline.commands.console import say
 from run_scripts.load.loading import EmbeddedFolder, run, vectors_of
 
 _TYPES = {pa.int64(): "long", pa.float64(): "double", pa.bool_(): "boolean"}
@@ -24,7 +25,8 @@ class BulkFiles:
 
     mapping.json creates it, bulk.ndjson goes to `_bulk` in parts, stale.json to `_delete_by_query` when all of that is
     done. The bulk file has only what is new or changed if loaded.json has what Elasticsearch answered to count.json.
-    That file is used once: an index may have been deleted since.
+    That file is used once: an index may have been deleted since. stale.json exists only beside a complete bulk file:
+    it deletes every row that is not of the folder's present state, of which that file may have brought nothing.
     """
 
     def __init__(self, database: str, name: str, folder: EmbeddedFolder) -> None:
@@ -32,6 +34,8 @@ class BulkFiles:
         self._root = Path(database)
         self._index = name
         self._root.mkdir(parents=True, exist_ok=True)
+        self._stale = self._root / "stale.json"
+        self._stale.unlink(missing_ok=True)
         self._bulk = self._root / "bulk.ndjson"
         self._bulk.write_bytes(b"")
         properties: dict[str, Any] = {
@@ -44,9 +48,7 @@ class BulkFiles:
         self._write("mapping.json", {"mappings": {"properties": properties}})
         versions = {"terms": {"field": "loaded_from", "size": _MAX_SHARDS}}
         self._write("count.json", {"size": 0, "aggs": {"versions": versions}})
-        current = {"terms": {"loaded_from": [file.version for file in folder.files]}}
-        any_version = {"exists": {"field": "loaded_from"}}
-        self._write("stale.json", {"query": {"bool": {"filter": any_version, "must_not": current}}})
+        self._current = {file.version: file.rows for file in folder.files}
         self._rows = self._take_counts()
 
     def _write(self, name: str, content: object) -> None:
@@ -56,9 +58,14 @@ class BulkFiles:
         path = self._root / "loaded.json"
         if not path.exists():
             return {}
-        buckets = orjson.loads(path.read_bytes())["aggregations"]["versions"]["buckets"]
+        answer = path.read_bytes()
         path.unlink()
-        return {bucket["key"]: bucket["doc_count"] for bucket in buckets}
+        try:
+            buckets = orjson.loads(answer)["aggregations"]["versions"]["buckets"]
+            return {str(bucket["key"]): int(bucket["doc_count"]) for bucket in buckets}
+        except (ValueError, KeyError, TypeError):  # empty if no server answered; else the server's error
+            say(f"{path} is ignored, since it is not the answer to count.json: every row is written", sys.stderr)
+            return {}
 
     def count_rows(self) -> dict[str, int]:
         """See `Table`."""
@@ -79,12 +86,16 @@ class BulkFiles:
         self.delete(former)
 
     def delete(self, versions: Collection[str]) -> None:
-        """See `Table`. The query in stale.json deletes all that is not of the folder's present state."""
+        """See `Table`. It is the query in stale.json that deletes them."""
         for version in versions:
             del self._rows[version]
 
     def close(self) -> None:
-        """See `Table`. Nothing is open."""
+        """Write stale.json, unless the load has failed: then the index will not have every row."""
+        if self._rows == self._current:
+            current = {"terms": {"loaded_from": list(self._current)}}
+            any_version = {"exists": {"field": "loaded_from"}}
+            self._write(self._stale.name, {"query": {"bool": {"filter": any_version, "must_not": current}}})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

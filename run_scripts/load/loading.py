@@ -22,6 +22,7 @@ from pipeline.logs import configure_logging
 configure_logging()  # first of all: Beam warns when it is imported
 
 from pipeline.commands.console import say
+from pipeline.commands.options.shared import output_folder
 from pipeline.errors import ExitCode, NotProven, UsageError, message_lines
 from pipeline.job.ledger import read_job_ledger
 from pipeline.job.spec import JobSpec, require_job
@@ -41,6 +42,10 @@ from transforms.storage.base import StorageError
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "tayyar")  # of all ids, so that every load gives a row the same one
 _BATCH_ROWS = 2048
 _BATCH_BYTES = 1 << 24  # of lines: what ends a batch of long ones
+
+
+class DatabaseError(Exception):
+    """What a database's library raises as an error of a common kind, such as a RuntimeError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +87,13 @@ class EmbeddedFolder:
             follow from the shard's name and the row's place in it.
 
     Raises:
-        UsageError: if it is not an output folder.
+        UsageError: if it is not an output folder, or `root` names none.
         NotProven: if it is not complete, or its ledger does not balance: then rows of shards that are being done again
             would be taken for removed ones.
     """
 
     def __init__(self, root: str, id_field: str | None) -> None:
-        self.output = OutputFolder(root.rstrip("/"), run="load")
+        self.output = OutputFolder(output_folder(root), run="load")
         self.id_field = id_field
         self.job: JobSpec = require_job(self.output)
         ledger = read_job_ledger(self.output, self.job)
@@ -123,6 +128,13 @@ class EmbeddedFolder:
                 f"{self.output.root} has {count(len(self.files), 'shard')} with vectors, more than the {max_shards:,} "
                 "whose rows this database counts. Run again with a larger --shard_bytes."
             )
+
+    @property
+    def why_rows_are_missing(self) -> str:
+        """The likely cause if a table has fewer rows than the folder has documents."""
+        if self.id_field is None:
+            return "something else writes to it"
+        return f"the values of {self.id_field!r} are not unique"
 
     def _columns(self) -> list[pa.Field]:
         """Return the columns that Parquet files have beside the record, its text and its vector: of the first file."""
@@ -282,17 +294,17 @@ def load(folder: EmbeddedFolder, table: Table) -> None:
     """
     loaded = table.count_rows()
     current = {file.version: file.rows for file in folder.files}
-    shards = {_shard_of(version) for version in current}
-    if loaded and shards.isdisjoint(map(_shard_of, loaded)):
+    shards = {shard_of(version) for version in current}
+    if loaded and shards.isdisjoint(map(shard_of, loaded)):
         raise UsageError(
-            f"the table holds rows of {_shard_of(min(loaded))}, and no shard of {folder.output.root}: they would be "
+            f"the table holds rows of {shard_of(min(loaded))}, and no shard of {folder.output.root}: they would be "
             "deleted. Give each output folder its own --table, or drop this one."
         )
     left = [file for file in folder.files if loaded.get(file.version) != file.rows]
     rows = sum(file.rows for file in left)
     with CountBar(rows, "row", visible=None if rows else False) as progress:
         for file in left:
-            former = [each for each in loaded if _shard_of(each) == file.receipt.shard and each != file.version]
+            former = [each for each in loaded if shard_of(each) == file.receipt.shard and each != file.version]
             table.replace(file.version, former, _counted(folder.batches(file), progress))
     # Counted again: what an earlier load left behind when it was killed may be stale as well.
     if gone := table.count_rows().keys() - current.keys():
@@ -304,7 +316,8 @@ def load(folder: EmbeddedFolder, table: Table) -> None:
     )
 
 
-def _shard_of(version: str) -> str:
+def shard_of(version: str) -> str:
+    """Return the shard whose rows have this value of `loaded_from`."""
     return version.rpartition("@")[0]
 
 
@@ -317,12 +330,10 @@ def _counted(batches: Iterator[pa.RecordBatch], progress: CountBar) -> Iterator[
 def _require_all(current: Mapping[str, int], found: Mapping[str, int], folder: EmbeddedFolder) -> None:
     for version, rows in current.items():
         if found.get(version) != rows:
-            why = (
-                f"the values of {folder.id_field!r} are not unique"
-                if folder.id_field
-                else "something else writes to it"
+            raise NotProven(
+                f"the table has {found.get(version, 0)} of {rows} rows of {shard_of(version)}: "
+                f"{folder.why_rows_are_missing}"
             )
-            raise NotProven(f"the table has {found.get(version, 0)} of {rows} rows of {_shard_of(version)}: {why}")
 
 
 def run(
@@ -339,12 +350,14 @@ def run(
         database: the help of --database.
         open_table: called with --database, --table and the folder.
         arguments: of the command line; None for the process's own.
-        failures: what the database's library raises where it cannot be reached, or refuses something.
+        failures: what the database's library raises where it cannot be reached, or refuses something, besides
+            `DatabaseError`.
     """
     options = _parser(description, database).parse_args(arguments)
-    name = options.table or options.output.rstrip("/").rpartition("/")[2]
+    refusals: tuple[type[Exception], ...] = (DatabaseError, *failures)
     try:
         folder = EmbeddedFolder(options.output, options.id)
+        name = options.table or folder.output.root.rpartition("/")[2]
         with contextlib.closing(open_table(options.database, name, folder)) as table:
             load(folder, table)
     except (UsageError, NotProven, StorageError, OSError) as error:
@@ -353,7 +366,7 @@ def run(
             say(line, sys.stderr)
         codes: dict[type[Exception], ExitCode] = {UsageError: ExitCode.USAGE, NotProven: ExitCode.NOT_PROVEN}
         return codes.get(type(error), ExitCode.FAILED)
-    except failures as error:
+    except refusals as error:
         message = " ".join(str(error).split()).rstrip(".")
         say(f"{sys.argv[0]}: the database: {message}. Check --database, the server, and your rights there.", sys.stderr)
         return ExitCode.FAILED

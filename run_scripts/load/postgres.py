@@ -12,7 +12,8 @@ sys.path[0] = str(Path(__file__).parents[2])
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from run_scripts.load.loading import EmbeddedFolder, how_to_install, run, vectors_of
+from pipeline.errors import NotProven
+from run_scripts.load.loading import EmbeddedFolder, how_to_install, run, shard_of, vectors_of
 
 try:
     import psycopg
@@ -28,6 +29,7 @@ class PostgresTable:
     """A table of PostgreSQL with a column of pgvector's type `vector`."""
 
     def __init__(self, database: str, name: str, folder: EmbeddedFolder) -> None:
+        self._why_rows_are_missing = folder.why_rows_are_missing
         self._connection = psycopg.connect(database, autocommit=True)
         self._connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
         register_vector(self._connection)
@@ -48,14 +50,23 @@ class PostgresTable:
         return dict(self._connection.execute(count.format(self._name)).fetchall())
 
     def replace(self, version: str, former: Collection[str], batches: Iterator[pa.RecordBatch]) -> None:
-        """See `Table`. All of it is one transaction."""
-        with self._connection.transaction():
-            self.delete([version, *former])
-            for batch in map(_without_nul, batches):
-                # With --id, a row that moved here from another shard is still there as well.
-                delete = sql.SQL("DELETE FROM {} WHERE row_id = ANY(%s)").format(self._name)
-                self._connection.execute(delete, [batch["row_id"].to_pylist()])
-                self._copy(batch)
+        """See `Table`. All of it is one transaction.
+
+        Raises:
+            NotProven: if two rows of a batch have the same id. Of two in different batches, the later one stays.
+        """
+        try:
+            with self._connection.transaction():
+                self.delete([version, *former])
+                for batch in map(_without_nul, batches):
+                    # With --id, a row that moved here from another shard is still there as well.
+                    delete = sql.SQL("DELETE FROM {} WHERE row_id = ANY(%s)").format(self._name)
+                    self._connection.execute(delete, [batch["row_id"].to_pylist()])
+                    self._copy(batch)
+        except psycopg.errors.UniqueViolation as error:
+            raise NotProven(
+                f"{shard_of(version)} is not loaded: {self._why_rows_are_missing}: {error.diag.message_detail}"
+            ) from error
 
     def _copy(self, batch: pa.RecordBatch) -> None:
         *plain, _ = batch.columns

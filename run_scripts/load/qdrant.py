@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import uuid
 from collections.abc import Collection, Iterator, Sequence
@@ -13,7 +14,8 @@ sys.path[0] = str(Path(__file__).parents[2])
 
 import pyarrow as pa
 
-from run_scripts.load.loading import NAMESPACE, EmbeddedFolder, how_to_install, run, vectors_of
+from pipeline.errors import UsageError
+from run_scripts.load.loading import NAMESPACE, DatabaseError, EmbeddedFolder, how_to_install, run, vectors_of
 
 try:
     from qdrant_client import QdrantClient, models
@@ -30,12 +32,12 @@ class QdrantCollection:
     def __init__(self, database: str, name: str, folder: EmbeddedFolder) -> None:
         folder.require_few(_MAX_SHARDS)
         is_server = "://" in database
-        self._client = (
+        if is_server:
             # With the check, a server that is not there is reported twice: also in a warning about its version.
-            QdrantClient(database, api_key=os.environ.get("QDRANT_API_KEY"), check_compatibility=False)
-            if is_server
-            else QdrantClient(path=database)
-        )
+            key = os.environ.get("QDRANT_API_KEY")
+            self._client = QdrantClient(database, api_key=key, check_compatibility=False)
+        else:
+            self._client = _open_folder(database)
         self._name = name
         # Of vectors of unit norm, both have the same order, and COSINE would normalize, and so change, each once more.
         distance = models.Distance.DOT if folder.job.normalize else models.Distance.COSINE
@@ -68,6 +70,24 @@ class QdrantCollection:
     def close(self) -> None:
         """See `Table`."""
         self._client.close()
+
+
+def _open_folder(path: str) -> QdrantClient:
+    """Return a client of the engine inside this package, which has its data in a folder.
+
+    Raises:
+        UsageError: if a new folder would have the name of a server: all rows would go there, and none to the server.
+        DatabaseError: if another process has it open.
+    """
+    if re.fullmatch(r"[^/]+:\d+(/.*)?", path) and not Path(path).is_dir():
+        raise UsageError(
+            f"--database {path} is no existing folder. For a server, write http://{path}; for a new folder of this "
+            f"name, ./{path}."
+        )
+    try:
+        return QdrantClient(path=path)
+    except RuntimeError as error:
+        raise DatabaseError(str(error)) from error
 
 
 def _point_id(row_id: str) -> str:
