@@ -520,7 +520,7 @@ def test_other_files_in_the_place_of_moved_inputs_are_found(moved: Folder) -> No
     assert "a.ndjson is not the file that was embedded" in said
     path.write_bytes(b"".join(lines) + b"{}\n")
     said = tayyar_here("verify", *here, "--max_dead_letter_ratio", 1, code=5).stderr
-    assert f"{path} has {path.stat().st_size} bytes, but {path.stat().st_size - 3} were embedded" in said
+    assert f"{path} has {path.stat().st_size} bytes, but the embedded file had {path.stat().st_size - 3}" in said
     said = tayyar_here("redrive", *here, "--endpoint", moved.url, code=2).stderr
     assert "Give the files that were embedded" in said
     assert {name: data for name, data in output_files(moved.output).items() if "a-" in name} == {
