@@ -94,9 +94,12 @@ def _how_to_continue(command: str, code: ExitCode) -> list[str]:
 def _carry_out(options: Options) -> int:
     # What is loaded stays: to look for garbage in it takes a quarter of a second meanwhile, and as much in a run.
     gc.disable()
-    command = _load(options)
-    gc.freeze()
-    gc.enable()
+    try:
+        command = _load(options)
+    finally:
+        gc.enable()
+    if not gc.get_freeze_count():  # otherwise it would keep what earlier commands of this process have left
+        gc.freeze()
     return command()
 
 

@@ -26,9 +26,6 @@ class CheckOptions(EndpointOptions):
     TITLE: ClassVar[str] = "data"
 
     output: str | None = option(
-        default=None,
-        parse=output_folder,
-        metavar="FOLDER",
-        meaning="the output folder, to be tried for writing",
+        default=None, parse=output_folder, metavar="FOLDER", meaning="the output folder, to be tried for writing"
     )
     beam: tuple[str, ...] = ()  # the arguments left for Beam; with any, documents go through the runner
