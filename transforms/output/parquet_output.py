@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import time
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
@@ -53,6 +54,9 @@ _ROWS_OF_AN_ARRAY = 128
 # float32 of a page of this size: smaller pages mix the bytes, and files become 7% larger.
 _PAGE_BYTES = 1 << 19
 _READ_ROWS = 1024  # at a time
+# What row groups took stays with malloc in pieces between the lines of the next shards, ever more of it in a long run.
+# To give it back takes some ms, and as much again to fetch the pages that are needed after all.
+_TRIM_SECONDS = 0.3
 # Rows and uncompressed bytes that a row group of Tayyar's has at most, whatever version wrote it; a forged one must not
 # fill the memory.
 _MAX_ROW_GROUP_ROWS = 8192
@@ -127,6 +131,18 @@ def encode(rows: Iterable[ParquetRow], layout: Layout, dimensions: int) -> Itera
         yield from sink.take()
     writer.close()
     yield from sink.take()
+    _trim()
+
+
+_trimmed_at = 0.0
+
+
+def _trim() -> None:
+    """Give free memory back to the system, unless that was done a moment ago."""
+    global _trimmed_at  # of the process, as its memory is
+    if time.monotonic() - _trimmed_at >= _TRIM_SECONDS:
+        pa.default_memory_pool().release_unused()  # pyarrow does it for this pool, whichever one is asked
+        _trimmed_at = time.monotonic()
 
 
 def _schema(layout: Layout, dimensions: int) -> pa.Schema:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import tracemalloc
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.commands import ROOT, environment
 from transforms.elements import Document, Vectors, text_as_sent
 from transforms.ndjson.lines import Line
 from transforms.ndjson.parse import parse_line
@@ -188,6 +192,30 @@ def test_a_file_takes_the_memory_of_a_row_group_whatever_its_length(vector_type:
     assert short[1] < numbers + (1 << 18)  # the piece: rows that are in a table are gone when it is written
     assert long[0] < short[0] + (1 << 18)
     assert long[2] < short[2] + (1 << 18)
+
+
+def write_until_free_memory_is_given_back() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def write() -> None:
+        assert list(encode(rows_of([document({"content": "a"})], random_vectors(1), PLAIN, Counter()), PLAIN, 8))
+
+    write()  # which loads libraries
+    pieces = [b"%4000d" % number for number in range(20_000)]
+    kept = pieces.pop()  # it has the last place, so that malloc does not give back what lies before it
+    full = resident()
+    pieces.clear()
+    assert full - resident() < 20 << 20
+    while full - resident() < 60 << 20:
+        write()
+    assert len(kept) == 4000
+
+
+def test_memory_that_is_free_goes_back_to_the_system_while_files_are_written() -> None:
+    code = f"from {__name__} import *; write_until_free_memory_is_given_back()"
+    arrow = {"ARROW_DEFAULT_MEMORY_POOL": "system"}  # as `tayyar` sets it
+    subprocess.run([sys.executable, "-c", code], env={**environment(), **arrow}, cwd=ROOT, check=True, timeout=60)
 
 
 @pytest.mark.parametrize(("count", "problem"), [(8192, []), (8193, ["it has a row group that is larger than any "])])
