@@ -17,7 +17,7 @@ from pipeline.commands.verify import verify
 from pipeline.errors import ExitCode, PipelineFailed, UsageError
 from pipeline.job.preflight import require_usable
 from pipeline.reporting.numbers import count
-from pipeline.runners.endpoint import reached
+from pipeline.runners.endpoint import open_endpoint
 from pipeline.runners.runner import beam_options
 from pipeline.runners.smoke_test import run_smoke_test
 from transforms.output.folder import OutputFolder
@@ -53,7 +53,7 @@ def check(options: CheckOptions, say: Callable[[str], None] = print) -> ExitCode
             )
     # A person waits for the answer, so an endpoint that is not there is reported within seconds.
     hurried = dataclasses.replace(options.endpoint, give_up_after=min(options.endpoint.give_up_after, _GIVE_UP_SECONDS))
-    with reached(
+    with open_endpoint(
         hurried if options.endpoint.urls else options.endpoint,
         options.expected_dimensions,
         model=options.model,

@@ -24,7 +24,7 @@ from pipeline.planning.sampling import Sample, take_sample
 from pipeline.planning.throughput import probe_speed
 from pipeline.planning.tokenize import CannotTokenize, count_tokens
 from pipeline.reporting.numbers import count
-from pipeline.runners.endpoint import reached
+from pipeline.runners.endpoint import open_endpoint
 from pipeline.runners.progress import Waiting
 from transforms.elements import Document
 from transforms.ndjson.decompress import DamagedSource
@@ -66,7 +66,10 @@ def plan(options: PlanOptions, say: Callable[[str], None] = print) -> ExitCode:
         require_usable(output)
     sample, documents = _read_sample(found, options)
     asked_at = time.monotonic()
-    with reached(options.endpoint, options.expected_dimensions, model=options.model, say=say) as (endpoint, profile):
+    with open_endpoint(options.endpoint, options.expected_dimensions, model=options.model, say=say) as (
+        endpoint,
+        profile,
+    ):
         job = job_of(options, endpoint, profile, _columns_of(options, documents, output))
         reuse = reusable_folders(options.reuse, job)
         infos = _infos(endpoint)

@@ -26,7 +26,7 @@ from pipeline.reporting.examples import read_dead_letters
 from pipeline.reporting.numbers import count
 from pipeline.reporting.report import VERIFIED
 from pipeline.reporting.timeline import sum_statistics
-from pipeline.runners.endpoint import reached, require_endpoint
+from pipeline.runners.endpoint import open_endpoint, require_endpoint
 from pipeline.runners.progress import CountBar
 from pipeline.verification.shards import rows_of_output
 from transforms.doubt import record_doubt
@@ -165,7 +165,7 @@ def _send_again(
     threads_count = 1 if all(map(storage.is_local, paths)) else _THREADS_FOR_BUCKETS
     with (
         ThreadPoolExecutor(threads_count) as threads,  # outermost: they end when the client is closed
-        reached(job.apply_to(options.endpoint), None, model=options.model, say=say) as (usable, profile),
+        open_endpoint(job.apply_to(options.endpoint), None, model=options.model, say=say) as (usable, profile),
         closing(TeiClient(dataclasses.replace(usable, space=_space_of(job, profile, output)))) as client,
         CountBar(_count_of(ledger, reasons), "dead letter") as bar,
     ):
@@ -225,9 +225,7 @@ def _space_of(job: JobSpec, profile: EndpointProfile, output: OutputFolder) -> V
     if not job.space.is_same(profile.space):
         served = ServedModel.of(profile.identity, job.prompt_name, datetime.now(timezone.utc))
         raise UsageError(
-            f"{output.root} holds the vectors of another model, or of the same one with other settings: "
-            f"{job.space.difference(profile.space)}. It was made with {job.served}; the endpoint now serves {served}. "
-            "Give --endpoint a server of the former model."
+            f"{job.other_space(output.root, profile.space, served)} Give --endpoint a server of the former model."
         )
     return job.space
 

@@ -31,7 +31,7 @@ from pipeline.planning.sampling import sample_lines
 from pipeline.reporting.explain import too_many_dead_letters
 from pipeline.reporting.numbers import count, size
 from pipeline.reporting.report import run_of, summary
-from pipeline.runners.endpoint import reached
+from pipeline.runners.endpoint import open_endpoint
 from pipeline.runners.parallelism import count_processes
 from pipeline.runners.progress import Progress
 from pipeline.runners.runner import beam_options, require_reach, run_pipeline, template_of
@@ -72,7 +72,7 @@ def run(options: RunOptions, say: Callable[[str], None] = print) -> ExitCode:
     require_usable(output)
     shared = dataclasses.replace(options.endpoint, processes=count_processes(pipeline_options))
     with ExitStack() as stack:
-        with reached(shared, options.expected_dimensions, model=options.model, say=say) as (endpoint, profile):
+        with open_endpoint(shared, options.expected_dimensions, model=options.model, say=say) as (endpoint, profile):
             # Before anything is read or deleted there: of two runs that start over at once, one must see the other.
             others = stack.enter_context(
                 run_marker.registered(output, pipeline_options.view_as(StandardOptions).runner)

@@ -21,7 +21,7 @@ from pipeline.job.spec import JobSpec, require_job
 from pipeline.reporting.explain import too_many_dead_letters
 from pipeline.reporting.numbers import count
 from pipeline.reporting.report import make_report, origins, write_verified
-from pipeline.runners.endpoint import reached, require_endpoint
+from pipeline.runners.endpoint import open_endpoint, require_endpoint
 from pipeline.runners.progress import CountBar, Waiting
 from pipeline.verification.findings import Findings
 from pipeline.verification.parallel import processes_for, run_parallel
@@ -89,7 +89,7 @@ def verify(options: VerifyOptions, say: Callable[[str], None] = print) -> ExitCo
         settings = job.apply_to(options.endpoint)
         require_endpoint(settings, options.model, job.served)
         # The endpoint comes before the folder, whose reading may take minutes.
-        with reached(settings, None, model=options.model, say=say) as (endpoint, profile):
+        with open_endpoint(settings, None, model=options.model, say=say) as (endpoint, profile):
             require_same_space(job.space, profile.space)
             usable = dataclasses.replace(endpoint, space=job.space)
             checked = _check_folder(ledger, problems, output, files, job, options)

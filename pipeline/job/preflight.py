@@ -16,7 +16,7 @@ _PROBE = b'{"tayyar": "a probe"}\n'
 
 
 @contextmanager
-def opening() -> Iterator[None]:
+def as_usage_errors() -> Iterator[None]:
     """Turn a path that cannot be read or written into a usage error; also a decorator.
 
     Raises:
@@ -28,7 +28,7 @@ def opening() -> Iterator[None]:
         raise UsageError(describe_error(error)) from error
 
 
-@opening()
+@as_usage_errors()
 def require_usable(output: OutputFolder) -> None:
     """Write a file, read it back and delete it.
 

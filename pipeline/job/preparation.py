@@ -13,7 +13,7 @@ from pipeline.job.former_vectors import forget_indexes, index_former, set_aside
 from pipeline.job.ledger import Ledger, ReceiptCache, planned_files, read_ledger, shard_of, stale_files
 from pipeline.job.shard_replacement import finish_replacements
 from pipeline.job.sharding import Plan, read_plan, write_plan
-from pipeline.job.spec import JobSpec, is_first_edition, join, read_job, renamed, write_job
+from pipeline.job.spec import JobSpec, is_first_edition, join, read_job, rename_line, write_job
 from pipeline.reporting.numbers import count
 from transforms.doubt import read_doubts
 from transforms.output.folder import JOB, OutputFolder
@@ -72,7 +72,7 @@ def join_folder(
             f"{output.root} is of other settings than this run's, and another command ({others[0]}) may be writing to "
             f"it: its shards would count as not done. {others[0].remedy(output)}"
         )
-    if line := renamed(existing, job):
+    if line := rename_line(existing, job):
         say(line)
     return job
 

@@ -24,7 +24,7 @@ from pipeline.job.input_selection import (
     require_text_field,
     without_links,
 )
-from pipeline.job.preflight import opening
+from pipeline.job.preflight import as_usage_errors
 from pipeline.reporting.numbers import count
 from transforms.elements import Shard, Source
 from transforms.ndjson.decompress import COMPRESSIONS
@@ -69,7 +69,7 @@ class Plan:
         return None if source.compressed else max(1, -(-source.size // self.shard_bytes))
 
 
-@opening()
+@as_usage_errors()
 def make_plan(
     patterns: Sequence[str],
     output_root: str | None,

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from pipeline.errors import UsageError
-from pipeline.job.preflight import opening
+from pipeline.job.preflight import as_usage_errors
 from transforms.ndjson.parse import TextField
 from transforms.output.folder import OutputFolder
 from transforms.output.json_fields import build_dataclass, require_string
@@ -182,6 +182,19 @@ class JobSpec:
         """What a receipt must carry, so that its shard need not be done again."""
         return self.provenance.digest
 
+    def other_space(self, root: str, space: VectorSpace, served: ServedModel) -> str:
+        """Return sentences, without a remedy, for an endpoint whose vectors are not of this job's space.
+
+        Args:
+            root: the job's folder.
+            space: the endpoint's.
+            served: the endpoint's model.
+        """
+        return (
+            f"{root} holds the vectors of another model, or of the same one with other settings: "
+            f"{self.space.difference(space)}. It was made with {self.served}; the endpoint now serves {served}."
+        )
+
     def _settings_digest(self) -> str:
         """Return 16 hexadecimal digits for what shapes a shard's files besides its vectors."""
         shaping: dict[str, object] = {
@@ -217,16 +230,14 @@ def join(existing: JobSpec | None, new: JobSpec, root: str) -> JobSpec:
         return new
     if not existing.space.is_same(new.space):
         raise UsageError(
-            f"{root} holds the vectors of another model, or of the same one with other settings: "
-            f"{existing.space.difference(new.space)}. It was made with {existing.served}; "
-            f"the endpoint now serves {new.served}. "
+            f"{existing.other_space(root, new.space, new.served)} "
             "Use the former model and prompt, choose another --output, or start over with --overwrite."
         )
     grown = () if existing.served.has_names_of(new.served) else new.history
     return replace(new, space=existing.space, history=(*existing.history, *grown)[-_MAX_HISTORY:])
 
 
-def renamed(existing: JobSpec | None, joined: JobSpec) -> str | None:
+def rename_line(existing: JobSpec | None, joined: JobSpec) -> str | None:
     """Return a line for the person at the terminal if the folder's model has other names now; None if not."""
     if existing is None or existing.served.has_names_of(joined.served):
         return None
@@ -295,7 +306,7 @@ def write_job(job: JobSpec, output: OutputFolder) -> None:
     output.write(output.job, [encode_job(job)])
 
 
-@opening()
+@as_usage_errors()
 def read_job(output: OutputFolder) -> JobSpec | None:
     """Return the job whose vectors the folder holds; None for a folder that holds none yet.
 

@@ -21,7 +21,7 @@ _EMBEDDED_GIVE_UP_SECONDS = 120.0  # nobody starts it again
 
 
 @contextmanager
-def reached(
+def open_endpoint(
     settings: EndpointSettings,
     expected_dimensions: int | None,
     *,
@@ -42,15 +42,14 @@ def reached(
         EndpointError: if the endpoint cannot do the job; the message gives the remedy.
     """
     if settings.urls:
-        yield probed(settings, expected_dimensions, every_url=every_url)
+        yield settings, probe_endpoint(settings, expected_dimensions, every_url=every_url)
         return
     say(f"without --endpoint: starting {model or BUILT_IN} on this machine")
     with _embedded_tei(model) as tei:
         give_up_after = min(settings.give_up_after, _EMBEDDED_GIVE_UP_SECONDS)
+        settings = dataclasses.replace(settings, urls=(tei.url,), give_up_after=give_up_after)
         try:
-            yield probed(
-                dataclasses.replace(settings, urls=(tei.url,), give_up_after=give_up_after), expected_dimensions
-            )
+            yield settings, probe_endpoint(settings, expected_dimensions)
         except EndpointUnreachable as error:
             if tei.death is None:
                 raise
@@ -87,10 +86,10 @@ def _embedded_tei(model: str | None) -> Iterator[EmbeddedTei]:
         yield tei
 
 
-def probed(
+def probe_endpoint(
     settings: EndpointSettings, expected_dimensions: int | None, *, every_url: bool = False
-) -> tuple[EndpointSettings, EndpointProfile]:
-    """Return the settings and the profile of the endpoint: its model's names and its vector space.
+) -> EndpointProfile:
+    """Return the endpoint's profile: its model's names and its vector space.
 
     One URL that answers is enough, unless every one has to.
 
@@ -110,4 +109,4 @@ def probed(
             f"but --expected_dimensions is {expected_dimensions}. "
             "Point --endpoint at the right model, or change the option."
         )
-    return settings, profile
+    return profile

@@ -13,7 +13,7 @@ from apache_beam.testing.util import assert_that
 
 from pipeline import graph
 from pipeline.job.sharding import Plan, make_plan
-from pipeline.runners.endpoint import probed
+from pipeline.runners.endpoint import probe_endpoint
 from tests.documents import documents
 from tests.matchers import each_by, equal_in_any_order, local_pipeline
 from tests.shards import LAYOUT, MADE
@@ -63,7 +63,8 @@ def plainly(data: bytes, url: str) -> tuple[bytes, list[int]]:
 
 
 def settings(url: str, output: OutputFolder, shard_bytes: int, max_in_flight: int | None = None) -> graph.Settings:
-    endpoint, profile = probed(EndpointSettings((url,), max_in_flight=max_in_flight), 384)
+    endpoint = EndpointSettings((url,), max_in_flight=max_in_flight)
+    profile = probe_endpoint(endpoint, 384)
     return graph.Settings(dataclasses.replace(endpoint, space=profile.space), output, MADE, LAYOUT, shard_bytes, 1.0)
 
 

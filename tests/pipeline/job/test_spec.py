@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.job.spec import JobSpec, ServedModel, encode_job, join, read_job, renamed, write_job
+from pipeline.job.spec import JobSpec, ServedModel, encode_job, join, read_job, rename_line, write_job
 from tests.shards import folder
 from transforms.output.layout import Column
 from transforms.tei.settings import ModelIdentity, Overlong
@@ -126,7 +126,7 @@ def test_the_same_vectors_under_another_name_go_on_and_the_history_grows(change:
     joined = join(JOB, dataclasses.replace(JOB, history=(served,)), "/out")
     assert joined.history == (SERVED, served)
     assert joined.digest == JOB.digest
-    line = renamed(JOB, joined)
+    line = rename_line(JOB, joined)
     assert line is not None
     assert str(SERVED) in line
     assert str(served) in line
@@ -137,8 +137,8 @@ def test_the_same_names_leave_the_history_as_it_is() -> None:
     later = dataclasses.replace(SERVED, since="2026-03-04T00:00:00+00:00")
     joined = join(JOB, dataclasses.replace(JOB, history=(later,)), "/out")
     assert joined.history == (SERVED,)
-    assert renamed(JOB, joined) is None
-    assert renamed(None, JOB) is None
+    assert rename_line(JOB, joined) is None
+    assert rename_line(None, JOB) is None
 
 
 def test_the_history_does_not_grow_without_end() -> None:

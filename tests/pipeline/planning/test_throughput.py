@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from pipeline.planning.throughput import Level, fastest, probe_speed
-from pipeline.runners.endpoint import probed
+from pipeline.runners.endpoint import probe_endpoint
 from tests.commands import texts_embedded
 from tests.tei_simulator.clients import Simulator
 from tests.tei_simulator.process import TeiSimulator
@@ -15,7 +15,8 @@ def levels_of(faults: str, permits: int, max_in_flight: int | None = None) -> li
     arguments = ["--faults", faults, "--max_concurrent_requests", str(permits)]
     arguments += ["--max_batch_requests", "32"]
     with TeiSimulator(arguments) as server:
-        settings, profile = probed(EndpointSettings((server.url,), max_in_flight=max_in_flight), None)
+        settings = EndpointSettings((server.url,), max_in_flight=max_in_flight)
+        profile = probe_endpoint(settings, None)
         return probe_speed(settings, profile, permits, TEXTS, max_seconds=11)
 
 
@@ -41,7 +42,8 @@ def test_the_fastest_level_counts() -> None:
 
 def test_a_slow_endpoint_is_measured_as_far_as_the_time_allows_and_no_longer() -> None:
     with TeiSimulator(SLOW) as server:
-        settings, profile = probed(EndpointSettings((server.url,)), None)
+        settings = EndpointSettings((server.url,))
+        profile = probe_endpoint(settings, None)
         before = texts_embedded(server.url)
         found = probe_speed(settings, profile, 512, TEXTS, max_seconds=3)
         embedded = texts_embedded(server.url) - before
@@ -53,7 +55,8 @@ def test_a_slow_endpoint_is_measured_as_far_as_the_time_allows_and_no_longer() -
 
 def test_a_slow_endpoint_gets_small_requests_and_no_second_handshake() -> None:
     with TeiSimulator(SLOW) as server:
-        settings, profile = probed(EndpointSettings((server.url,)), None)
+        settings = EndpointSettings((server.url,))
+        profile = probe_endpoint(settings, None)
         before = Simulator(server.url).statistics()
         found = probe_speed(settings, profile, 512, TEXTS, max_seconds=0.3)
         after = Simulator(server.url).statistics()
@@ -63,6 +66,7 @@ def test_a_slow_endpoint_gets_small_requests_and_no_second_handshake() -> None:
 
 def test_an_endpoint_that_embeds_nothing_in_time_is_known_by_its_handshake() -> None:
     with TeiSimulator(SLOW) as server:
-        settings, profile = probed(EndpointSettings((server.url,)), None)
+        settings = EndpointSettings((server.url,))
+        profile = probe_endpoint(settings, None)
         found = probe_speed(settings, profile, 512, TEXTS, max_seconds=0)
     assert found == [Level(1, 1 / profile.seconds_per_text)]

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.errors import UsageError
 from pipeline.job.spec import ServedModel
-from pipeline.runners.endpoint import reached, require_endpoint
+from pipeline.runners.endpoint import open_endpoint, require_endpoint
 from tests.servers import wait_until
 from transforms.tei.client import TeiClient
 from transforms.tei.errors import EndpointUnreachable
@@ -16,7 +16,7 @@ from transforms.tei.settings import EndpointSettings
 
 def embed_while_the_server_is_killed() -> None:
     before = {child.pid for child in psutil.Process().children()}
-    with reached(EndpointSettings(urls=()), None) as (usable, _):
+    with open_endpoint(EndpointSettings(urls=()), None) as (usable, _):
         (server,) = (child for child in psutil.Process().children() if child.pid not in before)
         server.kill()
         wait_until(lambda: server.status() == psutil.STATUS_ZOMBIE, "the server's end")
@@ -46,7 +46,7 @@ def test_a_job_of_another_model_asks_for_its_endpoint_instead_of_starting_one() 
 
 def test_a_job_of_the_built_in_model_needs_no_endpoint_and_the_start_is_reported() -> None:
     lines: list[str] = []
-    with reached(EndpointSettings(urls=()), None, say=lines.append) as (_, profile):
+    with open_endpoint(EndpointSettings(urls=()), None, say=lines.append) as (_, profile):
         identity = profile.identity
     require_endpoint(EndpointSettings(urls=()), None, served(identity.model_id, identity.sha))
     assert lines == ["without --endpoint: starting Tayyar's own small model on this machine"]

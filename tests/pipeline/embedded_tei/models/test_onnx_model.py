@@ -25,7 +25,7 @@ from pipeline.embedded_tei.models.registry import Encoding, ModelUnavailableErro
 from pipeline.embedded_tei.process import EmbeddedTei, EmbeddedTeiError
 from pipeline.errors import UsageError
 from pipeline.job.spec import read_job
-from pipeline.runners.endpoint import reached
+from pipeline.runners.endpoint import open_endpoint
 from tests.bert_graph import BertGraph
 from tests.commands import parsed, started, tayyar, tayyar_here
 from tests.tei_simulator.clients import embed, post
@@ -217,7 +217,7 @@ def test_a_dense_module_is_refused(tiny: Path) -> None:
 
 def test_a_command_takes_a_folder_in_place_of_an_endpoint(tiny: Path) -> None:
     options = parsed(CheckOptions, "check", "--model", tiny)
-    with reached(options.endpoint, None, model=options.model) as (_, profile):
+    with open_endpoint(options.endpoint, None, model=options.model) as (_, profile):
         assert (profile.identity.model_id, profile.identity.dimensions) == (str(tiny), 16)
 
 
