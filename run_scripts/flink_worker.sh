@@ -16,4 +16,5 @@ if [ "${1:-}" = install ]; then
 fi
 is_installed "$extra" ||
     fail "Tayyar is not installed in $venv. Call this once on this machine: $root/run_scripts/flink_worker.sh install"
+export ARROW_DEFAULT_MEMORY_POOL=${ARROW_DEFAULT_MEMORY_POOL:-system} # Arrow's own allocator keeps 20 MB more
 exec "$venv/bin/python" "$root/run_scripts/flink_worker.py" "$@"

@@ -7,6 +7,7 @@ make the same bytes.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import itertools
 import time
@@ -55,8 +56,11 @@ _ROWS_OF_AN_ARRAY = 128
 _PAGE_BYTES = 1 << 19
 _READ_ROWS = 1024  # at a time
 # What row groups took stays with malloc in pieces between the lines of the next shards, ever more of it in a long run.
-# To give it back takes some ms, and as much again to fetch the pages that are needed after all.
+# Giving it back takes some ms, and fetching the pages that are needed after all takes as long again.
 _TRIM_SECONDS = 0.3
+# Only glibc has it, and only glibc needs it. Arrow's release_unused() calls it where malloc is the default allocator,
+# which it is not in every worker.
+_malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 # Rows and uncompressed bytes that a row group of Tayyar's has at most, whatever version wrote it; a forged one must not
 # fill the memory.
 _MAX_ROW_GROUP_ROWS = 8192
@@ -138,11 +142,12 @@ _trimmed_at = 0.0
 
 
 def _trim() -> None:
-    """Give free memory back to the system, unless that was done a moment ago."""
+    """Give malloc's free memory back to the system, unless that was done a moment ago."""
     global _trimmed_at  # of the process, as its memory is
-    if time.monotonic() - _trimmed_at >= _TRIM_SECONDS:
-        pa.default_memory_pool().release_unused()  # pyarrow does it for this pool, whichever one is asked
-        _trimmed_at = time.monotonic()
+    now = time.monotonic()
+    if _malloc_trim is not None and now - _trimmed_at >= _TRIM_SECONDS:
+        _trimmed_at = now
+        _malloc_trim(0)
 
 
 def _schema(layout: Layout, dimensions: int) -> pa.Schema:

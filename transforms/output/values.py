@@ -16,8 +16,8 @@ from transforms.output.layout import BOOL, DOUBLE, FLOAT32, INT64, JSON, STRING,
 
 # The length of what float16 rounds off beside the vector's own; of numbers that have all their digits, half of it.
 _MAX_ROUNDING = 1e-3
-# Float16 rounds off 2**-11 of a number, or 2**-25 where that is more. So a vector fits if its mean square is at least
-# this, as 1e-8 * (1e-6 - 2**-22) > 2**-50, and if its length is no more than float16's largest number.
+# Float16 rounds off at most 2**-11 of a number, or 2**-25 where that is more. So a vector fits if its mean square is at
+# least this, as 1e-8 * (1e-6 - 2**-22) > 2**-50, and if its length is less than float16's largest number, 65,504.
 _MIN_MEAN_SQUARE = 1e-8
 _MAX_LENGTH = 6e4
 _ROWS_AT_ONCE = 256

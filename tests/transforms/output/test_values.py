@@ -124,7 +124,10 @@ def test_what_fits_float16_keeps_its_direction_and_every_unit_vector_does(size: 
     unit /= np.linalg.norm(unit)
     assert fits_type(unit, FLOAT16).all()
     vector = unit * np.float32(2.0**power)
-    if fits_type(vector, FLOAT16).all():
+    fits = fits_type(vector, FLOAT16)
+    # A row that surely does not fit has all the others looked at number by number.
+    assert fits_type(np.vstack([vector, np.full_like(vector, np.nan)]), FLOAT16).tolist() == [*fits, False]
+    if fits.all():
         rounded = vector.astype(np.float16).astype(np.float64)
         assert float(rounded[0] @ unit[0]) / np.linalg.norm(rounded) > 0.999999
 
