@@ -66,10 +66,8 @@ def plan(options: PlanOptions, say: Callable[[str], None] = print) -> ExitCode:
         require_usable(output)
     sample, documents = _read_sample(found, options)
     asked_at = time.monotonic()
-    with open_endpoint(options.endpoint, options.expected_dimensions, model=options.model, say=say) as (
-        endpoint,
-        profile,
-    ):
+    with open_endpoint(options.endpoint, options.expected_dimensions, model=options.model, say=say) as opened:
+        endpoint, profile = opened
         job = job_of(options, endpoint, profile, _columns_of(options, documents, output))
         reuse = reusable_folders(options.reuse, job)
         infos = _infos(endpoint)

@@ -224,9 +224,8 @@ def _space_of(job: JobSpec, profile: EndpointProfile, output: OutputFolder) -> V
     """
     if not job.space.is_same(profile.space):
         served = ServedModel.of(profile.identity, job.prompt_name, datetime.now(timezone.utc))
-        raise UsageError(
-            f"{job.other_space(output.root, profile.space, served)} Give --endpoint a server of the former model."
-        )
+        reason = job.describe_other_space(output.root, profile.space, served)
+        raise UsageError(f"{reason} Give --endpoint a server of the former model.")
     return job.space
 
 

@@ -182,7 +182,7 @@ class JobSpec:
         """What a receipt must carry, so that its shard need not be done again."""
         return self.provenance.digest
 
-    def other_space(self, root: str, space: VectorSpace, served: ServedModel) -> str:
+    def describe_other_space(self, root: str, space: VectorSpace, served: ServedModel) -> str:
         """Return sentences, without a remedy, for an endpoint whose vectors are not of this job's space.
 
         Args:
@@ -230,7 +230,7 @@ def join(existing: JobSpec | None, new: JobSpec, root: str) -> JobSpec:
         return new
     if not existing.space.is_same(new.space):
         raise UsageError(
-            f"{existing.other_space(root, new.space, new.served)} "
+            f"{existing.describe_other_space(root, new.space, new.served)} "
             "Use the former model and prompt, choose another --output, or start over with --overwrite."
         )
     grown = () if existing.served.has_names_of(new.served) else new.history

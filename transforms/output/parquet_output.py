@@ -46,7 +46,7 @@ PLACE = "row"
 # 2 to 3% larger.
 ROW_GROUP_ROWS = 1024
 # Bytes of lines and texts after which a row group ends as well. With what it takes to write, 20 MiB are allocated, and
-# the process grows by up to 45 MiB: malloc does not find room for each page where the last one was.
+# a run grows by some 60 MB: malloc does not find room for each page where the last one was.
 ROW_GROUP_BYTES = 8 << 20
 # pyarrow makes the levels of a whole array, 4 bytes a number, before it writes any of it, and 8 bytes a number for
 # float16. In so many rows at a time, that is a fraction of a MB.

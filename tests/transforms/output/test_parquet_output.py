@@ -215,7 +215,7 @@ def write_until_free_memory_is_given_back() -> None:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries give memory back by themselves")
 def test_memory_that_is_free_goes_back_to_the_system_while_files_are_written() -> None:
-    code = f"from {__name__} import *; write_until_free_memory_is_given_back()"
+    code = f"import {__name__} as test; test.write_until_free_memory_is_given_back()"
     subprocess.run([sys.executable, "-c", code], env=environment(), cwd=ROOT, check=True, timeout=60)
 
 
