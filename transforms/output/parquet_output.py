@@ -196,10 +196,11 @@ def _moved(group: list[ParquetRow], schema: pa.Schema) -> pa.Table:
 def _vectors(vectors: Sequence[Any], vector_type: pa.FixedSizeListType) -> pa.ChunkedArray:
     """Return an array of vectors, rounded to the type of their numbers."""
     number_type = vector_type.value_type
+    dtype = np.float16 if number_type == pa.float16() else np.float32  # to_pandas_dtype() needs pandas
     arrays = []
     for start in range(0, len(vectors), _ROWS_OF_AN_ARRAY):
         some = vectors[start : start + _ROWS_OF_AN_ARRAY]
-        numbers = np.concatenate(some, dtype=number_type.to_pandas_dtype(), casting="same_kind")
+        numbers = np.concatenate(some, dtype=dtype, casting="same_kind")
         arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(numbers, number_type), type=vector_type))
     return pa.chunked_array(arrays, vector_type)
 
