@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.abc
 import json
 import os
 import platform
@@ -30,6 +31,7 @@ from transforms.storage.chunks import Digest, digest_of
 
 PLAIN = Layout(PARQUET, "embedding")
 EVERY_TYPE = tuple(Column(kind, kind) for kind in (STRING, INT64, DOUBLE, BOOL, JSON))
+VALUES = {STRING: "x", INT64: 7, DOUBLE: 0.5, BOOL: True, JSON: [1]}
 
 
 def document(record: object, offset: int = 0) -> Document:
@@ -217,6 +219,35 @@ def write_until_free_memory_is_given_back() -> None:
 def test_memory_that_is_free_goes_back_to_the_system_while_files_are_written() -> None:
     code = f"import {__name__} as test; test.write_until_free_memory_is_given_back()"
     subprocess.run([sys.executable, "-c", code], env=environment(), cwd=ROOT, check=True, timeout=60)
+
+
+class WithoutPandas(importlib.abc.MetaPathFinder):
+    """Lets `import pandas` fail as where it is not installed."""
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError("No module named 'pandas'", name=name)
+
+
+def write_and_read_every_type(folder: Path) -> None:
+    assert "pandas" not in sys.modules
+    sys.meta_path.insert(0, WithoutPandas())
+    records = [{"content": "a", **dict.fromkeys(VALUES, None)}, {"content": "b", **VALUES}]
+    for vector_type in (FLOAT32, FLOAT16):
+        layout = Layout(PARQUET, "embedding", vector_type, EVERY_TYPE)
+        path = folder / f"{vector_type}.parquet"
+        digest = written(path, [document(record) for record in records], random_vectors(2), layout)
+        rows, problems = read(path, layout, digest)
+        assert not problems
+        assert [row.values for row in rows] == [(None,) * 5, ("x", 7, 0.5, True, "[1]")]
+        found = read_at(str(path), 1, "embedding")
+        assert found is not None
+        assert found.vector.tolist() == rows[1].vector.tolist()
+
+
+def test_nothing_needs_pandas_which_is_no_requirement_of_an_installation(tmp_path: Path) -> None:
+    code = f"import pathlib, sys, {__name__} as test; test.write_and_read_every_type(pathlib.Path(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", code, tmp_path], env=environment(), cwd=ROOT, check=True, timeout=60)
 
 
 @pytest.mark.parametrize(("count", "problem"), [(8192, []), (8193, ["it has a row group that is larger than any "])])
